@@ -1,0 +1,1 @@
+"""CPCL: conservative-progressive collaborative learning for semi-supervised semantic segmentation."""

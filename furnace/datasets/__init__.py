@@ -1,0 +1,1 @@
+"""Data sets: lists, images, transforms, CutMix masks and loaders."""

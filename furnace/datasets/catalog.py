@@ -1,0 +1,71 @@
+"""What is known of the data sets: class names, colours and the ids of their official labels.
+
+Sources: the PASCAL VOC 2012 development kit, the Cityscapes label definitions, and Brostow et al. 2009 (CamVid,
+the 11 classes of Badrinarayanan et al. 2017).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and RGB colours of a data set's classes, in the order of their train ids."""
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+
+def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """The first `count` colours of the VOC colour map: bits of the index spread over R, G and B, high bits first."""
+    colours = np.zeros((count, 3), dtype=np.int64)
+    index = np.arange(count)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+    return tuple(tuple(int(v) for v in colour) for colour in colours)
+
+
+VOC_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+CITYSCAPES_NAMES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+CITYSCAPES_PALETTE = (
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
+    (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+)  # fmt: skip
+# Official label ids of the train ids 0 to 18; every other id is ignored.
+CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CAMVID_NAMES = (
+    "sky", "building", "pole", "road", "sidewalk", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+CAMVID_PALETTE = (
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0), (192, 128, 128),
+    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+)  # fmt: skip
+TOY_NAMES = ("background", "disc", "square", "triangle", "star", "ring", "cross")
+
+CATALOG = {
+    "pascal_voc": Classes(VOC_NAMES, voc_palette(len(VOC_NAMES))),
+    "cityscapes": Classes(CITYSCAPES_NAMES, CITYSCAPES_PALETTE),
+    "camvid": Classes(CAMVID_NAMES, CAMVID_PALETTE),
+    "toy": Classes(TOY_NAMES, voc_palette(len(TOY_NAMES))),
+}
+
+
+def find_classes(dataset_name: str, num_classes: int, class_names: list[str] | None = None) -> Classes:
+    """Names and colours for a data set: the catalog's, or `class_names` and the VOC colour map.
+
+    Where neither has `num_classes` names, the classes are called "class 0", "class 1" and so on.
+    """
+    known = CATALOG.get(dataset_name)
+    if known and not class_names and len(known.names) == num_classes:
+        return known
+    names = class_names or [f"class {i}" for i in range(num_classes)]
+    return Classes(tuple(names), voc_palette(num_classes))

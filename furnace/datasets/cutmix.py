@@ -1,0 +1,60 @@
+"""CutMix masks (Yun et al., ICCV 2019; for segmentation: French et al., BMVC 2020)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Random = np.random.Generator | np.random.RandomState
+
+
+@dataclass(frozen=True)
+class BoxMaskGenerator:
+    """Draws masks of boxes.
+
+    Args:
+        prop_range: smallest and largest share of the image that the boxes of a mask take together.
+        n_boxes: boxes a mask; where they overlap they toggle.
+        random_aspect_ratio: draw the boxes' aspect ratio, else take that of the image.
+        prop_by_area: the range is of areas, else of sides.
+        within_bounds: boxes lie inside the image.
+        invert: 1 inside the boxes, else 0 inside.
+
+    `generator(n, (H, W), rng)` gives (n, 1, H, W) uint8 of 0 and 1.
+    """
+
+    prop_range: tuple[float, float] = (0.25, 0.5)
+    n_boxes: int = 3
+    random_aspect_ratio: bool = True
+    prop_by_area: bool = True
+    within_bounds: bool = True
+    invert: bool = True
+
+    def __call__(self, n: int, shape: tuple[int, int], rng: Random) -> np.ndarray:
+        corners, sizes = self.draw_boxes(n, shape, rng)
+        masks = np.full((n, 1, *shape), 0 if self.invert else 1, dtype=np.uint8)
+        low = corners.clip(0, shape).astype(int)
+        high = (corners + sizes).clip(0, shape).astype(int)
+        for mask, starts, ends in zip(masks, low, high, strict=True):
+            for (top, left), (bottom, right) in zip(starts, ends, strict=True):
+                mask[0, top:bottom, left:right] ^= 1
+        return masks
+
+    def draw_boxes(self, n: int, shape: tuple[int, int], rng: Random) -> tuple[np.ndarray, np.ndarray]:
+        """Top left corners and sizes, (n, n_boxes, 2) each, rows before columns."""
+        count = (n, self.n_boxes)
+        share = rng.uniform(*self.prop_range, count)
+        if self.random_aspect_ratio:
+            # The product of both sides is the share (of the area), or its square (of the sides).
+            area = share if self.prop_by_area else share**2
+            height = np.exp(rng.uniform(0, 1, count) * np.log(area))
+            width = area / np.maximum(height, np.finfo(float).tiny)
+        else:
+            height = width = np.sqrt(share) if self.prop_by_area else share
+        shrink = np.sqrt(1 / self.n_boxes)
+        sizes = np.round(np.stack([height * shrink, width * shrink], axis=2) * shape)
+        if self.within_bounds:
+            corners = np.round((shape - sizes) * rng.uniform(0, 1, (*count, 2)))
+        else:
+            centres = np.round(shape * rng.uniform(0, 1, (*count, 2)))
+            corners = centres - sizes / 2
+        return corners, sizes

@@ -1,0 +1,103 @@
+"""Loaders: worker processes that keep a whole run supplied with batches, and evaluation with images."""
+
+from collections.abc import Iterator
+
+import cv2
+from torch.utils.data import DataLoader, Sampler
+
+from furnace.datasets.cutmix import BoxMaskGenerator
+from furnace.datasets.dataset import EvalSet, TrainSet, collate
+from furnace.datasets.splits import read_list
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+
+
+class BatchPositions(Sampler):
+    """The (epoch, position) pairs of one process's share of every batch, from an iteration to the run's end.
+
+    One pass is the whole run, so that the workers read ahead across the ends of epochs, too. Process `rank` of
+    `world_size` takes a contiguous share of each batch: together they see the batches of a single process.
+    """
+
+    def __init__(
+        self, batch_size: int, niters_per_epoch: int, nepochs: int, start_iteration: int, rank: int, world_size: int
+    ):
+        self.niters_per_epoch = niters_per_epoch
+        self.iterations = range(start_iteration, nepochs * niters_per_epoch)
+        self.batch_size = batch_size
+        self.share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+    def __len__(self) -> int:
+        return len(self.iterations)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for iteration in self.iterations:
+            epoch, step = divmod(iteration, self.niters_per_epoch)
+            yield [(epoch, step * self.batch_size + i) for i in self.share]
+
+
+def build_train_set(C: Settings, unlabeled: bool = True) -> TrainSet:
+    """The training set that the settings describe, with the images of both lists.
+
+    Raises:
+        UserError: a list or folder is missing or empty, or shorter than a batch.
+    """
+    labeled = read_list(C.train_source, C.dataset_path, C.train_folder)
+    samples = {"train_source": labeled}
+    if unlabeled:
+        samples["unsup_source"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labelled=False)
+    for name, found in samples.items():
+        if len(found) < C.batch_size:
+            raise UserError(
+                f"C.batch_size = {C.batch_size} is larger than {getattr(C, name)} with {len(found)} images; "
+                "lower it (-o batch_size=N) or lengthen the list"
+            )
+    return TrainSet(
+        labeled,
+        samples.get("unsup_source"),
+        crop=(C.image_height, C.image_width),
+        scales=C.train_scale_array,
+        fill=tuple(round(255 * mean) for mean in C.image_mean),
+        num_classes=C.num_classes,
+        samples=C.niters_per_epoch * C.batch_size,
+        seed=C.seed,
+        masks=build_mask_generator(C),
+    )
+
+
+def build_mask_generator(C: Settings) -> BoxMaskGenerator:
+    """The CutMix masks that the settings describe."""
+    return BoxMaskGenerator(
+        prop_range=tuple(C.cutmix_mask_prop_range),
+        n_boxes=C.cutmix_boxmask_n_boxes,
+        random_aspect_ratio=not C.cutmix_boxmask_fixed_aspect_ratio,
+        prop_by_area=not C.cutmix_boxmask_by_size,
+        within_bounds=not C.cutmix_boxmask_outside_bounds,
+        invert=not C.cutmix_boxmask_no_invert,
+    )
+
+
+def build_train_loader(
+    C: Settings, dataset: TrainSet, start_iteration: int = 0, rank: int = 0, world_size: int = 1, pin: bool = False
+) -> DataLoader:
+    """Batches from `start_iteration` to the end of the run, this process's share of each."""
+    positions = BatchPositions(C.batch_size, C.niters_per_epoch, C.nepochs, start_iteration, rank, world_size)
+    return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(C.num_workers, pin))
+
+
+def build_eval_loader(C: Settings, samples: list, pin: bool = False) -> DataLoader:
+    """Images one by one, (name, image, label), decoded ahead by the workers."""
+    return DataLoader(EvalSet(samples, C.num_classes), batch_size=None, **worker_settings(C.num_workers, pin))
+
+
+def worker_settings(num_workers: int, pin: bool) -> dict:
+    """Arguments of DataLoader for our workers: one thread each, four batches ahead."""
+    settings = {"num_workers": num_workers, "pin_memory": pin}
+    if num_workers:
+        settings |= {"worker_init_fn": start_worker, "prefetch_factor": 4}
+    return settings
+
+
+def start_worker(_: int) -> None:
+    # Many workers share the cores: threads of OpenCV's own would only take them from one another.
+    cv2.setNumThreads(0)

@@ -1,0 +1,87 @@
+"""Reading images and labels, with every fault named."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
+from furnace.datasets.splits import Sample
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.errors import UserError
+
+MAX_PIXELS = 2**28  # a larger image is taken for a fault, before memory is asked for
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image as (H, W, 3) uint8 RGB. Raises UserError where it is missing, too large or can't be decoded."""
+    check_header(path)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{path}: can't be decoded; the file is damaged or no image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def read_label(path: Path, num_classes: int) -> np.ndarray:
+    """A label map as (H, W) uint8 of classes below `num_classes` and 255; palette images give their indices.
+
+    Raises:
+        UserError: missing, can't be decoded, a colour image, or a value that is neither a class nor 255.
+    """
+    check_header(path)
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("L", "P", "1", "I;16", "I"):
+                raise UserError(
+                    f"{path}: a label must hold one class index a pixel, this is a {file.mode} image; convert its colours"
+                )
+            label = np.asarray(file)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path}: can't be decoded; the file is damaged or no image") from error
+    wrong = (label >= num_classes) & (label != IGNORE_INDEX)
+    if wrong.any():
+        values = np.unique(label[wrong])
+        raise UserError(
+            f"{path}: label value {values[0]} is neither a class (0 to {num_classes - 1}) nor {IGNORE_INDEX}; {likely_cause(values)}"
+        )
+    return label.astype(np.uint8, copy=False)
+
+
+def read_pair(sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label of a sample. Raises UserError, also where their sizes differ."""
+    image, label = read_image(sample.image), read_label(sample.label, num_classes)
+    check_sizes(sample, image.shape[:2], label.shape)
+    return image, label
+
+
+def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
+    """Raise UserError unless image and label have the same height and width."""
+    if image_size != label_size:
+        (height, width), (label_height, label_width) = image_size, label_size
+        raise UserError(
+            f"{sample.label}: {label_width}x{label_height} pixels, but its image {sample.image} has {width}x{height}"
+        )
+
+
+def check_header(path: Path) -> None:
+    """Raise UserError where a file is missing, is no image, or claims more than `MAX_PIXELS`."""
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the list and C.dataset_path") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path}: can't be decoded; the file is damaged or no image") from error
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+
+
+def likely_cause(values: np.ndarray) -> str:
+    """What usually leads to such label values."""
+    greys = {round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in voc_palette(21)}
+    if set(values.tolist()) <= greys:
+        return "a palette image was probably read as grey values: write the palette's indices"
+    if values.max() <= max(CITYSCAPES_LABEL_IDS):
+        return "the official label ids were probably not converted to train ids"
+    return "check C.num_classes and how the labels were made"

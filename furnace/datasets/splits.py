@@ -1,0 +1,102 @@
+"""List files: which images, and labels, a source of data consists of.
+
+A line is an image id (`2007_000032`), an image and its label separated by a tab (as for Cityscapes), or an image
+alone. Unlabelled images can also be a folder.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from furnace.utils.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, its label if there is one, and the name by which results are saved."""
+
+    name: str
+    image: Path
+    label: Path | None
+
+
+def read_list(source: str | Path, root: str | Path, folder: str = "", labelled: bool = True) -> list[Sample]:
+    """The samples of a list file, or of a folder of images.
+
+    Args:
+        source: a list file; with `labelled=False` also a folder, which is searched recursively.
+        root: the data set's folder, from which paths in the list are taken, a leading "/" or not.
+        folder: sub-folder of `root` whose `image/` and `label/` hold the files of ids.
+        labelled: whether every sample needs a label.
+
+    Raises:
+        UserError: there is no such list, a line can't be read, or an id has no image.
+    """
+    source, root = Path(source), Path(root)
+    if source.is_dir() and not labelled:
+        return _read_folder(source)
+    lines = read_lines(source)
+    ids = any("\t" not in line and Path(line).suffix.lower() not in IMAGE_SUFFIXES for _, line in lines)
+    images = _images_by_id(root / folder / "image") if ids else {}
+    return [_parse(line, root, folder, images, labelled, f"{source}:{number}") for number, line in lines]
+
+
+def read_lines(source: str | Path) -> list[tuple[int, str]]:
+    """The lines of a list file that are not blank, numbered from 1.
+
+    Raises:
+        UserError: the file is missing, is not text, or holds nothing.
+    """
+    source = Path(source)
+    if not source.is_file():
+        what = "is a folder, not a list" if source.is_dir() else "no such list"
+        raise UserError(f"{source}: {what}; check C.dataset_path and the sources in config.py, or see DATA/README.md")
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{source}: can't be read as a text list ({error.__class__.__name__})") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise UserError(f"{source}: the list is empty")
+    return numbered
+
+
+def list_hash(source: str | Path) -> str:
+    """sha256 of the sorted lines, joined by newlines: it identifies a partition whatever the order and line ends."""
+    lines = sorted(line for _, line in read_lines(source))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labelled: bool, where: str) -> Sample:
+    fields = [field.strip() for field in line.split("\t")]
+    if "\0" in line or len(fields) > 2 or not all(fields):
+        raise UserError(f"{where}: can't read {line[:80]!r}; expected an image id, or IMAGE<TAB>LABEL")
+    if len(fields) == 2:
+        image, label = (root / field.lstrip("/") for field in fields)
+        return Sample(image.stem, image, label)
+    if Path(line).suffix.lower() in IMAGE_SUFFIXES:
+        if labelled:
+            raise UserError(f"{where}: {line[:80]!r} names no label; expected an image id, or IMAGE<TAB>LABEL")
+        # An absolute path is one only if it leads somewhere: the published lists begin with "/", too.
+        image = Path(line) if Path(line).is_file() else root / line.lstrip("/")
+        return Sample(image.stem, image, None)
+    if line not in images:
+        raise UserError(
+            f"{where}: no image {root / folder / 'image' / line}.*; check the list, C.dataset_path and the folder"
+        )
+    return Sample(line, images[line], root / folder / "label" / f"{line}.png")
+
+
+def _images_by_id(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; check C.dataset_path, or see DATA/README.md for what belongs there")
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def _read_folder(folder: Path) -> list[Sample]:
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise UserError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return [Sample(path.relative_to(folder).with_suffix("").as_posix(), path, None) for path in images]

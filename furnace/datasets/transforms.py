@@ -1,0 +1,101 @@
+"""Training augmentation: mirror, scale, crop and pad, touching only the pixels that the crop shows.
+
+The geometry is that of the published code: a scaled side has `int(side * scale)` pixels, images are scaled with
+half-pixel centres (OpenCV's INTER_LINEAR), labels take the source pixel `floor(i * side / scaled_side)`.
+"""
+
+from dataclasses import dataclass
+from math import ceil, floor
+
+import cv2
+import numpy as np
+
+from furnace.seg_opr.losses import IGNORE_INDEX
+
+MAX_PHASE_ERROR = 1 / 512  # of a source pixel, in aligning a scaled part with the scaled whole
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What was drawn for one training image: mirrored or not, scale, and the crop's corner in the scaled image."""
+
+    flip: bool
+    scale: float
+    top: int
+    left: int
+
+
+def draw_crop(size: tuple[int, int], crop: tuple[int, int], scales: list[float], rng: np.random.Generator) -> Crop:
+    """Draw mirror, scale and position for an image of `size` (H, W) and a crop (h, w)."""
+    flip = bool(rng.random() < 0.5)
+    scale = float(scales[rng.integers(len(scales))])
+    top, left = (
+        int(rng.integers(max(scaled_side(side, scale) - target, 0) + 1))
+        for side, target in zip(size, crop, strict=True)
+    )
+    return Crop(flip, scale, top, left)
+
+
+def crop_image(image: np.ndarray, drawn: Crop, crop: tuple[int, int], fill: tuple[int, int, int]) -> np.ndarray:
+    """The crop (h, w, 3) uint8 of the mirrored and scaled image (H, W, 3) uint8, padded with `fill` in the middle."""
+    (y0, y1, rows), (x0, x1, columns) = (
+        _part(side, drawn.scale, start, target)
+        for side, start, target in zip(image.shape[:2], (drawn.top, drawn.left), crop, strict=True)
+    )
+    part = image[y0:y1, image.shape[1] - x1 : image.shape[1] - x0] if drawn.flip else image[y0:y1, x0:x1]
+    if drawn.flip:
+        part = cv2.flip(part, 1)
+    if drawn.scale != 1:
+        scale_y, scale_x = (scaled_side(side, drawn.scale) / side for side in image.shape[:2])
+        part = cv2.resize(part, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_LINEAR)
+    return pad(part[rows, columns], crop, fill)
+
+
+def crop_label(label: np.ndarray, drawn: Crop, crop: tuple[int, int]) -> np.ndarray:
+    """The crop (h, w) uint8 of the mirrored and scaled label (H, W) uint8, padded with the ignored label."""
+    rows, columns = (
+        _nearest(side, drawn.scale, start, target)
+        for side, start, target in zip(label.shape, (drawn.top, drawn.left), crop, strict=True)
+    )
+    if drawn.flip:
+        columns = label.shape[1] - 1 - columns
+    return pad(label[rows].take(columns, axis=1), crop, IGNORE_INDEX)
+
+
+def pad(array: np.ndarray, crop: tuple[int, int], fill: int | tuple[int, int, int]) -> np.ndarray:
+    """`array` (h, w, ...) in the middle of `crop`; the odd row or column goes to the bottom or right."""
+    top, left = ((target - side) // 2 for side, target in zip(array.shape[:2], crop, strict=True))
+    padded = np.empty((*crop, *array.shape[2:]), dtype=array.dtype)
+    padded[:top] = padded[top + array.shape[0] :] = fill
+    padded[:, :left] = padded[:, left + array.shape[1] :] = fill
+    padded[top : top + array.shape[0], left : left + array.shape[1]] = array
+    return padded
+
+
+def scaled_side(side: int, scale: float) -> int:
+    """Pixels of a side after scaling, at least one."""
+    return max(int(side * scale), 1)
+
+
+def _nearest(side: int, scale: float, start: int, target: int) -> np.ndarray:
+    scaled = scaled_side(side, scale)
+    wanted = np.arange(start, min(start + target, scaled))
+    return wanted * side // scaled
+
+
+def _part(side: int, scale: float, start: int, target: int) -> tuple[int, int, slice]:
+    """Source pixels [first, last) that, scaled on their own, hold the scaled pixels from `start` on; and where.
+
+    Scaled pixel i lies at (i + 0.5) * step - 0.5 of the source. A part that begins at scaled pixel `begin` gives
+    the same values only if `begin * step` is a whole number: go back from `start` to the next place where it is
+    (nearly) one, and one source pixel further, so that the border of the part does not show.
+    """
+    scaled = scaled_side(side, scale)
+    step = side / scaled
+    end = min(start + target, scaled)
+    begin = max(start - ceil(1 / step), 0)
+    while abs(begin * step - round(begin * step)) > MAX_PHASE_ERROR:
+        begin -= 1
+    first = round(begin * step)
+    last = min(floor(end * step) + 2, side)
+    return first, last, slice(start - begin, end - begin)

@@ -1,0 +1,1 @@
+"""What runs an experiment: trainer, evaluator, checkpoints, optimizers, processes, monitor."""

@@ -1,0 +1,1 @@
+"""Training methods: each turns (network, batch) into losses."""

@@ -1,0 +1,1 @@
+"""Pure functions of tensors: confusion matrix, losses, pseudo labels, sliding window."""

@@ -1,0 +1,57 @@
+"""Confusion matrix and the scores that follow from it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by target (rows) and prediction (columns).
+
+    Args:
+        target: integers of any shape; values outside 0..K-1 are ignored.
+        prediction: integers in 0..K-1, of the same shape.
+        num_classes: K.
+
+    Returns:
+        (K, K) int64, on the device of the inputs.
+    """
+    target, prediction = target.flatten().long(), prediction.flatten().long()
+    valid = (target >= 0) & (target < num_classes)
+    # Ignored pixels go to one bin past the end: no boolean indexing, which would make the host wait.
+    bins = torch.where(valid, target * num_classes + prediction, num_classes**2)
+    return torch.bincount(bins, minlength=num_classes**2 + 1)[:-1].view(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a confusion matrix says. Shares in [0, 1]; NaN where nothing is there to measure.
+
+    `iou`, `accuracy`: (K,) float64 per class. `miou`: mean of `iou` over the classes that occur;
+    `miou_no_background`: the same without class 0. `pixel_accuracy`: share of the labelled pixels that
+    are right; `mean_accuracy`: mean over classes of the share of their pixels that are right.
+    """
+
+    iou: Tensor
+    accuracy: Tensor
+    miou: float
+    miou_no_background: float
+    pixel_accuracy: float
+    mean_accuracy: float
+
+
+def scores(confusion: Tensor) -> Scores:
+    """Scores of a confusion matrix (K, K) with targets in its rows."""
+    confusion = confusion.cpu().double()
+    hits, of_target, of_prediction = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    iou = hits / (of_target + of_prediction - hits)
+    accuracy = hits / of_target
+    return Scores(
+        iou=iou,
+        accuracy=accuracy,
+        miou=iou.nanmean().item(),
+        miou_no_background=iou[1:].nanmean().item(),
+        pixel_accuracy=(hits.sum() / confusion.sum()).item(),
+        mean_accuracy=accuracy.nanmean().item(),
+    )

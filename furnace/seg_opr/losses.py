@@ -1,0 +1,104 @@
+"""Supervised and unsupervised cross entropies over pixels.
+
+OHEM: Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORE_INDEX = 255
+
+
+def mean_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Cross entropy, averaged (with the class weights) over the pixels that are not ignored; 0 if all are.
+
+    Args:
+        logits: (B, K, H, W) floating point.
+        labels: (B, H, W) int64.
+        class_weight: (K,) or None.
+        ignore_index: label of the pixels that do not count.
+
+    Returns:
+        () of the dtype of `logits`.
+    """
+    total = F.cross_entropy(logits, labels, class_weight, ignore_index=ignore_index, reduction="sum")
+    valid = labels != ignore_index
+    weight = valid if class_weight is None else class_weight[labels.where(valid, 0)] * valid
+    # Where nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
+    return total / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Cross entropy times a weight per pixel, averaged over all pixels, the ignored ones counting as 0.
+
+    Args:
+        logits: (B, K, H, W) floating point.
+        labels: (B, H, W) int64.
+        weight: (B, H, W).
+
+    Returns:
+        () of the dtype of `logits`.
+    """
+    return (F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none") * weight).mean()
+
+
+def hard_pixels(
+    logits: Tensor, labels: Tensor, thresh: float, min_kept: int, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Labels with the easy pixels ignored, too: those whose class has a probability above `thresh`.
+
+    The threshold rises as far as needed to keep the `min_kept` hardest pixels; with fewer than
+    `min_kept` valid pixels, or with `min_kept` 0, none is dropped. Shapes as in `mean_cross_entropy`.
+    """
+    if min_kept == 0:
+        return labels
+    valid = labels != ignore_index
+    probability = logits.detach().softmax(1).gather(1, labels.where(valid, 0).unsqueeze(1)).squeeze(1)
+    probability = probability.where(valid, 1)
+    kth_smallest = probability.flatten().kthvalue(min(min_kept, labels.numel())).values
+    threshold = kth_smallest.clamp(min=thresh)
+    dropped = (probability > threshold) & (valid.sum() >= min_kept)
+    return labels.where(~dropped, ignore_index)
+
+
+class OhemCrossEntropy(nn.Module):
+    """Mean cross entropy over the hard pixels.
+
+    Args:
+        ignore_index: label of the pixels that do not count.
+        thresh: a pixel is hard while the probability of its class is at most this.
+        min_kept: hard pixels to keep at least in a batch; 0 switches the selection off.
+        class_weight: (K,) or None.
+
+    `forward(logits (B, K, H, W), labels (B, H, W) int64)` gives ().
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = IGNORE_INDEX,
+        thresh: float = 0.7,
+        min_kept: int = 0,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__()
+        self.ignore_index, self.thresh, self.min_kept = ignore_index, thresh, min_kept
+        self.register_buffer("class_weight", class_weight)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        labels = hard_pixels(logits, labels, self.thresh, self.min_kept, self.ignore_index)
+        return mean_cross_entropy(logits, labels, self.class_weight, self.ignore_index)
+
+
+class MeanCrossEntropy(nn.Module):
+    """`mean_cross_entropy` with fixed class weights, (K,) or None."""
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weight: Tensor | None = None):
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.register_buffer("class_weight", class_weight)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return mean_cross_entropy(logits, labels, self.class_weight, self.ignore_index)

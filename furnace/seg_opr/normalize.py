@@ -1,0 +1,24 @@
+"""From uint8 pixels to what the network was trained on."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """(images / 255 - mean) / std.
+
+    Args:
+        mean, std: three numbers each, RGB, of values in [0, 1].
+
+    `forward(images (B, 3, H, W) uint8)` gives the same shape in the dtype of `mean`, on the module's device.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.to(self.mean) / 255 - self.mean) / self.std

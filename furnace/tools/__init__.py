@@ -1,0 +1,1 @@
+"""Commands beside training and evaluation, one a file: python -m furnace.tools.NAME."""

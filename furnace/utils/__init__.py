@@ -1,0 +1,1 @@
+"""Settings, errors and pictures, used by every floor above."""
