@@ -43,13 +43,13 @@ class BoxMaskGenerator:
         """Top left corners and sizes, (n, n_boxes, 2) each, rows before columns."""
         count = (n, self.n_boxes)
         share = rng.uniform(*self.prop_range, count)
-        if self.random_aspect_ratio:
-            # The product of both sides is the share (of the area), or its square (of the sides).
-            area = share if self.prop_by_area else share**2
-            height = np.exp(rng.uniform(0, 1, count) * np.log(area))
-            width = area / np.maximum(height, np.finfo(float).tiny)
-        else:
+        if not self.random_aspect_ratio:
             height = width = np.sqrt(share) if self.prop_by_area else share
+        elif self.prop_by_area:
+            height = np.exp(rng.uniform(0, 1, count) * np.log(share))
+            width = share / height
+        else:
+            height, width = share, rng.uniform(*self.prop_range, count)
         shrink = np.sqrt(1 / self.n_boxes)
         sizes = np.round(np.stack([height * shrink, width * shrink], axis=2) * shape)
         if self.within_bounds:

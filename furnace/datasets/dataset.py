@@ -77,7 +77,6 @@ class TrainSet(Dataset):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.crop, self.scales, self.fill = crop, scales, fill
         self.num_classes, self.samples, self.seed, self.masks = num_classes, samples, seed, masks
-        self._order = lru_cache(maxsize=6)(self._draw_order)
 
     def __len__(self) -> int:
         return self.samples
@@ -106,14 +105,17 @@ class TrainSet(Dataset):
     def sample(self, epoch: int, position: int, purpose: int) -> Sample:
         """Which image is at a position of an epoch, in the stream of an ORDER purpose."""
         samples = self.labeled if purpose == Purpose.ORDER_LABELED else self.unlabeled
-        return samples[self._order(epoch, purpose, len(samples))[position]]
-
-    def _draw_order(self, epoch: int, purpose: int, count: int) -> np.ndarray:
-        return epoch_order(count, self.samples, random_stream(self.seed, epoch, 0, purpose))
+        return samples[_order(len(samples), self.samples, self.seed, epoch, purpose)[position]]
 
     def _draw_crop(self, image: np.ndarray, epoch: int, position: int, purpose: int):
         rng = random_stream(self.seed, epoch, position, purpose)
         return draw_crop(image.shape[:2], self.crop, self.scales, rng)
+
+
+# Two epochs of the three ORDER purposes: workers read ahead across an epoch's end.
+@lru_cache(maxsize=6)
+def _order(count: int, length: int, seed: int, epoch: int, purpose: int) -> np.ndarray:
+    return epoch_order(count, length, random_stream(seed, epoch, 0, purpose))
 
 
 class EvalSet(Dataset):

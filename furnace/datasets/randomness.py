@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, epoch, position, purpose): the same for any number of workers, processes or resumptions."""
+"""Randomness from (seed, epoch, position, purpose): the same for any number of workers, processes or resumptions."""
 
 from enum import IntEnum
 

@@ -1,10 +1,11 @@
 """Reading images and labels, with every fault named."""
 
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
 from furnace.datasets.splits import Sample
@@ -12,13 +13,19 @@ from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError
 
 MAX_PIXELS = 2**28  # a larger image is taken for a fault, before memory is asked for
+# What Pillow raises over damaged files.
+DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
 
 
 def read_image(path: Path) -> np.ndarray:
     """An image as (H, W, 3) uint8 RGB. Raises UserError where it is missing, too large or can't be decoded."""
     check_header(path)
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
+    data = path.read_bytes()
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None or is_cut_off(data):
         raise UserError(f"{path}: can't be decoded; the file is damaged or no image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
@@ -34,16 +41,18 @@ def read_label(path: Path, num_classes: int) -> np.ndarray:
         with Image.open(path) as file:
             if file.mode not in ("L", "P", "1", "I;16", "I"):
                 raise UserError(
-                    f"{path}: a label must hold one class index a pixel, this is a {file.mode} image; convert its colours"
+                    f"{path}: a label must hold one class index a pixel, this is a {file.mode} image; "
+                    "convert its colours"
                 )
             label = np.asarray(file)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: can't be decoded; the file is damaged or no image") from error
-    wrong = (label >= num_classes) & (label != IGNORE_INDEX)
+    wrong = ((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)
     if wrong.any():
         values = np.unique(label[wrong])
         raise UserError(
-            f"{path}: label value {values[0]} is neither a class (0 to {num_classes - 1}) nor {IGNORE_INDEX}; {likely_cause(values)}"
+            f"{path}: label value {values[0]} is neither a class (0 to {num_classes - 1}) nor {IGNORE_INDEX}; "
+            f"{likely_cause(values)}"
         )
     return label.astype(np.uint8, copy=False)
 
@@ -71,10 +80,21 @@ def check_header(path: Path) -> None:
             width, height = file.size
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the list and C.dataset_path") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: can't be decoded; the file is damaged or no image") from error
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG file ends before its image does, which OpenCV would fill up with grey."""
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    # Only after the segments, one of which may hold a whole thumbnail, does FFD9 mean the image's end.
+    return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) < 0
 
 
 def likely_cause(values: np.ndarray) -> str:

@@ -5,10 +5,13 @@ alone. Unlabelled images can also be a folder.
 """
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from furnace.utils.errors import UserError
+from furnace.utils.files import write_atomically
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
@@ -54,7 +57,7 @@ def read_lines(source: str | Path) -> list[tuple[int, str]]:
         what = "is a folder, not a list" if source.is_dir() else "no such list"
         raise UserError(f"{source}: {what}; check C.dataset_path and the sources in config.py, or see DATA/README.md")
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{source}: can't be read as a text list ({error.__class__.__name__})") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -69,6 +72,25 @@ def list_hash(source: str | Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def write_list(path: str | Path, lines: Sequence[str], overwrite: bool = False) -> None:
+    """Write a list file; one that holds the same lines in any order is kept as it is.
+
+    Raises:
+        UserError: the file holds other lines and `overwrite` is not set, or it can't be written.
+    """
+    path = Path(path)
+    if not overwrite:
+        check_replaceable(path, lines)
+    if overwrite or not path.exists():
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def check_replaceable(path: Path, lines: Sequence[str]) -> None:
+    """Raise UserError where there is a list at `path` already that holds other lines than `lines`."""
+    if path.exists() and sorted(line for _, line in read_lines(path)) != sorted(lines):
+        raise UserError(f"{path}: is there already and lists other images; move it away to write it anew")
+
+
 def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labelled: bool, where: str) -> Sample:
     fields = [field.strip() for field in line.split("\t")]
     if "\0" in line or len(fields) > 2 or not all(fields):
@@ -80,7 +102,7 @@ def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labelled
         if labelled:
             raise UserError(f"{where}: {line[:80]!r} names no label; expected an image id, or IMAGE<TAB>LABEL")
         # An absolute path is one only if it leads somewhere: the published lists begin with "/", too.
-        image = Path(line) if Path(line).is_file() else root / line.lstrip("/")
+        image = Path(line) if os.path.isfile(line) else root / line.lstrip("/")
         return Sample(image.stem, image, None)
     if line not in images:
         raise UserError(

@@ -98,4 +98,7 @@ def _part(side: int, scale: float, start: int, target: int) -> tuple[int, int, s
         begin -= 1
     first = round(begin * step)
     last = min(floor(end * step) + 2, side)
+    if scaled != side and round((last - first) * (scaled / side)) == last - first:
+        # OpenCV copies, instead of scaling, a part whose size does not change: take the whole side.
+        return 0, side, slice(start, end)
     return first, last, slice(start - begin, end - begin)

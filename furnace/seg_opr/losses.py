@@ -3,15 +3,20 @@
 OHEM: Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
 IGNORE_INDEX = 255
 
 
 def mean_cross_entropy(
-    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+    logits: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    whole: WholeBatch = ALONE,
 ) -> Tensor:
     """Cross entropy, averaged (with the class weights) over the pixels that are not ignored; 0 if all are.
 
@@ -20,6 +25,7 @@ def mean_cross_entropy(
         labels: (B, H, W) int64.
         class_weight: (K,) or None.
         ignore_index: label of the pixels that do not count.
+        whole: how to sum over the processes that share the batch.
 
     Returns:
         () of the dtype of `logits`.
@@ -28,29 +34,39 @@ def mean_cross_entropy(
     valid = labels != ignore_index
     weight = valid if class_weight is None else class_weight[labels.where(valid, 0)] * valid
     # Where nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
-    return total / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    normalizer = whole.mean(weight.sum(dtype=logits.dtype))
+    return total / normalizer.where(normalizer > 0, 1)
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = IGNORE_INDEX, whole: WholeBatch = ALONE
+) -> Tensor:
     """Cross entropy times a weight per pixel, averaged over all pixels, the ignored ones counting as 0.
 
     Args:
         logits: (B, K, H, W) floating point.
         labels: (B, H, W) int64.
         weight: (B, H, W).
+        ignore_index, whole: as in `mean_cross_entropy`.
 
     Returns:
         () of the dtype of `logits`.
     """
-    return (F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none") * weight).mean()
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    return (losses * weight).sum() / whole.mean(logits.new_tensor(labels.numel()))
 
 
 def hard_pixels(
-    logits: Tensor, labels: Tensor, thresh: float, min_kept: int, ignore_index: int = IGNORE_INDEX
+    logits: Tensor,
+    labels: Tensor,
+    thresh: float,
+    min_kept: int,
+    ignore_index: int = IGNORE_INDEX,
+    whole: WholeBatch = ALONE,
 ) -> Tensor:
     """Labels with the easy pixels ignored, too: those whose class has a probability above `thresh`.
 
-    The threshold rises as far as needed to keep the `min_kept` hardest pixels; with fewer than
+    The threshold rises as far as needed to keep the `min_kept` hardest pixels of the whole batch; with fewer than
     `min_kept` valid pixels, or with `min_kept` 0, none is dropped. Shapes as in `mean_cross_entropy`.
     """
     if min_kept == 0:
@@ -58,20 +74,33 @@ def hard_pixels(
     valid = labels != ignore_index
     probability = logits.detach().softmax(1).gather(1, labels.where(valid, 0).unsqueeze(1)).squeeze(1)
     probability = probability.where(valid, 1)
-    kth_smallest = probability.flatten().kthvalue(min(min_kept, labels.numel())).values
-    threshold = kth_smallest.clamp(min=thresh)
-    dropped = (probability > threshold) & (valid.sum() >= min_kept)
+    everywhere = whole.gather(probability.flatten())
+    kth_smallest = everywhere.kthvalue(min(min_kept, everywhere.numel())).values
+    dropped = (probability > kth_smallest.clamp(min=thresh)) & (whole.total(valid.sum()) >= min_kept)
     return labels.where(~dropped, ignore_index)
 
 
-class OhemCrossEntropy(nn.Module):
+class MeanCrossEntropy(nn.Module):
+    """`mean_cross_entropy` with fixed class weights, (K,) or None."""
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weight: Tensor | None = None, whole: WholeBatch = ALONE):
+        super().__init__()
+        self.ignore_index, self.whole = ignore_index, whole
+        self.register_buffer("class_weight", class_weight)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return mean_cross_entropy(logits, labels, self.class_weight, self.ignore_index, self.whole)
+
+
+class OhemCrossEntropy(MeanCrossEntropy):
     """Mean cross entropy over the hard pixels.
 
     Args:
         ignore_index: label of the pixels that do not count.
         thresh: a pixel is hard while the probability of its class is at most this.
-        min_kept: hard pixels to keep at least in a batch; 0 switches the selection off.
+        min_kept: hard pixels to keep at least in the whole batch; 0 switches the selection off.
         class_weight: (K,) or None.
+        whole: how to sum over the processes that share the batch.
 
     `forward(logits (B, K, H, W), labels (B, H, W) int64)` gives ().
     """
@@ -82,23 +111,11 @@ class OhemCrossEntropy(nn.Module):
         thresh: float = 0.7,
         min_kept: int = 0,
         class_weight: Tensor | None = None,
+        whole: WholeBatch = ALONE,
     ):
-        super().__init__()
-        self.ignore_index, self.thresh, self.min_kept = ignore_index, thresh, min_kept
-        self.register_buffer("class_weight", class_weight)
+        super().__init__(ignore_index, class_weight, whole)
+        self.thresh, self.min_kept = thresh, min_kept
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        labels = hard_pixels(logits, labels, self.thresh, self.min_kept, self.ignore_index)
-        return mean_cross_entropy(logits, labels, self.class_weight, self.ignore_index)
-
-
-class MeanCrossEntropy(nn.Module):
-    """`mean_cross_entropy` with fixed class weights, (K,) or None."""
-
-    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weight: Tensor | None = None):
-        super().__init__()
-        self.ignore_index = ignore_index
-        self.register_buffer("class_weight", class_weight)
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return mean_cross_entropy(logits, labels, self.class_weight, self.ignore_index)
+        labels = hard_pixels(logits, labels, self.thresh, self.min_kept, self.ignore_index, self.whole)
+        return super().forward(logits, labels)

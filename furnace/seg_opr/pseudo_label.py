@@ -7,6 +7,7 @@ from torch import Tensor
 
 from furnace.seg_opr.confusion import confusion_matrix
 from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class PseudoLabels:
     confidence: Tensor
 
 
-def make_pseudo_labels(logits_1: Tensor, logits_2: Tensor) -> PseudoLabels:
-    """Combine the mixed teacher logits (B, K, H, W) of both networks."""
+def make_pseudo_labels(logits_1: Tensor, logits_2: Tensor, whole: WholeBatch = ALONE) -> PseudoLabels:
+    """Combine the mixed teacher logits (B, K, H, W) of both networks; agreement is counted over the whole batch."""
     confidence_1, labels_1 = logits_1.softmax(1).max(1)
     confidence_2, labels_2 = logits_2.softmax(1).max(1)
     num_classes = logits_1.shape[1]
-    agreement = confusion_matrix(labels_1, labels_2, num_classes)
+    agreement = whole.total(confusion_matrix(labels_1, labels_2, num_classes))
     # The identity keeps the shares finite for classes that nobody predicts.
     agreement = agreement + torch.eye(num_classes, dtype=agreement.dtype, device=agreement.device)
     return combine(labels_1, labels_2, confidence_1, confidence_2, agreement)

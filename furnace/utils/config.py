@@ -2,10 +2,12 @@
 
 import os
 import runpy
+from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,7 +32,7 @@ ENVIRONMENT = {
     "snapshot_iter": "snapshot_iter",
     "debug": "debug",
 }
-_overrides: ContextVar[dict[str, str]] = ContextVar("overrides", default={})
+_overrides: ContextVar[Mapping[str, Any]] = ContextVar("overrides", default=MappingProxyType({}))
 
 
 def _split(value: Any) -> Any:
@@ -53,7 +55,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseModel):
     """Every setting. Those without a default must be assigned in config.py."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
 
     # Folders
     volna: str = Field(

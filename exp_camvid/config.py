@@ -1,0 +1,41 @@
+"""CamVid: 367 training, 101 validation and 233 test images of road scenes, 480 x 360, 11 classes.
+
+The SegNet tutorial split (Brostow et al. 2009; Badrinarayanan et al. 2017; CC BY-NC 4.0, research use) in the VOC
+layout: {train,val,test}/{image,label}/ and train.txt, val.txt, test.txt; see DATA/README.md. Assign any setting of
+`python train.py --settings`; what is not assigned here keeps its default.
+"""
+
+from furnace.utils.config import Config
+
+C = Config(__file__)
+
+# Data. 1/labeled_ratio of the 367 images are labelled
+C.labeled_ratio = 8
+C.dataset_name = "camvid"
+C.dataset_path = f"{C.volna}/DATA/camvid"
+C.train_folder, C.eval_folder = "train", "test"
+C.train_source = f"{C.dataset_path}/subset_train/train_labeled_1-{C.labeled_ratio}.txt"
+C.unsup_source = f"{C.dataset_path}/subset_train/train_unlabeled_1-{C.labeled_ratio}.txt"
+C.eval_source = f"{C.dataset_path}/test.txt"
+C.num_classes = 11
+C.image_height = C.image_width = 352
+
+# Method
+C.unsup_weight = 1
+
+# Network
+C.backbone = "resnet50"  # "resnet18" on a CPU
+C.pretrained_model = None  # or "imagenet", or the path of a v1c file
+
+# Optimization
+C.lr = 0.01
+C.batch_size = 8
+C.nepochs = 100
+C.num_train_imgs = 367 // C.labeled_ratio
+C.num_unsup_imgs = 367 - C.num_train_imgs
+C.max_samples = max(C.num_train_imgs, C.num_unsup_imgs)
+C.niters_per_epoch = C.max_samples // C.batch_size
+C.snapshot_iter = 10
+
+# Evaluation
+C.eval_crop_size = 480

@@ -1,0 +1,73 @@
+"""The commands of an experiment folder: their arguments, and what they start."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from furnace.engine.distributed import parse_devices
+from furnace.engine.evaluator import BRANCHES, Evaluator
+from furnace.engine.trainer import Trainer
+from furnace.utils.config import load_config, parse_overrides
+
+
+def train(folder: str | Path, argv: list[str] | None = None) -> None:
+    """`python train.py` in an experiment folder."""
+    parser = experiment_parser("Train the experiment that config.py beside this file describes.", TRAIN_EXAMPLES)
+    parser.add_argument("-c", "--continue", dest="resume", metavar="PATH", help="continue from this snapshot")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where there are snapshots already")
+    args = parser.parse_args(argv)
+    C = load_config(folder, parse_overrides(args.override))
+    device = parse_devices(args.devices)[0]
+    Trainer(C, device, args.resume, args.overwrite).fit()
+
+
+def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
+    """`python eval.py` in an experiment folder."""
+    parser = experiment_parser("Evaluate snapshots on the validation images.", EVAL_EXAMPLES)
+    parser.add_argument(
+        "-e", "--epochs", default="last", help="PATH.pth, EPOCH, FIRST-LAST, FIRST- or last (the default)"
+    )
+    parser.add_argument(
+        "--branch",
+        choices=BRANCHES,
+        default="1",
+        help="1: conservative network (the default), 2: progressive, both: mean of their probabilities",
+    )
+    parser.add_argument("-s", "--save", action="store_true", help="save pictures of every image")
+    parser.add_argument(
+        "-p", "--save-path", metavar="FOLDER", help="where to (default: predictions/ in the log folder)"
+    )
+    args = parser.parse_args(argv)
+    C = load_config(folder, parse_overrides(args.override))
+    device = parse_devices(args.devices)[0]
+    save_to = (args.save_path or Path(C.log_dir) / "predictions") if args.save or args.save_path else None
+    Evaluator(C, device, args.branch, save_to).run(args.epochs)
+    if save_to:
+        Console().print(f"pictures: {save_to}", soft_wrap=True)
+
+
+TRAIN_EXAMPLES = """examples:
+  python train.py                                 what config.py says, on what is there
+  python train.py -o labeled_ratio=16 -o lr=0.01  other settings for this run
+  python train.py -c ../log/exp_voc/snapshot/epoch-last.pth
+  python train.py --settings                      every setting, its value and its meaning
+"""
+EVAL_EXAMPLES = """examples:
+  python eval.py                      the last snapshot
+  python eval.py -e 20-34 -d 0 -s     epochs 20 to 34 on GPU 0, with pictures
+  python eval.py -e last --branch both -o eval_scale_array=0.75,1,1.25 -o eval_flip=true
+"""
+
+
+def experiment_parser(description: str, examples: str) -> argparse.ArgumentParser:
+    """A parser with the arguments that every command of an experiment folder has."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-d", "--devices", help="0, or 0,2, or 0-3, or * (every GPU), or cpu; default: what is there")
+    parser.add_argument(
+        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
+    )
+    parser.add_argument("--settings", action="store_true", help="print every setting and stop")
+    return parser

@@ -1,0 +1,214 @@
+"""Reading the files of a tar, a zip or a folder through one interface, in the order they lie in, without extracting.
+
+Nothing is ever written under a member's name: callers ask for members by pattern and build their own file names.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+
+from furnace.utils.errors import UserError
+
+MAX_MEMBER_BYTES = 64 * 2**20  # no image or label of these data sets comes near; memory is asked for below it only
+HASH_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a source says about one member: size in bytes, and whether it is a plain file (no link, no device)."""
+
+    size: int
+    plain: bool
+
+
+class Source(ABC):
+    """The files below a folder or inside an archive, by name: relative, separated by "/"."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @abstractmethod
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Name and content of the members `names`, in the source's own order. Raises UserError where it is damaged."""
+
+    @abstractmethod
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
+        """Every member that is not a folder, under the name that the source gives it."""
+
+    def locate(self, name: str) -> Path | None:
+        """The file that a link can lead to; None for the members of an archive."""
+        return None
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Every member by its name.
+
+        Raises:
+            UserError: the source is damaged, or a member has a name that leads outside or is there twice.
+        """
+        found = {}
+        for name, entry in self._entries():
+            name = inner_name(name, self.path)
+            if name in found:
+                raise UserError(f"{self.path}: holds {name} twice; this is not the official archive")
+            found[name] = entry
+        return found
+
+    def find(self, pattern: str) -> dict[str, str]:
+        """Members whose whole name matches, by the pattern's first group.
+
+        Raises:
+            UserError: a match is a link, is too large, or has the same first group as another.
+        """
+        found = {}
+        for name, entry in self.entries.items():
+            if not (match := re.fullmatch(pattern, name)):
+                continue
+            if not entry.plain:
+                raise UserError(
+                    f"{self.path}: {name} is a link or device, not a file; this is not the official archive"
+                )
+            if entry.size > MAX_MEMBER_BYTES:
+                raise UserError(f"{self.path}: {name} claims {entry.size} bytes; this is not the official archive")
+            if match[1] in found:
+                raise UserError(f"{self.path}: both {found[match[1]]} and {name} are there; leave one of them")
+            found[match[1]] = name
+        return found
+
+    def read_text(self, name: str) -> str:
+        """A member as UTF-8 text. Raises UserError."""
+        try:
+            return dict(self.read([name]))[name].decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: {name} is not text; download or copy it again") from error
+
+
+class TarSource(Source):
+    """A tar, compressed or not."""
+
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
+        with _damage_named(self.path), tarfile.open(self.path, "r:*") as tar:
+            for info in tar:
+                if not info.isdir():
+                    yield info.name, Entry(info.size, info.isfile())
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        wanted = set(names)
+        with _damage_named(self.path), tarfile.open(self.path, "r:*") as tar:
+            while wanted and (info := tar.next()):
+                name = inner_name(info.name, self.path)
+                if name in wanted:
+                    wanted.remove(name)
+                    yield name, tar.extractfile(info).read()
+
+
+class ZipSource(Source):
+    """A zip."""
+
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
+        with _damage_named(self.path), zipfile.ZipFile(self.path) as archive:
+            for info in archive.infolist():
+                mode = info.external_attr >> 16
+                if not info.is_dir():
+                    yield info.filename, Entry(info.file_size, stat.S_IFMT(mode) in (0, stat.S_IFREG))
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        wanted = set(names)
+        with _damage_named(self.path), zipfile.ZipFile(self.path) as archive:
+            for info in archive.infolist():
+                name = inner_name(info.filename, self.path)
+                if name in wanted:
+                    yield name, archive.read(info)
+
+
+class FolderSource(Source):
+    """A folder, with the folders that links in it lead to."""
+
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
+        visited = set()
+        for root, folders, files in os.walk(self.path, followlinks=True):
+            folders.sort()
+            if (real := os.path.realpath(root)) in visited:  # a link back up would never end
+                folders.clear()
+                continue
+            visited.add(real)
+            for file in sorted(files):
+                path = Path(root, file)
+                if path.is_file():
+                    yield path.relative_to(self.path).as_posix(), Entry(path.stat().st_size, True)
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        for name in names:
+            try:
+                yield name, self.locate(name).read_bytes()
+            except OSError as error:
+                raise UserError(f"{self.path / name}: can't be read ({error.strerror})") from error
+
+    def locate(self, name: str) -> Path:
+        return self.path / name
+
+
+def open_source(path: str | Path) -> Source:
+    """The source at `path`: a folder, a zip, or else a tar. Raises UserError where there is nothing."""
+    path = Path(path)
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder; see DATA/README.md for what to download")
+    return ZipSource(path) if zipfile.is_zipfile(path) else TarSource(path)
+
+
+def inner_name(name: str, archive: Path) -> str:
+    """A member's name without "./". Raises UserError where it is absolute or leads outside."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+        raise UserError(
+            f"{archive}: member {name!r} leads outside; this is not the official archive, nothing was taken"
+        )
+    return str(pure)
+
+
+def published_difference(path: str | Path, md5: str, size: int | None = None) -> str | None:
+    """How a file differs from the published one, as a warning; None where it is the same, or a folder.
+
+    Args:
+        md5: checksum of the published file, hexadecimal.
+        size: its size in bytes, where known; saves the checksum of a file that differs in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    found = path.stat().st_size
+    if size is not None and found != size:
+        return f"{path.name} has {found} bytes, the published archive has {size}: incomplete, or another version"
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != md5:
+        return f"{path.name} has the md5 {digest.hexdigest()}, the published archive has {md5}"
+    return None
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn whatever the archive modules raise into one line."""
+    faults = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError)
+    try:
+        yield
+    # The last three: a name or compression that the modules don't know, an encrypted member, a read that fails.
+    except (*faults, NotImplementedError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"{path}: can't be read as a tar or zip, or is truncated ({error}); download it again and compare its size"
+        ) from error

@@ -1,0 +1,54 @@
+"""Contents of image and label files, before they are written: checking, decoding and encoding bytes.
+
+All functions raise what their decoder raises over damaged content, or ValueError with the reason.
+"""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.visualize import Palette, full_palette
+
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+
+
+def check_jpeg(content: bytes) -> bytes:
+    """`content` itself. Raises where it can't be decoded to the end."""
+    with Image.open(BytesIO(content), formats=["JPEG"]) as image:
+        image.load()
+    return content
+
+
+def check_png(content: bytes) -> bytes:
+    """`content` itself. Raises where it does not begin or end as a PNG does; it is not decoded."""
+    if not (content.startswith(PNG_START) and content.endswith(PNG_END)):
+        raise ValueError("not a PNG, or a truncated one")
+    return content
+
+
+def decode_indices(content: bytes) -> np.ndarray:
+    """A label PNG as (H, W) uint8 of its values; a palette image gives its indices. Raises where it is no such PNG."""
+    with Image.open(BytesIO(content), formats=["PNG"]) as image:
+        if image.mode not in ("L", "P"):
+            raise ValueError(f"a {image.mode} image, where a label holds one class index a pixel")
+        return np.asarray(image)
+
+
+def check_values(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """`label` (H, W) uint8 itself. Raises where a value is neither a class nor 255."""
+    wrong = label[(label >= num_classes) & (label != IGNORE_INDEX)]
+    if wrong.size:
+        raise ValueError(f"label value {wrong[0]} is neither a class (0 to {num_classes - 1}) nor {IGNORE_INDEX}")
+    return label
+
+
+def encode_label(label: np.ndarray, palette: Palette | None = None) -> bytes:
+    """(H, W) uint8 as a PNG: of indices into `palette`, to look at, or of grey values without one."""
+    image = Image.fromarray(label)
+    if palette is not None:
+        image.putpalette(full_palette(palette).tobytes())
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,252 @@
+"""Making a data set's folder from its official archives: what to make, making it, and saying what came of it."""
+
+import os
+import shutil
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from furnace.datasets.archives import FolderSource, Source
+from furnace.datasets.encoding import PNG_END
+from furnace.datasets.protocols import (
+    Layout,
+    Partition,
+    check_partition,
+    find_partitions,
+    recognize,
+    shared_images,
+)
+from furnace.datasets.splits import check_replaceable, read_lines, write_list
+from furnace.utils.errors import UserError
+from furnace.utils.files import link_atomically, write_atomically
+from furnace.utils.progress import progress_bar, thread_count
+
+WAITING_PER_THREAD = 4  # files read ahead of the threads; bounds the memory
+TABLE_WIDTH = 112
+ROOT_VARIABLE = "volna"  # as in the published code: the folder that holds DATA
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file to make.
+
+    Args:
+        source, member: what it is made from.
+        target: the file.
+        convert: checks the member's content and gives the file's; what it raises says why the member can't be used.
+        verbatim: the file is the member, byte for byte, so that it can be a link; else it is a PNG.
+    """
+
+    source: Source
+    member: str
+    target: Path
+    convert: Callable[[bytes], bytes]
+    verbatim: bool = True
+
+
+@dataclass
+class Plan:
+    """All that makes up a prepared data set.
+
+    Args:
+        tasks: files to make.
+        lists: lines by the list's path below the data set's folder.
+        published: files in a folder, or lines of a list, of the complete data set, by path below its folder.
+        warnings: what the user should know.
+    """
+
+    tasks: list[Task] = field(default_factory=list)
+    lists: dict[str, list[str]] = field(default_factory=dict)
+    published: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def preparing_parser(description: str, example: str, name: str) -> ArgumentParser:
+    """A parser with the arguments of every preparing command; `name` is the data set's folder in DATA."""
+    parser = ArgumentParser(
+        description=description, epilog=f"example:\n  {example}", formatter_class=RawDescriptionHelpFormatter
+    )
+    data = Path(os.environ.get(ROOT_VARIABLE) or Path(__file__).resolve().parents[2]) / "DATA"
+    parser.add_argument("--target", type=Path, default=data / name, help="folder to make (default: %(default)s)")
+    parser.add_argument("--splits-from", type=Path, metavar="FOLDER", help="folder of published partitions to install")
+    parser.add_argument("--link", action="store_true", help="link files of extracted folders instead of copying them")
+    parser.add_argument("--dry-run", action="store_true", help="check and count, but write nothing")
+    return parser
+
+
+def make_tasks(
+    source: Source,
+    members: dict[str, str],
+    names: Iterable[str],
+    folder: Path,
+    suffix: str,
+    convert: Callable[[bytes], bytes],
+    verbatim: bool = True,
+) -> list[Task]:
+    """Tasks that make `folder`/NAME`suffix` from the member of each name. Raises UserError where there is none."""
+    names = list(names)
+    if lacking := [name for name in names if name not in members]:
+        raise UserError(
+            f"{source.path}: lacks {len(lacking)} of the {len(names)} files for {folder}, as of {lacking[0]}; "
+            "incomplete or truncated: download it again"
+        )
+    return [Task(source, members[name], folder / f"{name}{suffix}", convert, verbatim) for name in names]
+
+
+def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
+    """Carry out a plan and install partitions, as `preparing_parser` describes, and print a summary.
+
+    Files that are there and complete are kept, so that an interrupted run goes on where it was.
+
+    Raises:
+        UserError: a member or list can't be used, or a file can't be written.
+    """
+    for warning in plan.warnings:
+        Console(stderr=True, markup=False, soft_wrap=True).print(f"warning: {warning}", style="yellow")
+    partitions = find_partitions(args.splits_from, layout) if args.splits_from else []
+    lists = plan.lists | {partition.destination: partition.lines for partition in partitions}
+    check_before(plan, partitions, lists, layout, args)
+    pending = [task for task in plan.tasks if not is_complete(task)]
+    if not args.dry_run:
+        carry_out(pending, args.link)
+        for name, lines in lists.items():
+            write_list(args.target / name, lines)
+    print_summary(plan, partitions, len(pending), args)
+
+
+def check_before(
+    plan: Plan, partitions: list[Partition], lists: dict[str, list[str]], layout: Layout, args: Namespace
+) -> None:
+    """Raise UserError for what would stop the work at its end, before it begins."""
+    if args.link and not any(isinstance(task.source, FolderSource) for task in plan.tasks):
+        raise UserError("--link: only extracted folders can be linked, not the members of archives; leave it out")
+    planned = {task.target for task in plan.tasks}
+
+    def exists(name: str) -> bool:
+        return (args.target / name) in planned or (args.target / name).is_file()
+
+    for partition in partitions:
+        check_partition(partition, layout, exists)
+    for name, lines in lists.items():
+        check_replaceable(args.target / name, lines)
+
+
+def is_complete(task: Task) -> bool:
+    """Whether the file of a task is there and whole: of the member's size, or a PNG with an end."""
+    if not task.target.is_file():
+        return False
+    if task.verbatim:
+        return task.target.stat().st_size == task.source.entries[task.member].size
+    with task.target.open("rb") as file:
+        file.seek(-min(len(PNG_END), task.target.stat().st_size), os.SEEK_END)
+        return file.read() == PNG_END
+
+
+def carry_out(tasks: list[Task], link: bool) -> None:
+    """Make the files of `tasks`: members are read one after the other, and converted in threads."""
+    check_space(tasks, link)
+    threads = thread_count()
+    waiting: deque[Future] = deque()
+    with progress_bar() as progress, ThreadPoolExecutor(threads) as pool:
+        bar = progress.add_task("files", total=len(tasks))
+        for task, content in read_members(tasks):
+            waiting.append(pool.submit(make_file, task, content, link))
+            if len(waiting) >= threads * WAITING_PER_THREAD:
+                waiting.popleft().result()
+                progress.advance(bar)
+        while waiting:
+            waiting.popleft().result()
+            progress.advance(bar)
+
+
+def read_members(tasks: list[Task]) -> Iterator[tuple[Task, bytes]]:
+    """Each task with its member's content, in the order in which the sources hold the members."""
+    for source in {id(task.source): task.source for task in tasks}.values():
+        wanted = {task.member: task for task in tasks if task.source is source}
+        for member, content in source.read(wanted):
+            yield wanted[member], content
+
+
+def make_file(task: Task, content: bytes, link: bool) -> None:
+    """Write, or link, the file of a task. Raises UserError."""
+    try:
+        made = task.convert(content)
+    except Exception as error:  # decoders raise many types on damaged content; all mean that it is damaged
+        raise UserError(
+            f"{task.source.path}: {task.member} can't be used ({error}); download or copy it again"
+        ) from error
+    original = task.source.locate(task.member) if link and task.verbatim else None
+    if original:
+        link_atomically(task.target, original)
+    else:
+        write_atomically(task.target, made)
+
+
+def check_space(tasks: list[Task], link: bool) -> None:
+    """Raise UserError unless the disk has room for the files of `tasks`."""
+    if not tasks or link:
+        return
+    folder = next(parent for parent in tasks[0].target.absolute().parents if parent.is_dir())
+    needed = sum(task.source.entries[task.member].size for task in tasks)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{folder}: about {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB free; make room")
+
+
+def print_summary(plan: Plan, partitions: list[Partition], written: int, args: Namespace) -> None:
+    """Print what is there, what the complete data set has, and which published protocols the lists are."""
+    console = Console(markup=False, highlight=False)
+    table = Table("", "planned" if args.dry_run else "prepared", "published", "", box=None)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    found = count_planned(plan, args.target) if args.dry_run else count_prepared(plan, args.target)
+    for name, published in plan.published.items():
+        note = "" if found[name] == published else "differs from the complete data set"
+        if name.endswith(".txt") and (args.target / name).is_file():
+            note = recognize(args.target / name) or note or "not the published list"
+        table.add_row(name, str(found[name]), str(published), note)
+    for partition in partitions:
+        table.add_row(
+            partition.destination, str(len(partition.lines)), "", partition.protocol or "no published partition"
+        )
+    console.width = max(console.width, TABLE_WIDTH) if not console.is_terminal else console.width
+    console.print(table)
+    for note in [*shared_images(partitions), *([] if args.dry_run else strays(plan))]:
+        console.print(f"note: {note}", soft_wrap=True)
+    verb = "would be written" if args.dry_run else "written"
+    console.print(f"{args.target}: {len(plan.tasks) - written} files kept, {written} {verb}", soft_wrap=True)
+
+
+def count_planned(plan: Plan, target: Path) -> Counter:
+    """Files by folder, and lines by list, that a plan makes."""
+    files = Counter(task.target.parent.relative_to(target).as_posix() for task in plan.tasks)
+    return files + Counter({name: len(lines) for name, lines in plan.lists.items()})
+
+
+def count_prepared(plan: Plan, target: Path) -> Counter:
+    """Files by folder, and lines by list, that are there."""
+    counts = Counter()
+    for name in plan.published:
+        path = target / name
+        counts[name] = len(visible_files(path)) if path.is_dir() else len(read_lines(path)) if path.is_file() else 0
+    return counts
+
+
+def strays(plan: Plan) -> list[str]:
+    """One line for each folder that holds files of no list: an unlabelled folder would train on them."""
+    targets = {task.target for task in plan.tasks}
+    notes = []
+    for folder in sorted({target.parent for target in targets}):
+        if strange := [path for path in visible_files(folder) if path not in targets]:
+            notes.append(f"{folder} holds {len(strange)} files that are in no list, such as {strange[0].name}")
+    return notes
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files in `folder` but hidden ones, sorted."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -1,0 +1,116 @@
+"""The published partitions: recognising them by their content, and knowing where the settings look for them.
+
+Cityscapes and augmented VOC: Chen et al. (CPS, CVPR 2021); few labels: Zou et al. (PseudoSeg, ICLR 2021).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from furnace.datasets.splits import list_hash, read_lines
+from furnace.utils.errors import UserError
+
+# sha256 of the sorted lines joined by newlines, as splits.list_hash computes it.
+PROTOCOLS = {
+    "a3257dd770f8198bf42a01a9b6cb040a1cb12a0fa89894a1cb0cf4e05d518691": "Cityscapes train, all 2975",
+    "d2db0c3ea3bf90374d2765e13d715afab7f2148b356bcb9191c8e42ebedfee2f": "Cityscapes val, all 500",
+    "0e1739ca2bfeb34b1a10bc43872da2212516fe674ad2b45d261d8b95c6bfa7e2": "Cityscapes 1/2, labelled",
+    "86dcf77d24aeea26d98a27b0c9d9a8cbd0495133abdd959924d450ccb4394ba0": "Cityscapes 1/4, labelled",
+    "615a28bd2996ec7284d6278bab89bd777d7a8426c42c34d3b46e11b95bc56cc5": "Cityscapes 1/8, labelled",
+    "1ba906bde9037314f91243215fe6eeb8353fe330e0c83804b883ab0c6f9958b0": "Cityscapes 1/16, labelled",
+    "1204b7036e537c37800d50b359b8f01d44564894abe8abf132b2eca911aebc2b": "Cityscapes 1/2, unlabelled",
+    "26f51f79db75dedd14788554d7bca1085fb67448d7b451e78919c477d0a53e3f": "Cityscapes 1/4, unlabelled",
+    "3b1ab3b00c52b429bf3bcc92e289dc9eb130692f39546a1898eabf79c5119afd": "Cityscapes 1/8, unlabelled",
+    "11bc655c9258a4bf0d04518b73c23aaf99b466a2abe0da1f36ffede1b8e55aa4": "Cityscapes 1/16, unlabelled",
+    "855dff350b7f447bf43cb98ea626a32e0d0b3b7c5786e03b2712a21355b635bf": "VOC augmented train, all 10582",
+    "129f1fe991729b1862115b77738c938c149c1f167baa02b4b3186aea9f0d6a84": "VOC official train, all 1464",
+    "5338f277730143e02973ac654d6f0fb43e6758bd22769161397c42f08c818e0b": "VOC augmented 1/2, labelled",
+    "fd0e8dca3dac524cf3b8c2b8540bc67bac1fb5df93e562faf35232e90c444295": "VOC augmented 1/4, labelled",
+    "c9ca45b4e688d408cd0856e9d17bdf99a8c9bd1de09d33023e578cdb9a49f1a3": "VOC augmented 1/8, labelled",
+    "baa85754594fcd33c7f06d9ef173db9f70a0c32f826a2958668ee406db9f7c5a": "VOC augmented 1/16, labelled",
+    "42ae9d1941af68208ea7814553f704186d78af00e167240fdce394e7ba9a21a2": "VOC augmented 1/2, unlabelled",
+    "dc5e8c04738506348f5a037465aa196038ad7dcb86abb9c6b60197ce345a41df": "VOC augmented 1/4, unlabelled",
+    "0ff7a0ae65046a6dc058eac0c7ed648d8aa759703c9b74c3b8ed5301b8445c8a": "VOC augmented 1/8, unlabelled",
+    "c38f02fc6adc3443bbd0cb490dae009ed94c6a1915dae8cb4c3123dd573c3a35": "VOC augmented 1/16, unlabelled",
+    "1c27978cdf51017454c1d23e5e93c7e509ef1bb49acd62522ea5392e632e1074": "VOC few labels 732, labelled",
+    "f0e702c687e2ba711cb726ace02e2bb0b5571fd73bb3e2419441cd53c196416b": "VOC few labels 366, labelled",
+    "79b959bccf7753cd70bba8d5abdb7e9c0f16df053ce458916ae19a897149136d": "VOC few labels 183, labelled",
+    "124b0aab2fcd1767214bf465d8fa24dd179c3abe99951a063a92d11c48663987": "VOC few labels 92, labelled",
+    "d65246e0d2ff2c9fe54407179b4e3ede14bc525f6683f6e712c8d2adf3ac1f68": "VOC few labels 732, unlabelled",
+    "df65d19492044d0a8fa7f812d996c67a259f425463c65c09f5c191854cea531c": "VOC few labels 366, unlabelled",
+    "c750fb758a95ae5516cdb6253a806edf259bbf007d24817037f28c540d2d6cfe": "VOC few labels 183, unlabelled",
+    "22be7051e35a974eb3c87790f4b7907a63feb115114b2e3954695be2a30c946c": "VOC few labels 92, unlabelled",
+}
+LISTS_SHOWN = 3
+
+
+def recognize(source: str | Path) -> str | None:
+    """Name of the published protocol that a list is, whatever its order and line ends; None if it is none.
+
+    Raises:
+        UserError: the list is missing, is not text, or is empty.
+    """
+    return PROTOCOLS.get(list_hash(source))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set's partition lists belong.
+
+    Args:
+        destinations: destination below the data set's folder, by a pattern of the published file name;
+            the destination refers to the pattern's groups as in `re.Match.expand`.
+        paths: image and label, below the data set's folder, that a line of a list names.
+    """
+
+    destinations: dict[str, str]
+    paths: Callable[[str], list[str]]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A list of a folder of partitions: the file, where it belongs, its lines, and which protocol it is."""
+
+    source: Path
+    destination: str
+    lines: list[str]
+    protocol: str | None
+
+
+def find_partitions(folder: Path, layout: Layout) -> list[Partition]:
+    """The lists in `folder` and in its folders subset_train*. Raises UserError where there is none."""
+    found: dict[str, Partition] = {}
+    for source in sorted([*folder.glob("*.txt"), *folder.glob("subset_train*/*.txt")]):
+        for pattern, template in layout.destinations.items():
+            if match := re.fullmatch(pattern, source.name):
+                destination = match.expand(template)
+                if destination in found:
+                    raise UserError(f"{source} and {found[destination].source}: both are {destination}; leave one")
+                lines = [line for _, line in read_lines(source)]
+                found[destination] = Partition(source, destination, lines, recognize(source))
+    if not found:
+        raise UserError(f"{folder}: holds no partition, such as subset_train*/train_aug_labeled_1-8.txt")
+    return list(found.values())
+
+
+def check_partition(partition: Partition, layout: Layout, exists: Callable[[str], bool]) -> None:
+    """Raise UserError unless every image and label that the list names `exists`."""
+    missing = [path for line in partition.lines for path in layout.paths(line) if not exists(path)]
+    if missing:
+        shown = ", ".join(missing[:LISTS_SHOWN]) + (", ..." if len(missing) > LISTS_SHOWN else "")
+        raise UserError(
+            f"{partition.source}: {len(missing)} files of the list are not in the prepared data ({shown}); "
+            "prepare the data first, or the list is of another data set"
+        )
+
+
+def shared_images(partitions: list[Partition]) -> list[str]:
+    """One line for each labelled list that shares images with its unlabelled partner."""
+    lines_of = {partition.destination: set(partition.lines) for partition in partitions}
+    notes = []
+    for name, lines in lines_of.items():
+        shared = lines & lines_of.get(name.replace("_labeled", "_unlabeled"), set()) if "_labeled" in name else set()
+        if shared:
+            notes.append(f"{name} shares {len(shared)} with its unlabelled list ({min(shared)})")
+    return notes

