@@ -17,7 +17,7 @@ def load_backbone_weights(network: nn.Module, backbone: str, pretrained_model: s
     """Fill every branch's backbone and return one line that says how many tensors matched and which did not.
 
     Raises:
-        UserError: the file is missing or damaged, or hardly any tensor fits.
+        UserError: the file is missing or damaged, a tensor has another shape, or hardly any fits.
     """
     if pretrained_model is None:
         return "backbone weights: random"
@@ -31,11 +31,12 @@ def fill(backbone: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     needed = [k for k in own if not k.endswith("num_batches_tracked")]
     missing = [k for k in needed if k not in fitting]
+    misshapen = [k for k in missing if k in weights]
     unused = [k for k in weights if k not in fitting and not k.startswith("fc.")]
-    if len(needed) - len(missing) < MATCH_NEEDED * len(needed):
+    if misshapen or len(needed) - len(missing) < MATCH_NEEDED * len(needed):
         raise UserError(
             f"{source}: only {len(needed) - len(missing)} of the backbone's {len(needed)} tensors match "
-            f"(first that does not: {missing[0]}); is it for another backbone or stem than C.backbone?"
+            f"(first that does not: {(misshapen or missing)[0]}); is it for another backbone or stem than C.backbone?"
         )
     own.update(fitting)
     backbone.load_state_dict(own)

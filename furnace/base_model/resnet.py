@@ -1,4 +1,7 @@
-"""Dilated ResNet backbones with the deep stem, on torchvision's ResNet (He et al., CVPR 2016; stem of ResNet-C, He et al., CVPR 2019)."""
+"""Dilated ResNet backbones with the deep stem, on torchvision's ResNet.
+
+He et al., CVPR 2016; the stem is that of ResNet-C, He et al., CVPR 2019.
+"""
 
 from torch import Tensor, nn
 from torchvision.models import resnet as tv
@@ -60,7 +63,7 @@ def deep_stem(channels: int) -> nn.Sequential:
 
 
 def dilate(layer: nn.Sequential, dilations: tuple[int, ...]) -> None:
-    """Turn the stride of `layer` into dilation: block i gets stride 1 and 3x3 convolutions of dilation `dilations[i]`."""
+    """Turn the stride of `layer` into dilation: block i gets stride 1, its 3x3 convolutions dilation `dilations[i]`."""
     for block, dilation in zip(layer, dilations, strict=False):
         for module in block.modules():
             if isinstance(module, nn.Conv2d):

@@ -44,7 +44,7 @@ def read_label(path: Path, num_classes: int) -> np.ndarray:
                     f"{path}: a label must hold one class index a pixel, this is a {file.mode} image; "
                     "convert its colours"
                 )
-            label = np.asarray(file)
+            label = np.array(file)
     except DAMAGED as error:
         raise UserError(f"{path}: can't be decoded; the file is damaged or no image") from error
     wrong = ((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)

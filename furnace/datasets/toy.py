@@ -13,6 +13,8 @@ from furnace.utils.visualize import save_labels, save_picture
 SIDES = (96, 129)  # smallest side, and one past the largest
 SHAPES_PER_IMAGE = (2, 6)
 HUE_SPREAD = 22  # of a class around its own hue, in OpenCV's 180 steps: neighbours overlap
+GROUND_SATURATION = (0, 90)
+SHAPE_SATURATION = (60, 170)
 RATIOS = (4, 8, 16, 32)
 FOLDERS = {"train": 256, "val": 64}
 
@@ -46,13 +48,13 @@ def make_toy(
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One image (H, W, 3) uint8 RGB and its label (H, W) uint8; outlines of shapes are ignored, as in VOC."""
     height, width = rng.integers(*SIDES, 2)
-    image = texture((height, width), rng.integers(0, 180), rng)
+    image = texture((height, width), rng.integers(0, 180), rng.uniform(*GROUND_SATURATION), rng)
     label = np.zeros((height, width), dtype=np.uint8)
     for _ in range(rng.integers(*SHAPES_PER_IMAGE)):
         index = int(rng.integers(1, len(TOY_NAMES)))
         mask = draw_shape(TOY_NAMES[index], (height, width), rng)
         hue = (index - 1) * 180 / (len(TOY_NAMES) - 1) + rng.normal(0, HUE_SPREAD)
-        image[mask] = texture((height, width), int(hue) % 180, rng)[mask]
+        image[mask] = texture((height, width), int(hue) % 180, rng.uniform(*SHAPE_SATURATION), rng)[mask]
         label[mask] = index
         outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         label[outline > 0] = IGNORE_INDEX
@@ -61,8 +63,8 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return noisy.clip(0, 255).astype(np.uint8), label
 
 
-def texture(size: tuple[int, int], hue: int, rng: np.random.Generator) -> np.ndarray:
-    """A plain, striped, spotted or cloudy surface (H, W, 3) uint8 RGB around a hue (0 to 179)."""
+def texture(size: tuple[int, int], hue: int, saturation: float, rng: np.random.Generator) -> np.ndarray:
+    """A plain, striped, spotted or cloudy surface (H, W, 3) uint8 RGB of a hue (0 to 179) and a saturation (0 to 255)."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -77,8 +79,7 @@ def texture(size: tuple[int, int], hue: int, rng: np.random.Generator) -> np.nda
         clouds = rng.normal(0, 1, (size[0] // 8 + 2, size[1] // 8 + 2)).astype(np.float32)
         pattern = cv2.resize(clouds, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
     value = 150 + rng.uniform(20, 70) * pattern
-    saturation = np.full(size, rng.uniform(60, 170), np.float32)
-    hsv = np.stack([np.full(size, hue, np.float32), saturation, value.clip(30, 255)], axis=2)
+    hsv = np.stack([np.full(size, hue), np.full(size, saturation), value.clip(30, 255)], axis=2)
     return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
 
 

@@ -20,7 +20,7 @@ from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.recipe import recipe_table, write_record
-from furnace.methods.build import build_method, build_network
+from furnace.methods.build import METHODS, build_method, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
@@ -58,7 +58,7 @@ class Trainer:
             )
         snapshot = load_snapshot(resume) if resume else None
         torch.manual_seed(C.seed)
-        self.dataset = build_train_set(C)
+        self.dataset = build_train_set(C, METHODS[C.method].unlabeled)
         self.network = build_network(C, pretrained=snapshot is None).to(device)
         self.learner = Learner(
             self.network,

@@ -90,7 +90,7 @@ class Settings(BaseModel):
     num_workers: NonNegativeInt = Field(4, description="loader processes per device; 0 loads in the training process")
 
     # Method
-    method: Literal["cpcl"] = Field("cpcl", description="training method")
+    method: Literal["cpcl", "supervised"] = Field("cpcl", description="training method")
     labeled_ratio: PositiveInt = Field(REQUIRED, description="1/labeled_ratio of the images are labelled")
     unsup_weight: float = Field(REQUIRED, description="weight of the unsupervised losses", ge=0)
     cutmix_mask_prop_range: Floats = Field(
