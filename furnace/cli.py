@@ -1,14 +1,20 @@
 """The commands of an experiment folder: their arguments, and what they start."""
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from furnace.engine.distributed import parse_devices
+from furnace.engine.distributed import launch, local_device, parse_devices, start, stop
 from furnace.engine.evaluator import BRANCHES, Evaluator
 from furnace.engine.trainer import Trainer
-from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.config import Settings, load_config, parse_overrides
 
 
 def train(folder: str | Path, argv: list[str] | None = None) -> None:
@@ -17,9 +23,8 @@ def train(folder: str | Path, argv: list[str] | None = None) -> None:
     parser.add_argument("-c", "--continue", dest="resume", metavar="PATH", help="continue from this snapshot")
     parser.add_argument("--overwrite", action="store_true", help="start anew where there are snapshots already")
     args = parser.parse_args(argv)
-    C = load_config(folder, parse_overrides(args.override))
-    device = parse_devices(args.devices)[0]
-    Trainer(C, device, args.resume, args.overwrite).fit()
+    with prepared(folder, args) as (C, device):
+        Trainer(C, device, args.resume, args.overwrite).fit()
 
 
 def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
@@ -39,12 +44,9 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
         "-p", "--save-path", metavar="FOLDER", help="where to (default: predictions/ in the log folder)"
     )
     args = parser.parse_args(argv)
-    C = load_config(folder, parse_overrides(args.override))
-    device = parse_devices(args.devices)[0]
-    save_to = (args.save_path or Path(C.log_dir) / "predictions") if args.save or args.save_path else None
-    Evaluator(C, device, args.branch, save_to).run(args.epochs)
-    if save_to:
-        Console().print(f"pictures: {save_to}", soft_wrap=True)
+    with prepared(folder, args) as (C, device):
+        save_to = (args.save_path or Path(C.log_dir) / "predictions") if args.save or args.save_path else None
+        Evaluator(C, device, args.branch, save_to).run(args.epochs)
 
 
 TRAIN_EXAMPLES = """examples:
@@ -69,5 +71,30 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
     parser.add_argument(
         "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
     )
-    parser.add_argument("--settings", action="store_true", help="print every setting and stop")
+    parser.add_argument("--settings", action="store_true", help="print every setting, its value and meaning, and stop")
     return parser
+
+
+@contextmanager
+def prepared(folder: str | Path, args: argparse.Namespace) -> Iterator[tuple[Settings, torch.device]]:
+    """The settings and this process's device, all processes having joined; with several devices, start those first."""
+    C = load_config(folder, parse_overrides(args.override))
+    if args.settings:
+        Console().print(settings_table(C))
+        sys.exit()
+    devices = parse_devices(args.devices)
+    launch(devices)
+    device = local_device(devices)
+    start(device)
+    try:
+        yield C, device
+    finally:
+        stop()
+
+
+def settings_table(C: Settings) -> Table:
+    """Every setting with its value and meaning."""
+    table = Table("setting", "value", "meaning", title=f"settings of {C.this_dir}")
+    for name, field in Settings.model_fields.items():
+        table.add_row(name, escape(str(getattr(C, name))), escape(field.description))
+    return table

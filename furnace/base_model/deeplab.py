@@ -1,10 +1,10 @@
 """DeepLabv3+ (Chen et al., ECCV 2018): atrous spatial pyramid pooling, decoder and classifier."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from furnace.base_model.resnet import DilatedResNet
+from furnace.seg_opr.interpolate import upsample
 
 ASPP_RATES = (6, 12, 18)
 REDUCED_CHANNELS = 48
@@ -81,9 +81,6 @@ class DeepLabV3Plus(nn.Module):
         self.classifier = nn.Conv2d(head_channels, num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.head(*self.backbone(images)))
-
-
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of maps (B, C, h, w) to (B, C, *size), corners aligned."""
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+        logits = self.classifier(self.head(*self.backbone(images)))
+        # Under autocast the losses still work in float32; the map is small here.
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

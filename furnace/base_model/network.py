@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from furnace.base_model.deeplab import DeepLabV3Plus, upsample
-from furnace.base_model.pretrained import load_backbone_weights
+from furnace.base_model.deeplab import DeepLabV3Plus
+from furnace.base_model.pretrained import IMAGENET, load_backbone_weights
+from furnace.seg_opr.interpolate import upsample
 
-IMAGENET = "imagenet"
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
 

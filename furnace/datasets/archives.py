@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from furnace.utils.errors import UserError
 
 MAX_MEMBER_BYTES = 64 * 2**20  # no image or label of these data sets comes near; memory is asked for below it only
-HASH_CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class TarSource(Source):
             for info in tar:
                 if not info.isdir():
                     yield info.name, Entry(info.size, info.isfile())
+            while tar.fileobj.read(CHUNK_BYTES):  # a compressed file's checksum comes at its very end
+                pass
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         wanted = set(names)
@@ -194,7 +196,7 @@ def published_difference(path: str | Path, md5: str, size: int | None = None) ->
         return f"{path.name} has {found} bytes, the published archive has {size}: incomplete, or another version"
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
+        while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     if digest.hexdigest() != md5:
         return f"{path.name} has the md5 {digest.hexdigest()}, the published archive has {md5}"

@@ -36,6 +36,11 @@ class TrainBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return TrainBatch(**{name: None if value is None else function(value) for name, value in values.items()})
 
+    def split(self, parts: int) -> list["TrainBatch"]:
+        """The batch in `parts` of the same size, one after another."""
+        size = len(self.images) // parts
+        return [self.map(lambda tensor, i=i: tensor[i * size : (i + 1) * size]) for i in range(parts)]
+
     def pin_memory(self) -> "TrainBatch":
         return self.map(Tensor.pin_memory)
 

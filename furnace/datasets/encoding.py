@@ -8,6 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from furnace.datasets.reading import is_cut_off
 from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.visualize import Palette, full_palette
 
@@ -16,6 +17,8 @@ PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 def check_jpeg(content: bytes) -> bytes:
     """`content` itself. Raises where it can't be decoded to the end."""
+    if is_cut_off(content):
+        raise ValueError("a truncated JPEG")
     with Image.open(BytesIO(content), formats=["JPEG"]) as image:
         image.load()
     return content
@@ -30,7 +33,7 @@ def check_png(content: bytes) -> bytes:
 
 def decode_indices(content: bytes) -> np.ndarray:
     """A label PNG as (H, W) uint8 of its values; a palette image gives its indices. Raises where it is no such PNG."""
-    with Image.open(BytesIO(content), formats=["PNG"]) as image:
+    with Image.open(BytesIO(check_png(content)), formats=["PNG"]) as image:
         if image.mode not in ("L", "P"):
             raise ValueError(f"a {image.mode} image, where a label holds one class index a pixel")
         return np.asarray(image)

@@ -58,12 +58,14 @@ class Plan:
         tasks: files to make.
         lists: lines by the list's path below the data set's folder.
         published: files in a folder, or lines of a list, of the complete data set, by path below its folder.
+        known: the lists of which `PROTOCOLS` has the published content.
         warnings: what the user should know.
     """
 
     tasks: list[Task] = field(default_factory=list)
     lists: dict[str, list[str]] = field(default_factory=dict)
     published: dict[str, int] = field(default_factory=dict)
+    known: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
 
 
@@ -150,7 +152,10 @@ def is_complete(task: Task) -> bool:
 
 def carry_out(tasks: list[Task], link: bool) -> None:
     """Make the files of `tasks`: members are read one after the other, and converted in threads."""
-    check_space(tasks, link)
+    if not tasks:
+        return
+    if not link:
+        check_space(tasks)
     threads = thread_count()
     waiting: deque[Future] = deque()
     with progress_bar() as progress, ThreadPoolExecutor(threads) as pool:
@@ -188,10 +193,8 @@ def make_file(task: Task, content: bytes, link: bool) -> None:
         write_atomically(task.target, made)
 
 
-def check_space(tasks: list[Task], link: bool) -> None:
+def check_space(tasks: list[Task]) -> None:
     """Raise UserError unless the disk has room for the files of `tasks`."""
-    if not tasks or link:
-        return
     folder = next(parent for parent in tasks[0].target.absolute().parents if parent.is_dir())
     needed = sum(task.source.entries[task.member].size for task in tasks)
     free = shutil.disk_usage(folder).free
@@ -207,8 +210,8 @@ def print_summary(plan: Plan, partitions: list[Partition], written: int, args: N
     found = count_planned(plan, args.target) if args.dry_run else count_prepared(plan, args.target)
     for name, published in plan.published.items():
         note = "" if found[name] == published else "differs from the complete data set"
-        if name.endswith(".txt") and (args.target / name).is_file():
-            note = recognize(args.target / name) or note or "not the published list"
+        if name in plan.known and (args.target / name).is_file():
+            note = recognize(args.target / name) or note or "other images than the published list"
         table.add_row(name, str(found[name]), str(published), note)
     for partition in partitions:
         table.add_row(
@@ -218,8 +221,9 @@ def print_summary(plan: Plan, partitions: list[Partition], written: int, args: N
     console.print(table)
     for note in [*shared_images(partitions), *([] if args.dry_run else strays(plan))]:
         console.print(f"note: {note}", soft_wrap=True)
-    verb = "would be written" if args.dry_run else "written"
-    console.print(f"{args.target}: {len(plan.tasks) - written} files kept, {written} {verb}", soft_wrap=True)
+    if plan.tasks:
+        verb = "would be written" if args.dry_run else "written"
+        console.print(f"{args.target}: {len(plan.tasks) - written} files kept, {written} {verb}", soft_wrap=True)
 
 
 def count_planned(plan: Plan, target: Path) -> Counter:

@@ -30,12 +30,12 @@ class Snapshot:
 
 
 def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
-    """Whether a snapshot is due after `epoch` (from 0): every `snapshot_iter` epochs past the first sixth, and at the end."""
+    """Whether a snapshot is due after `epoch` (from 0): every `snapshot_iter` past the first sixth, and at the end."""
     return epoch == nepochs - 1 or (epoch > nepochs // 6 and epoch % snapshot_iter == 0)
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, flush it to the disk and rename it to `path`: `path` is old or new, never half.
+    """Let `write` fill a temporary file, flush it to the disk and rename it: `path` is old or new, never half.
 
     Raises:
         UserError: the disk is full or the folder can't be written; what was there stays.

@@ -1,6 +1,7 @@
 """Processes of one run: PyTorch's own launcher and collectives, and what each process may do."""
 
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -28,8 +29,40 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def start(device: torch.device) -> None:
+    """Join the other processes that torchrun started, over NCCL on GPUs and gloo on CPUs."""
+    if launched() and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.index else None)
+
+
+def stop() -> None:
+    """Leave the group of processes, if this is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def local_device(devices: Sequence[torch.device]) -> torch.device:
+    """The device of this process: that of its number on this machine, where torchrun started it."""
+    if not launched() or devices[0].type == "cpu":
+        return devices[0]
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def launch(devices: Sequence[torch.device]) -> None:
+    """Replace this process by torchrun with one process per device, if there are several and it isn't running yet."""
+    if launched() or len(devices) == 1:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[device.index] for device in devices)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(devices)}"]
+    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])
+
+
 def parse_devices(text: str | None) -> list[torch.device]:
-    """The devices that `-d` names: "0", "0,2", "0-3", "*" or "cpu"; without it all GPUs there are, else the CPU.
+    """The devices that `-d` names: "0", "0,2", "0-3", "*" or "cpu"; without it the first GPU, else the CPU.
 
     Raises:
         UserError: not of that form, named twice, or there is no such device.

@@ -17,6 +17,7 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.checkpoint import find_snapshots, load_network, load_snapshot, write_whole
+from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.monitor import logger, open_log, progress_bar
 from furnace.methods.build import build_network
 from furnace.seg_opr.confusion import Scores, confusion_matrix, scores
@@ -66,7 +67,7 @@ class Evaluator:
     ):
         self.C, self.device, self.branch = C, device, branch
         self.save_to = Path(save_to) if save_to else None
-        self.console = console or Console()
+        self.console = console or Console(quiet=rank() > 0)
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.samples: list[Sample] = read_list(C.eval_source, C.dataset_path, C.eval_folder)
         self.network = build_network(C, pretrained=False).to(device).eval()
@@ -75,15 +76,17 @@ class Evaluator:
     def run(self, which: str) -> list[Result]:
         """Evaluate the snapshots that `which` names (see `find_snapshots`); print, log and save their scores."""
         paths = find_snapshots(which, self.C.snapshot_dir)
-        open_log(self.C.log_dir, "val", self.console)
+        if rank() == 0:
+            open_log(self.C.log_dir, "val", self.console)
         results = []
         for path in paths:
             snapshot = load_snapshot(path)
             load_network(self.network, snapshot, path)
             result = self.evaluate(path, snapshot.epoch)
-            self.report(result)
             results.append(result)
-            self.save_results(results)
+            if rank() == 0:
+                self.report(result)
+                self.save_results(results)
         if len(results) > 1:
             best = max(results, key=lambda result: result.scores.miou)
             logger.info(f"best of {len(results)}: {Path(best.snapshot).name}, mIoU {percent(best.scores.miou)}")
@@ -91,18 +94,20 @@ class Evaluator:
 
     @torch.inference_mode()
     def evaluate(self, path: Path, epoch: int) -> Result:
-        """Scores of the network as it is, over the whole validation list."""
+        """Scores of the network as it is, over the whole validation list; each process takes every n-th image."""
         K = self.C.num_classes
         confusion = torch.zeros(K, K, dtype=torch.int64, device=self.device)
+        share = self.samples[rank() :: world_size()]
         begin = time.perf_counter()
         with progress_bar(self.console) as progress:
-            task = progress.add_task(path.stem, total=len(self.samples), figures="")
-            for name, image, label in build_eval_loader(self.C, self.samples):
+            task = progress.add_task(path.stem, total=len(share))
+            for name, image, label in build_eval_loader(self.C, share):
                 prediction = self.predict(image).argmax(0)
                 confusion += confusion_matrix(torch.as_tensor(label).to(self.device), prediction, K)
                 if self.save_to:
                     self.save_pictures(path.stem, name, np.asarray(image), np.asarray(label), prediction)
                 progress.advance(task)
+        confusion = whole_batch().total(confusion)
         seconds = time.perf_counter() - begin
         return Result(str(path), epoch, self.branch, len(self.samples), seconds, confusion.cpu(), scores(confusion))
 

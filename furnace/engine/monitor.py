@@ -2,15 +2,20 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from tensorboardX import SummaryWriter
 from torch import Tensor
+
+from furnace.engine.distributed import rank
+from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
 logger = logging.getLogger("furnace")
 
@@ -36,16 +41,26 @@ def open_log(folder: str | Path, kind: str, console: Console) -> Path:
     return path
 
 
-def progress_bar(console: Console) -> Progress:
-    """A bar with count, time spent and time left, and room for a line of figures under it."""
-    return Progress(
+class FiguresProgress(Progress):
+    """Progress bars with a line of figures under them."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.figures:
+            yield Text(self.figures, style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def progress_bar(console: Console) -> FiguresProgress:
+    """A bar with count, time spent and time left."""
+    return FiguresProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
         console=console,
         refresh_per_second=4,
     )
@@ -60,6 +75,7 @@ class Monitor:
         niters_per_epoch: for the epoch in the bar.
         record_iter, display_iter: iterations between TensorBoard records and between lines of the text log.
         console: where the bar is drawn.
+        whole: averages the figures over the processes; only the first shows and writes them.
 
     A context manager; within it, call `step` after every iteration.
     """
@@ -74,12 +90,14 @@ class Monitor:
         record_iter: int,
         display_iter: int,
         console: Console,
+        whole: WholeBatch = ALONE,
     ):
+        self.whole, self.first = whole, rank() == 0
         self.niters_per_epoch, self.total = niters_per_epoch, total
         self.record_iter, self.display_iter = record_iter, display_iter
         self.progress = progress_bar(console)
-        self.task = self.progress.add_task("epoch 0", total=total, completed=start, figures="")
-        self.writer = SummaryWriter(str(Path(folder) / "tb"))
+        self.task = self.progress.add_task("epoch 0", total=total, completed=start)
+        self.writer = SummaryWriter(str(Path(folder) / "tb"), write_to_disk=self.first)
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.since = time.perf_counter()
@@ -104,12 +122,13 @@ class Monitor:
 
     def _report(self, iteration: int, lr: float) -> None:
         names = list(self.sums)
-        means = dict(zip(names, (torch.stack([self.sums[n] for n in names]) / self.count).tolist(), strict=True))
+        means = self.whole.mean(torch.stack([self.sums[n] for n in names]) / self.count)
+        means = dict(zip(names, means.tolist(), strict=True))
         seconds = (time.perf_counter() - self.since) / self.count
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
 
         figures = " ".join(f"{name} {value:.3f}" for name, value in means.items()) + f" lr {lr:.2e}"
-        self.progress.update(self.task, figures=figures)
+        self.progress.figures = figures
         for name, value in means.items():
             self.writer.add_scalar(f"train/{name}", value, iteration)
         self.writer.add_scalar("train/lr", lr, iteration)

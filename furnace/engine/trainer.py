@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from furnace.datasets.dataset import TrainBatch
 from furnace.datasets.loaders import build_train_loader, build_train_set
@@ -49,7 +50,7 @@ class Trainer:
         console: Console | None = None,
     ):
         self.C, self.device = C, device
-        self.console = console or Console()
+        self.console = console or Console(quiet=rank() > 0)
         present = list_epochs(C.snapshot_dir)
         if present and not (resume or overwrite):
             raise UserError(
@@ -59,7 +60,11 @@ class Trainer:
         snapshot = load_snapshot(resume) if resume else None
         torch.manual_seed(C.seed)
         self.dataset = build_train_set(C, METHODS[C.method].unlabeled)
-        self.network = build_network(C, pretrained=snapshot is None).to(device)
+        check_shares(C)
+        self.memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.network = build_network(C, pretrained=snapshot is None).to(device, memory_format=self.memory_format)
+        if C.sync_bn and device.type == "cuda" and world_size() > 1:
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         self.learner = Learner(
             self.network,
             build_method(C, whole_batch()).to(device),
@@ -68,6 +73,9 @@ class Trainer:
             momentum=C.momentum,
             weight_decay=C.weight_decay,
             total_iterations=C.nepochs * C.niters_per_epoch,
+            amp=chosen(C.amp, device, "bf16"),
+            accumulate=C.accumulate,
+            compiled=chosen(C.compile, device, "on") == "on",
         )
         self.normalize = Normalize(C.image_mean, C.image_std).to(device)
         self.start_iteration = self._continue_from(snapshot, resume) if snapshot else 0
@@ -97,7 +105,7 @@ class Trainer:
         """A loader's batch on the device, images normalised, labels int64."""
         batch = batch.to(self.device)
         images = {
-            name: self.normalize(value)
+            name: self.normalize(value).contiguous(memory_format=self.memory_format)
             for name in ("images", "unlabeled_0", "unlabeled_1")
             if (value := getattr(batch, name)) is not None
         }
@@ -140,4 +148,20 @@ class Trainer:
             record_iter=record_iter,
             display_iter=C.display_iter,
             console=self.console,
+            whole=whole_batch(),
+        )
+
+
+def chosen(setting: str, device: torch.device, on_gpu: str) -> str:
+    """A setting of C.amp or C.compile; "auto" is `on_gpu` there, and off on a CPU."""
+    return setting if setting != "auto" else on_gpu if device.type == "cuda" else "off"
+
+
+def check_shares(C: Settings) -> None:
+    """Raise UserError unless the batch falls into equal shares, of two images at least for BatchNorm."""
+    shares = world_size() * C.accumulate
+    if C.batch_size % shares or C.batch_size // shares < 2:
+        raise UserError(
+            f"C.batch_size = {C.batch_size} must give {world_size()} process(es) x C.accumulate = {C.accumulate} "
+            f"equal shares of two images at least; {2 * shares} would do"
         )

@@ -11,7 +11,6 @@ from furnace.seg_opr.losses import IGNORE_INDEX, MeanCrossEntropy, OhemCrossEntr
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.config import Settings
 
-
 METHODS = {"cpcl": CPCL, "supervised": Supervised}
 
 

@@ -1,13 +1,13 @@
 """Conservative-progressive collaborative learning (Fan et al., IEEE TIP 2023, doi 10.1109/TIP.2023.3242819)."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainBatch
 from furnace.methods.method import Method, Outcome
 from furnace.seg_opr.losses import weighted_cross_entropy
-from furnace.seg_opr.pseudo_label import make_pseudo_labels
+from furnace.seg_opr.pseudo_label import Votes, combine, cutmix, vote_mixed
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
 
@@ -25,18 +25,19 @@ class CPCL(Method):
         self.criterion, self.unsup_weight, self.whole = criterion, unsup_weight, whole
 
     def forward(self, network: Network, batch: TrainBatch) -> Outcome:
-        loss_sup_1 = self.criterion(network(batch.images, 1), batch.labels)
-        loss_sup_2 = self.criterion(network(batch.images, 2), batch.labels)
+        loss_sup_1 = self.criterion(network.quarter_logits(batch.images, 1), batch.labels)
+        loss_sup_2 = self.criterion(network.quarter_logits(batch.images, 2), batch.labels)
 
         with torch.no_grad():
-            teachers = [teacher_logits(network, batch, branch) for branch in (1, 2)]
-            pseudo = make_pseudo_labels(*teachers, whole=self.whole)
+            votes_1, votes_2 = teacher_votes(network, batch, 1), teacher_votes(network, batch, 2)
+            pseudo = combine(votes_1, votes_2, network.num_classes, self.whole)
 
         mixed = cutmix(batch.unlabeled_0, batch.unlabeled_1, batch.mask)
+        student_1, student_2 = network.quarter_logits(mixed, 1), network.quarter_logits(mixed, 2)
         loss_inter = weighted_cross_entropy(
-            network(mixed, 1), pseudo.intersection, pseudo.weight_intersection, whole=self.whole
+            student_1, pseudo.intersection, pseudo.weight_intersection, whole=self.whole
         )
-        loss_union = weighted_cross_entropy(network(mixed, 2), pseudo.union, pseudo.weight_union, whole=self.whole)
+        loss_union = weighted_cross_entropy(student_2, pseudo.union, pseudo.weight_union, whole=self.whole)
 
         loss = loss_sup_1 + loss_sup_2 + self.unsup_weight * (loss_inter + loss_union)
         scalars = {
@@ -50,14 +51,11 @@ class CPCL(Method):
         return Outcome(loss, {name: value.detach() for name, value in scalars.items()}, pseudo)
 
 
-def teacher_logits(network: Network, batch: TrainBatch, branch: int) -> Tensor:
-    """One branch's logits (B, K, H, W) of both unlabelled images, mixed as the images will be.
+def teacher_votes(network: Network, batch: TrainBatch, branch: int) -> Votes:
+    """One branch's labels of the mixed unlabelled images, from its logits of each, mixed as the images will be.
 
     Two passes, not one of twice the size: in training mode BatchNorm sees each batch on its own.
     """
-    return cutmix(network(batch.unlabeled_0, branch), network(batch.unlabeled_1, branch), batch.mask)
-
-
-def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
-    """`inside` (B, C, H, W) where the mask (B, 1, H, W) is 1, `outside` where it is 0."""
-    return torch.where(mask.bool(), inside, outside)
+    logits_u0 = network.quarter_logits(batch.unlabeled_0, branch)
+    logits_u1 = network.quarter_logits(batch.unlabeled_1, branch)
+    return vote_mixed(logits_u0, logits_u1, batch.mask)

@@ -1,11 +1,14 @@
 """Supervised and unsupervised cross entropies over pixels.
 
-OHEM: Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
+Logits may have a lower resolution than the labels: they are upsampled image by image (see `upsampled`). OHEM:
+Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from furnace.seg_opr.upsampled import full_size, map_images, sum_over_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
 IGNORE_INDEX = 255
@@ -21,7 +24,7 @@ def mean_cross_entropy(
     """Cross entropy, averaged (with the class weights) over the pixels that are not ignored; 0 if all are.
 
     Args:
-        logits: (B, K, H, W) floating point.
+        logits: (B, K, h, w) floating point, at the resolution of the labels or lower.
         labels: (B, H, W) int64.
         class_weight: (K,) or None.
         ignore_index: label of the pixels that do not count.
@@ -30,12 +33,16 @@ def mean_cross_entropy(
     Returns:
         () of the dtype of `logits`.
     """
-    total = F.cross_entropy(logits, labels, class_weight, ignore_index=ignore_index, reduction="sum")
+
+    def image_loss(logits: Tensor, labels: Tensor) -> Tensor:
+        logits = full_size(logits, labels.shape[-2:])
+        return F.cross_entropy(logits, labels, class_weight, ignore_index=ignore_index, reduction="sum")
+
     valid = labels != ignore_index
     weight = valid if class_weight is None else class_weight[labels.where(valid, 0)] * valid
-    # Where nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
     normalizer = whole.mean(weight.sum(dtype=logits.dtype))
-    return total / normalizer.where(normalizer > 0, 1)
+    # Where nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
+    return sum_over_images(image_loss, logits, labels) / normalizer.where(normalizer > 0, 1)
 
 
 def weighted_cross_entropy(
@@ -44,7 +51,7 @@ def weighted_cross_entropy(
     """Cross entropy times a weight per pixel, averaged over all pixels, the ignored ones counting as 0.
 
     Args:
-        logits: (B, K, H, W) floating point.
+        logits: (B, K, h, w) floating point, at the resolution of the labels or lower.
         labels: (B, H, W) int64.
         weight: (B, H, W).
         ignore_index, whole: as in `mean_cross_entropy`.
@@ -52,8 +59,15 @@ def weighted_cross_entropy(
     Returns:
         () of the dtype of `logits`.
     """
-    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-    return (losses * weight).sum() / whole.mean(logits.new_tensor(labels.numel()))
+
+    def image_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        losses = F.cross_entropy(
+            full_size(logits, labels.shape[-2:]), labels, ignore_index=ignore_index, reduction="none"
+        )
+        return (losses * weight).sum()
+
+    pixels = whole.mean(torch.full((), labels.numel(), dtype=logits.dtype, device=logits.device))
+    return sum_over_images(image_loss, logits, labels, weight) / pixels
 
 
 def hard_pixels(
@@ -72,7 +86,12 @@ def hard_pixels(
     if min_kept == 0:
         return labels
     valid = labels != ignore_index
-    probability = logits.detach().softmax(1).gather(1, labels.where(valid, 0).unsqueeze(1)).squeeze(1)
+
+    def label_probability(logits: Tensor, labels: Tensor) -> tuple[Tensor]:
+        probability = full_size(logits, labels.shape[-2:]).softmax(1)
+        return (probability.gather(1, labels.unsqueeze(1)).squeeze(1),)
+
+    (probability,) = map_images(label_probability, logits, labels.where(valid, 0))
     probability = probability.where(valid, 1)
     everywhere = whole.gather(probability.flatten())
     kth_smallest = everywhere.kthvalue(min(min_kept, everywhere.numel())).values
@@ -102,7 +121,7 @@ class OhemCrossEntropy(MeanCrossEntropy):
         class_weight: (K,) or None.
         whole: how to sum over the processes that share the batch.
 
-    `forward(logits (B, K, H, W), labels (B, H, W) int64)` gives ().
+    `forward(logits (B, K, h, w), labels (B, H, W) int64)` gives ().
     """
 
     def __init__(

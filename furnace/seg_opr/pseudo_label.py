@@ -1,13 +1,22 @@
 """Pseudo labels of CPCL (Fan et al., IEEE TIP 2023): intersection, union, and their confidence weights."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from furnace.seg_opr.confusion import confusion_matrix
 from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.seg_opr.upsampled import full_size, map_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
+
+
+class Votes(NamedTuple):
+    """What one teacher says of each pixel: `labels` (B, H, W) int64, and their soft-max `confidence` (B, H, W)."""
+
+    labels: Tensor
+    confidence: Tensor
 
 
 @dataclass(frozen=True)
@@ -21,8 +30,7 @@ class PseudoLabels:
         weight_intersection, weight_union: (B, H, W), confidence of those labels.
         class_weight: (K,) float64, share of each class in the disagreement.
         overlap: () float64, share of the pixels on which the teachers agree.
-        labels: (2, B, H, W) int64, each teacher's own labels.
-        confidence: (2, B, H, W), their soft-max probabilities.
+        votes: each teacher's own labels and confidence.
     """
 
     intersection: Tensor
@@ -31,44 +39,53 @@ class PseudoLabels:
     weight_union: Tensor
     class_weight: Tensor
     overlap: Tensor
-    labels: Tensor
-    confidence: Tensor
+    votes: tuple[Votes, Votes]
 
 
 def make_pseudo_labels(logits_1: Tensor, logits_2: Tensor, whole: WholeBatch = ALONE) -> PseudoLabels:
     """Combine the mixed teacher logits (B, K, H, W) of both networks; agreement is counted over the whole batch."""
-    confidence_1, labels_1 = logits_1.softmax(1).max(1)
-    confidence_2, labels_2 = logits_2.softmax(1).max(1)
-    num_classes = logits_1.shape[1]
-    agreement = whole.total(confusion_matrix(labels_1, labels_2, num_classes))
+    return combine(vote(logits_1), vote(logits_2), logits_1.shape[1], whole)
+
+
+def vote(logits: Tensor) -> Votes:
+    """The likeliest class of each pixel and its probability, from logits (B, K, H, W)."""
+    confidence, labels = logits.softmax(1).max(1)
+    return Votes(labels, confidence)
+
+
+def vote_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Votes:
+    """`vote` on CutMix of two logit maps (B, K, h, w), upsampled to the mask (B, 1, H, W): the second where it is 1."""
+
+    def image_vote(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Votes:
+        size = mask.shape[-2:]
+        return vote(cutmix(full_size(logits_0, size), full_size(logits_1, size), mask))
+
+    return Votes(*map_images(image_vote, logits_0, logits_1, mask))
+
+
+def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+    """`inside` (B, C, H, W) where the mask (B, 1, H, W) is 1, `outside` where it is 0."""
+    return torch.where(mask.bool(), inside, outside)
+
+
+def combine(first: Votes, second: Votes, num_classes: int, whole: WholeBatch = ALONE) -> PseudoLabels:
+    """Intersection and union of two teachers' votes; agreement is counted over the whole batch."""
+    agreement = whole.total(confusion_matrix(first.labels, second.labels, num_classes))
     # The identity keeps the shares finite for classes that nobody predicts.
     agreement = agreement + torch.eye(num_classes, dtype=agreement.dtype, device=agreement.device)
-    return combine(labels_1, labels_2, confidence_1, confidence_2, agreement)
-
-
-def combine(
-    labels_1: Tensor, labels_2: Tensor, confidence_1: Tensor, confidence_2: Tensor, agreement: Tensor
-) -> PseudoLabels:
-    """Intersection and union of two label maps.
-
-    Args:
-        labels_1, labels_2: (B, H, W) int64.
-        confidence_1, confidence_2: (B, H, W), probability of those labels.
-        agreement: (K, K) counts of `labels_1` (rows) and `labels_2` (columns), identity included.
-    """
     class_weight = disagreement(agreement)
-    agree = labels_1 == labels_2
-    first = agree | (class_weight[labels_1] > class_weight[labels_2])
-    mean_confidence = (confidence_1 + confidence_2) / 2
+
+    agree = first.labels == second.labels
+    take_first = agree | (class_weight[first.labels] > class_weight[second.labels])
+    mean_confidence = (first.confidence + second.confidence) / 2
     return PseudoLabels(
-        intersection=labels_1.where(agree, IGNORE_INDEX),
-        union=labels_1.where(first, labels_2),
+        intersection=first.labels.where(agree, IGNORE_INDEX),
+        union=first.labels.where(take_first, second.labels),
         weight_intersection=mean_confidence,
-        weight_union=mean_confidence.where(agree, confidence_1.where(first, confidence_2)),
+        weight_union=mean_confidence.where(agree, first.confidence.where(take_first, second.confidence)),
         class_weight=class_weight,
         overlap=agreement.diag().sum().double() / agreement.sum(),
-        labels=torch.stack([labels_1, labels_2]),
-        confidence=torch.stack([confidence_1, confidence_2]),
+        votes=(first, second),
     )
 
 

@@ -54,11 +54,13 @@ def build_parser() -> ArgumentParser:
 
 def plan_city(images: Source, labels: Source, target: Path) -> Plan:
     """What the two sources give; test images are taken where they are there. Raises UserError."""
-    plan = Plan()
+    plan = Plan(known=tuple(f"config_new/{split}.txt" for split in LABELLED))
     for split, count in COUNTS.items():
         folder, label_folder = f"images/{split}", f"segmentation/{split}"
         pictures = images.find(rf"(?:(?:.*/)?leftImg8bit/)?{split}/[a-z]+/({FRAME})_leftImg8bit\.png")
-        frames, lines = sorted(pictures), [f"/{folder}/{frame}.png" for frame in sorted(pictures)]
+        frames = sorted(pictures)
+        lines = [f"/{folder}/{frame}.png" for frame in frames]
+        plan.published[folder] = count
         plan.tasks += make_tasks(images, pictures, frames, target / folder, ".png", check_png)
         if split in LABELLED:
             maps = labels.find(rf"(?:(?:.*/)?gtFine/)?{split}/[a-z]+/({FRAME})_gtFine_labelIds\.png")
@@ -70,7 +72,7 @@ def plan_city(images: Source, labels: Source, target: Path) -> Plan:
             plan.published[label_folder] = count
         if frames:
             plan.lists[f"config_new/{split}.txt"] = lines
-        plan.published |= {folder: count, f"config_new/{split}.txt": count}
+        plan.published[f"config_new/{split}.txt"] = count
     return plan
 
 

@@ -100,6 +100,7 @@ def plan_voc(voc: Source, sbd: Source, target: Path) -> Plan:
         ],
         lists={"train_aug.txt": augmented, "train.txt": train, "val.txt": val},
         published=PUBLISHED,
+        known=("train_aug.txt", "train.txt"),
     )
 
 

@@ -130,6 +130,12 @@ class Settings(BaseModel):
     max_samples: PositiveInt = Field(REQUIRED, description="samples an epoch")
     niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations an epoch")
 
+    # Speed
+    amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="mixed precision; auto: bf16 on a GPU")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on a GPU")
+    accumulate: PositiveInt = Field(1, description="parts of a batch that pass one after another, to save memory")
+    sync_bn: bool = Field(True, description="BatchNorm over the batches of all GPUs")
+
     # Snapshots and logs
     snapshot_iter: PositiveInt = Field(2, description="epochs between snapshots, after the first sixth of the run")
     record_info_iter: PositiveInt = Field(20, description="iterations between TensorBoard records")

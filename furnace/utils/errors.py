@@ -1,5 +1,6 @@
 """The one exception that a user is meant to read, and how a command ends with it."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,6 +24,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main() or 0)
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(USER_ERROR_STATUS)  # the first process says it for all
         # A loader's worker hands over its error with a traceback in front; the last part is ours.
         message = str(error).rsplit("UserError: ", 1)[-1].strip()
         Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)

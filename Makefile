@@ -1,0 +1,38 @@
+# make help shows the targets. PYTHON chooses the interpreter; everything is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+DEMO := log/demo
+
+.PHONY: help env demo test test-slow clean
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+env: $(VENV)/installed ## make the environment from requirements.txt
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: env ## toy data, training, evaluation and pictures in five minutes
+	$(PY) -m furnace.tools.make_toy
+	cd exp_toy && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(DEMO) -o nepochs=5 -o snapshot_iter=1
+	cd exp_toy && ../$(PY) eval.py -e 1- -o log_dir=$(CURDIR)/$(DEMO)
+	cd exp_toy && ../$(PY) eval.py -e last -s -o log_dir=$(CURDIR)/$(DEMO)
+	@echo
+	@echo "logs        $(DEMO)/log_last.log, $(DEMO)/val_last.log; TensorBoard: $(DEMO)/tb"
+	@echo "snapshots   $(DEMO)/snapshot"
+	@echo "results     $(DEMO)/results.json"
+	@echo "pictures    $(DEMO)/predictions/epoch-last/strip (image | prediction | ground truth)"
+
+test: env ## the whole suite, ten minutes at most
+	$(PY) -m pytest
+
+test-slow: env ## the tests that take minutes
+	$(PY) -m pytest -m slow
+
+clean: ## remove the environment and the demo's output
+	rm -rf $(VENV) $(DEMO)

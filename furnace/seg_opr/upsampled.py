@@ -1,0 +1,65 @@
+"""Full-resolution work on quarter-resolution logits, one image at a time.
+
+A full-resolution map of logits is by far the largest tensor of a training step (16 x 19 x 800 x 800 float32: 778 MB),
+and a plain step makes dozens of passes over such maps. Here only one image's map exists at any time, small enough for
+the caches, and only its quarter-resolution gradient is kept.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from furnace.seg_opr.interpolate import upsample
+
+
+def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (B, K, h, w) at `size` (H, W); untouched if they have it."""
+    return logits if logits.shape[-2:] == tuple(size) else upsample(logits, size)
+
+
+def sum_over_images(loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:
+    """Sum of `loss(logits[i], *maps[i])` over the images i, differentiable in `logits` once.
+
+    Args:
+        loss: logits (1, K, h, w) and maps (1, ...) of one image to ().
+        logits: (B, K, h, w).
+        maps: (B, ...) each; no gradient reaches them.
+
+    Returns:
+        () of the dtype of `logits`.
+    """
+    return _SumOverImages.apply(loss, logits, *maps)
+
+
+class _SumOverImages(torch.autograd.Function):
+    """Computes each image's gradient right after its loss, as its full-resolution maps are still there."""
+
+    @staticmethod
+    def forward(ctx, loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:
+        total = logits.new_zeros(())
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[1] else None
+        for i in range(len(logits)):
+            image = logits[i : i + 1].detach().requires_grad_(gradient is not None)
+            with torch.set_grad_enabled(gradient is not None):
+                value = loss(image, *(m[i : i + 1] for m in maps))
+            if gradient is not None:
+                (gradient[i : i + 1],) = torch.autograd.grad(value, image)
+            total = total + value.detach()
+        ctx.save_for_backward(gradient)
+        ctx.number_of_maps = len(maps)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_total: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return None, gradient * grad_total, *[None] * ctx.number_of_maps
+
+
+@torch.no_grad()
+def map_images(function: Callable[..., tuple[Tensor, ...]], *maps: Tensor) -> tuple[Tensor, ...]:
+    """`function(*maps[i])` of every image i, (1, ...) in and out, joined to (B, ...)."""
+    parts = [function(*(m[i : i + 1] for m in maps)) for i in range(len(maps[0]))]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))

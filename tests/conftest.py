@@ -1,0 +1,72 @@
+"""Fixtures of all tests: a clean environment, a tiny data set and the settings over it, a file that would run code."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from furnace.utils.config import ENVIRONMENT, Config, load_config
+from tests.tiny_data import write_voc
+
+REPOSITORY = Path(__file__).parents[1]
+TINY_RUN = {
+    "image_height": 16,
+    "image_width": 20,
+    "batch_size": 3,
+    "nepochs": 2,
+    "niters_per_epoch": 3,
+    "num_workers": 0,
+    "backbone": "resnet18",
+    "pretrained_model": None,
+    "seed": 7,
+}
+
+# The same examples in every run: a test that fails, fails for everyone.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def no_environment_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the environment variables that would change settings."""
+    for variable in ENVIRONMENT:
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def voc_root(tmp_path: Path) -> Path:
+    """A tiny data set in the layout of Pascal VOC."""
+    return write_voc(tmp_path)
+
+
+@pytest.fixture
+def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Config]:
+    """`make_settings(name=value)`: those of exp_voc, over the tiny data set, for a run of seconds."""
+
+    def make(**changes) -> Config:
+        return load_config(REPOSITORY / "exp_voc", {"volna": str(tmp_path), **TINY_RUN, **changes})
+
+    return make
+
+
+class Trap:
+    """Unpickling it creates a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.fixture
+def trapped_file(tmp_path: Path) -> tuple[Path, Path]:
+    """A weights file that creates a marker file if its code is run, and the marker, not there yet."""
+    path, marker = tmp_path / "trapped.pth", tmp_path / "code_was_run"
+    torch.save({"model": {"conv1.weight": torch.zeros(1)}, "extra": Trap(marker)}, path)
+    torch.load(path, weights_only=False)["extra"].close()
+    assert marker.exists(), "the trap is broken: plain unpickling doesn't spring it"
+    marker.unlink()
+    return path, marker
