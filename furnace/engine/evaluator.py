@@ -22,7 +22,7 @@ from furnace.engine.monitor import logger, open_log, progress_bar
 from furnace.methods.build import build_network
 from furnace.seg_opr.confusion import Scores, confusion_matrix, scores
 from furnace.seg_opr.normalize import Normalize
-from furnace.seg_opr.sliding import sliding_scores
+from furnace.seg_opr.sliding import SlidingWindow
 from furnace.utils.config import Settings
 from furnace.utils.visualize import colour, save_labels, save_picture, strip
 
@@ -72,6 +72,9 @@ class Evaluator:
         self.samples: list[Sample] = read_list(C.eval_source, C.dataset_path, C.eval_folder)
         self.network = build_network(C, pretrained=False).to(device).eval()
         self.normalize = Normalize(C.image_mean, C.image_std).to(device)
+        self.window = SlidingWindow(
+            C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size
+        )
 
     def run(self, which: str) -> list[Result]:
         """Evaluate the snapshots that `which` names (see `find_snapshots`); print, log and save their scores."""
@@ -101,28 +104,20 @@ class Evaluator:
         begin = time.perf_counter()
         with progress_bar(self.console) as progress:
             task = progress.add_task(path.stem, total=len(share))
-            for name, image, label in build_eval_loader(self.C, share):
-                prediction = self.predict(image).argmax(0)
-                confusion += confusion_matrix(torch.as_tensor(label).to(self.device), prediction, K)
+            images = ((image.numpy(), (name, image, label)) for name, image, label in build_eval_loader(self.C, share))
+            for (name, image, label), image_scores in self.window.stream(images, self.window_scores, self.to_input):
+                prediction = image_scores.argmax(0)
+                confusion += confusion_matrix(label.to(self.device), prediction, K)
                 if self.save_to:
-                    self.save_pictures(path.stem, name, np.asarray(image), np.asarray(label), prediction)
+                    self.save_pictures(path.stem, name, image.numpy(), label.numpy(), prediction)
                 progress.advance(task)
         confusion = whole_batch().total(confusion)
         seconds = time.perf_counter() - begin
         return Result(str(path), epoch, self.branch, len(self.samples), seconds, confusion.cpu(), scores(confusion))
 
-    def predict(self, image: np.ndarray) -> Tensor:
-        """Scores (K, H, W) of an image (H, W, 3) uint8 RGB."""
-        C = self.C
-        return sliding_scores(
-            np.asarray(image),
-            self.window_scores,
-            lambda windows: self.normalize(windows.to(self.device)),
-            crop=C.eval_crop_size,
-            stride_rate=C.eval_stride_rate,
-            scales=C.eval_scale_array,
-            flip=C.eval_flip,
-        )
+    def to_input(self, pixels: Tensor) -> Tensor:
+        """Pixels (1, 3, h, w) uint8 as the network takes them, on its device."""
+        return self.normalize(pixels.to(self.device))
 
     def window_scores(self, windows: Tensor) -> Tensor:
         """Logits of one branch, or the mean probabilities of both."""

@@ -146,6 +146,7 @@ class Settings(BaseModel):
     eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window")
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)
     eval_scale_array: Floats = Field([1], description="scales, whose scores are added")
+    eval_batch_size: PositiveInt = Field(8, description="windows in one pass of the network, of several images")
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
 
 

@@ -1,0 +1,185 @@
+"""Losses against the golden values, naive NumPy loops, and numerical gradients."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from furnace.seg_opr.interpolate import upsample
+from furnace.seg_opr.losses import (
+    IGNORE_INDEX,
+    MeanCrossEntropy,
+    OhemCrossEntropy,
+    hard_pixels,
+    mean_cross_entropy,
+    weighted_cross_entropy,
+)
+from tests.golden_values import case_names, load_case, relative_error
+
+OHEM_CASES = ("below_min_kept", "threshold", "raised", "no_weight", "min_kept_zero")
+CITY_CLASS_WEIGHT = torch.tensor(
+    [
+        0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
+        0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
+    ],
+    dtype=torch.float64,
+)  # fmt: skip
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def golden_ohem(case: str) -> tuple[torch.Tensor, torch.Tensor, dict[str, np.ndarray]]:
+    """Loss and gradient at the logits of a golden case, and what the published code gave."""
+    golden = load_case("ohem_city", case)
+    logits = torch.from_numpy(golden["logits"]).double().requires_grad_()
+    criterion = OhemCrossEntropy(
+        thresh=float(golden["thresh"]),
+        min_kept=int(golden["min_kept"]),
+        class_weight=CITY_CLASS_WEIGHT if golden["use_weight"] else None,
+    )
+    loss = criterion(logits, torch.from_numpy(golden["labels"]).long())
+    loss.backward()
+    return loss, logits.grad, golden
+
+
+@pytest.mark.parametrize("case", OHEM_CASES)
+def test_ohem_loss_and_gradient_are_the_published_ones(case: str) -> None:
+    loss, gradient, golden = golden_ohem(case)
+    assert relative_error(loss, golden["loss"]) < 1e-5
+    assert relative_error(gradient, golden["grad"]) < 1e-5
+
+
+def test_ohem_gives_zero_where_the_published_code_gives_nan() -> None:
+    loss, gradient, golden = golden_ohem("all_ignored")
+    assert np.isnan(golden["loss"])
+    assert loss.item() == 0
+    assert (gradient == 0).all()
+
+
+def test_every_golden_ohem_case_is_checked() -> None:
+    assert case_names("ohem_city") == {*OHEM_CASES, "all_ignored"}
+
+
+def random_case(seed: int, ignored_share: float = 0.3) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
+    """Logits (2, 4, 3, 5) float64 and labels (2, 3, 5), some of them ignored."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(3 * rng.standard_normal((2, 4, 3, 5)))
+    labels = torch.from_numpy(rng.integers(0, 4, (2, 3, 5)))
+    labels[torch.from_numpy(rng.random((2, 3, 5)) < ignored_share)] = IGNORE_INDEX
+    return logits, labels, rng
+
+
+def naive_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> dict[tuple[int, int, int], float]:
+    """Probability of its own class, by pixel (image, row, column), for the pixels that are not ignored."""
+    probabilities = {}
+    for pixel in np.ndindex(*labels.shape):
+        label = int(labels[pixel])
+        if label != IGNORE_INDEX:
+            exponentials = np.exp(logits[pixel[0], :, pixel[1], pixel[2]].numpy())
+            probabilities[pixel] = exponentials[label] / exponentials.sum()
+    return probabilities
+
+
+@given(SEEDS, st.booleans())
+def test_mean_cross_entropy_is_the_naive_weighted_mean(seed: int, weighted: bool) -> None:
+    logits, labels, rng = random_case(seed)
+    class_weight = torch.from_numpy(rng.uniform(0.5, 2, 4)) if weighted else None
+    weights = np.ones(4) if class_weight is None else class_weight.numpy()
+
+    total, norm = 0.0, 0.0
+    for pixel, probability in naive_probabilities(logits, labels).items():
+        total -= weights[int(labels[pixel])] * np.log(probability)
+        norm += weights[int(labels[pixel])]
+
+    expected = pytest.approx(total / norm, rel=1e-10)
+    assert mean_cross_entropy(logits, labels, class_weight).item() == expected
+    assert MeanCrossEntropy(class_weight=class_weight)(logits, labels).item() == expected
+
+
+@given(SEEDS)
+def test_weighted_cross_entropy_is_the_naive_mean_over_all_pixels(seed: int) -> None:
+    logits, labels, rng = random_case(seed)
+    weight = torch.from_numpy(rng.random(labels.shape))
+    total = -sum(weight[pixel].item() * np.log(p) for pixel, p in naive_probabilities(logits, labels).items())
+    assert weighted_cross_entropy(logits, labels, weight).item() == pytest.approx(total / labels.numel(), rel=1e-10)
+
+
+@given(SEEDS, st.floats(0, 1), st.integers(0, 40), st.sampled_from([0, 0.3, 1]))
+def test_hard_pixels_are_those_of_a_naive_selection(
+    seed: int, thresh: float, min_kept: int, ignored_share: float
+) -> None:
+    logits, labels, _ = random_case(seed, ignored_share)
+    probabilities = naive_probabilities(logits, labels)
+    if min_kept == 0 or len(probabilities) < min_kept:
+        kept = set(probabilities)
+    else:
+        threshold = max(thresh, sorted(probabilities.values())[min_kept - 1])
+        # A hair of tolerance: the last kept pixel sits on the threshold, in two libraries' arithmetic.
+        kept = {pixel for pixel, probability in probabilities.items() if probability <= threshold * (1 + 1e-12)}
+    expected = torch.full_like(labels, IGNORE_INDEX)
+    for pixel in kept:
+        expected[pixel] = labels[pixel]
+    assert torch.equal(hard_pixels(logits, labels, thresh, min_kept), expected)
+
+
+@given(SEEDS, st.floats(0.05, 0.95), st.integers(1, 20))
+def test_ohem_is_the_mean_cross_entropy_over_the_hard_pixels(seed: int, thresh: float, min_kept: int) -> None:
+    logits, labels, rng = random_case(seed)
+    class_weight = torch.from_numpy(rng.uniform(0.5, 2, 4))
+    criterion = OhemCrossEntropy(IGNORE_INDEX, thresh, min_kept, class_weight)
+    kept = hard_pixels(logits, labels, thresh, min_kept)
+    assert criterion(logits, labels).item() == mean_cross_entropy(logits, kept, class_weight).item()
+
+
+@pytest.mark.parametrize("criterion", [MeanCrossEntropy(), OhemCrossEntropy(min_kept=2), OhemCrossEntropy(min_kept=99)])
+def test_a_batch_without_a_label_has_loss_zero_and_gradient_zero(criterion: torch.nn.Module) -> None:
+    logits, labels, _ = random_case(0, ignored_share=1)
+    logits.requires_grad_()
+    loss = criterion(logits, labels)
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_ignored_pixels_have_no_gradient_and_the_others_that_of_finite_differences() -> None:
+    logits, labels, rng = random_case(5)
+    weight = torch.from_numpy(rng.random(labels.shape))
+    class_weight = torch.from_numpy(rng.uniform(0.5, 2, 4))
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: mean_cross_entropy(x, labels, class_weight), logits)
+    assert torch.autograd.gradcheck(lambda x: weighted_cross_entropy(x, labels, weight), logits)
+
+    weighted_cross_entropy(logits, labels, weight).backward()
+    ignored = (labels == IGNORE_INDEX).unsqueeze(1).expand_as(logits)
+    assert ignored.any()
+    assert (logits.grad[ignored] == 0).all()
+    assert (logits.grad[~ignored] != 0).all()
+
+
+def test_losses_keep_the_dtype_of_the_logits() -> None:
+    logits, labels, _ = random_case(1)
+    for dtype in (torch.float32, torch.float64):
+        cast = logits.to(dtype)
+        assert mean_cross_entropy(cast, labels, torch.ones(4, dtype=dtype)).dtype == dtype
+        assert weighted_cross_entropy(cast, labels, torch.ones(labels.shape, dtype=dtype)).dtype == dtype
+
+
+def test_logits_of_a_lower_resolution_count_as_upsampled() -> None:
+    small, _, rng = random_case(2)
+    size = (11, 19)
+    labels = torch.from_numpy(rng.choice([0, 1, 2, 3, IGNORE_INDEX], (2, *size)))
+    weight = torch.from_numpy(rng.random((2, *size)))
+    large = upsample(small, size)
+    assert torch.equal(hard_pixels(small, labels, 0.3, 50), hard_pixels(large, labels, 0.3, 50))
+    for loss in (
+        lambda logits: mean_cross_entropy(logits, labels),
+        lambda logits: weighted_cross_entropy(logits, labels, weight),
+        lambda logits: OhemCrossEntropy(thresh=0.3, min_kept=50)(logits, labels),
+    ):
+        gradients = []
+        for resize in (lambda logits: logits, lambda logits: upsample(logits, size)):
+            leaf = small.clone().requires_grad_()
+            loss(resize(leaf)).backward()
+            gradients.append(leaf.grad)
+        assert loss(small).item() == pytest.approx(loss(large).item(), rel=1e-12)
+        assert relative_error(*gradients) < 1e-12

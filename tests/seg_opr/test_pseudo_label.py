@@ -1,0 +1,186 @@
+"""Pseudo labels against the golden values and a naive loop over pixels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from furnace.seg_opr.confusion import confusion_matrix
+from furnace.seg_opr.interpolate import upsample
+from furnace.seg_opr.losses import IGNORE_INDEX, weighted_cross_entropy
+from furnace.seg_opr.pseudo_label import PseudoLabels, cutmix, disagreement, make_pseudo_labels, vote, vote_mixed
+from tests.golden_values import case_names, load_case, relative_error
+
+DATA_SETS = ("city", "voc")
+CASES = ("random", "agree", "mostly_agree", "disagree", "few_classes", "one_class_each")
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def golden_labels(name: str, case: str) -> tuple[PseudoLabels, dict[str, np.ndarray]]:
+    """Pseudo labels of a golden case's mixed teachers, and what the published code gave."""
+    golden = load_case(f"unsup_{name}", case)
+    mask = torch.from_numpy(golden["mask"]).double()
+    mixed = [
+        torch.from_numpy(golden[f"logits_u0_{k}"]).double() * (1 - mask)
+        + torch.from_numpy(golden[f"logits_u1_{k}"]).double() * mask
+        for k in (1, 2)
+    ]
+    return make_pseudo_labels(*mixed), golden
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_label_maps_are_exactly_the_published_ones(name: str, case: str) -> None:
+    pseudo, golden = golden_labels(name, case)
+    num_classes = golden["student_1"].shape[1]
+    for found, key in (
+        (pseudo.votes[0].labels, "labels_1"),
+        (pseudo.votes[1].labels, "labels_2"),
+        (pseudo.intersection, "labels_inter"),
+        (pseudo.union, "labels_union"),
+        (
+            confusion_matrix(*(votes.labels for votes in pseudo.votes), num_classes)
+            + torch.eye(num_classes, dtype=torch.int64),
+            "confusion",
+        ),
+    ):
+        assert found.dtype == torch.int64
+        np.testing.assert_array_equal(found.numpy(), golden[key], err_msg=key)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_confidences_class_weights_and_overlap_are_the_published_ones(name: str, case: str) -> None:
+    pseudo, golden = golden_labels(name, case)
+    assert relative_error(pseudo.votes[0].confidence, golden["confidence_1"]) < 1e-5
+    assert relative_error(pseudo.votes[1].confidence, golden["confidence_2"]) < 1e-5
+    assert relative_error(pseudo.class_weight, golden["class_weight"]) < 1e-5
+    assert relative_error(pseudo.overlap, golden["overlap"]) < 1e-5
+    assert pseudo.class_weight.dtype == pseudo.overlap.dtype == torch.float64
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_unsupervised_losses_and_gradients_are_the_published_ones(name: str, case: str) -> None:
+    pseudo, golden = golden_labels(name, case)
+    students = [torch.from_numpy(golden[f"student_{k}"]).double().requires_grad_() for k in (1, 2)]
+
+    loss_inter = weighted_cross_entropy(students[0], pseudo.intersection, pseudo.weight_intersection)
+    loss_union = weighted_cross_entropy(students[1], pseudo.union, pseudo.weight_union)
+    loss = (loss_inter + loss_union) * int(golden["unsup_weight"])
+    loss.backward()
+
+    assert relative_error(loss_inter, golden["loss_inter"]) < 1e-5
+    assert relative_error(loss_union, golden["loss_union"]) < 1e-5
+    assert relative_error(loss, golden["loss_unsup"]) < 1e-5
+    assert relative_error(students[0].grad, golden["grad_student_1"]) < 1e-5
+    assert relative_error(students[1].grad, golden["grad_student_2"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_golden_case_is_checked(name: str) -> None:
+    assert case_names(f"unsup_{name}") == set(CASES)
+
+
+def random_teachers(seed: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Logits (2, K, 3, 4) float64 of two teachers that agree on some pixels."""
+    rng = np.random.default_rng(seed)
+    common = 2 * rng.standard_normal((2, num_classes, 3, 4))
+    return tuple(torch.from_numpy(common + rng.standard_normal(common.shape)) for _ in range(2))
+
+
+def naive_disagreement(counts: np.ndarray) -> np.ndarray:
+    num_classes = len(counts)
+    shares = np.zeros(num_classes)
+    for c in range(num_classes):
+        row, column = sum(counts[c, :]), sum(counts[:, c])
+        shares[c] = (column - counts[c, c]) / column + (row - counts[c, c]) / row
+    return shares / (sum(shares) + 1e-6)
+
+
+@given(SEEDS, st.integers(2, 9))
+def test_disagreement_is_that_of_a_naive_loop(seed: int, num_classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 40, (num_classes, num_classes)) + np.eye(num_classes, dtype=np.int64)
+    found = disagreement(torch.from_numpy(counts))
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), naive_disagreement(counts), rtol=1e-12)
+
+
+@given(SEEDS, st.integers(2, 6))
+def test_pseudo_labels_are_those_of_a_naive_loop(seed: int, num_classes: int) -> None:
+    teachers = random_teachers(seed, num_classes)
+    pseudo = make_pseudo_labels(*teachers)
+    probabilities = [np.exp(t.numpy()) / np.exp(t.numpy()).sum(1, keepdims=True) for t in teachers]
+
+    counts = np.eye(num_classes, dtype=np.int64)
+    pixels = list(np.ndindex(2, 3, 4))
+    label_of = [{(b, y, x): int(p[b, :, y, x].argmax()) for b, y, x in pixels} for p in probabilities]
+    for pixel in pixels:
+        counts[label_of[0][pixel], label_of[1][pixel]] += 1
+    class_weight = naive_disagreement(counts)
+
+    for pixel in pixels:
+        b, y, x = pixel
+        first, second = label_of[0][pixel], label_of[1][pixel]
+        confidence = [p[b, :, y, x].max() for p in probabilities]
+        weight = mean = sum(confidence) / 2
+        if first == second:
+            intersection = union = first
+        else:
+            intersection = IGNORE_INDEX
+            chosen = 0 if class_weight[first] > class_weight[second] else 1
+            union, weight = (first, second)[chosen], confidence[chosen]
+        assert pseudo.intersection[pixel] == intersection
+        assert pseudo.union[pixel] == union
+        assert pseudo.weight_intersection[pixel].item() == pytest.approx(mean, rel=1e-12)
+        assert pseudo.weight_union[pixel].item() == pytest.approx(weight, rel=1e-12)
+    assert pseudo.overlap.item() == pytest.approx(counts.trace() / counts.sum(), rel=1e-12)
+
+
+@given(SEEDS)
+def test_the_intersection_does_not_depend_on_the_order_of_the_teachers(seed: int) -> None:
+    teachers = random_teachers(seed, 5)
+    one, other = make_pseudo_labels(*teachers), make_pseudo_labels(*reversed(teachers))
+    assert torch.equal(one.intersection, other.intersection)
+    assert torch.equal(one.weight_intersection, other.weight_intersection)
+    torch.testing.assert_close(one.class_weight, other.class_weight, rtol=1e-12, atol=0)
+
+
+def test_teachers_of_one_mind_leave_nothing_out() -> None:
+    teacher, _ = random_teachers(0, 4)
+    pseudo = make_pseudo_labels(teacher, teacher)
+    assert torch.equal(pseudo.intersection, pseudo.union)
+    assert (pseudo.intersection != IGNORE_INDEX).all()
+    assert pseudo.overlap == 1
+    assert (pseudo.class_weight == 0).all()
+
+
+def test_half_precision_teachers_are_counted_in_double() -> None:
+    teachers = [t.to(torch.bfloat16) for t in random_teachers(3, 4)]
+    pseudo = make_pseudo_labels(*teachers)
+    assert pseudo.class_weight.dtype == torch.float64
+    assert pseudo.weight_union.dtype == torch.bfloat16
+    expected = disagreement(
+        confusion_matrix(*(votes.labels for votes in pseudo.votes), 4) + torch.eye(4, dtype=torch.int64)
+    )
+    assert torch.equal(pseudo.class_weight, expected)
+
+
+@given(SEEDS)
+def test_cutmix_takes_the_second_map_where_the_mask_is_one(seed: int) -> None:
+    first, second = random_teachers(seed, 3)
+    mask = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (2, 1, 3, 4), dtype=np.uint8))
+    assert torch.equal(cutmix(first, second, mask), first * (1 - mask) + second * mask)
+
+
+@given(SEEDS, st.sampled_from([(3, 4), (9, 13), (12, 16)]))
+def test_votes_on_small_logits_are_those_on_mixed_full_size_logits(seed: int, size: tuple[int, int]) -> None:
+    first, second = random_teachers(seed, 3)
+    mask = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (2, 1, *size), dtype=np.uint8))
+    expected = vote(upsample(first, size) * (1 - mask) + upsample(second, size) * mask)
+    found = vote_mixed(first, second, mask)
+    assert torch.equal(found.labels, expected.labels)
+    torch.testing.assert_close(found.confidence, expected.confidence, rtol=1e-12, atol=0)

@@ -1,0 +1,195 @@
+"""Sliding-window inference against the golden values and counted windows."""
+
+import json
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from furnace.seg_opr.normalize import Normalize
+from furnace.seg_opr.sliding import SlidingWindow, pad_to, starts
+from tests.golden_values import case_names, load_arrays, load_case, relative_error
+
+DATA_SETS = ("city", "voc")
+CASES = tuple("012345")
+CASES_WITH_SCORES = ("1", "3")
+
+
+def golden_scores(name: str, case: str) -> tuple[Tensor, dict[str, np.ndarray]]:
+    """Scores (K, H, W) of the small golden network, and what the published code gave."""
+    golden, shared = load_case(f"sliding_{name}", case), load_arrays(f"sliding_{name}")
+    weight, bias = (torch.from_numpy(shared[key]).float() for key in ("conv_weight", "conv_bias"))
+
+    def network(windows: Tensor) -> Tensor:
+        maps = F.avg_pool2d(F.conv2d(windows, weight, bias, padding=2), 4, 4, ceil_mode=True)
+        return F.interpolate(maps, size=windows.shape[-2:], mode="bilinear", align_corners=True)
+
+    normalize = Normalize(shared["mean"].tolist(), shared["std"].tolist())
+    window = SlidingWindow(**json.loads(str(golden["settings"])))
+    return window.scores(golden["image"], network, normalize), golden
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_predictions_are_the_published_ones(name: str, case: str) -> None:
+    scores, golden = golden_scores(name, case)
+    assert (scores.argmax(0).numpy() == golden["pred"]).mean() >= 0.999
+
+
+@pytest.mark.parametrize("case", CASES_WITH_SCORES)
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_scores_are_the_published_ones(name: str, case: str) -> None:
+    scores, golden = golden_scores(name, case)
+    assert relative_error(scores.permute(1, 2, 0), golden["scores"]) < 1e-3
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_golden_case_is_checked(name: str) -> None:
+    assert case_names(f"sliding_{name}") == set(CASES)
+    with_scores = {case for case in CASES if load_case(f"sliding_{name}", case)["scores"].size}
+    assert with_scores == set(CASES_WITH_SCORES)
+
+
+def to_double(images: Tensor) -> Tensor:
+    return images.double()
+
+
+def ones(windows: Tensor) -> Tensor:
+    """A network of one class that gives 1 everywhere."""
+    return torch.ones_like(windows[:, :1])
+
+
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.floats(0.05, 1))
+def test_windows_of_a_side_cover_it_and_stay_inside(crop: int, more: int, stride_rate: float) -> None:
+    side = crop + more
+    first_pixels = starts(side, crop, stride_rate)
+    covered = set().union(*(range(first, first + crop) for first in first_pixels))
+    assert covered == set(range(side))
+    assert first_pixels == sorted(set(first_pixels))
+    steps = np.diff(first_pixels)
+    assert (steps <= ceil(crop * stride_rate)).all()
+    assert (steps[:-1] == ceil(crop * stride_rate)).all()
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(4, 32), st.sampled_from([1 / 3, 0.5, 2 / 3, 1]))
+def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(
+    height: int, width: int, crop: int, stride_rate: float
+) -> None:
+    image = random_image(height, width)
+    scores = SlidingWindow(crop=crop, stride_rate=stride_rate).scores(image, ones, to_double)
+
+    padded_height, padded_width = max(height, crop), max(width, crop)
+    stride = ceil(crop * stride_rate)
+    windows = np.zeros((padded_height, padded_width))
+    for i in range(ceil((padded_height - crop) / stride) + 1):
+        for j in range(ceil((padded_width - crop) / stride) + 1):
+            y, x = min(i * stride, padded_height - crop), min(j * stride, padded_width - crop)
+            windows[y : y + crop, x : x + crop] += 1
+    top, left = (padded_height - height) // 2, (padded_width - width) // 2
+
+    assert windows.min() >= 1
+    np.testing.assert_array_equal(scores[0].numpy(), windows[top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("size", [(30, 50), (12, 50), (50, 12), (10, 12), (16, 16)])
+def test_scores_lie_where_their_pixels_lie(size: tuple[int, int]) -> None:
+    image = random_image(*size)
+    count = SlidingWindow(crop=16).scores(image, ones, to_double)
+    scores = SlidingWindow(crop=16).scores(image, lambda windows: windows, to_double)
+    np.testing.assert_allclose((scores / count).numpy(), image.transpose(2, 0, 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(30, 50), (10, 12)])
+def test_flip_adds_the_scores_of_the_mirrored_image(size: tuple[int, int]) -> None:
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def network(windows: Tensor) -> Tensor:
+        return F.conv2d(windows, weight, padding=1)
+
+    def mirrored_network(windows: Tensor) -> Tensor:
+        return F.conv2d(windows, weight.flip(-1), padding=1)
+
+    image = random_image(*size)
+    flipped = SlidingWindow(crop=16, flip=True).scores(image, network, to_double)
+    parts = [SlidingWindow(crop=16).scores(image, n, to_double) for n in (network, mirrored_network)]
+    assert relative_error(flipped, parts[0] + parts[1]) < 1e-12
+    assert relative_error(parts[0], parts[1]) > 0.01
+
+
+@given(st.integers(1, 9), st.booleans())
+def test_images_stream_through_full_batches_in_order(batch_size: int, flip: bool) -> None:
+    shapes = []
+
+    def network(windows: Tensor) -> Tensor:
+        shapes.append(tuple(windows.shape))
+        return windows.cumsum(-1)
+
+    sizes = [(40, 33), (10, 12), (16, 50), (16, 16), (12, 20)]
+    images = [(random_image(*size, seed), f"image {seed}") for seed, size in enumerate(sizes)]
+    settings = {"crop": 16, "scales": (0.5, 1, 1.5), "flip": flip}
+    alone = [SlidingWindow(**settings).scores(image, network, to_double) for image, _ in images]
+    windows = len(shapes) // (1 + flip)
+    shapes.clear()
+
+    found = list(SlidingWindow(**settings, batch_size=batch_size).stream(iter(images), network, to_double))
+
+    assert [tag for tag, _ in found] == [tag for _, tag in images]
+    for (_, scores), expected in zip(found, alone, strict=True):
+        assert relative_error(scores, expected) < 1e-12
+    sizes_of_batches = [n for n, *_ in shapes[:: 1 + flip]]
+    assert sum(sizes_of_batches) == windows
+    assert set(sizes_of_batches[:-1]) <= {batch_size}
+    assert {shape[1:] for shape in shapes} == {(3, 16, 16)}
+
+
+def test_scores_of_an_image_come_as_soon_as_its_windows_are_done() -> None:
+    taken = []
+
+    def images():
+        for number in range(4):
+            taken.append(number)
+            yield random_image(16, 16), number
+
+    stream = SlidingWindow(16, batch_size=2).stream(images(), ones, to_double)
+    assert next(stream)[0] == 0
+    assert taken == [0, 1]
+
+
+def test_scales_are_summed_at_the_size_of_the_image() -> None:
+    image = random_image(20, 26)
+    scores = SlidingWindow(crop=64, scales=(0.5, 1, 1.75)).scores(image, ones, to_double)
+    assert scores.shape == (1, 20, 26)
+    torch.testing.assert_close(scores, torch.full_like(scores, 3))
+
+
+def test_padding_of_a_single_window_is_zero_after_normalisation_and_of_many_before() -> None:
+    seen = []
+
+    def network(windows: Tensor) -> Tensor:
+        seen.append(windows)
+        return windows
+
+    SlidingWindow(crop=16).scores(random_image(10, 12), network, lambda images: images.double() + 1000)
+    SlidingWindow(crop=16).scores(random_image(10, 40), network, lambda images: images.double() + 1000)
+    assert (seen[0][..., 0] == 0).all()
+    assert (seen[1][..., 0, :] == 1000).all()
+
+
+@pytest.mark.parametrize(
+    "size, before, after", [((5, 7), (1, 0), (2, 1)), ((8, 8), (0, 0), (0, 0)), ((9, 6), (0, 1), (0, 1))]
+)
+def test_the_odd_row_or_column_of_the_padding_goes_to_the_bottom_or_right(size, before, after) -> None:
+    padded = pad_to(torch.ones(1, 3, *size), 8)
+    assert padded.shape[-2:] == tuple(max(side, 8) for side in size)
+    rows, columns = padded[0, 0].amax(1), padded[0, 0].amax(0)
+    for line, first, last in zip((rows, columns), before, after, strict=True):
+        assert line.tolist() == [0] * first + [1] * (len(line) - first - last) + [0] * last
