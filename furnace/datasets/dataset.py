@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.randomness import Purpose, epoch_order, random_stream
-from furnace.datasets.reading import read_image, read_pair
+from furnace.datasets.reading import Files, read_pair
 from furnace.datasets.splits import Sample
 from furnace.datasets.transforms import crop_image, crop_label, draw_crop
 
@@ -22,7 +22,7 @@ class TrainBatch:
 
     `images`, `unlabeled_0`, `unlabeled_1`: (B, 3, H, W), uint8 RGB from the loader, normalised floats for the
     network; `labels` (B, H, W) int64 (uint8 from the loader), 255 ignored; `mask` (B, 1, H, W) of 0 and 1,
-    the CutMix mask. The last three are None where a method takes labelled images only.
+    the CutMix mask. The last three are None where a method takes labelled images only, the last two without CutMix.
     """
 
     images: Tensor
@@ -61,7 +61,8 @@ class TrainSet(Dataset):
         num_classes: K, to check the labels.
         samples: length of an epoch.
         seed: everything random follows from it.
-        masks: draws the CutMix masks.
+        masks: draws the CutMix masks; None for one stream of unlabelled images that are not mixed.
+        files: reads the images and labels; by default each time from their files.
 
     `dataset[epoch, position]` is a dict of arrays by the field names of `TrainBatch`; images are (h, w, 3).
     """
@@ -77,11 +78,13 @@ class TrainSet(Dataset):
         num_classes: int,
         samples: int,
         seed: int,
-        masks: BoxMaskGenerator,
+        masks: BoxMaskGenerator | None,
+        files: Files | None = None,
     ):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.crop, self.scales, self.fill = crop, scales, fill
-        self.num_classes, self.samples, self.seed, self.masks = num_classes, samples, seed, masks
+        self.samples, self.seed, self.masks = samples, seed, masks
+        self.files = files or Files(num_classes)
 
     def __len__(self) -> int:
         return self.samples
@@ -91,19 +94,21 @@ class TrainSet(Dataset):
         sample = self.labeled_sample(epoch, position)
         if self.unlabeled is None:
             return sample
-        for number in (0, 1):
-            sample[f"unlabeled_{number}"] = self.unlabeled_image(epoch, position, number)
+        sample["unlabeled_0"] = self.unlabeled_image(epoch, position, 0)
+        if self.masks is None:
+            return sample
+        sample["unlabeled_1"] = self.unlabeled_image(epoch, position, 1)
         sample["mask"] = self.masks(1, self.crop, random_stream(self.seed, epoch, position, Purpose.MASK))[0]
         return sample
 
     def labeled_sample(self, epoch: int, position: int) -> dict[str, np.ndarray]:
-        image, label = read_pair(self.sample(epoch, position, Purpose.ORDER_LABELED), self.num_classes)
+        image, label = self.files.pair(self.sample(epoch, position, Purpose.ORDER_LABELED))
         drawn = self._draw_crop(image, epoch, position, Purpose.CROP_LABELED)
         return {"images": crop_image(image, drawn, self.crop, self.fill), "labels": crop_label(label, drawn, self.crop)}
 
     def unlabeled_image(self, epoch: int, position: int, number: int) -> np.ndarray:
         """Crop from stream `number`, 0 or 1, of the unlabelled images."""
-        image = read_image(self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).image)
+        image = self.files.image(self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).image)
         drawn = self._draw_crop(image, epoch, position, Purpose.CROP_UNLABELED_0 + number)
         return crop_image(image, drawn, self.crop, self.fill)
 

@@ -1,6 +1,7 @@
 """Reading images and labels, with every fault named."""
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -17,16 +18,36 @@ MAX_PIXELS = 2**28  # a larger image is taken for a fault, before memory is aske
 DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
 
 
+class Files:
+    """Images and labels of a data set with `num_classes` classes, decoded at each call."""
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+
+    def image(self, path: Path) -> np.ndarray:
+        """As `read_image`."""
+        return read_image(path)
+
+    def label(self, path: Path) -> np.ndarray:
+        """As `read_label`."""
+        return read_label(path, self.num_classes)
+
+    def pair(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """Image and label of a sample. Raises UserError, also where their sizes differ."""
+        image, label = self.image(sample.image), self.label(sample.label)
+        check_sizes(sample, image.shape[:2], label.shape)
+        return image, label
+
+
 def read_image(path: Path) -> np.ndarray:
     """An image as (H, W, 3) uint8 RGB. Raises UserError where it is missing, too large or can't be decoded."""
-    check_header(path)
-    data = path.read_bytes()
+    data, _ = open_image(path)
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is None or is_cut_off(data):
-        raise UserError(f"{path}: can't be decoded; the file is damaged or no image")
+        raise undecodable(path)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
@@ -36,17 +57,7 @@ def read_label(path: Path, num_classes: int) -> np.ndarray:
     Raises:
         UserError: missing, can't be decoded, a colour image, or a value that is neither a class nor 255.
     """
-    check_header(path)
-    try:
-        with Image.open(path) as file:
-            if file.mode not in ("L", "P", "1", "I;16", "I"):
-                raise UserError(
-                    f"{path}: a label must hold one class index a pixel, this is a {file.mode} image; "
-                    "convert its colours"
-                )
-            label = np.array(file)
-    except DAMAGED as error:
-        raise UserError(f"{path}: can't be decoded; the file is damaged or no image") from error
+    label = decode_label(path)
     wrong = ((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)
     if wrong.any():
         values = np.unique(label[wrong])
@@ -57,11 +68,22 @@ def read_label(path: Path, num_classes: int) -> np.ndarray:
     return label.astype(np.uint8, copy=False)
 
 
+def decode_label(path: Path) -> np.ndarray:
+    """The values of a label map (H, W), whatever they are. Raises UserError as `read_label` does otherwise."""
+    _, file = open_image(path)
+    if file.mode not in ("L", "P", "1", "I;16", "I"):
+        raise UserError(
+            f"{path}: a label must hold one class index a pixel, this is a {file.mode} image; convert its colours"
+        )
+    try:
+        return np.array(file)
+    except DAMAGED as error:
+        raise undecodable(path) from error
+
+
 def read_pair(sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Image and label of a sample. Raises UserError, also where their sizes differ."""
-    image, label = read_image(sample.image), read_label(sample.label, num_classes)
-    check_sizes(sample, image.shape[:2], label.shape)
-    return image, label
+    return Files(num_classes).pair(sample)
 
 
 def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
@@ -73,17 +95,28 @@ def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[i
         )
 
 
-def check_header(path: Path) -> None:
-    """Raise UserError where a file is missing, is no image, or claims more than `MAX_PIXELS`."""
+def open_image(path: Path) -> tuple[bytes, Image.Image]:
+    """Content of an image file, and the image in it, of which only the header is decoded yet.
+
+    Raises:
+        UserError: the file is missing, is no image, or claims more than `MAX_PIXELS`.
+    """
     try:
-        with Image.open(path) as file:
-            width, height = file.size
+        data = path.read_bytes()
+        image = Image.open(BytesIO(data))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the list and C.dataset_path") from None
     except DAMAGED as error:
-        raise UserError(f"{path}: can't be decoded; the file is damaged or no image") from error
+        raise undecodable(path) from error
+    width, height = image.size
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+    return data, image
+
+
+def undecodable(path: Path) -> UserError:
+    """What to say of a file that can't be decoded."""
+    return UserError(f"{path}: can't be decoded; the file is damaged or no image")
 
 
 def is_cut_off(data: bytes) -> bool:
