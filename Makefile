@@ -29,7 +29,7 @@ demo: env ## toy data, training, evaluation and pictures in five minutes
 	@echo "pictures    $(DEMO)/predictions/epoch-last/strip (image | prediction | ground truth)"
 
 test: env ## the whole suite, ten minutes at most
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 test-slow: env ## the tests that take minutes
 	$(PY) -m pytest -m slow

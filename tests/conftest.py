@@ -1,5 +1,6 @@
 """Fixtures of all tests: a clean environment, a tiny data set and the settings over it, a file that would run code."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,10 @@ TINY_RUN = {
     "pretrained_model": None,
     "seed": 7,
 }
+
+# One thread a process, those that tests start included: small tensors gain nothing from more, and tests run in parallel.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # The same examples in every run: a test that fails, fails for everyone.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
