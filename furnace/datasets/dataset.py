@@ -89,6 +89,11 @@ class TrainSet(Dataset):
     def __len__(self) -> int:
         return self.samples
 
+    def prepare(self) -> None:
+        """What is to be done once, before worker processes start, such as filling a cache. Raises UserError."""
+        images = [sample.image for sample in [*self.labeled, *(self.unlabeled or ())]]
+        self.files.prepare(images, [sample.label for sample in self.labeled])
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, position = key
         sample = self.labeled_sample(epoch, position)

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import cv2
 from torch.utils.data import DataLoader, Sampler
 
+from furnace.datasets.cache import Cache
+from furnace.datasets.cache_folder import OFF, RAM, locate
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.dataset import EvalSet, TrainSet, collate
+from furnace.datasets.reading import Files
 from furnace.datasets.splits import read_list
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
@@ -61,8 +64,16 @@ def build_train_set(C: Settings, unlabeled: bool = True) -> TrainSet:
         num_classes=C.num_classes,
         samples=C.niters_per_epoch * C.batch_size,
         seed=C.seed,
-        masks=build_mask_generator(C),
+        masks=build_mask_generator(C) if C.cutmix else None,
+        files=build_files(C),
     )
+
+
+def build_files(C: Settings) -> Files:
+    """What reads images and labels, through the cache of `C.cache` if there is one. Raises UserError."""
+    if C.cache == OFF:
+        return Files(C.num_classes)
+    return Cache(C.num_classes, locate(C.cache), keep=C.cache != RAM)
 
 
 def build_mask_generator(C: Settings) -> BoxMaskGenerator:
@@ -80,7 +91,8 @@ def build_mask_generator(C: Settings) -> BoxMaskGenerator:
 def build_train_loader(
     C: Settings, dataset: TrainSet, start_iteration: int = 0, rank: int = 0, world_size: int = 1, pin: bool = False
 ) -> DataLoader:
-    """Batches from `start_iteration` to the end of the run, this process's share of each."""
+    """Batches from `start_iteration` to the end of the run, this process's share of each; fills the cache first."""
+    dataset.prepare()
     positions = BatchPositions(C.batch_size, C.niters_per_epoch, C.nepochs, start_iteration, rank, world_size)
     return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(C.num_workers, pin))
 

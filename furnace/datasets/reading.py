@@ -1,6 +1,7 @@
 """Reading images and labels, with every fault named."""
 
 import struct
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from furnace.datasets.splits import Sample
 from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError
 
-MAX_PIXELS = 2**28  # a larger image is taken for a fault, before memory is asked for
+MAX_PIXELS = 2**27  # a larger image is taken for a fault, before memory is asked for; Pillow's own limit is higher
 # What Pillow raises over damaged files.
 DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
 
@@ -23,6 +24,9 @@ class Files:
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
+
+    def prepare(self, images: Iterable[Path], labels: Iterable[Path]) -> None:
+        """What is to be done once, before worker processes start, for the images and labels of a run."""
 
     def image(self, path: Path) -> np.ndarray:
         """As `read_image`."""
@@ -120,7 +124,7 @@ def undecodable(path: Path) -> UserError:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG file ends before its image does, which OpenCV would fill up with grey."""
+    """Whether a JPEG file ends before its image does, which older OpenCV fills up with grey."""
     if not data.startswith(b"\xff\xd8"):
         return False
     at = 2

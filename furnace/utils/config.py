@@ -88,11 +88,26 @@ class Settings(BaseModel):
         REQUIRED, description="unlabelled images that the epoch's length counts with"
     )
     num_workers: NonNegativeInt = Field(4, description="loader processes per device; 0 loads in the training process")
+    cache: str = Field(
+        "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see DATA/README.md"
+    )
 
     # Method
-    method: Literal["cpcl", "supervised"] = Field("cpcl", description="training method")
+    method: Literal["cpcl", "supervised", "cps", "mean_teacher"] = Field(
+        "cpcl", description="training method; docs/methods.md describes each"
+    )
     labeled_ratio: PositiveInt = Field(REQUIRED, description="1/labeled_ratio of the images are labelled")
     unsup_weight: float = Field(REQUIRED, description="weight of the unsupervised losses", ge=0)
+    unsup_warmup: Share = Field(0, description="share of the run over which that weight rises linearly from 0")
+    pseudo_labels: Literal["both", "intersection", "union"] = Field(
+        "both", description="cpcl: both (intersection for branch 1, union for branch 2), or one for both branches"
+    )
+    union_choice: Literal["disagreement", "confidence"] = Field(
+        "disagreement", description="cpcl, where branches differ: class in more disagreement, or surer branch"
+    )
+    reweight: bool = Field(True, description="cpcl: weight pseudo labels by their confidence")
+    ema_decay: Share = Field(0.99, description="mean_teacher: share of the teacher that stays, each iteration")
+    cutmix: bool = Field(True, description="mix unlabelled images; without it methods see the first stream alone")
     cutmix_mask_prop_range: Floats = Field(
         [0.25, 0.5], description="smallest and largest share of the area under boxes"
     )

@@ -1,0 +1,185 @@
+"""Decoded images and labels in memory-mapped files, so that training reads pixels in place of decoding them.
+
+Each image has a file of its own: a header with the identity of its source, its shape and a checksum, then the pixels.
+Files appear whole or not at all, and what doesn't fit its source or its checksum is decoded anew, so that any number
+of processes may share a folder. The cache in memory is such a folder, too, of a file system in memory.
+"""
+
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+from PIL import Image
+
+from furnace.datasets.cache_folder import OFF, free_bytes, hold, writing
+from furnace.datasets.reading import DAMAGED, Files, read_image, read_label
+from furnace.utils.errors import UserError
+from furnace.utils.files import write_atomically
+from furnace.utils.progress import progress_bar, thread_count
+
+# Magic, decoder, height, width, channels (0 for labels), checksum of the pixels, size and mtime_ns of the source.
+HEADER = struct.Struct("<8s5I2q20x")
+MAGIC = b"decoded1"
+# Other versions may decode JPEG files to slightly other pixels.
+DECODER = zlib.crc32(f"{cv2.__version__} {PIL.__version__}".encode())
+RESERVE = 2**28  # bytes to leave free
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is cached: an image or label file, how to decode it, and the name of its entry."""
+
+    path: Path
+    entry: str
+    channels: int
+    decode: Callable[[], np.ndarray]
+
+    def identity(self) -> tuple[int, int] | None:
+        """Size and time of the last change, None where there is no such file."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns
+
+    def decoded_bytes(self) -> int:
+        """Size of the entry, 0 where the file can't be read."""
+        try:
+            with Image.open(self.path) as file:
+                width, height = file.size
+        except DAMAGED:
+            return 0
+        return HEADER.size + width * height * max(self.channels, 1)
+
+
+class Cache(Files):
+    """Images and labels, each decoded once, from then on mapped read-only.
+
+    Args:
+        num_classes: as for `Files`.
+        folder: where the entries are; made by `prepare`.
+        keep: whether they stay after the last process that uses them; else the folder is removed.
+    """
+
+    def __init__(self, num_classes: int, folder: Path, keep: bool = True):
+        super().__init__(num_classes)
+        self.folder, self.keep = folder, keep
+        self.identities: dict[Path, tuple[int, int] | None] = {}
+        self.checked: set[str] = set()
+
+    def image(self, path: Path) -> np.ndarray:
+        return self._pixels(self._image_source(path))
+
+    def label(self, path: Path) -> np.ndarray:
+        return self._pixels(self._label_source(path))
+
+    def prepare(self, images: Iterable[Path], labels: Iterable[Path]) -> None:
+        """Decode what is not in the folder yet. Several processes may call it: one works, the others wait.
+
+        Raises:
+            UserError: not enough space, or an image or label is missing or wrong.
+        """
+        sources = self._sources(images, labels)
+        self.identities = {source.path: source.identity() for source in sources}
+        if not self.keep:
+            hold(self, self.folder, {source.entry for source in sources})
+        if self._missing(sources):
+            with writing(self.folder):
+                self._fill(self._missing(sources))
+
+    def missing_bytes(self, images: Iterable[Path], labels: Iterable[Path]) -> int:
+        """Room that `prepare` would need."""
+        return decoded_bytes(self._missing(self._sources(images, labels)))
+
+    def _sources(self, images: Iterable[Path], labels: Iterable[Path]) -> list[Source]:
+        return [*map(self._image_source, dict.fromkeys(images)), *map(self._label_source, dict.fromkeys(labels))]
+
+    def _missing(self, sources: list[Source]) -> list[Source]:
+        return [source for source in sources if self._map(source) is None]
+
+    def _image_source(self, path: Path) -> Source:
+        return Source(path, entry_name("image", path), 3, lambda: read_image(path))
+
+    def _label_source(self, path: Path) -> Source:
+        # The entry holds checked labels, and what is right depends on the number of classes.
+        entry = entry_name(f"label of {self.num_classes} classes", path)
+        return Source(path, entry, 0, lambda: read_label(path, self.num_classes))
+
+    def _fill(self, missing: list[Source]) -> None:
+        needed, free = decoded_bytes(missing), free_bytes(self.folder)
+        if needed + RESERVE > free:
+            raise UserError(
+                f"{self.folder}: C.cache needs {needed / GIB:.2f} GiB for {len(missing)} files and "
+                f"{free / GIB:.2f} GiB are free there; make room, name another folder, or set C.cache = {OFF}"
+            )
+        with progress_bar() as progress, ThreadPoolExecutor(thread_count()) as pool:
+            written = pool.map(lambda source: self._write(source, source.decode()), missing)
+            for _ in progress.track(written, total=len(missing), description="filling the cache"):
+                pass
+
+    def _pixels(self, source: Source) -> np.ndarray:
+        pixels = self._load(source)
+        if pixels is not None:
+            return pixels
+        pixels = source.decode()
+        # A cache that can't be mended, as on a full disk, costs time but not the run.
+        with suppress(UserError), writing(self.folder, wait=False) as alone:
+            if alone:
+                self._write(source, pixels)
+        return pixels
+
+    def _load(self, source: Source) -> np.ndarray | None:
+        mapped = self._map(source)
+        if mapped is None:
+            return None
+        checksum, pixels = mapped
+        # Once in each process: later, only the pixels that a crop shows are read.
+        if source.entry not in self.checked:
+            if zlib.crc32(pixels) != checksum:
+                return None
+            self.checked.add(source.entry)
+        return pixels
+
+    def _map(self, source: Source) -> tuple[int, np.ndarray] | None:
+        """Checksum and pixels of an entry, read-only; None where it is missing, stale or of a wrong size."""
+        identity = self.identities.get(source.path) or source.identity()
+        try:
+            with open(self.folder / source.entry, "rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            magic, decoder, height, width, channels, checksum, *of_source = HEADER.unpack_from(content)
+        except (OSError, ValueError, struct.error):
+            return None
+        shape = (height, width, channels) if channels else (height, width)
+        fits = (magic, decoder, channels, tuple(of_source)) == (MAGIC, DECODER, source.channels, identity)
+        if not fits or len(content) != HEADER.size + prod(shape):
+            return None
+        return checksum, np.frombuffer(content, dtype=np.uint8, offset=HEADER.size).reshape(shape)
+
+    def _write(self, source: Source, pixels: np.ndarray) -> None:
+        checksum = zlib.crc32(np.ascontiguousarray(pixels))
+        identity = self.identities.get(source.path) or source.identity()
+        header = HEADER.pack(MAGIC, DECODER, *pixels.shape[:2], source.channels, checksum, *identity)
+        write_atomically(self.folder / source.entry, header + pixels.tobytes())
+
+
+def entry_name(kind: str, path: Path) -> str:
+    """File name of an entry: the same for the same file and kind, whatever its content."""
+    return sha256(f"{kind} {os.path.abspath(path)}".encode()).hexdigest()[:32]
+
+
+def decoded_bytes(sources: list[Source]) -> int:
+    """Size of the entries of all sources."""
+    with ThreadPoolExecutor(thread_count()) as pool:
+        return sum(pool.map(Source.decoded_bytes, sources))

@@ -1,0 +1,92 @@
+"""Folders of decoded images: locks between processes, room, and a folder in memory that its last user takes away."""
+
+import fcntl
+import os
+import shutil
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from furnace.utils.errors import UserError
+
+OFF, RAM = "off", "ram"
+MEMORY = Path("/dev/shm")
+MEMORY_STATE = Path("/proc/meminfo")
+FILLING = ".filling"  # its lock is held by whoever writes
+
+
+def locate(setting: str) -> Path:
+    """The folder that `C.cache` means, other than "off". Raises UserError where there is none in memory."""
+    if setting != RAM:
+        return Path(setting).expanduser().absolute()
+    if not MEMORY.is_dir():
+        raise UserError(f"C.cache = {RAM}: this system has no {MEMORY}; name a folder, or set C.cache = {OFF}")
+    return MEMORY / f"furnace-cache-{os.getuid()}"
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk, or in memory, that `folder` is or would be on."""
+    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
+    if MEMORY in folder.parents and MEMORY_STATE.is_file():
+        # The file system in memory may promise more than the machine has left.
+        lines = dict(line.split(":") for line in MEMORY_STATE.read_text().splitlines())
+        free = min(free, 1024 * int(lines["MemAvailable"].split()[0]))
+    return free
+
+
+@contextmanager
+def writing(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Be the only process that writes to `folder`; gives False where `wait` is not set and another one does.
+
+    Raises:
+        UserError: the folder can't be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / FILLING, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"{folder}: can't be written ({error.strerror}); name another folder in C.cache") from error
+    try:
+        locked = _try_alone(lock)
+        if wait and not locked:
+            if os.environ.get("RANK", "0") == "0":
+                Console(stderr=True).print(f"waiting for another process that fills {folder}", highlight=False)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            locked = True
+        yield locked
+    finally:
+        os.close(lock)
+
+
+def hold(user: object, folder: Path, wanted: set[str]) -> None:
+    """Use `folder` as long as `user` exists in this process; the last of all processes' users removes it.
+
+    The first one removes what a killed run has left there, except the files `wanted`.
+    """
+    lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    if _try_alone(lock) and folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    weakref.finalize(user, _release, lock, folder, os.getpid())
+
+
+def _release(lock: int, folder: Path, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a worker process that ends
+    if _try_alone(lock):
+        shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+
+
+def _try_alone(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,297 @@
+"""The cache of decoded images: the pixels of the files, whatever happens to files, entries, disk and processes."""
+
+import gc
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from furnace.datasets import cache as cache_module
+from furnace.datasets import cache_folder
+from furnace.datasets.cache import RESERVE, Cache
+from furnace.datasets.cache_folder import RAM, free_bytes, locate, writing
+from furnace.datasets.loaders import build_files, build_train_loader, build_train_set
+from furnace.datasets.reading import Files
+from furnace.utils.errors import UserError
+from tests.tiny_data import NUM_CLASSES, PALETTE, blocky_label, write_image, write_palette_label
+
+SIZE = (12, 18)
+COUNT = 4
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Image files, all different."""
+    rng = np.random.default_rng(0)
+    return [
+        write_image(tmp_path / "data" / f"{i}.png", rng.integers(0, 256, (*SIZE, 3), np.uint8)) for i in range(COUNT)
+    ]
+
+
+@pytest.fixture
+def label(tmp_path: Path) -> Path:
+    return write_palette_label(tmp_path / "data" / "label.png", blocky_label(np.random.default_rng(1), SIZE))
+
+
+@pytest.fixture
+def make_cache(tmp_path: Path) -> Callable[..., Cache]:
+    """`make_cache()`: what another process over the same folder would make."""
+    return lambda num_classes=NUM_CLASSES: Cache(num_classes, tmp_path / "cache")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files decoded since, in the order of decoding."""
+    paths: list[Path] = []
+    for name in ("read_image", "read_label"):
+        read = getattr(cache_module, name)
+        monkeypatch.setattr(cache_module, name, lambda path, *a, read=read: paths.append(path) or read(path, *a))
+    return paths
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_pixels_are_those_of_the_files_and_decoded_once(images, label, make_cache, decoded) -> None:
+    make_cache().prepare([*images, images[0]], [label])
+    assert sorted(decoded) == sorted([*images, label])
+    cache, files = make_cache(), Files(NUM_CLASSES)
+    cache.prepare(images, [label])
+    for path in images:
+        np.testing.assert_array_equal(cache.image(path), files.image(path))
+    np.testing.assert_array_equal(cache.label(label), files.label(label))
+    assert len(decoded) == COUNT + 1
+
+
+def test_entries_are_not_copied_and_can_not_be_changed(images, make_cache) -> None:
+    cache = make_cache()
+    cache.prepare(images, [])
+    pixels = cache.image(images[0])
+    assert not pixels.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0, 0, 0] = 1
+
+
+def test_a_file_without_an_entry_is_decoded_and_gets_one(images, make_cache, decoded) -> None:
+    for _ in range(2):
+        np.testing.assert_array_equal(make_cache().image(images[0]), Files(NUM_CLASSES).image(images[0]))
+    assert decoded == [images[0]]
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_changed_file_is_decoded_anew_in_place_of_its_entry(images, make_cache, decoded, prepared: bool) -> None:
+    cache = make_cache()
+    cache.prepare(images, [])
+    before = images[1].stat()
+    # Same size and nearly the same time: the inverse picture, as a PNG without compression.
+    content = 255 - Files(NUM_CLASSES).image(images[1])
+    write_image(images[1], content, compress_level=0)
+    os.utime(images[1], ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    decoded.clear()
+    again = make_cache()
+    if prepared:
+        again.prepare(images, [])
+        assert decoded == [images[1]]
+    np.testing.assert_array_equal(again.image(images[1]), content)
+    assert decoded == [images[1]]
+    assert len(entries(again.folder)) == COUNT
+
+
+def flip_pixel(content: bytes) -> bytes:
+    return content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "header cut": lambda content: content[:20],
+    "pixels cut": lambda content: content[:-1],
+    "something appended": lambda content: content + b"\0",
+    "one bit of one pixel": flip_pixel,
+    "pixels lost": lambda content: content[:64] + bytes(len(content) - 64),
+    "not ours": lambda content: b"x" * len(content),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_damaged_entry_is_found_and_mended(images, label, make_cache, decoded, damage, prepared: bool) -> None:
+    make_cache().prepare(images, [label])
+    whole = {path: path.read_bytes() for path in entries(make_cache().folder)}
+    for path, content in whole.items():
+        path.write_bytes(damage(content))
+    cache, files = make_cache(), Files(NUM_CLASSES)
+    if prepared:
+        cache.prepare(images, [label])
+    for path in images:
+        np.testing.assert_array_equal(cache.image(path), files.image(path))
+    np.testing.assert_array_equal(cache.label(label), files.label(label))
+    assert {path: path.read_bytes() for path in entries(cache.folder)} == whole
+    assert len(decoded) == 2 * (COUNT + 1)
+
+
+def test_entries_of_another_decoder_are_not_used(images, make_cache, decoded, monkeypatch) -> None:
+    make_cache().prepare(images, [])
+    monkeypatch.setattr(cache_module, "DECODER", cache_module.DECODER ^ 1)
+    make_cache().prepare(images, [])
+    assert sorted(decoded) == sorted([*images, *images])
+
+
+def test_labels_are_checked_again_for_another_number_of_classes(label, make_cache) -> None:
+    make_cache().prepare([], [label])
+    with pytest.raises(UserError, match=r"label\.png: label value \d+ is neither a class \(0 to 4\)"):
+        make_cache(5).label(label)
+
+
+def test_missing_and_damaged_files_are_named_as_without_a_cache(images, make_cache) -> None:
+    make_cache().prepare(images, [])
+    images[0].unlink()
+    images[1].write_bytes(b"damaged")
+    for path, complaint in ((images[0], "no such file"), (images[1], "can't be decoded")):
+        for use in (make_cache().image, lambda path: make_cache().prepare([path], [])):
+            with pytest.raises(UserError, match=rf"{path.name}: {complaint}"):
+                use(path)
+
+
+def test_too_little_room_is_said_before_anything_is_written(images, label, make_cache, monkeypatch) -> None:
+    header = 64
+    needed = COUNT * (header + 3 * SIZE[0] * SIZE[1]) + header + SIZE[0] * SIZE[1]
+    assert make_cache().missing_bytes(images, [label]) == needed
+    monkeypatch.setattr(cache_module, "GIB", 1)
+    monkeypatch.setattr(cache_module, "free_bytes", lambda folder: RESERVE + needed - 1)
+    with pytest.raises(UserError, match=rf"cache: C\.cache needs {needed}\.00 GiB for 5 files .* C\.cache = off"):
+        make_cache().prepare(images, [label])
+    assert entries(make_cache().folder) == []
+    monkeypatch.setattr(cache_module, "free_bytes", lambda folder: RESERVE + needed)
+    make_cache().prepare(images, [label])
+    assert make_cache().missing_bytes(images, [label]) == 0
+    assert sum(path.stat().st_size for path in entries(make_cache().folder)) == needed
+
+
+def test_a_folder_that_can_not_be_made_is_named(images, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cache = Cache(NUM_CLASSES, tmp_path / "file" / "cache")
+    with pytest.raises(UserError, match=r"file/cache: can't be written .*name another folder in C\.cache"):
+        cache.prepare(images, [])
+    np.testing.assert_array_equal(cache.image(images[0]), Files(NUM_CLASSES).image(images[0]))
+
+
+def prepare_and_report(folder: Path, images: list[Path], barrier, queue) -> None:
+    """In a process of its own: prepare when all are there; report how many files were decoded, and the pixels."""
+    count = []
+    read = cache_module.read_image
+    cache_module.read_image = lambda path: count.append(path) or read(path)
+    cache = Cache(NUM_CLASSES, folder)
+    barrier.wait()
+    cache.prepare(images, [])
+    queue.put((len(count), [cache.image(path).tobytes() for path in images]))
+
+
+def test_processes_that_start_together_decode_every_file_once(images, make_cache) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(4), context.Queue()
+    arguments = (make_cache().folder, images, barrier, queue)
+    processes = [context.Process(target=prepare_and_report, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    reports = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(count for count, _ in reports) == [0, 0, 0, COUNT]
+    expected = [Files(NUM_CLASSES).image(path).tobytes() for path in images]
+    assert all(found == expected for _, found in reports)
+
+
+def test_an_entry_is_left_alone_while_another_process_writes(images, make_cache) -> None:
+    cache = make_cache()
+    with writing(cache.folder) as locked:
+        assert locked
+        np.testing.assert_array_equal(cache.image(images[0]), Files(NUM_CLASSES).image(images[0]))
+        assert entries(cache.folder) == []
+    cache.image(images[0])
+    assert len(entries(cache.folder)) == 1
+
+
+def all_batches(C) -> list:
+    return list(build_train_loader(C, build_train_set(C)))
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch) -> Path:
+    """A folder in place of the file system in memory."""
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    monkeypatch.setattr(cache_folder, "MEMORY", folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("where", ["folder", RAM])
+def test_a_run_sees_the_same_batches_with_a_cache(make_settings, memory, tmp_path, where: str, num_workers: int):
+    expected = all_batches(make_settings())
+    setting = RAM if where == RAM else str(tmp_path / "cache")
+    found = all_batches(make_settings(cache=setting, num_workers=num_workers))
+    assert len(found) == len(expected) > 0
+    for batch, other in zip(found, expected, strict=True):
+        for name in ("images", "labels", "unlabeled_0", "unlabeled_1", "mask"):
+            assert torch.equal(getattr(batch, name), getattr(other, name)), name
+
+
+def test_workers_read_the_cache_and_decode_nothing(make_settings, voc_root: Path, tmp_path: Path) -> None:
+    C = make_settings(cache=str(tmp_path / "cache"), num_workers=2)
+    batches = iter(build_train_loader(C, dataset := build_train_set(C)))
+    for path in [*voc_root.rglob("*.png")]:
+        path.write_bytes(b"can't be decoded any more")
+    colours = {tuple(colour) for colour in PALETTE} | {dataset.fill}
+    assert sum(1 for _ in batches) == 6
+    assert {tuple(pixel) for pixel in dataset.files.image(dataset.labeled[0].image).reshape(-1, 3)} <= colours
+
+
+def test_memory_is_given_back_with_the_last_user_only(images, memory: Path) -> None:
+    folder = locate(RAM)
+    assert folder.parent == memory
+    first, second = (Cache(NUM_CLASSES, folder, keep=False) for _ in range(2))
+    first.prepare(images, [])
+    second.prepare(images, [])
+    del first
+    gc.collect()
+    assert len(entries(folder)) == COUNT
+    del second
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_what_a_killed_run_left_in_memory_is_used_or_removed(images, memory: Path, decoded) -> None:
+    folder = locate(RAM)
+    Cache(NUM_CLASSES, folder).prepare(images, [])
+    decoded.clear()
+    cache = Cache(NUM_CLASSES, folder, keep=False)
+    cache.prepare(images[:2], [])
+    assert decoded == []
+    assert len(entries(folder)) == 2
+    other = Cache(NUM_CLASSES, folder, keep=False)
+    other.prepare(images[2:], [])
+    assert len(entries(folder)) == COUNT, "entries that another run uses were removed"
+
+
+def test_room_in_memory_is_no_more_than_the_machine_has_left(memory: Path, tmp_path: Path, monkeypatch) -> None:
+    state = tmp_path / "meminfo"
+    state.write_text("MemTotal:       2000 kB\nMemFree:          1 kB\nMemAvailable:     12 kB\n")
+    monkeypatch.setattr(cache_folder, "MEMORY_STATE", state)
+    assert free_bytes(locate(RAM)) == 12 * 1024
+    assert free_bytes(tmp_path / "not" / "there") > 12 * 1024
+
+
+def test_settings_choose_the_cache(make_settings, memory: Path, tmp_path: Path) -> None:
+    assert type(build_files(make_settings())) is Files
+    in_folder, in_memory = build_files(make_settings(cache=str(tmp_path))), build_files(make_settings(cache=RAM))
+    assert (in_folder.folder, in_folder.keep) == (tmp_path, True)
+    assert (in_memory.folder.parent, in_memory.keep) == (memory, False)
+    memory.rmdir()
+    with pytest.raises(UserError, match=r"C\.cache = ram: this system has no .*memory; name a folder"):
+        build_files(make_settings(cache=RAM))
