@@ -63,13 +63,12 @@ def crop_label(label: np.ndarray, drawn: Crop, crop: tuple[int, int]) -> np.ndar
 
 
 def pad(array: np.ndarray, crop: tuple[int, int], fill: int | tuple[int, int, int]) -> np.ndarray:
-    """`array` (h, w, ...) in the middle of `crop`; the odd row or column goes to the bottom or right."""
-    top, left = ((target - side) // 2 for side, target in zip(array.shape[:2], crop, strict=True))
-    padded = np.empty((*crop, *array.shape[2:]), dtype=array.dtype)
-    padded[:top] = padded[top + array.shape[0] :] = fill
-    padded[:, :left] = padded[:, left + array.shape[1] :] = fill
-    padded[top : top + array.shape[0], left : left + array.shape[1]] = array
-    return padded
+    """A copy of `array` (h, w) or (h, w, 3) in the middle of `crop`; odd rows or columns go to the bottom or right."""
+    (top, bottom), (left, right) = (
+        ((target - side) // 2, target - side - (target - side) // 2)
+        for side, target in zip(array.shape[:2], crop, strict=True)
+    )
+    return cv2.copyMakeBorder(array, top, bottom, left, right, cv2.BORDER_CONSTANT, value=fill)
 
 
 def scaled_side(side: int, scale: float) -> int:
