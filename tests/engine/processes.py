@@ -1,0 +1,108 @@
+"""What each process of the distributed tests does; importable, as spawned processes need it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from furnace.datasets.dataset import TrainBatch
+from furnace.engine.distributed import CPU, start, stop, whole_batch
+from furnace.engine.evaluator import Evaluator
+from furnace.engine.learner import Learner
+from furnace.methods.cpcl import CPCL
+from furnace.seg_opr.losses import OhemCrossEntropy
+from furnace.utils.config import Settings
+
+BATCH, CLASSES, SIZE, STEPS = 8, 5, (33, 41), 10
+
+
+def in_processes(count: int, function, *arguments) -> None:
+    """Run `function(rank, *arguments)` in `count` processes that form one group, over gloo."""
+    mp.spawn(_enter, args=(count, _free_port(), function, arguments), nprocs=count)
+
+
+def _enter(rank: int, count: int, port: int, function, arguments) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count)
+    )
+    torch.set_num_threads(1)
+    start(CPU)
+    function(rank, *arguments)
+    stop()
+
+
+def _free_port() -> int:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    return store.port
+
+
+class GroupNormNetwork(nn.Module):
+    """Two small networks with what a method needs of `Network`. Their norms look at one image alone: gloo can't
+    synchronise BatchNorm."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+        for number in (1, 2):
+            layers = (
+                nn.Conv2d(3, 8, 5, stride=4, padding=2),
+                nn.GroupNorm(2, 8),
+                nn.ReLU(),
+                nn.Conv2d(8, num_classes, 1),
+            )
+            self.add_module(f"branch{number}", nn.Sequential(*layers))
+
+    @property
+    def branches(self) -> list[nn.Module]:
+        return list(self.children())
+
+    def quarter_logits(self, images: Tensor, branch: int = 1) -> Tensor:
+        return self.branches[branch - 1](images)
+
+
+def whole_batches() -> list[TrainBatch]:
+    """The batches of all steps, the same in every process."""
+    rng = np.random.default_rng(0)
+    batches = []
+    for _ in range(STEPS):
+        images = [torch.from_numpy(rng.normal(size=(BATCH, 3, *SIZE))) for _ in range(3)]
+        labels = torch.from_numpy(rng.integers(0, CLASSES, (BATCH, *SIZE)))
+        # Ignored pixels in unequal numbers, so that the shares' own normalisers differ.
+        labels[torch.arange(BATCH)[:, None, None] * 5 > torch.arange(SIZE[0])[None, :, None] + labels * 0] = 255
+        mask = torch.from_numpy(rng.integers(0, 2, (BATCH, 1, *SIZE)))
+        batches.append(TrainBatch(images[0], labels, images[1], images[2], mask))
+    return batches
+
+
+def train_steps(rank: int, processes: int, folder: Path) -> None:
+    """Ten CPCL steps with OHEM on this process's share of each batch; the first process saves what came of it."""
+    torch.manual_seed(0)
+    network = GroupNormNetwork(CLASSES).double()
+    whole = whole_batch()
+    criterion = OhemCrossEntropy(thresh=0.2, min_kept=BATCH * 500, whole=whole)
+    learner = Learner(
+        network,
+        CPCL(criterion, unsup_weight=1.5, whole=whole),
+        lr=0.01,
+        lr_power=0.9,
+        momentum=0.9,
+        weight_decay=1e-4,
+        total_iterations=STEPS,
+    )
+    history = []
+    for iteration, batch in enumerate(whole_batches()):
+        scalars = learner.step(batch.split(processes)[rank], iteration).scalars
+        history.append({name: whole.mean(value.double()).item() for name, value in scalars.items()})
+    if rank == 0:
+        torch.save((history, network.state_dict()), folder / f"{processes}.pth")
+
+
+def evaluate_share(rank: int, C: Settings, snapshot: str, folder: Path) -> None:
+    """Evaluate with this process's share of the images; the first process saves the confusion matrix."""
+    (result,) = Evaluator(C, CPU).run(snapshot)
+    if rank == 0:
+        torch.save(result.confusion, folder / "confusion.pth")

@@ -1,0 +1,102 @@
+"""The same result from 1, 2 and 4 processes, and device strings.
+
+BatchNorm can't be synchronised over gloo, so that the training test uses networks with GroupNorm; everything else,
+agreement counts, OHEM's selection, normalisers and gradients, is as in a real run.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from furnace.engine import distributed
+from furnace.engine.checkpoint import Snapshot, save_snapshot
+from furnace.engine.distributed import CPU, parse_devices
+from furnace.engine.evaluator import Evaluator
+from furnace.methods.build import build_network
+from furnace.utils.config import Config
+from furnace.utils.errors import UserError
+from tests.engine.processes import evaluate_share, in_processes, train_steps
+
+
+@pytest.fixture(scope="module")
+def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[list[dict], dict]]:
+    folder = tmp_path_factory.mktemp("steps")
+    for processes in (1, 2, 4):
+        in_processes(processes, train_steps, processes, folder)
+    return {processes: torch.load(folder / f"{processes}.pth") for processes in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_losses_do_not_depend_on_the_number_of_processes(histories: dict, processes: int):
+    for alone, shared in zip(histories[1][0], histories[processes][0], strict=True):
+        assert shared == pytest.approx(alone, rel=1e-9)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_weights_do_not_depend_on_the_number_of_processes(histories: dict, processes: int):
+    for name, weight in histories[1][1].items():
+        assert torch.allclose(histories[processes][1][name], weight, rtol=1e-8, atol=1e-10), name
+
+
+def test_losses_change_over_the_steps(histories: dict):
+    assert len({step["loss"] for step in histories[1][0]}) == len(histories[1][0])
+
+
+def test_evaluation_counts_every_image_once(make_settings: Callable[..., Config], tmp_path: Path):
+    C = make_settings(head_channels=8, eval_crop_size=32)
+    network = build_network(C)
+    snapshot = tmp_path / "epoch-0.pth"
+    save_snapshot(snapshot, Snapshot(network.state_dict(), [], 0, 0, C.model_dump()))
+    (alone,) = Evaluator(C, CPU).run(str(snapshot))
+    in_processes(2, evaluate_share, C, str(snapshot), tmp_path)
+    assert torch.equal(torch.load(tmp_path / "confusion.pth"), alone.confusion)
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"), [("0", [0]), ("0,2", [0, 2]), ("0-3", [0, 1, 2, 3]), ("*", [0, 1, 2, 3]), ("1-2,0", [1, 2, 0])]
+)
+def test_devices(monkeypatch: pytest.MonkeyPatch, text: str, indices: list[int]):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [device.index for device in parse_devices(text)] == indices
+
+
+@pytest.mark.parametrize("text", ["4", "0-9", "1,1", "2-1", "x", "", "0,", "-1", "cuda", "0-", "٣"])
+def test_wrong_devices(monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(UserError, match="-d"):
+        parse_devices(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_devices_or_one_clear_error(text: str):
+    try:
+        assert parse_devices(text)
+    except UserError as error:
+        assert str(error).startswith("-d ")
+
+
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert parse_devices(None) == parse_devices("cpu") == [CPU]
+    with pytest.raises(UserError, match="-d cpu"):
+        parse_devices("*")
+
+
+def test_several_devices_start_torchrun(monkeypatch: pytest.MonkeyPatch):
+    started = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    monkeypatch.setattr(distributed.os, "execv", lambda *command: started.append(command))
+    monkeypatch.setattr(distributed.sys, "argv", ["train.py", "-d", "0,2"])
+    distributed.launch([torch.device("cuda", 0), torch.device("cuda", 2)])
+    ((_, arguments),) = started
+    assert arguments[1:3] == ["-m", "torch.distributed.run"]
+    assert "--nproc_per_node=2" in arguments
+    assert arguments[-3:] == ["train.py", "-d", "0,2"]
+    assert distributed.os.environ["CUDA_VISIBLE_DEVICES"] == "3,7"
