@@ -28,7 +28,7 @@ class Objective(nn.Module):
 
 
 class Learner:
-    """The networks with their optimizers, one each, and the learning-rate policy.
+    """The networks with an optimizer for each that is trained, and the learning-rate policy.
 
     Args:
         network: on its device.
@@ -58,7 +58,10 @@ class Learner:
         self.device = next(network.parameters()).device
         self.amp, self.accumulate = AMP_DTYPES[amp], accumulate
         self.lr, self.lr_power, self.total_iterations = lr, lr_power, total_iterations
-        self.optimizers = [build_optimizer(branch, lr, momentum, weight_decay) for branch in network.branches]
+        trained = network.branches[: method.trained]
+        self.optimizers = [build_optimizer(branch, lr, momentum, weight_decay) for branch in trained]
+        for branch in network.branches[method.trained :]:
+            branch.requires_grad_(False)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         if compiled:
             # Where compiling fails the code runs as it is, and torch logs why.
@@ -74,6 +77,7 @@ class Learner:
         """Update the networks on a normalised batch, with the learning rate of `iteration`."""
         self.network.train()
         self.method.train()
+        self.method.before_step(iteration / self.total_iterations)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
@@ -90,6 +94,7 @@ class Learner:
                 group["lr"] = self.learning_rate(iteration)
             self.scaler.step(optimizer)
         self.scaler.update()
+        self.method.after_step(self.network, iteration)
         return outcome
 
     def learning_rate(self, iteration: int) -> float:

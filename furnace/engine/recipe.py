@@ -45,14 +45,15 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in all")
     if start_iteration:
         table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
-    streams = 3 if dataset.unlabeled is not None else 1
-    table.add_row("batch", f"{C.batch_size} labelled" + (f" + 2 x {C.batch_size} unlabelled" if streams == 3 else ""))
+    streams = 0 if dataset.unlabeled is None else 2 if C.cutmix else 1
+    unlabelled = f" + {streams} x {C.batch_size} unlabelled" if streams else ""
+    table.add_row("batch", f"{C.batch_size} labelled{unlabelled}")
     table.add_row(
         "crop", f"{C.image_height} x {C.image_width}, scales {', '.join(f'{s:g}' for s in C.train_scale_array)}"
     )
     table.add_row("learning rate", f"{C.lr:g}, poly {C.lr_power:g}, momentum {C.momentum:g}, decay {C.weight_decay:g}")
     loss = f"OHEM {C.ohem_thresh:g}, {C.ohem_min_kept} pixels an image" if C.ohem else "mean cross entropy"
-    table.add_row("losses", f"{loss}; unsupervised x {C.unsup_weight:g}")
+    table.add_row("losses", loss + (f"; unsupervised x {C.unsup_weight:g}" if streams else ""))
     parameters = sum(p.numel() for p in network.parameters())
     table.add_row("network", f"{len(network.branches)} x DeepLabv3+, {C.backbone}, {parameters / 1e6:.1f} M parameters")
     table.add_row("", network.weights_report)

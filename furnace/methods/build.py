@@ -5,18 +5,21 @@ from torch import nn
 
 from furnace.base_model.network import IMAGENET, Network
 from furnace.methods.cpcl import CPCL
+from furnace.methods.cps import CPS
+from furnace.methods.mean_teacher import MeanTeacher
 from furnace.methods.method import Method
 from furnace.methods.supervised import Supervised
 from furnace.seg_opr.losses import IGNORE_INDEX, MeanCrossEntropy, OhemCrossEntropy
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.config import Settings
 
-METHODS = {"cpcl": CPCL, "supervised": Supervised}
+METHODS: dict[str, type[Method]] = {"cpcl": CPCL, "supervised": Supervised, "cps": CPS, "mean_teacher": MeanTeacher}
 
 
 def build_network(C: Settings, pretrained: bool = True) -> Network:
     """The network that the settings describe; with `pretrained=False` its weights come from a snapshot later."""
-    return Network(
+    method = METHODS[C.method]
+    network = Network(
         C.num_classes,
         C.backbone,
         C.pretrained_model if pretrained else None,
@@ -24,8 +27,11 @@ def build_network(C: Settings, pretrained: bool = True) -> Network:
         head_channels=C.head_channels,
         bn_eps=C.bn_eps,
         bn_momentum=C.bn_momentum,
-        branches=METHODS[C.method].branches,
+        branches=method.branches,
     )
+    for branch in network.branches[method.trained :]:
+        branch.load_state_dict(network.branch1.state_dict())
+    return network
 
 
 def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:
@@ -39,6 +45,16 @@ def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:
 def build_method(C: Settings, whole: WholeBatch = ALONE) -> Method:
     """The method that `C.method` names."""
     criterion = build_criterion(C, whole)
-    if C.method == "supervised":
-        return Supervised(criterion)
-    return CPCL(criterion, C.unsup_weight, whole)
+    unsupervised = {"unsup_weight": C.unsup_weight, "whole": whole, "warmup": C.unsup_warmup}
+    arguments = {
+        "supervised": {},
+        "cps": unsupervised,
+        "mean_teacher": {**unsupervised, "ema_decay": C.ema_decay},
+        "cpcl": {
+            **unsupervised,
+            "pseudo_labels": C.pseudo_labels,
+            "union_choice": C.union_choice,
+            "reweight": C.reweight,
+        },
+    }
+    return METHODS[C.method](criterion, **arguments[C.method])

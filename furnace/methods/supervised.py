@@ -14,7 +14,7 @@ class Supervised(Method):
         criterion: (logits, labels) to ().
     """
 
-    branches = 1
+    branches = trained = 1
     unlabeled = False
 
     def __init__(self, criterion: nn.Module):

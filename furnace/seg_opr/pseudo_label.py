@@ -53,6 +53,11 @@ def vote(logits: Tensor) -> Votes:
     return Votes(labels, confidence)
 
 
+def vote_upsampled(logits: Tensor, size: tuple[int, int]) -> Votes:
+    """`vote` on logits (B, K, h, w) upsampled to `size` (H, W)."""
+    return Votes(*map_images(lambda image: vote(full_size(image, size)), logits))
+
+
 def vote_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Votes:
     """`vote` on CutMix of two logit maps (B, K, h, w), upsampled to the mask (B, 1, H, W): the second where it is 1."""
 
@@ -68,15 +73,23 @@ def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.bool(), inside, outside)
 
 
-def combine(first: Votes, second: Votes, num_classes: int, whole: WholeBatch = ALONE) -> PseudoLabels:
-    """Intersection and union of two teachers' votes; agreement is counted over the whole batch."""
+def combine(
+    first: Votes, second: Votes, num_classes: int, whole: WholeBatch = ALONE, choice: str = "disagreement"
+) -> PseudoLabels:
+    """Intersection and union of two teachers' votes; agreement is counted over the whole batch.
+
+    Where they differ, the union takes the class in more "disagreement", or the vote with more "confidence".
+    """
     agreement = whole.total(confusion_matrix(first.labels, second.labels, num_classes))
     # The identity keeps the shares finite for classes that nobody predicts.
     agreement = agreement + torch.eye(num_classes, dtype=agreement.dtype, device=agreement.device)
     class_weight = disagreement(agreement)
 
     agree = first.labels == second.labels
-    take_first = agree | (class_weight[first.labels] > class_weight[second.labels])
+    if choice == "confidence":
+        take_first = agree | (first.confidence > second.confidence)
+    else:
+        take_first = agree | (class_weight[first.labels] > class_weight[second.labels])
     mean_confidence = (first.confidence + second.confidence) / 2
     return PseudoLabels(
         intersection=first.labels.where(agree, IGNORE_INDEX),

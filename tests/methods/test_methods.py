@@ -1,0 +1,234 @@
+"""Every method's loss and gradients against a plain formula over full-resolution logits, pixel by pixel."""
+
+import copy
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from furnace.base_model.network import Network
+from furnace.datasets.dataset import TrainBatch
+from furnace.methods.build import METHODS, build_method, build_network
+from furnace.methods.method import Method
+from furnace.seg_opr.losses import MeanCrossEntropy
+from furnace.utils.config import Settings
+from tests.golden_values import relative_error
+
+K, B, SIZE, WEIGHT = 4, 2, (20, 24), 1.7
+CUTMIX = pytest.mark.parametrize("cutmix", [True, False])
+
+
+def make_batch(cutmix: bool = True) -> TrainBatch:
+    rng = torch.Generator().manual_seed(3)
+    images = [torch.randn(B, 3, *SIZE, generator=rng, dtype=torch.float64) for _ in range(3)]
+    labels = torch.randint(0, K, (B, *SIZE), generator=rng)
+    labels[0, :5] = 255
+    mask = torch.zeros(B, 1, *SIZE, dtype=torch.uint8)
+    mask[0, :, 3:15, 4:20] = 1
+    mask[1, :, 8:, :9] = 1
+    return TrainBatch(images[0], labels, images[1], *((images[2], mask) if cutmix else ()))
+
+
+def make_network(branches: int = 2) -> Network:
+    torch.manual_seed(5)
+    return Network(K, "resnet18", head_channels=8, branches=branches).double()
+
+
+def full_logits(network: Network, images: Tensor, branch: int) -> Tensor:
+    """Logits of every pixel, by the plain route."""
+    quarter = network.get_submodule(f"branch{branch}")(images)
+    return F.interpolate(quarter, SIZE, mode="bilinear", align_corners=True)
+
+
+def plain_loss(
+    logits: Tensor, labels: np.ndarray, weights: np.ndarray | None = None, over_valid: bool = False
+) -> Tensor:
+    """Sum over pixels of weight times minus log soft-max of the label, by the number of (valid) pixels."""
+    log_probability = logits - logits.exp().sum(1, keepdim=True).log()
+    one_hot = torch.from_numpy(np.stack([labels == k for k in range(K)], axis=1)).double()
+    weights = torch.from_numpy(np.ones(labels.shape) if weights is None else weights)
+    total = -(one_hot * log_probability).sum(1).mul(weights).sum()
+    return total / ((labels != 255).sum() if over_valid else labels.size)
+
+
+def teach(network: Network, batch: TrainBatch, branch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and confidences (B, H, W) of a teacher whose logits are mixed as the images are."""
+    with torch.no_grad():
+        logits = full_logits(network, batch.unlabeled_0, branch)
+        if batch.mask is not None:
+            inside = full_logits(network, batch.unlabeled_1, branch)
+            mask = batch.mask.double()
+            logits = logits * (1 - mask) + inside * mask
+    probability = (logits.exp() / logits.exp().sum(1, keepdim=True)).numpy()
+    return probability.argmax(1), probability.max(1)
+
+
+def study(network: Network, batch: TrainBatch, branch: int) -> Tensor:
+    """A student's logits of the images, mixed or not."""
+    images = batch.unlabeled_0
+    if batch.mask is not None:
+        mask = batch.mask.double()
+        images = images * (1 - mask) + batch.unlabeled_1 * mask
+    return full_logits(network, images, branch)
+
+
+def supervised(network: Network, batch: TrainBatch, branch: int) -> Tensor:
+    return plain_loss(full_logits(network, batch.images, branch), batch.labels.numpy(), over_valid=True)
+
+
+def naive_supervised(network: Network, batch: TrainBatch) -> Tensor:
+    return supervised(network, batch, 1)
+
+
+def naive_cps(network: Network, batch: TrainBatch) -> Tensor:
+    (labels_1, _), (labels_2, _) = teach(network, batch, 1), teach(network, batch, 2)
+    crossed = plain_loss(study(network, batch, 1), labels_2) + plain_loss(study(network, batch, 2), labels_1)
+    return supervised(network, batch, 1) + supervised(network, batch, 2) + WEIGHT * crossed
+
+
+def naive_mean_teacher(network: Network, batch: TrainBatch) -> Tensor:
+    network.branch2.eval()
+    labels, _ = teach(network, batch, 2)
+    return supervised(network, batch, 1) + WEIGHT * plain_loss(study(network, batch, 1), labels)
+
+
+def naive_targets(network: Network, batch: TrainBatch, choice: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """CPCL's labels and weights, "intersection" and "union", pixel by pixel."""
+    (labels_1, sure_1), (labels_2, sure_2) = teach(network, batch, 1), teach(network, batch, 2)
+    counts = np.eye(K)
+    for pair in zip(labels_1.ravel(), labels_2.ravel(), strict=True):
+        counts[pair] += 1
+    apart = np.zeros(K)
+    for k in range(K):
+        row, column = counts[k].sum(), counts[:, k].sum()
+        apart[k] = (column - counts[k, k]) / column + (row - counts[k, k]) / row
+    inter, union = np.full(labels_1.shape, 255), np.zeros_like(labels_1)
+    weight_inter, weight_union = np.zeros(labels_1.shape), np.zeros(labels_1.shape)
+    for at in np.ndindex(labels_1.shape):
+        a, b = labels_1[at], labels_2[at]
+        if a == b:
+            inter[at] = union[at] = a
+            weight_inter[at] = weight_union[at] = (sure_1[at] + sure_2[at]) / 2
+        else:
+            first = sure_1[at] > sure_2[at] if choice == "confidence" else apart[a] > apart[b]
+            union[at], weight_union[at] = (a, sure_1[at]) if first else (b, sure_2[at])
+    return {"intersection": (inter, weight_inter), "union": (union, weight_union)}
+
+
+def naive_cpcl(
+    network: Network,
+    batch: TrainBatch,
+    targets: tuple[str, str] = ("intersection", "union"),
+    choice: str = "disagreement",
+    reweight: bool = True,
+) -> Tensor:
+    labels = naive_targets(network, batch, choice)
+    loss = supervised(network, batch, 1) + supervised(network, batch, 2)
+    for branch, target in enumerate(targets, 1):
+        wanted, weights = labels[target]
+        loss = loss + WEIGHT * plain_loss(study(network, batch, branch), wanted, weights if reweight else None)
+    return loss
+
+
+def check(method: Method, naive, batch: TrainBatch, **options) -> None:
+    """Loss and every gradient agree with the naive formula, and nothing else gets a gradient."""
+    network = make_network(method.branches).train()
+    reference = copy.deepcopy(network)
+    for branch in [b for n in (network, reference) for b in n.branches[method.trained :]]:
+        branch.requires_grad_(False)
+    outcome = method(network, batch)
+    outcome.loss.backward()
+    expected = naive(reference, batch, **options)
+    expected.backward()
+
+    assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert outcome.scalars["loss"] == outcome.loss and not outcome.scalars["loss"].requires_grad
+    for (name, found), wanted in zip(network.named_parameters(), reference.parameters(), strict=True):
+        assert (found.grad is None) == (wanted.grad is None), name
+        if wanted.grad is not None:
+            assert relative_error(found.grad, wanted.grad) < 1e-6, name
+
+
+@pytest.fixture
+def make_method(make_settings):
+    def make(**changes) -> Method:
+        return build_method(make_settings(num_classes=K, unsup_weight=WEIGHT, **changes)).double()
+
+    return make
+
+
+def test_supervised(make_method) -> None:
+    check(make_method(method="supervised"), naive_supervised, make_batch())
+
+
+@CUTMIX
+def test_cps(make_method, cutmix: bool) -> None:
+    check(make_method(method="cps"), naive_cps, make_batch(cutmix))
+
+
+@CUTMIX
+def test_mean_teacher(make_method, cutmix: bool) -> None:
+    check(make_method(method="mean_teacher"), naive_mean_teacher, make_batch(cutmix))
+
+
+@CUTMIX
+def test_cpcl(make_method, cutmix: bool) -> None:
+    check(make_method(), naive_cpcl, make_batch(cutmix))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"pseudo_labels": "intersection"}, {"targets": ("intersection", "intersection")}),
+        ({"pseudo_labels": "union"}, {"targets": ("union", "union")}),
+        ({"union_choice": "confidence"}, {"choice": "confidence"}),
+        ({"reweight": False}, {"reweight": False}),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_ablations_of_cpcl(make_method, settings: dict, options: dict) -> None:
+    check(make_method(**settings), naive_cpcl, make_batch(), **options)
+
+
+def test_warm_up_raises_the_weight_linearly(make_method) -> None:
+    method = make_method(method="cps", unsup_warmup=0.4)
+    seen = {}
+    for progress in (0, 0.1, 0.2, 0.4, 0.9):
+        method.before_step(progress)
+        seen[progress] = method.unsup_weight
+    assert seen == pytest.approx({0: 0, 0.1: WEIGHT / 4, 0.2: WEIGHT / 2, 0.4: WEIGHT, 0.9: WEIGHT})
+    method.before_step(0.2)
+    scalars = method(make_network(), make_batch()).scalars
+    expected = scalars["sup_1"] + scalars["sup_2"] + WEIGHT / 2 * (scalars["cross_1"] + scalars["cross_2"])
+    assert scalars["loss"].item() == pytest.approx(expected.item())
+
+
+def test_without_warm_up_the_weight_is_there_from_the_first_step(make_method) -> None:
+    method = make_method(method="cps")
+    method.before_step(0)
+    assert method.unsup_weight == WEIGHT
+
+
+def test_the_settings_name_every_method() -> None:
+    assert set(get_args(Settings.model_fields["method"].annotation)) == set(METHODS)
+
+
+@pytest.mark.parametrize(("method", "networks"), [("supervised", 1), ("mean_teacher", 2), ("cps", 2), ("cpcl", 2)])
+def test_networks_of_a_method(make_settings, method: str, networks: int) -> None:
+    network = build_network(make_settings(method=method, head_channels=8))
+    assert len(network.branches) == networks
+    alike = all(
+        torch.equal(a, b)
+        for a, b in zip(network.branches[0].parameters(), network.branches[-1].parameters(), strict=True)
+    )
+    # A teacher starts as a copy of its student; networks that teach each other must differ.
+    assert alike == (method in ("supervised", "mean_teacher"))
+
+
+def test_criterion_comes_from_the_settings(make_method) -> None:
+    assert isinstance(make_method(method="mean_teacher").criterion, MeanCrossEntropy)
+    assert math.isclose(make_method(method="mean_teacher", ema_decay=0.9).ema_decay, 0.9)
