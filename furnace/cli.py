@@ -20,7 +20,7 @@ from furnace.utils.config import Settings, load_config, parse_overrides
 def train(folder: str | Path, argv: list[str] | None = None) -> None:
     """`python train.py` in an experiment folder."""
     parser = experiment_parser("Train the experiment that config.py beside this file describes.", TRAIN_EXAMPLES)
-    parser.add_argument("-c", "--continue", dest="resume", metavar="PATH", help="continue from this snapshot")
+    parser.add_argument("-c", "--continue", dest="resume", metavar="PATH", help=CONTINUE)
     parser.add_argument("--overwrite", action="store_true", help="start anew where there are snapshots already")
     args = parser.parse_args(argv)
     with prepared(folder, args) as (C, device):
@@ -49,9 +49,11 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
         Evaluator(C, device, args.branch, save_to).run(args.epochs)
 
 
+CONTINUE = "continue from this snapshot, or from the newest sound one (auto)"
 TRAIN_EXAMPLES = """examples:
   python train.py                                 what config.py says, on what is there
   python train.py -o labeled_ratio=16 -o lr=0.01  other settings for this run
+  python train.py -c auto                         go on from the last save, or begin if there is none
   python train.py -c ../log/exp_voc/snapshot/epoch-last.pth
   python train.py --settings                      every setting, its value and its meaning
 """

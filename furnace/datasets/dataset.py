@@ -1,19 +1,26 @@
 """The two data sets of an experiment: training samples by (epoch, position), and evaluation images in order."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.randomness import Purpose, epoch_order, random_stream
 from furnace.datasets.reading import Files, read_pair
 from furnace.datasets.splits import Sample
 from furnace.datasets.transforms import crop_image, crop_label, draw_crop
+from furnace.utils.errors import UserError
+
+MAX_REPLACED = 100  # images in a row that can't be read, after which it is the disk and not an image
+IDLE = -1
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -23,6 +30,7 @@ class TrainBatch:
     `images`, `unlabeled_0`, `unlabeled_1`: (B, 3, H, W), uint8 RGB from the loader, normalised floats for the
     network; `labels` (B, H, W) int64 (uint8 from the loader), 255 ignored; `mask` (B, 1, H, W) of 0 and 1,
     the CutMix mask. The last three are None where a method takes labelled images only, the last two without CutMix.
+    `unreadable`: why images were replaced by others, if any were.
     """
 
     images: Tensor
@@ -30,11 +38,13 @@ class TrainBatch:
     unlabeled_0: Tensor | None = None
     unlabeled_1: Tensor | None = None
     mask: Tensor | None = None
+    unreadable: list[str] = field(default_factory=list)
 
     def map(self, function) -> "TrainBatch":
         """`function` of every tensor that is there."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return TrainBatch(**{name: None if value is None else function(value) for name, value in values.items()})
+        mapped = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return TrainBatch(**(values | mapped))
 
     def split(self, parts: int) -> list["TrainBatch"]:
         """The batch in `parts` of the same size, one after another."""
@@ -63,8 +73,10 @@ class TrainSet(Dataset):
         seed: everything random follows from it.
         masks: draws the CutMix masks; None for one stream of unlabelled images that are not mixed.
         files: reads the images and labels; by default each time from their files.
+        skip_unreadable: put the next image of the epoch's order in the place of one that can't be read.
 
-    `dataset[epoch, position]` is a dict of arrays by the field names of `TrainBatch`; images are (h, w, 3).
+    `dataset[epoch, position]` is a dict of arrays by the field names of `TrainBatch`; images are (h, w, 3). Where
+    images were replaced, it has `unreadable`, too.
     """
 
     def __init__(
@@ -80,11 +92,14 @@ class TrainSet(Dataset):
         seed: int,
         masks: BoxMaskGenerator | None,
         files: Files | None = None,
+        skip_unreadable: bool = False,
     ):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.crop, self.scales, self.fill = crop, scales, fill
         self.samples, self.seed, self.masks = samples, seed, masks
         self.files = files or Files(num_classes)
+        self.skip_unreadable = skip_unreadable
+        self.reading: Tensor | None = None
 
     def __len__(self) -> int:
         return self.samples
@@ -96,6 +111,11 @@ class TrainSet(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, position = key
+        self.unreadable: list[str] = []
+        arrays = self._arrays(epoch, position)
+        return arrays | {"unreadable": self.unreadable} if self.unreadable else arrays
+
+    def _arrays(self, epoch: int, position: int) -> dict[str, np.ndarray]:
         sample = self.labeled_sample(epoch, position)
         if self.unlabeled is None:
             return sample
@@ -107,13 +127,14 @@ class TrainSet(Dataset):
         return sample
 
     def labeled_sample(self, epoch: int, position: int) -> dict[str, np.ndarray]:
-        image, label = self.files.pair(self.sample(epoch, position, Purpose.ORDER_LABELED))
+        image, label = self._read(self.files.pair, epoch, position, Purpose.ORDER_LABELED)
         drawn = self._draw_crop(image, epoch, position, Purpose.CROP_LABELED)
         return {"images": crop_image(image, drawn, self.crop, self.fill), "labels": crop_label(label, drawn, self.crop)}
 
     def unlabeled_image(self, epoch: int, position: int, number: int) -> np.ndarray:
         """Crop from stream `number`, 0 or 1, of the unlabelled images."""
-        image = self.files.image(self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).image)
+        purpose = Purpose.ORDER_UNLABELED_0 + number
+        image = self._read(lambda sample: self.files.image(sample.image), epoch, position, purpose)
         drawn = self._draw_crop(image, epoch, position, Purpose.CROP_UNLABELED_0 + number)
         return crop_image(image, drawn, self.crop, self.fill)
 
@@ -121,6 +142,35 @@ class TrainSet(Dataset):
         """Which image is at a position of an epoch, in the stream of an ORDER purpose."""
         samples = self.labeled if purpose == Purpose.ORDER_LABELED else self.unlabeled
         return samples[_order(len(samples), self.samples, self.seed, epoch, purpose)[position]]
+
+    def watch(self, num_workers: int) -> None:
+        """Let each worker process note, in memory that all share, what it reads: a dead one can't say it any more."""
+        self.reading = torch.full((num_workers, 3), IDLE).share_memory_()
+
+    def being_read(self) -> list[Path]:
+        """The images that worker processes have begun to read and not finished."""
+        noted = [] if self.reading is None else self.reading.tolist()
+        return [self.sample(*key).image for key in noted if IDLE not in key]
+
+    def _read(self, read: Callable[[Sample], Read], epoch: int, position: int, purpose: int) -> Read:
+        """What `read` gives of the image at a position of an epoch, or of the one that replaces it."""
+        for offset in range(MAX_REPLACED if self.skip_unreadable else 1):
+            key = epoch, (position + offset) % self.samples, purpose
+            self._note(key)
+            try:
+                return read(self.sample(*key))
+            except UserError as error:
+                if not self.skip_unreadable:
+                    raise
+                self.unreadable.append(str(error))
+            finally:
+                self._note((IDLE, IDLE, IDLE))
+        raise UserError(f"{MAX_REPLACED} images in a row can't be read, the last: {self.unreadable[-1]}")
+
+    def _note(self, key: tuple[int, int, int]) -> None:
+        worker = get_worker_info()
+        if worker is not None and self.reading is not None:
+            self.reading[worker.id] = torch.tensor(key)
 
     def _draw_crop(self, image: np.ndarray, epoch: int, position: int, purpose: int):
         rng = random_stream(self.seed, epoch, position, purpose)
@@ -149,6 +199,7 @@ class EvalSet(Dataset):
 
 def collate(samples: list[dict[str, np.ndarray]]) -> TrainBatch:
     """Stack samples to a `TrainBatch` of uint8; images become (B, 3, H, W) in channels-last memory."""
+    unreadable = [reason for sample in samples for reason in sample.pop("unreadable", ())]
     arrays = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
     images = {name: array.permute(0, 3, 1, 2) for name, array in arrays.items() if name not in ("labels", "mask")}
-    return TrainBatch(**(arrays | images))
+    return TrainBatch(**(arrays | images), unreadable=unreadable)

@@ -1,5 +1,6 @@
 """Loaders: worker processes that keep a whole run supplied with batches, and evaluation with images."""
 
+import os
 from collections.abc import Iterator
 
 import cv2
@@ -66,6 +67,7 @@ def build_train_set(C: Settings, unlabeled: bool = True) -> TrainSet:
         seed=C.seed,
         masks=build_mask_generator(C) if C.cutmix else None,
         files=build_files(C),
+        skip_unreadable=C.on_bad_image == "skip",
     )
 
 
@@ -93,6 +95,7 @@ def build_train_loader(
 ) -> DataLoader:
     """Batches from `start_iteration` to the end of the run, this process's share of each; fills the cache first."""
     dataset.prepare()
+    dataset.watch(C.num_workers)
     positions = BatchPositions(C.batch_size, C.niters_per_epoch, C.nepochs, start_iteration, rank, world_size)
     return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(C.num_workers, pin))
 
@@ -111,5 +114,7 @@ def worker_settings(num_workers: int, pin: bool) -> dict:
 
 
 def start_worker(_: int) -> None:
+    # Out of the group that Ctrl-C, timeout and torchrun signal: the training process needs them for its last batch.
+    os.setpgid(0, 0)
     # Many workers share the cores: threads of OpenCV's own would only take them from one another.
     cv2.setNumThreads(0)

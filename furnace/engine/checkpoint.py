@@ -1,9 +1,7 @@
-"""Snapshots: written whole or not at all, checked when loaded, and found by epoch."""
+"""Snapshots: what they hold, written whole or not at all, checked when loaded, and found by epoch."""
 
-import os
 import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,35 @@ import torch
 from torch import Tensor, nn
 
 from furnace.utils.errors import UserError
+from furnace.utils.files import replacing
 from furnace.utils.weights import load_file
 
 LAST = "epoch-last.pth"
+OPTIMIZERS = ("optimizer_1", "optimizer_2")
+ARCHITECTURE = ("num_classes", "backbone", "head_channels", "pretrained_model", "method")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot holds: the network's and the optimizers' states, the last epoch that was finished, the number of
-    iterations done, and the settings of the run (empty in files of the published code)."""
+    """The state of a run between two iterations.
+
+    Args:
+        model: the network's state.
+        optimizers: the optimizers' states.
+        epoch: the last epoch that was finished, -1 before the first one's end.
+        iteration: iterations done since the run's begin; None where the file doesn't say.
+        settings: of the run; empty in files of the published code.
+        scaler: the state of the loss scaling of C.amp = "fp16"; empty without.
+        skipped: iterations skipped so far because their loss was not finite.
+    """
 
     model: dict[str, Tensor]
     optimizers: list[dict]
     epoch: int
     iteration: int | None
     settings: dict[str, Any]
+    scaler: dict[str, Any] | None = None
+    skipped: int = 0
 
 
 def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
@@ -34,53 +46,46 @@ def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
     return epoch == nepochs - 1 or (epoch > nepochs // 6 and epoch % snapshot_iter == 0)
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, flush it to the disk and rename it: `path` is old or new, never half.
+def save_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot with the keys of the published code and, beside them, what an exact continuation needs.
 
     Raises:
         UserError: the disk is full or the folder can't be written; what was there stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        size = temporary.stat().st_size if temporary.exists() else 0
-        free = shutil.disk_usage(path.parent).free
-        raise UserError(
-            f"{path}: can't be written ({error}); {size / 2**20:.0f} MiB were written when it failed and "
-            f"{free / 2**20:.0f} MiB are free: make room, or choose another folder (-o snapshot_dir=...)"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot with the keys of the published code and, beside them, the settings."""
-    optimizers = {f"optimizer_{i}": state for i, state in enumerate(snapshot.optimizers, 1)}
     content = {
         "model": snapshot.model,
-        **optimizers,
+        **{f"optimizer_{i}": state for i, state in enumerate(snapshot.optimizers, 1)},
         "epoch": snapshot.epoch,
         "iteration": snapshot.iteration,
         "settings": snapshot.settings,
+        "scaler": snapshot.scaler or {},
+        "skipped": snapshot.skipped,
     }
-    write_whole(path, lambda temporary: torch.save(content, temporary))
-
-
-def copy_as_last(path: Path) -> None:
-    """Make `epoch-last.pth` the same file as `path`; a hard link where the disk knows them."""
-
-    def link_or_copy(temporary: Path) -> None:
+    with replacing(path, tensor_bytes(content)) as part, open(part, "wb") as file:
         try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copyfile(path, temporary)
+            torch.save(content, file)
+        except RuntimeError as error:
+            # PyTorch's writer hides the system's reason in the context of its own error.
+            raise _system_error(error) or error from error
 
-    write_whole(path.with_name(LAST), link_or_copy)
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def tensor_bytes(content: object) -> int:
+    """Bytes of all tensors within nested containers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+
+
+def _tensors(content: object) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict | list | tuple):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(part)
 
 
 def load_snapshot(path: str | Path) -> Snapshot:
@@ -92,20 +97,29 @@ def load_snapshot(path: str | Path) -> Snapshot:
     content = load_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: no snapshot (expected a dict with the key 'model')")
-    bare = all(isinstance(value, Tensor) for value in content.values())
+    bare = bool(content) and all(isinstance(value, Tensor) for value in content.values())
     model = content if bare else content.get("model")
     if not model or not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
-        raise UserError(f"{path}: no snapshot (expected weights under the key 'model'; keys are {list(content)[:6]})")
-    epoch, iteration, settings = content.get("epoch", -1), content.get("iteration"), content.get("settings", {})
-    optimizers = [content[key] for key in ("optimizer_1", "optimizer_2") if not bare and key in content]
-    if bare or not (
-        isinstance(epoch, int) and isinstance(settings, dict) and all(isinstance(o, dict) for o in optimizers)
-    ):
-        epoch, iteration, settings, optimizers = -1, None, {}, []
-    if not settings:
-        iteration = None  # the published code counts iterations from the epoch's begin
+        keys = [str(key)[:40] for key in list(content)[:6]]
+        raise UserError(f"{path}: no snapshot (expected weights under the key 'model'; keys are {keys})")
+    model = {str(k).removeprefix("module."): v for k, v in model.items()}
+    if bare:
+        return Snapshot(model, [], -1, None, {})
+    kinds = {"epoch": int, "settings": dict, "scaler": dict, "skipped": int, **dict.fromkeys(OPTIMIZERS, dict)}
+    for key, kind in kinds.items():
+        if key in content and not isinstance(content[key], kind):
+            raise UserError(f"{path}: no snapshot ({key!r} is a {type(content[key]).__name__})")
+    settings, iteration = content.get("settings", {}), content.get("iteration")
+    if settings and not (isinstance(iteration, int) and iteration >= 0):
+        raise UserError(f"{path}: no snapshot ('iteration' is {str(iteration)[:40]})")
     return Snapshot(
-        {str(k).removeprefix("module."): v for k, v in model.items()}, optimizers, epoch, iteration, settings
+        model,
+        [content[key] for key in OPTIMIZERS if key in content],
+        content.get("epoch", -1),
+        iteration if settings else None,  # the published code counts iterations from the epoch's begin
+        settings,
+        content.get("scaler"),
+        content.get("skipped", 0),
     )
 
 
@@ -126,13 +140,44 @@ def load_network(network: nn.Module, snapshot: Snapshot, path: str | Path) -> No
         name = shapes[0]
         what = f"{name} has shape {tuple(snapshot.model[name].shape)}, the network's has {tuple(own[name].shape)}"
     else:
-        what = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {(missing + extra)[0]}"
-    hint = ", ".join(
-        f"C.{key} = {snapshot.settings[key]!r}"
-        for key in ("num_classes", "backbone", "head_channels", "pretrained_model")
-        if key in snapshot.settings
-    )
+        what = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {(missing + extra)[0][:80]}"
+    hint = ", ".join(f"C.{key} = {snapshot.settings[key]!r}" for key in ARCHITECTURE if key in snapshot.settings)
     raise UserError(f"{path}: {what}; it was made with {hint or 'other settings: check C.num_classes and C.backbone'}")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, path: str | Path) -> None:
+    """Take over the momentum of every parameter; rates and decays stay those of the settings.
+
+    Raises:
+        UserError: the state is of other parameters than the optimizer's.
+    """
+    own = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    groups, buffers = state.get("param_groups"), state.get("state")
+    sizes = isinstance(groups, list) and [
+        len(g["params"]) if isinstance(g, dict) and "params" in g else 0 for g in groups
+    ]
+    if sizes != [len(group["params"]) for group in own["param_groups"]] or not isinstance(buffers, dict):
+        raise UserError(f"{path}: an optimizer's state is of other groups of parameters; it can be evaluated only")
+    found = {}
+    for index, entry in buffers.items():
+        momentum = entry.get("momentum_buffer") if isinstance(entry, dict) else None
+        if not isinstance(index, int) or not 0 <= index < len(parameters):
+            raise UserError(f"{path}: an optimizer's state has an unknown parameter {str(index)[:40]}")
+        if isinstance(momentum, Tensor) and momentum.shape == parameters[index].shape:
+            found[index] = {"momentum_buffer": momentum}
+        elif momentum is not None:
+            raise UserError(f"{path}: an optimizer's state has a momentum of another shape for parameter {index}")
+    optimizer.load_state_dict({"state": found, "param_groups": own["param_groups"]})
+
+
+def check_finite(snapshot: Snapshot, path: str | Path) -> None:
+    """Raise UserError where a weight or momentum is not finite: nothing can be learned from there."""
+    for name, tensor in snapshot.model.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {name} holds values that are not finite; continue from an earlier snapshot")
+    if any(not torch.isfinite(tensor).all() for tensor in _tensors(snapshot.optimizers)):
+        raise UserError(f"{path}: a momentum is not finite; continue from an earlier snapshot")
 
 
 def list_epochs(folder: str | Path) -> dict[int, Path]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.splits import Sample, read_list
-from furnace.engine.checkpoint import find_snapshots, load_network, load_snapshot, write_whole
+from furnace.engine.checkpoint import find_snapshots, load_network, load_snapshot
 from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.monitor import logger, open_log, progress_bar
 from furnace.methods.build import build_network
@@ -24,6 +24,7 @@ from furnace.seg_opr.confusion import Scores, confusion_matrix, scores
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
 from furnace.utils.config import Settings
+from furnace.utils.files import write_atomically
 from furnace.utils.visualize import colour, save_labels, save_picture, strip
 
 RESULTS = "results.json"
@@ -158,8 +159,7 @@ class Evaluator:
         for result in results:
             entries[result.snapshot, result.branch] = self._entry(result)
         ordered = sorted(entries.values(), key=lambda entry: (entry["epoch"], entry["snapshot"], entry["branch"]))
-        text = json.dumps(ordered, indent=1)
-        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomically(path, json.dumps(ordered, indent=1).encode())
         logger.info(f"results: {path}")
 
     def _entry(self, result: Result) -> dict:

@@ -1,14 +1,16 @@
 """One training step: losses, gradients and the update of the networks, in any number of processes."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainBatch
-from furnace.engine.distributed import world_size
+from furnace.engine.distributed import whole_batch, world_size
+from furnace.engine.guard import Guard
 from furnace.engine.optim import build_optimizer, poly_lr
 from furnace.methods.method import Method, Outcome
 
@@ -38,6 +40,9 @@ class Learner:
         amp: "bf16", "fp16" (with loss scaling) or "off".
         accumulate: parts into which a batch is cut; their gradients are averaged.
         compiled: run the networks through torch.compile.
+        freeze: after an iteration that is not finite nothing changes any more; otherwise it alone is skipped.
+
+    `guard` says which iterations were not finite; `intact` whether the state is that between two iterations.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Learner:
         amp: str = "off",
         accumulate: int = 1,
         compiled: bool = False,
+        freeze: bool = True,
     ):
         self.network, self.method = network, method
         self.device = next(network.parameters()).device
@@ -63,6 +69,7 @@ class Learner:
         for branch in network.branches[method.trained :]:
             branch.requires_grad_(False)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        self.guard, self.intact = Guard(network, whole_batch(), freeze), True
         if compiled:
             # Where compiling fails the code runs as it is, and torch logs why.
             torch._dynamo.config.suppress_errors = True
@@ -81,21 +88,56 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-        parts = batch.split(self.accumulate)
+        before = self.guard.remember()
+        try:
+            outcomes = self._backward(batch)
+        except Exception:
+            # The forward passes have touched the BatchNorm statistics: without them the state is fit to be saved.
+            self.guard.undo(before)
+            raise
+        # Scaled gradients may overflow; the scaler skips those by itself.
+        gradients = [] if self.scaler.is_enabled() else [p.grad for p in self._parameters() if p.grad is not None]
+        bad = self.guard.judge(iteration, outcomes, gradients)
+        self.intact = False
+        self._update(iteration, bad)
+        self.method.after_step(self.network, iteration)
+        self.guard.undo(before, bad)
+        self.intact = True
+        return outcomes[-1]
+
+    def _backward(self, batch: TrainBatch) -> list[Outcome]:
+        """Accumulate the gradients of the batch's parts."""
+        parts, outcomes = batch.split(self.accumulate), []
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
             with nullcontext() if last or world_size() == 1 else self.objective.no_sync():
                 with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
                     outcome = self.objective(part)
-                self.scaler.scale(outcome.loss / len(parts)).backward()
+                loss = outcome.loss / len(parts)
+                if self.scaler.is_enabled():
+                    # A scaler skips what isn't finite: so it stays frozen without asking the device.
+                    loss = loss * torch.where(self.guard.frozen(), torch.nan, 1.0)
+                self.scaler.scale(loss).backward()
+            outcomes.append(outcome)
+        return outcomes
 
+    def _update(self, iteration: int, bad: Tensor) -> None:
+        """Let the optimizers step, unless the iteration is `bad`."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate(iteration)
-            self.scaler.step(optimizer)
+            if self.scaler.is_enabled():
+                self.scaler.step(optimizer)
+            elif optimizer.defaults["fused"]:
+                # As a GradScaler does: the kernel itself looks at the flag, so that nobody waits for it.
+                optimizer.grad_scale, optimizer.found_inf = None, bad.float()
+                optimizer.step()
+            elif not bad:
+                optimizer.step()
         self.scaler.update()
-        self.method.after_step(self.network, iteration)
-        return outcome
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        return (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
 
     def learning_rate(self, iteration: int) -> float:
         return poly_lr(self.lr, iteration, self.total_iterations, self.lr_power)

@@ -97,7 +97,8 @@ class Monitor:
         self.record_iter, self.display_iter = record_iter, display_iter
         self.progress = progress_bar(console)
         self.task = self.progress.add_task("epoch 0", total=total, completed=start)
-        self.writer = SummaryWriter(str(Path(folder) / "tb"), write_to_disk=self.first)
+        # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
+        self.writer = SummaryWriter(str(Path(folder) / "tb"), write_to_disk=self.first, purge_step=start or None)
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.since = time.perf_counter()

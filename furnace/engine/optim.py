@@ -18,7 +18,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def build_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """SGD over one network; fused into one kernel on a GPU."""
     fused = next(model.parameters()).is_cuda
-    return torch.optim.SGD(parameter_groups(model, weight_decay), lr=lr, momentum=momentum, fused=fused)
+    optimizer = torch.optim.SGD(parameter_groups(model, weight_decay), lr=lr, momentum=momentum, fused=fused)
+    if momentum:
+        # As PyTorch begins, but already there: a first step that is skipped would leave a fused kernel's undefined.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def poly_lr(base: float, iteration: int, total: int, power: float) -> float:

@@ -16,9 +16,9 @@ from rich.table import Table
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.splits import list_hash
-from furnace.engine.checkpoint import write_whole
 from furnace.engine.distributed import world_size
 from furnace.utils.config import Settings
+from furnace.utils.files import write_atomically
 
 RECORD = "run.json"
 
@@ -83,7 +83,7 @@ def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
         "versions": versions(),
     }
     path = Path(C.snapshot_dir) / RECORD
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2), encoding="utf-8"))
+    write_atomically(path, json.dumps(record, indent=2).encode())
     return path
 
 

@@ -1,5 +1,9 @@
-"""Training: data, step, log, snapshot, from settings to `epoch-last.pth`."""
+"""Training: data, step, log, snapshot, from settings to `epoch-last.pth`, through interruptions and faults."""
 
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,23 +12,20 @@ from torch import nn
 
 from furnace.datasets.dataset import TrainBatch
 from furnace.datasets.loaders import build_train_loader, build_train_set
-from furnace.engine.checkpoint import (
-    Snapshot,
-    copy_as_last,
-    is_snapshot_epoch,
-    list_epochs,
-    load_network,
-    load_snapshot,
-    save_snapshot,
-)
+from furnace.engine.checkpoint import Snapshot, is_snapshot_epoch, list_epochs, save_snapshot
 from furnace.engine.distributed import rank, whole_batch, world_size
+from furnace.engine.faults import explain, not_finite
+from furnace.engine.guard import Fault
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.recipe import recipe_table, write_record
+from furnace.engine.resume import find_resume, restore
+from furnace.engine.signals import EXIT_BASE, StopSignals
+from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
 from furnace.methods.build import METHODS, build_method, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.config import Settings
-from furnace.utils.errors import UserError
+from furnace.utils.errors import Stopped, UserError
 
 
 class Trainer:
@@ -33,7 +34,7 @@ class Trainer:
     Args:
         C: checked settings.
         device: where this process computes.
-        resume: snapshot to continue from.
+        resume: snapshot to continue from, or "auto" for the latest in `C.snapshot_dir` that is sound, if any.
         overwrite: start anew in a folder that already holds snapshots.
         console: for the table and the progress bar.
 
@@ -54,17 +55,19 @@ class Trainer:
         present = list_epochs(C.snapshot_dir)
         if present and not (resume or overwrite):
             raise UserError(
-                f"{C.snapshot_dir}: holds snapshots up to epoch {max(present)}; continue them (-c PATH), "
+                f"{C.snapshot_dir}: holds snapshots up to epoch {max(present)}; continue them (-c auto), "
                 "replace them (--overwrite), or choose another folder (-o log_dir=...)"
             )
-        snapshot = load_snapshot(resume) if resume else None
+        found, self.notes = find_resume(resume, C.snapshot_dir)
+        self.fresh = found is None
         torch.manual_seed(C.seed)
         self.dataset = build_train_set(C, METHODS[C.method].unlabeled)
         check_shares(C)
         self.memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.network = build_network(C, pretrained=snapshot is None).to(device, memory_format=self.memory_format)
+        self.network = build_network(C, pretrained=found is None).to(device, memory_format=self.memory_format)
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        self.total = C.nepochs * C.niters_per_epoch
         self.learner = Learner(
             self.network,
             build_method(C, whole_batch()).to(device),
@@ -72,34 +75,78 @@ class Trainer:
             lr_power=C.lr_power,
             momentum=C.momentum,
             weight_decay=C.weight_decay,
-            total_iterations=C.nepochs * C.niters_per_epoch,
+            total_iterations=self.total,
             amp=chosen(C.amp, device, "bf16"),
             accumulate=C.accumulate,
             compiled=chosen(C.compile, device, "on") == "on",
+            freeze=C.on_nan == "stop",
         )
         self.normalize = Normalize(C.image_mean, C.image_std).to(device)
-        self.start_iteration = self._continue_from(snapshot, resume) if snapshot else 0
+        # Iterations done, and of these the ones skipped for a loss that was not finite.
+        self.iteration, self.skipped = 0, 0
+        if found:
+            self.iteration, self.skipped = restore(self.learner, *found, C, self.notes)
+        self.start_iteration = self.iteration
+        self.unreadable: list[str] = []
+        # A CPU computes in step with us, so that figures cost nothing; on a GPU each look at them waits.
+        self.record_iter = 1 if device.type == "cpu" else C.record_info_iter
 
     def fit(self) -> None:
-        """Train to the end of the last epoch."""
-        C = self.C
-        if rank() == 0:
-            open_log(C.log_dir, "log", self.console)
-            self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
-            write_record(C, self.dataset, self.device)
+        """Train to the end of the last epoch.
 
-        total = C.nepochs * C.niters_per_epoch
+        Raises:
+            Stopped: a signal asked for it; the state is saved.
+            UserError: a fault; the state before it is saved where there is one fit to be saved.
+        """
+        C = self.C
+        self._begin()
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
-        with self._monitor(total) as monitor:
-            for iteration, batch in enumerate(loader, self.start_iteration):
-                outcome = self.learner.step(self.prepare(batch), iteration)
-                monitor.step(iteration, self.learner.learning_rate(iteration), outcome.scalars)
-
-                epoch, step = divmod(iteration, C.niters_per_epoch)
-                if step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter):
-                    self.save(epoch, iteration + 1)
+        with StopSignals() as signals, self._monitor() as monitor, self._saved_after_faults(signals):
+            for batch in loader:
+                self._train(batch, monitor)
+                if signum := signals.requested():
+                    self._stop(signum)
+        self._report_unreadable()
+        if rank() == 0:
+            # The last epoch's snapshot holds all that the autosave could give.
+            (Path(C.snapshot_dir) / AUTOSAVE).unlink(missing_ok=True)
         logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}; next: python eval.py -e last")
+
+    def _begin(self) -> None:
+        """Log, table and record; an earlier run's snapshots go, so that nothing continues from them by mistake."""
+        C = self.C
+        self.saved_at = time.monotonic()
+        if rank() > 0:
+            return
+        open_log(C.log_dir, "log", self.console)
+        for note in self.notes:
+            logger.warning(note)
+        self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
+        if self.fresh and (count := clear(C.snapshot_dir)):
+            logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {C.snapshot_dir}")
+        sweep(C.snapshot_dir)
+        write_record(C, self.dataset, self.device)
+
+    def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
+        """One iteration, and what is due after it."""
+        C, iteration = self.C, self.iteration
+        outcome = self.learner.step(self.prepare(batch), iteration)
+        self._note_unreadable(batch.unreadable)
+        self.iteration += 1
+        epoch, step = divmod(iteration, C.niters_per_epoch)
+        is_due = step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)
+        autosave_due = C.autosave_minutes and time.monotonic() - self.saved_at > 60 * C.autosave_minutes
+        # Nothing is recorded or saved before it is known to be finite.
+        skipped = []
+        if is_due or self.iteration % self.record_iter == 0 or self.iteration == self.total:
+            skipped = self._check_finite()
+        if not skipped or self.record_iter > 1:
+            monitor.step(iteration, self.learner.learning_rate(iteration), outcome.scalars)
+        if is_due:
+            self.save(epoch)
+        elif autosave_due and rank() == 0:
+            self._autosave()
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
         """A loader's batch on the device, images normalised, labels int64."""
@@ -111,41 +158,133 @@ class Trainer:
         }
         return TrainBatch(labels=batch.labels.long(), mask=batch.mask, **images)
 
-    def save(self, epoch: int, iteration: int) -> None:
-        """Write `epoch-N.pth`, and `epoch-last.pth` as its copy."""
+    def save(self, epoch: int) -> None:
+        """Write `epoch-N.pth`, `epoch-last.pth` as its copy, and remove what `C.keep_snapshots` does not keep."""
         if rank() > 0:
             return
-        path = Path(self.C.snapshot_dir) / f"epoch-{epoch}.pth"
-        optimizers = [optimizer.state_dict() for optimizer in self.learner.optimizers]
-        settings = self.C.model_dump()
-        save_snapshot(path, Snapshot(self.network.state_dict(), optimizers, epoch, iteration, settings))
+        folder = Path(self.C.snapshot_dir)
+        path = folder / f"epoch-{epoch}.pth"
+        save_snapshot(path, self._snapshot())
         copy_as_last(path)
+        prune(folder, self.C.keep_snapshots)
+        self.saved_at = time.monotonic()
         logger.info(f"saved {path}")
 
-    def _continue_from(self, snapshot: Snapshot, path: str) -> int:
-        """Take over a snapshot's state; returns the iteration to go on with."""
-        load_network(self.network, snapshot, path)
-        if len(snapshot.optimizers) != len(self.learner.optimizers):
-            raise UserError(f"{path}: holds weights but not the optimizers' states; it can be evaluated, not continued")
-        for optimizer, state in zip(self.learner.optimizers, snapshot.optimizers, strict=True):
-            optimizer.load_state_dict(state)
-        iteration = snapshot.iteration
-        if iteration is None:
-            iteration = (snapshot.epoch + 1) * self.C.niters_per_epoch
-        if iteration >= self.C.nepochs * self.C.niters_per_epoch:
-            raise UserError(f"{path}: the run of {self.C.nepochs} epochs is finished; raise it with -o nepochs=N")
-        return iteration
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            self.network.state_dict(),
+            [optimizer.state_dict() for optimizer in self.learner.optimizers],
+            self.iteration // self.C.niters_per_epoch - 1,
+            self.iteration,
+            self.C.model_dump(),
+            self.learner.scaler.state_dict(),
+            self.skipped,
+        )
 
-    def _monitor(self, total: int) -> Monitor:
+    def _autosave(self) -> None:
+        """Save in between; a full disk is no reason to end a run that can save later."""
+        try:
+            self._save_state()
+        except UserError as error:
+            self.saved_at = time.monotonic()
+            logger.warning(f"no autosave: {error}")
+
+    def _save_state(self) -> Path:
+        """Write the autosave, of the state before the first iteration that was not finite, if there was one."""
+        path = Path(self.C.snapshot_dir) / AUTOSAVE
+        if rank() == 0:
+            save_snapshot(path, self._snapshot())
+            self.saved_at = time.monotonic()
+            logger.info(f"saved {path} at iteration {self.iteration}")
+        return path
+
+    def _stop(self, signum: int) -> None:
+        self._check_finite()
+        path = self._save_state()
+        self._report_unreadable()
+        name = signal.Signals(signum).name
+        raise Stopped(
+            f"{name} after iteration {self.iteration} of {self.total}; saved {path}; -c auto goes on from there",
+            EXIT_BASE + signum,
+        )
+
+    @contextmanager
+    def _saved_after_faults(self, signals: StopSignals) -> Iterator[None]:
+        """Save what is sound when an exception ends the loop, and say what it means."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception as error:
+            self._rescue()
+            if signals.received and not isinstance(error, UserError):
+                # The same signal has ended a loader or another process first.
+                status = EXIT_BASE + signals.received
+                raise Stopped(
+                    f"after iteration {self.iteration}; -c auto goes on from the last save", status
+                ) from error
+            explained = explain(error, self.C, self.dataset, self.iteration, world_size())
+            if explained is None:
+                raise
+            raise explained from error
+
+    def _rescue(self) -> None:
+        """Save after a fault if the networks are between two iterations, which they are unless an update was cut."""
+        try:
+            if self.learner.intact and not self.learner.guard.frozen():
+                self._autosave()
+            self._report_unreadable()
+        except RuntimeError as error:  # a GPU that has failed gives nothing away any more
+            logger.warning(f"no autosave: {str(error).splitlines()[0]}")
+
+    def _check_finite(self) -> list[Fault]:
+        """Ask for the iterations that were not finite, all processes together; returns those that were skipped.
+
+        On a GPU this happens when figures are due, some iterations late. That loses nothing: since the first bad
+        iteration the networks have not changed (see `Guard`), so that the state before it is what there is to save.
+
+        Raises:
+            UserError: `C.on_nan` says stop, or there were too many to skip.
+        """
         C = self.C
-        # A CPU computes in step with us, so that figures cost nothing; on a GPU each look at them waits.
-        record_iter = 1 if self.device.type == "cpu" else C.record_info_iter
+        faults = self.learner.guard.check()
+        for fault in faults:
+            if C.on_nan == "stop":
+                self.iteration = fault.iteration
+                self.learner.guard.thaw()
+                raise UserError(
+                    f"{not_finite(fault, C, self.dataset)}; the state before it is saved as {AUTOSAVE}; look at these "
+                    "files, then -c auto with -o on_nan=skip, a lower -o lr=... or -o amp=off"
+                )
+            self.skipped += 1
+            logger.warning(f"skipped: {not_finite(fault, C, self.dataset)}")
+            if self.skipped > C.max_nan_skips:
+                raise UserError(
+                    f"{not_finite(fault, C, self.dataset)}; {self.skipped} iterations skipped, C.max_nan_skips = "
+                    f"{C.max_nan_skips}; continue from an earlier snapshot with a lower -o lr=... or -o amp=off"
+                )
+        return faults
+
+    def _note_unreadable(self, reasons: list[str]) -> None:
+        for reason in reasons:
+            if reason not in self.unreadable:
+                logger.warning(f"skipped: {reason}")
+                self.unreadable.append(reason)
+
+    def _report_unreadable(self) -> None:
+        """Log at the end what was skipped in this process."""
+        if self.unreadable:
+            lines = "\n".join(f"  {reason}" for reason in self.unreadable)
+            logger.warning(f"{len(self.unreadable)} images could not be read and were replaced by others:\n{lines}")
+
+    def _monitor(self) -> Monitor:
+        C = self.C
         return Monitor(
             C.log_dir,
-            total=total,
+            total=self.total,
             start=self.start_iteration,
             niters_per_epoch=C.niters_per_epoch,
-            record_iter=record_iter,
+            record_iter=self.record_iter,
             display_iter=C.display_iter,
             console=self.console,
             whole=whole_batch(),

@@ -157,6 +157,17 @@ class Settings(BaseModel):
     display_iter: PositiveInt = Field(50, description="iterations between lines of the text log")
     debug: bool = Field(False, description="two epochs of at most ten iterations, to see that everything runs")
 
+    # Interruptions and faults
+    autosave_minutes: float = Field(
+        10, description="minutes between autosaves, of which the last is kept, for -c auto; 0: none", ge=0
+    )
+    keep_snapshots: NonNegativeInt = Field(0, description="snapshots epoch-N.pth to keep, the latest; 0: all")
+    on_nan: Literal["stop", "skip"] = Field("stop", description="when the loss or gradients of a batch are not finite")
+    max_nan_skips: NonNegativeInt = Field(10, description="on_nan = skip: batches to skip in the whole run, then stop")
+    on_bad_image: Literal["stop", "skip"] = Field(
+        "stop", description="when an image or label can't be read: stop, or take the next one and report at the end"
+    )
+
     # Evaluation
     eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window")
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)

@@ -1,7 +1,8 @@
-"""The one exception that a user is meant to read, and how a command ends with it."""
+"""The exceptions that a user is meant to read, and how a command ends with them."""
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -10,6 +11,8 @@ from rich.markup import escape
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+# What the first process of a run will say, too, the others hold back; by then the launcher has ended them.
+FIRST_SPEAKS_SECONDS = 3
 
 
 class UserError(Exception):
@@ -19,16 +22,41 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """The end of a command that a signal asked to stop, all being saved; `status` is its exit status."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+def last_message(error: UserError) -> str:
+    """The message alone: a loader's worker hands over its error with a traceback in front."""
+    return str(error).rsplit("UserError: ", 1)[-1].strip()
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and exit: with its status, or 2 and one line where the user can put something right."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        if os.environ.get("RANK", "0") != "0":
-            sys.exit(USER_ERROR_STATUS)  # the first process says it for all
-        # A loader's worker hands over its error with a traceback in front; the last part is ours.
-        message = str(error).rsplit("UserError: ", 1)[-1].strip()
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+        _say(f"[bold red]error:[/] {escape(last_message(error))}")
         sys.exit(USER_ERROR_STATUS)
+    except Stopped as stop:
+        if _rank() == "0":
+            _say(f"[bold]stopped:[/] {escape(str(stop))}")
+        sys.exit(stop.status)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_STATUS)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
+def _say(text: str) -> None:
+    prefix = ""
+    if _rank() != "0":
+        time.sleep(FIRST_SPEAKS_SECONDS)
+        prefix = f"process {_rank()}: "
+    Console(stderr=True).print(f"{prefix}{text}", soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,40 +10,78 @@ from pathlib import Path
 from furnace.utils.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+MIB = 2**20
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name next to `path`, then rename. Raises UserError, as on a full disk."""
-    with _replacing(path) as part:
+def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
+    """Write `data` under a temporary name next to `path`, then rename. Raises UserError, as on a full disk.
+
+    Without `flush` it is much faster, and a power failure, but nothing less, can leave a file incomplete.
+    """
+    with replacing(path, len(data), flush) as part:
         part.write_bytes(data)
 
 
 def link_atomically(path: Path, source: Path) -> None:
     """Make `path` a hard link to `source`, or a symbolic one where they lie on different disks. Raises UserError."""
     source = source.resolve()
-    with _replacing(path) as part:
+    with replacing(path, flush=False) as part:
         try:
             os.link(source, part)
         except OSError:
             part.symlink_to(source)
 
 
+def part_of(path: Path) -> Path:
+    """The temporary name of `path`: always the same, so that what a killed run left is replaced by the next."""
+    return path.with_name(f".{path.name}.part")
+
+
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` if all goes well, and is gone afterwards in any case."""
-    part = path.with_name(f".{path.name}.part")
+def replacing(path: Path, needed: int | None = None, flush: bool = True) -> Iterator[Path]:
+    """A temporary path that becomes `path` if all goes well, and is gone in any case.
+
+    Args:
+        path: the file to make or replace; until the end of the block it stays as it was.
+        needed: its size in bytes where known, for the message of a full disk.
+        flush: wait until it is on the disk.
+
+    Raises:
+        UserError: the disk is full or the folder can't be written.
+    """
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
         yield part
+        if flush:
+            _flush(part)
         part.replace(path)
+        if flush:
+            _flush(path.parent)
     except OSError as error:
-        if error.errno in FULL:
-            raise UserError(
-                f"{path}: no space left on the disk; make room and run the same command again, it goes on from here"
-            ) from error
-        raise UserError(f"{path}: can't be written ({error.strerror}); check the folder and its permissions") from error
+        raise _explained(path, error, needed) from error
     finally:
         # Two hard links to one file are left alone by a rename, hence after success, too.
         if part.parent.is_dir():
             part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk: a rename alone may overtake it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(path: Path, error: OSError, needed: int | None) -> UserError:
+    if error.errno not in FULL:
+        return UserError(f"{path}: can't be written ({error.strerror or error}); check the folder and its permissions")
+    size = f"{needed / MIB:.1f} MiB are needed, " if needed else ""
+    free = shutil.disk_usage(path.parent).free / MIB
+    return UserError(
+        f"{path}: no space left on the disk ({size}{free:.1f} MiB are free); what was there is kept; "
+        "make room and run the same command again, it goes on from here"
+    )

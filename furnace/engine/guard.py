@@ -1,0 +1,114 @@
+"""Keeps an iteration whose loss or gradients are not finite from leaving a trace in the networks."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from furnace.methods.method import Outcome
+from furnace.seg_opr.whole_batch import WholeBatch
+
+GRADIENTS = "gradients"
+SUM = "loss"  # the scalar that is not finite whenever one of its parts isn't
+MAX_UNREAD = 10_000
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An iteration that was not finite, and the parts of the loss that were not, or "gradients"."""
+
+    iteration: int
+    parts: tuple[str, ...]
+
+
+class Guard:
+    """Judges every iteration on the device; the host learns of it only when it asks.
+
+    An update that isn't finite never happens: the fused optimizer of a GPU takes `bad` as a flag and does nothing, and
+    what the forward passes changed besides (BatchNorm statistics, branches without an optimizer) is put back on the
+    device. With `freeze` all later iterations are undone, too, so that however late the host asks, the networks are in
+    the state before the first bad iteration.
+
+    Args:
+        network: whose state is guarded.
+        whole: so that all processes come to the same verdict.
+        freeze: nothing changes after a bad iteration; otherwise it alone is skipped.
+    """
+
+    def __init__(self, network: nn.Module, whole: WholeBatch, freeze: bool = True):
+        self.network, self.whole, self.freeze = network, whole, freeze
+        self.bad = torch.zeros((), dtype=torch.bool, device=next(network.parameters()).device)
+        self.unread: deque[tuple[int, list[str], int, Tensor]] = deque(maxlen=MAX_UNREAD)
+
+    def remember(self) -> dict[torch.dtype, Tensor]:
+        """A copy of all that a step changes besides what the optimizers do, one flat tensor per dtype."""
+        return {dtype: torch.cat([t.flatten() for t in tensors]) for dtype, tensors in self._tensors().items()}
+
+    def judge(self, iteration: int, outcomes: list[Outcome], gradients: list[Tensor]) -> Tensor:
+        """Whether an iteration must be undone, () bool on the device.
+
+        Args:
+            iteration: its number.
+            outcomes: of each part of the batch. The loss decides; the other scalars say which part of it is wrong.
+            gradients: of all parameters, which decide, too; none where they are scaled and may overflow.
+        """
+        flags = {SUM: _not_finite([outcome.loss for outcome in outcomes])}
+        if gradients:
+            flags[GRADIENTS] = ~torch.isfinite(get_total_norm(gradients))
+        deciding = len(flags)
+        for name in outcomes[0].scalars:
+            flags.setdefault(name, _not_finite([outcome.scalars[name] for outcome in outcomes]))
+        counts = self.whole.total(torch.stack(list(flags.values())).float())
+        self.unread.append((iteration, list(flags), deciding, counts))
+        found = counts[:deciding].sum() > 0
+        self.bad = self.bad | found if self.freeze else found
+        return self.bad
+
+    @torch.no_grad()
+    def undo(self, before: dict[torch.dtype, Tensor], bad: Tensor | bool = True) -> None:
+        """Put back what was remembered, if `bad`."""
+        if isinstance(bad, Tensor) and bad.device.type == "cpu" and not bad:
+            return
+        for dtype, tensors in self._tensors().items():
+            old = before[dtype]
+            if isinstance(bad, Tensor):
+                old = torch.where(bad, old, torch.cat([t.flatten() for t in tensors]))
+            pieces = old.split([t.numel() for t in tensors])
+            torch._foreach_copy_(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
+
+    def check(self) -> list[Fault]:
+        """The bad iterations since the last check; waits for the device. With `freeze` only the first counts."""
+        unread = list(self.unread)
+        self.unread.clear()
+        faults = []
+        # One transfer for all: every look at the device waits for it.
+        values = torch.cat([counts for *_, counts in unread]).tolist() if unread else []
+        for iteration, names, deciding, _ in unread:
+            own, values = values[: len(names)], values[len(names) :]
+            wrong = [name for name, count in zip(names, own, strict=True) if count]
+            # The sum and the gradients only follow from their parts.
+            cause = [name for name in wrong if name not in (SUM, GRADIENTS)] or wrong[:1]
+            if any(own[:deciding]):
+                faults.append(Fault(iteration, tuple(cause)))
+        return faults
+
+    def frozen(self) -> Tensor:
+        """Whether an earlier iteration has frozen the state, () bool on the device."""
+        return self.bad & self.freeze
+
+    def thaw(self) -> None:
+        """Begin anew after a check."""
+        self.bad = torch.zeros_like(self.bad)
+
+    def _tensors(self) -> dict[torch.dtype, list[Tensor]]:
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        parameters = [parameter.detach() for parameter in self.network.parameters() if not parameter.requires_grad]
+        for tensor in [*self.network.buffers(), *parameters]:
+            groups.setdefault(tensor.dtype, []).append(tensor)
+        return groups
+
+
+def _not_finite(values: list[Tensor]) -> Tensor:
+    return ~torch.isfinite(torch.stack([value.detach() for value in values])).all()

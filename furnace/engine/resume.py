@@ -1,0 +1,94 @@
+"""Continuing a run: which snapshot, and its state taken over."""
+
+import os
+
+import torch
+
+from furnace.engine.checkpoint import Snapshot, check_finite, load_network, load_optimizer, load_snapshot
+from furnace.engine.learner import Learner
+from furnace.engine.snapshot_folder import AUTO, newest_sound
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+
+Found = tuple[Snapshot, str]
+# Settings that change neither what is learned nor from what.
+IRRELEVANT = {
+    "volna", "root_dir", "this_dir", "log_dir", "snapshot_dir", "num_workers", "cache", "compile", "snapshot_iter",
+    "record_info_iter", "display_iter", "autosave_minutes", "keep_snapshots", "eval_source", "eval_folder",
+    "eval_crop_size", "eval_stride_rate", "eval_scale_array", "eval_flip", "eval_batch_size", "class_names",
+}  # fmt: skip
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again after one of the run's processes had ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
+    """The snapshot to continue from, None for a run from its begin, and what there is to say about the choice.
+
+    Args:
+        resume: a path, "auto" or None. After a restart by torchrun it is "auto", whatever the command said.
+        folder: where "auto" looks.
+
+    Raises:
+        UserError: there is no such file, or no sound one.
+    """
+    if restarted():
+        resume = AUTO
+    if resume is None:
+        return None, []
+    if resume != AUTO:
+        snapshot = load_snapshot(resume)
+        check_finite(snapshot, resume)
+        return (snapshot, resume), []
+    newest = newest_sound(folder)
+    if newest is None:
+        return None, [f"-c auto: nothing to continue in {folder}; the run begins"]
+    path, snapshot, faults = newest
+    notes = [f"-c auto: {fault}" for fault in faults]
+    return (snapshot, str(path)), [*notes, f"-c auto: continues {path}"]
+
+
+def restore(learner: Learner, snapshot: Snapshot, path: str, C: Settings, notes: list[str]) -> tuple[int, int]:
+    """Take over a snapshot's state; returns the iterations done and skipped, and adds to `notes` what to know.
+
+    Raises:
+        UserError: the snapshot is of another network, or its run is finished.
+    """
+    load_network(learner.network, snapshot, path)
+    _restore_optimizers(learner, snapshot, path, notes)
+    if snapshot.scaler and learner.scaler.is_enabled():
+        _restore_scaler(learner.scaler, snapshot.scaler, path)
+    own = C.model_dump()
+    changed = [key for key, value in snapshot.settings.items() if key in own and own[key] != value]
+    changed = [key for key in changed if key not in IRRELEVANT]
+    if changed:
+        values = ", ".join(f"{key} {str(snapshot.settings[key])[:80]} -> {str(own[key])[:80]}" for key in changed)
+        notes.append(f"{path}: was made with other settings: {values}")
+    iteration = snapshot.iteration
+    if iteration is None:
+        iteration = (snapshot.epoch + 1) * C.niters_per_epoch
+    if iteration >= C.nepochs * C.niters_per_epoch:
+        raise UserError(f"{path}: the run of {C.nepochs} epochs is finished; raise it with -o nepochs=N")
+    return iteration, snapshot.skipped
+
+
+def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, notes: list[str]) -> None:
+    if len(snapshot.optimizers) != len(learner.optimizers):
+        raise UserError(f"{path}: holds weights but not the optimizers' states; it can be evaluated, not continued")
+    try:
+        for optimizer, state in zip(learner.optimizers, snapshot.optimizers, strict=True):
+            load_optimizer(optimizer, state, path)
+    except UserError as error:
+        if snapshot.settings:
+            raise
+        # Of another program: the weights are worth more than the momentum of its last hundred iterations.
+        notes.append(f"{error}; the momentum begins at zero")
+
+
+def _restore_scaler(scaler: torch.amp.GradScaler, state: dict, path: str) -> None:
+    try:
+        scaler.load_state_dict(state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the loss scaling's state can't be used ({error!r})") from error

@@ -1,0 +1,58 @@
+"""SIGTERM and SIGINT end the current iteration instead of the process, on all processes of a run together."""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+from furnace.engine.distributed import world_size
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_BASE = 128  # a shell reports a process that a signal ended as 128 + its number
+ECHO_SECONDS = 0.5  # launchers signal a process and its group: what comes so soon after is the same request
+
+
+class StopSignals:
+    """Within it the first signal only asks to stop, and a second one ends the process at once.
+
+    A context manager for the main thread.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self.since = 0.0
+        # NCCL can't reduce on the CPU, and on the GPU asking would mean waiting for it.
+        self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
+
+    def __enter__(self) -> "StopSignals":
+        self.previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+    def requested(self) -> int:
+        """The signal that any process of the run has received, 0 for none. All processes must ask together."""
+        if self.group is None:
+            return self.received
+        received = torch.tensor(self.received)
+        dist.all_reduce(received, dist.ReduceOp.MAX, group=self.group)
+        return int(received)
+
+    def _handle(self, signum: int, _) -> None:
+        now = time.monotonic()
+        if not self.received:
+            self.received, self.since = signum, now
+            say(f"{signal.Signals(signum).name}: ending this iteration and saving; once more to stop at once")
+        elif now - self.since > ECHO_SECONDS:
+            say("stopped at once; -c auto goes on from the last save")
+            os._exit(EXIT_BASE + signum)
+
+
+def say(text: str) -> None:
+    """Write a line to the terminal from a signal handler, where a logger may be in the middle of another one."""
+    os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())
