@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from furnace.utils.config import ENVIRONMENT, Config, load_config
 from tests.tiny_data import write_voc
+from tests.tiny_run import NARROW, write_lively
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_RUN = {
@@ -54,6 +55,14 @@ def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Config]:
         return load_config(REPOSITORY / "exp_voc", {"volna": str(tmp_path), **TINY_RUN, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lively_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot of the tiny run with `NARROW` heads, whose network gives every image several labels."""
+    folder = tmp_path_factory.mktemp("lively")
+    C = load_config(REPOSITORY / "exp_voc", {**TINY_RUN, **NARROW, "volna": str(folder)})
+    return write_lively(C, folder / "lively.pth")
 
 
 class Trap:

@@ -190,7 +190,7 @@ def make_file(task: Task, content: bytes, link: bool) -> None:
     if original:
         link_atomically(task.target, original)
     else:
-        write_atomically(task.target, made)
+        write_atomically(task.target, made, flush=False)  # the next run would find what a power failure cut off
 
 
 def check_space(tasks: list[Task]) -> None:

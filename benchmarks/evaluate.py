@@ -1,0 +1,72 @@
+"""Images per second of the sliding-window evaluation from decoded images, next to the published arrangement.
+
+python benchmarks/evaluate.py exp_city -d 0
+python benchmarks/evaluate.py exp_toy -d cpu --size 96 128
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from benchmarks.published import published_prediction
+from furnace.engine.distributed import parse_devices
+from furnace.engine.numerics import autocast, chosen_amp
+from furnace.methods.build import build_network
+from furnace.seg_opr.normalize import Normalize
+from furnace.seg_opr.sliding import SlidingWindow
+from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.errors import run
+
+
+@torch.inference_mode()
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="experiment folder, for the window and the network")
+    parser.add_argument("-d", "--devices", help="0, or cpu")
+    parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--images", type=int, default=16)
+    args = parser.parse_args(argv)
+    C = load_config(args.experiment, parse_overrides(args.override))
+    device = parse_devices(args.devices)[0]
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*args.size, 3), dtype=np.uint8) for _ in range(args.images)]
+    network = build_network(C, pretrained=False).to(device).eval()
+    normalize = Normalize(C.image_mean, C.image_std).to(device)
+    window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, batch_size=C.eval_batch_size)
+
+    def published() -> list[np.ndarray]:
+        return [
+            published_prediction(network, i, C.eval_crop_size, C.eval_stride_rate, C.image_mean, C.image_std, device)
+            for i in images
+        ]
+
+    def ours() -> list[np.ndarray]:
+        with autocast(device, chosen_amp(C.amp, device)):
+            stream = window.stream(((i, None) for i in images), network, lambda pixels: normalize(pixels.to(device)))
+            return [scores.argmax(0).cpu().numpy() for _, scores in stream]
+
+    seconds, predictions = {}, {}
+    for name, evaluate in (("published", published), ("ours", ours)):
+        evaluate()
+        begin = time.perf_counter()
+        predictions[name] = evaluate()
+        seconds[name] = time.perf_counter() - begin
+    same = np.mean([np.mean(a == b) for a, b in zip(*predictions.values(), strict=True)])
+    console = Console()
+    for name, total in seconds.items():
+        console.print(f"{name:10} {args.images / total:8.2f} images/s {total / args.images:8.4f} s an image")
+    console.print(
+        f"speed-up {seconds['published'] / seconds['ours']:.2f} x; {same:.3%} of the predicted pixels are the same"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

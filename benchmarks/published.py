@@ -1,0 +1,82 @@
+"""The published arrangement of a step and of an evaluation, for comparison: float32, full-resolution maps, agreement
+counted on the CPU, one window at a time. Same mathematics, same networks."""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from furnace.base_model.network import Network
+from furnace.datasets.dataset import TrainBatch
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.seg_opr.pseudo_label import disagreement
+from furnace.seg_opr.sliding import starts
+
+
+def published_losses(network: Network, batch: TrainBatch, class_weight: Tensor | None, unsup_weight: float, ohem: int):
+    """Loss () of one CPCL step; `ohem` is `min_kept` of the batch, 0 for the plain cross entropy."""
+    supervised = sum(supervised_loss(network(batch.images, b), batch.labels, class_weight, ohem) for b in (1, 2))
+
+    mask = batch.mask.to(batch.images.dtype)
+    with torch.no_grad():
+        teachers = [network(batch.unlabeled_0, b) * (1 - mask) + network(batch.unlabeled_1, b) * mask for b in (1, 2)]
+        (c_1, l_1), (c_2, l_2) = (teacher.softmax(1).max(1) for teacher in teachers)
+        weight = disagreement(torch.from_numpy(agreement_on_cpu(l_1, l_2, network.num_classes))).to(c_1)
+        agree = l_1 == l_2
+        first = agree | (weight[l_1] > weight[l_2])
+        intersection, union = l_1.where(agree, IGNORE_INDEX), l_1.where(first, l_2)
+        w_inter = (c_1 + c_2) / 2
+        w_union = w_inter.where(agree, c_1.where(first, c_2))
+
+    mixed = batch.unlabeled_0 * (1 - mask) + batch.unlabeled_1 * mask
+    unsupervised = 0
+    for branch, labels, confidence in ((1, intersection, w_inter), (2, union, w_union)):
+        losses = F.cross_entropy(network(mixed, branch), labels, ignore_index=IGNORE_INDEX, reduction="none")
+        unsupervised = unsupervised + (losses * confidence).mean()
+    return supervised + unsup_weight * unsupervised
+
+
+def supervised_loss(logits: Tensor, labels: Tensor, class_weight: Tensor | None, ohem: int) -> Tensor:
+    """Cross entropy (), with OHEM by sorting every pixel's probability where `ohem` pixels are to be kept."""
+    if ohem:
+        flat = labels.flatten()
+        valid = flat != IGNORE_INDEX
+        probability = logits.softmax(1).transpose(0, 1).flatten(1).detach()
+        probability = probability[flat.where(valid, 0), torch.arange(len(flat), device=flat.device)].where(valid, 1)
+        threshold = probability[probability.argsort()[min(len(flat), ohem) - 1]].clamp(min=0.7)
+        labels = flat.where(valid & (probability <= threshold), IGNORE_INDEX).view_as(labels)
+    return F.cross_entropy(logits, labels, class_weight, ignore_index=IGNORE_INDEX)
+
+
+def agreement_on_cpu(labels_1: Tensor, labels_2: Tensor, num_classes: int) -> np.ndarray:
+    """Counts (K, K), identity included, by NumPy on the host."""
+    pairs = num_classes * labels_1.cpu().numpy().astype(int).ravel() + labels_2.cpu().numpy().astype(int).ravel()
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes) + np.eye(num_classes)
+
+
+def published_prediction(
+    network: Network,
+    image: np.ndarray,
+    crop: int,
+    rate: float,
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
+) -> np.ndarray:
+    """Label map (H, W) of an image (H, W, 3) uint8, window by window through NumPy."""
+    height, width = image.shape[:2]
+    # Where the image fits the window, its mean pads it, which is 0 after normalisation; elsewhere black does.
+    border = [255 * m for m in mean] if max(height, width) <= crop else [0, 0, 0]
+    missing = [max(crop - side, 0) for side in (height, width)]
+    padding = [(side // 2, side - side // 2) for side in missing]
+    padded = cv2.copyMakeBorder(image.astype(np.float64), *padding[0], *padding[1], cv2.BORDER_CONSTANT, value=border)
+    scores = np.zeros((network.num_classes, *padded.shape[:2]))
+    for y in starts(padded.shape[0], crop, rate):
+        for x in starts(padded.shape[1], crop, rate):
+            window = ((padded[y : y + crop, x : x + crop] / 255 - mean) / std).transpose(2, 0, 1)
+            tensor = torch.from_numpy(np.ascontiguousarray(window, dtype=np.float32))[None].to(device)
+            scores[:, y : y + crop, x : x + crop] += network(tensor, 1)[0].cpu().numpy()
+    scores = scores[:, padding[0][0] : padding[0][0] + height, padding[1][0] : padding[1][0] + width]
+    resized = cv2.resize(scores.transpose(1, 2, 0), (width, height), interpolation=cv2.INTER_LINEAR)
+    return resized.argmax(2)

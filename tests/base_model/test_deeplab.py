@@ -1,0 +1,73 @@
+"""The DeepLabv3+ head against plain convolutions and interpolation formulas."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from furnace.base_model.deeplab import ASPP, Decoder, DeepLabV3Plus
+from tests.formulas import batch_norm, bilinear
+from tests.golden_values import fill_deterministic, relative_error
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def leaky(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 0.01 * x)
+
+
+def aspp_formula(features: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    """Four maps of rates 1, 6, 12 and 18 under one BatchNorm, plus the pooled branch."""
+    maps = [F.conv2d(features, weights["map_convs.0.weight"])]
+    for number, rate in enumerate((6, 12, 18), 1):
+        padded = F.pad(features, (rate, rate, rate, rate))
+        maps.append(F.conv2d(padded, weights[f"map_convs.{number}.weight"], dilation=rate))
+    merged = F.conv2d(leaky(batch_norm(torch.cat(maps, 1), weights, "map_bn")), weights["red_conv.weight"])
+
+    pooled = F.conv2d(features.flatten(2).mean(2)[..., None, None], weights["global_pooling_conv.weight"])
+    pooled = F.conv2d(leaky(batch_norm(pooled, weights, "global_pooling_bn")), weights["pool_red_conv.weight"])
+    return leaky(batch_norm(merged + pooled, weights, "red_bn"))
+
+
+def test_aspp_is_the_plain_formula(generator: torch.Generator) -> None:
+    aspp = ASPP(6, 4).double().eval()
+    fill_deterministic(aspp)
+    features = torch.randn(2, 6, 21, 25, dtype=torch.float64, generator=generator)
+    assert relative_error(aspp(features), aspp_formula(features, aspp.state_dict())) < 1e-12
+
+
+def test_decoder_is_the_plain_formula(generator: torch.Generator) -> None:
+    decoder = Decoder(5, 6, 4).double().eval()
+    fill_deterministic(decoder)
+    weights = decoder.state_dict()
+    low = torch.randn(2, 5, 9, 13, dtype=torch.float64, generator=generator)
+    high = torch.randn(2, 6, 3, 4, dtype=torch.float64, generator=generator)
+
+    aspp = aspp_formula(high, {key.removeprefix("aspp."): value for key, value in weights.items()})
+    reduced = batch_norm(F.conv2d(low, weights["reduce.0.weight"]), weights, "reduce.1").clamp(min=0)
+    expected = torch.cat([bilinear(aspp, (9, 13)), reduced], 1)
+    for conv, norm in (("last_conv.0", "last_conv.1"), ("last_conv.3", "last_conv.4")):
+        expected = batch_norm(F.conv2d(F.pad(expected, (1, 1, 1, 1)), weights[f"{conv}.weight"]), weights, norm)
+        expected = expected.clamp(min=0)
+
+    assert relative_error(decoder(low, high), expected) < 1e-12
+
+
+@pytest.mark.parametrize("height, width", [(64, 96), (33, 49)])
+def test_logits_have_a_quarter_of_the_resolution(height: int, width: int) -> None:
+    with torch.device("meta"):
+        model = DeepLabV3Plus(11, "resnet18", head_channels=8)
+        logits = model(torch.zeros(2, 3, height, width))
+    assert logits.shape == (2, 11, -(-height // 4), -(-width // 4))
+
+
+def test_head_channels_is_the_width_of_the_whole_head() -> None:
+    with torch.device("meta"):
+        model = DeepLabV3Plus(11, "resnet18", head_channels=24)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert shapes["classifier.weight"] == (11, 24, 1, 1)
+    assert shapes["head.aspp.red_conv.weight"] == (24, 4 * 24, 1, 1)
+    assert shapes["head.last_conv.0.weight"] == (24, 24 + 48, 3, 3)

@@ -1,0 +1,128 @@
+"""DilatedResNet against its formulas, torchvision's network and plain convolutions."""
+
+import re
+from math import ceil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+from furnace.base_model.resnet import BACKBONES, DilatedResNet
+from tests.formulas import batch_norm
+from tests.golden_values import fill_deterministic, relative_error
+
+EXPANSION = {"resnet18": 1, "resnet34": 1, "resnet50": 4, "resnet101": 4, "resnet152": 4}
+
+
+@pytest.fixture(scope="module", params=["resnet18", "resnet50"])
+def plain_backbone(request) -> tuple[str, DilatedResNet]:
+    """A plain-stem backbone in eval mode, float64, with deterministic weights."""
+    backbone = DilatedResNet(request.param, "plain").double().eval()
+    fill_deterministic(backbone)
+    return request.param, backbone
+
+
+@pytest.mark.parametrize("stem", ["deep", "plain"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_features_have_output_strides_4_and_16(name: str, stem: str) -> None:
+    with torch.device("meta"):
+        backbone = DilatedResNet(name, stem)
+        for height, width in ((64, 96), (33, 49), (65, 17)):
+            low, high = backbone(torch.zeros(2, 3, height, width))
+            assert low.shape == (2, 64 * EXPANSION[name], ceil(height / 4), ceil(width / 4))
+            assert high.shape == (2, 512 * EXPANSION[name], ceil(height / 16), ceil(width / 16))
+    assert (backbone.low_channels, backbone.high_channels) == (low.shape[1], high.shape[1])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_number_of_convolutions_is_that_of_the_name(name: str) -> None:
+    with torch.device("meta"):
+        convolutions = {stem: count_convolutions(DilatedResNet(name, stem)) for stem in ("plain", "deep")}
+    fully_connected, more_in_the_deep_stem = 1, 2
+    assert convolutions["plain"] + fully_connected == int(name.removeprefix("resnet"))
+    assert convolutions["deep"] == convolutions["plain"] + more_in_the_deep_stem
+
+
+def count_convolutions(backbone: DilatedResNet) -> int:
+    """Convolutions of the main path."""
+    return sum(isinstance(m, nn.Conv2d) and "downsample" not in name for name, m in backbone.named_modules())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_only_layer4_is_dilated_by_2_4_and_8(name: str) -> None:
+    with torch.device("meta"):
+        backbone = DilatedResNet(name)
+    seen = set()
+    for path, module in backbone.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        block = re.match(r"layer4\.(\d)\.", path)
+        if block:
+            dilation = 2 ** (int(block[1]) + 1) if module.kernel_size == (3, 3) else 1
+            assert module.stride == (1, 1), path
+            seen.add(dilation)
+        else:
+            dilation = 1
+        assert module.dilation == (dilation, dilation), path
+        if module.kernel_size == (3, 3):
+            assert module.padding == (dilation, dilation), path
+    assert seen - {1} == ({2, 4} if name == "resnet18" else {2, 4, 8})
+
+
+def test_deep_stem_is_three_convolutions_of_64_64_and_128_channels() -> None:
+    with torch.device("meta"):
+        stem = [m for m in DilatedResNet("resnet50").conv1 if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.stride, m.kernel_size) for m in stem] == [
+        (3, 64, (2, 2), (3, 3)),
+        (64, 64, (1, 1), (3, 3)),
+        (64, 128, (1, 1), (3, 3)),
+    ]
+
+
+def test_plain_stem_computes_what_torchvision_does_up_to_layer3(plain_backbone: tuple[str, DilatedResNet]) -> None:
+    name, backbone = plain_backbone
+    reference = models.get_model(name).double().eval()
+    fill_deterministic(reference)
+    images = torch.randn(2, 3, 33, 49, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    low_expected = reference.layer1(reference.maxpool(reference.relu(reference.bn1(reference.conv1(images)))))
+    layer3_expected = reference.layer3(reference.layer2(low_expected))
+
+    low, _ = backbone(images)
+    assert relative_error(low, low_expected) < 1e-12
+    assert relative_error(backbone.layer3(backbone.layer2(low)), layer3_expected) < 1e-12
+
+
+def test_layer4_is_the_plain_formula_with_dilations(plain_backbone: tuple[str, DilatedResNet]) -> None:
+    name, backbone = plain_backbone
+    weights = backbone.layer4.state_dict()
+    features = torch.randn(1, 256 * EXPANSION[name], 5, 7, dtype=torch.float64)
+
+    expected = features
+    for block, dilation in zip(range(len(backbone.layer4)), (2, 4, 8), strict=False):
+        expected = residual_block(expected, weights, f"{block}.", dilation)
+
+    assert relative_error(backbone.layer4(features), expected) < 1e-12
+
+
+def residual_block(features: Tensor, weights: dict[str, Tensor], prefix: str, dilation: int) -> Tensor:
+    """A residual block of stride 1 in eval mode, from its weights."""
+
+    def conv_bn(x: Tensor, conv: str, bn: str) -> Tensor:
+        kernel = weights[f"{prefix}{conv}.weight"]
+        spread = dilation if kernel.shape[-1] == 3 else 1
+        x = F.conv2d(x, kernel, dilation=spread, padding=spread * (kernel.shape[-1] // 2))
+        return batch_norm(x, weights, prefix + bn)
+
+    last = 3 if f"{prefix}conv3.weight" in weights else 2
+    x = features
+    for number in range(1, last + 1):
+        x = conv_bn(x, f"conv{number}", f"bn{number}")
+        if number < last:
+            x = x.clamp(min=0)
+    shortcut = features
+    if f"{prefix}downsample.0.weight" in weights:
+        shortcut = conv_bn(features, "downsample.0", "downsample.1")
+    return (x + shortcut).clamp(min=0)

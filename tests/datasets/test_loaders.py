@@ -1,0 +1,189 @@
+"""Loaders: the same batches for any number of workers and processes, and from the middle of a run on."""
+
+import traceback
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from furnace.datasets.dataset import TrainBatch
+from furnace.datasets.loaders import (
+    BatchPositions,
+    build_eval_loader,
+    build_mask_generator,
+    build_train_loader,
+    build_train_set,
+)
+from furnace.datasets.splits import read_list
+from furnace.utils.errors import USER_ERROR_STATUS, UserError, run
+from tests.tiny_data import PALETTE
+
+FIELDS = ("images", "labels", "unlabeled_0", "unlabeled_1", "mask")
+
+
+def all_batches(C, **loader) -> list[TrainBatch]:
+    return list(build_train_loader(C, build_train_set(C), **loader))
+
+
+def assert_same(batches: list[TrainBatch], others: list[TrainBatch]) -> None:
+    assert len(batches) == len(others) > 0
+    for batch, other in zip(batches, others, strict=True):
+        for name in FIELDS:
+            assert torch.equal(getattr(batch, name), getattr(other, name)), name
+
+
+@pytest.fixture
+def whole_run(make_settings) -> list[TrainBatch]:
+    """The six batches of a tiny run, loaded in this process."""
+    return all_batches(make_settings())
+
+
+def test_a_run_has_the_batches_that_the_settings_say(whole_run: list[TrainBatch]) -> None:
+    assert len(whole_run) == 2 * 3
+    for batch in whole_run:
+        assert batch.images.shape == batch.unlabeled_0.shape == batch.unlabeled_1.shape == (3, 3, 16, 20)
+        assert batch.labels.shape == (3, 16, 20)
+        assert batch.mask.shape == (3, 1, 16, 20)
+    assert len({batch.images.numpy().tobytes() for batch in whole_run}) == 6
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_the_number_of_workers_changes_nothing(make_settings, whole_run: list[TrainBatch], num_workers: int) -> None:
+    assert_same(all_batches(make_settings(num_workers=num_workers)), whole_run)
+
+
+@pytest.mark.parametrize("start_iteration, num_workers", [(1, 0), (4, 2)])
+def test_a_resumed_run_goes_on_as_if_never_stopped(
+    make_settings, whole_run: list[TrainBatch], start_iteration: int, num_workers: int
+) -> None:
+    rest = all_batches(make_settings(num_workers=num_workers), start_iteration=start_iteration)
+    assert_same(rest, whole_run[start_iteration:])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_shares_of_all_processes_make_up_the_batches(
+    make_settings, whole_run: list[TrainBatch], world_size: int
+) -> None:
+    C = make_settings()
+    shares = [all_batches(C, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [
+        TrainBatch(**{name: torch.cat([getattr(share, name) for share in parts]) for name in FIELDS})
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_same(together, whole_run)
+
+
+def test_another_seed_gives_other_batches(make_settings, whole_run: list[TrainBatch]) -> None:
+    other = all_batches(make_settings(seed=8))
+    assert all((a.images != b.images).any() for a, b in zip(other, whole_run, strict=True))
+
+
+@given(
+    st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.integers(0, 30), st.integers(1, 4)
+)  # fmt: skip
+def test_positions_cover_the_rest_of_the_run_once_and_in_order(
+    batch_size: int, niters_per_epoch: int, nepochs: int, start_iteration: int, world_size: int
+) -> None:
+    expected = [
+        [(epoch, position) for position in range(step * batch_size, (step + 1) * batch_size)]
+        for epoch in range(nepochs)
+        for step in range(niters_per_epoch)
+    ][start_iteration:]
+    samplers = [
+        BatchPositions(batch_size, niters_per_epoch, nepochs, start_iteration, rank, world_size)
+        for rank in range(world_size)
+    ]
+    shares = [list(sampler) for sampler in samplers]
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == expected
+    assert [len(sampler) for sampler in samplers] == [len(expected)] * world_size
+    sizes = {len(share) for shares_of_rank in shares for share in shares_of_rank}
+    assert sizes <= {batch_size // world_size, -(-batch_size // world_size)}
+
+
+def test_labelled_images_alone_need_no_unlabelled_list(make_settings, voc_root: Path) -> None:
+    (voc_root / "subset_train_aug/train_aug_unlabeled_1-8.txt").unlink()
+    C = make_settings()
+    batch = next(iter(build_train_loader(C, build_train_set(C, unlabeled=False))))
+    assert batch.unlabeled_0 is None
+    with pytest.raises(UserError, match=r"train_aug_unlabeled_1-8\.txt: no such list"):
+        build_train_set(C)
+
+
+def test_a_folder_of_images_is_a_source_of_unlabelled_images(make_settings, voc_root: Path) -> None:
+    dataset = build_train_set(make_settings(unsup_source=str(voc_root / "val" / "image")))
+    assert [sample.name for sample in dataset.unlabeled] == ["2009_000000", "2009_000001", "2009_000002"]
+
+
+@pytest.mark.parametrize("source, images", [("train_source", 5), ("unsup_source", 7)])
+def test_a_batch_larger_than_a_list_is_refused(make_settings, source: str, images: int) -> None:
+    C = make_settings(batch_size=images + 1)
+    if source == "unsup_source":
+        C.train_source = C.unsup_source
+        C.unsup_source = str(Path(C.dataset_path) / "subset_train_aug/train_aug_unlabeled_1-8.txt")
+    with pytest.raises(
+        UserError, match=rf"C\.batch_size = {images + 1} is larger than .* with {images} images; lower it"
+    ):
+        build_train_set(C)
+
+
+def test_missing_list_and_missing_folder_are_named(make_settings, voc_root: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.txt: no such list"):
+        build_train_set(make_settings(train_source=str(voc_root / "nowhere.txt")))
+    with pytest.raises(UserError, match=r"elsewhere/image: no such folder"):
+        build_train_set(make_settings(train_folder="elsewhere"))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_fault_in_a_worker_ends_a_command_with_its_one_line(
+    make_settings, voc_root: Path, num_workers: int, capsys: pytest.CaptureFixture
+) -> None:
+    for path in (voc_root / "train_aug" / "image").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(SystemExit) as end:
+        run(lambda: all_batches(make_settings(num_workers=num_workers)))
+    # The traceback holds the loader's iterator: let it end its workers here, the garbage collector takes 10 s for it.
+    traceback.clear_frames(end.value.__context__.__traceback__)
+    assert end.value.code == USER_ERROR_STATUS
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {voc_root}/train_aug/image/2007_")
+    assert line.endswith("can't be decoded; the file is damaged or no image")
+
+
+def test_padding_has_the_rounded_mean_colour(make_settings) -> None:
+    C = make_settings(image_mean=[0.5, 0.25, 0.1], image_height=60, image_width=60, train_scale_array=[1])
+    sample = build_train_set(C)[0, 0]
+    assert sample["images"][0, 0].tolist() == [128, 64, 26]
+    assert sample["labels"][0, 0] == 255
+
+
+@pytest.mark.parametrize(
+    "setting, value, field, expected",
+    [
+        ("cutmix_mask_prop_range", [0.1, 0.2], "prop_range", (0.1, 0.2)),
+        ("cutmix_boxmask_n_boxes", 5, "n_boxes", 5),
+        ("cutmix_boxmask_fixed_aspect_ratio", True, "random_aspect_ratio", False),
+        ("cutmix_boxmask_by_size", True, "prop_by_area", False),
+        ("cutmix_boxmask_outside_bounds", True, "within_bounds", False),
+        ("cutmix_boxmask_no_invert", True, "invert", False),
+    ],
+)
+def test_settings_of_the_masks_reach_their_generator(make_settings, setting: str, value, field: str, expected) -> None:
+    default, changed = build_mask_generator(make_settings()), build_mask_generator(make_settings(**{setting: value}))
+    differing = {name for name in vars(default) if getattr(default, name) != getattr(changed, name)}
+    assert differing == {field}
+    assert getattr(changed, field) == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_images_come_one_by_one_in_the_order_of_the_list(make_settings, num_workers: int) -> None:
+    C = make_settings(num_workers=num_workers)
+    samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
+    items = list(build_eval_loader(C, samples))
+    assert [name for name, _, _ in items] == [sample.name for sample in samples]
+    for _, image, label in items:
+        np.testing.assert_array_equal(np.asarray(image), PALETTE[np.asarray(label)])

@@ -1,0 +1,79 @@
+"""Published partitions: recognised by content alone."""
+
+import hashlib
+import re
+from collections import Counter
+
+import pytest
+
+from furnace.datasets.protocols import (
+    PROTOCOLS,
+    Layout,
+    check_partition,
+    find_partitions,
+    recognize,
+    shared_images,
+)
+from furnace.utils.errors import UserError
+
+IDS = ["2007_000032", "2007_000039", "2007_000063"]
+LAYOUT = Layout({r"(train_(?:un)?labeled_1-\d+\.txt)": r"sub/\1"}, lambda line: [f"image/{line}.jpg"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["\n".join(IDS), "\n".join(reversed(IDS)) + "\n", "\r\n".join(IDS), "\n\n  " + " \n\n".join(IDS) + "\n\n"],
+)
+def test_order_and_line_ends_do_not_matter(content, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, hashlib.sha256("\n".join(IDS).encode()).hexdigest(), "three of VOC")
+    path = tmp_path / "list.txt"
+    path.write_bytes(content.encode())
+    assert recognize(path) == "three of VOC"
+
+
+@pytest.mark.parametrize("content", ["\n".join(IDS[:2]), "\n".join([*IDS, IDS[0]]), "".join(IDS)])
+def test_other_lists_are_none(content, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, hashlib.sha256("\n".join(IDS).encode()).hexdigest(), "three of VOC")
+    path = tmp_path / "list.txt"
+    path.write_text(content)
+    assert recognize(path) is None
+
+
+def test_a_missing_list_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such list"):
+        recognize(tmp_path / "list.txt")
+
+
+def test_the_table_is_complete_and_unambiguous():
+    assert all(re.fullmatch(r"[0-9a-f]{64}", key) for key in PROTOCOLS)
+    assert max(Counter(PROTOCOLS.values()).values()) == 1
+    for data, names in {
+        "Cityscapes": ["1/2", "1/4", "1/8", "1/16"],
+        "VOC augmented": ["1/2", "1/4", "1/8", "1/16"],
+        "VOC few labels": ["92", "183", "366", "732"],
+    }.items():
+        for name in names:
+            for kind in ("labelled", "unlabelled"):
+                assert f"{data} {name}, {kind}" in PROTOCOLS.values()
+
+
+def test_lists_are_found_beside_and_below(tmp_path):
+    (tmp_path / "subset_train").mkdir()
+    (tmp_path / "subset_train" / "train_labeled_1-2.txt").write_text("a\r\nb")
+    (tmp_path / "train_unlabeled_1-2.txt").write_text("c\na\n")
+    (tmp_path / "notes.txt").write_text("other")
+    found = {partition.destination: partition.lines for partition in find_partitions(tmp_path, LAYOUT)}
+    assert found == {"sub/train_labeled_1-2.txt": ["a", "b"], "sub/train_unlabeled_1-2.txt": ["c", "a"]}
+    (tmp_path / "train_labeled_1-2.txt").write_text("a")
+    with pytest.raises(UserError, match=r"both are sub/train_labeled_1-2.txt"):
+        find_partitions(tmp_path, LAYOUT)
+
+
+def test_missing_images_are_counted_and_shared_ones_noted(tmp_path):
+    (tmp_path / "train_labeled_1-2.txt").write_text("a\nb")
+    (tmp_path / "train_unlabeled_1-2.txt").write_text("c\na\n")
+    partitions = find_partitions(tmp_path, LAYOUT)
+    check_partition(partitions[0], LAYOUT, lambda path: path in ("image/a.jpg", "image/b.jpg"))
+    with pytest.raises(UserError, match=r"1 files of the list .*\(image/b.jpg\)"):
+        check_partition(partitions[0], LAYOUT, lambda path: path == "image/a.jpg")
+    assert shared_images(partitions) == ["sub/train_labeled_1-2.txt shares 1 with its unlabelled list (a)"]

@@ -1,0 +1,189 @@
+"""Lists of samples: every form of a line, and for any other text a UserError that says where."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from furnace.datasets.splits import Sample, list_hash, read_lines, read_list, write_list
+from furnace.utils.errors import UserError
+from tests.tiny_data import write_image, write_voc
+
+
+@pytest.fixture
+def write_source(tmp_path: Path):
+    """`write_source(content)` writes a list file, from text or bytes."""
+
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "list.txt"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny data set that no test changes."""
+    return write_voc(tmp_path_factory.mktemp("shared"))
+
+
+def test_ids_stand_for_image_and_label_of_the_folder(write_source, shared_root: Path) -> None:
+    folder = shared_root / "train_aug"
+    expected = [
+        Sample(name, folder / "image" / f"{name}.png", folder / "label" / f"{name}.png")
+        for name in ("2007_000003", "2007_000000")
+    ]
+    source = write_source("2007_000003\n2007_000000\n")
+    assert read_list(source, shared_root, "train_aug") == expected
+    assert read_list(str(source), str(shared_root), "train_aug", labelled=False) == expected
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_pairs_are_paths_from_the_root_with_a_leading_slash_or_not(write_source, tmp_path: Path, slash: str) -> None:
+    source = write_source(f"{slash}images/a.png\t{slash}labels/a_gtFine.png\n")
+    expected = [Sample("a", tmp_path / "city/images/a.png", tmp_path / "city/labels/a_gtFine.png")]
+    assert read_list(source, tmp_path / "city") == expected
+    assert read_list(source, tmp_path / "city", labelled=False) == expected
+
+
+def test_images_alone_are_unlabelled_and_may_be_absolute(write_source, tmp_path: Path) -> None:
+    absolute = write_image(tmp_path / "elsewhere" / "b.jpg", np.zeros((2, 2, 3), np.uint8))
+    source = write_source(f"a.JPG\n/sub/c.png\n{absolute}\n")
+    assert read_list(source, tmp_path / "root", labelled=False) == [
+        Sample("a", tmp_path / "root/a.JPG", None),
+        Sample("c", tmp_path / "root/sub/c.png", None),
+        Sample("b", absolute, None),
+    ]
+
+
+def test_a_folder_is_searched_recursively_for_images(tmp_path: Path) -> None:
+    for name in ("b/2.PNG", "a/1.jpg", "0.jpeg"):
+        write_image(tmp_path / "images" / name, np.zeros((2, 2, 3), np.uint8))
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    samples = read_list(tmp_path / "images", tmp_path, labelled=False)
+    assert [(s.name, s.image.name, s.label) for s in samples] == [
+        ("0", "0.jpeg", None),
+        ("a/1", "1.jpg", None),
+        ("b/2", "2.PNG", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"one\r\ntwo\r\n", b"\n\n  one  \n\n two", b"\xef\xbb\xbfone\ntwo\n", b"one\rtwo"],
+    ids=["windows", "blank lines", "byte order mark", "old mac"],
+)
+def test_line_ends_blanks_and_a_byte_order_mark_do_not_matter(write_source, content: bytes) -> None:
+    assert [line for _, line in read_lines(write_source(content))] == ["one", "two"]
+
+
+def test_lines_are_numbered_as_an_editor_does(write_source) -> None:
+    assert read_lines(write_source("\none\n\n\ntwo\n")) == [(2, "one"), (5, "two")]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\t\n"])
+def test_empty_list_is_refused(write_source, content: bytes) -> None:
+    with pytest.raises(UserError, match=r"list\.txt: the list is empty"):
+        read_lines(write_source(content))
+
+
+def test_missing_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.txt: no such list; check C\.dataset_path"):
+        read_list(tmp_path / "nowhere.txt", tmp_path)
+
+
+def test_a_folder_is_no_list_of_labelled_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder, not a list"):
+        read_list(tmp_path, tmp_path)
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no image"):
+        read_list(tmp_path, tmp_path, labelled=False)
+
+
+def test_a_list_that_is_no_text_is_refused(write_source) -> None:
+    with pytest.raises(UserError, match=r"list\.txt: can't be read as a text list"):
+        read_lines(write_source(b"\xff\xfe\x00\x01"))
+
+
+@pytest.mark.parametrize(
+    "line, labelled, complaint",
+    [
+        ("a.png\tb.png\tc.png", True, "expected an image id, or IMAGE<TAB>LABEL"),
+        ("a.png\t\tb.png", False, "expected an image id, or IMAGE<TAB>LABEL"),
+        ("a\0b", True, "expected an image id, or IMAGE<TAB>LABEL"),
+        ("a.png", True, "names no label"),
+        ("2007_999999", True, r"no image .*train_aug/image/2007_999999\.\*"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named_with_its_number(
+    write_source, shared_root: Path, line: str, labelled: bool, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=rf"list\.txt:3: .*{complaint}"):
+        read_list(write_source(f"2007_000001\n\n{line}\n"), shared_root, "train_aug", labelled)
+
+
+def test_missing_image_folder_is_named(write_source, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train_aug/image: no such folder; check C\.dataset_path"):
+        read_list(write_source("2007_000001"), tmp_path, "train_aug")
+
+
+GOOD_LINES = st.sampled_from(["2007_000001", "2008_000002", "a.png\tb.png", "/x/a.jpg\t/y/b.png"])
+
+
+@given(st.lists(GOOD_LINES | st.text(max_size=20) | st.text("a./\t\0 \ufeff", max_size=8), max_size=5), st.booleans())
+def test_any_text_gives_samples_or_a_user_error(shared_root: Path, lines: list[str], labelled: bool) -> None:
+    source = shared_root / "any.txt"
+    source.write_text("\n".join(lines), encoding="utf-8", newline="")
+    try:
+        samples = read_list(source, shared_root, "train_aug", labelled)
+    except UserError as error:
+        assert str(source) in str(error) or str(shared_root) in str(error)
+    else:
+        assert len(samples) == len(read_lines(source)) > 0
+        assert all(sample.name and (sample.label or not labelled) for sample in samples)
+
+
+@given(st.binary(max_size=40), st.booleans())
+def test_any_bytes_give_samples_or_a_user_error(shared_root: Path, content: bytes, labelled: bool) -> None:
+    source = shared_root / "any.bin"
+    source.write_bytes(content)
+    try:
+        assert read_list(source, shared_root, "train_aug", labelled)
+    except UserError as error:
+        assert str(shared_root) in str(error)
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_path_that_is_too_long_for_the_system_is_no_crash(write_source, tmp_path: Path, length: int) -> None:
+    (sample,) = read_list(write_source("/" + "a" * length + ".png"), tmp_path, labelled=False)
+    assert sample.image.parent == tmp_path
+
+
+def test_list_hash_is_sha256_of_the_sorted_lines_joined_by_newlines(write_source) -> None:
+    expected = hashlib.sha256(b"a\nb\nc").hexdigest()
+    for content in ("a\nb\nc", "c\na\nb\n", "b\r\na\r\n\r\nc\r\n"):
+        assert list_hash(write_source(content)) == expected
+    assert list_hash(write_source("a\nb\nd")) != expected
+
+
+def test_a_written_list_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "list.txt"
+    write_list(path, ["b", "a"])
+    assert [line for _, line in read_lines(path)] == ["b", "a"]
+
+
+def test_a_list_with_other_lines_is_overwritten_only_if_asked(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    write_list(path, ["b", "a"])
+    write_list(path, ["a", "b"])
+    assert path.read_text() == "b\na\n", "the same lines in another order leave the file alone"
+    with pytest.raises(UserError, match="lists other images"):
+        write_list(path, ["a", "c"])
+    write_list(path, ["a", "c"], overwrite=True)
+    assert path.read_text() == "a\nc\n"

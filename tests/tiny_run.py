@@ -1,0 +1,43 @@
+"""A snapshot as a run would leave it, without the training."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from furnace.base_model.network import Network
+from furnace.engine.checkpoint import LAST, Snapshot, save_snapshot
+from furnace.methods.build import build_network
+from furnace.utils.config import Settings
+
+EPOCH = 1
+NARROW = {"head_channels": 8}
+
+
+def write_lively(C: Settings, path: Path) -> Path:
+    """Write a snapshot for the settings, with weights that give every image several labels."""
+    torch.manual_seed(0)
+    network = build_network(C, pretrained=False).train()
+    with torch.no_grad():
+        for branch in (1, 2):
+            for _ in range(4):  # BatchNorm's running statistics become those of such images
+                network(torch.randn(4, 3, 32, 32), branch)
+    iteration = (EPOCH + 1) * C.niters_per_epoch
+    save_snapshot(path, Snapshot(network.state_dict(), [], EPOCH, iteration, C.model_dump()))
+    return path
+
+
+def place(snapshot: Path, C: Settings, *names: str) -> Path:
+    """Put a snapshot where a run of the settings would, under each of the names; returns that folder."""
+    folder = Path(C.snapshot_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or (f"epoch-{EPOCH}.pth", LAST):
+        os.link(snapshot, folder / name)
+    return folder
+
+
+def load_plain(snapshot: Path, C: Settings) -> Network:
+    """The network of a snapshot, in eval mode, by PyTorch alone."""
+    network = build_network(C, pretrained=False)
+    network.load_state_dict(torch.load(snapshot, weights_only=True)["model"])
+    return network.eval()

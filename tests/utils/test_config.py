@@ -1,0 +1,279 @@
+"""Settings: every wrong value is named, overrides win, and what config.py computes follows them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from furnace.utils.config import ENVIRONMENT, Config, Settings, load_config, parse_overrides
+from furnace.utils.errors import UserError
+from tests.conftest import REPOSITORY
+
+VOC, CITY = REPOSITORY / "exp_voc", REPOSITORY / "exp_city"
+
+
+@pytest.fixture
+def write_config(tmp_path: Path):
+    """`write_config(more)` writes an experiment folder: the lines of exp_voc's config.py, then `more`."""
+
+    def write(more: str = "", text: str | None = None) -> Path:
+        text = (VOC / "config.py").read_text(encoding="utf-8") if text is None else text
+        (tmp_path / "exp_own").mkdir(exist_ok=True)
+        (tmp_path / "exp_own" / "config.py").write_text(f"{text}\n{more}\n", encoding="utf-8")
+        return tmp_path / "exp_own"
+
+    return write
+
+
+@pytest.mark.parametrize("folder, iterations", [(VOC, 1157), (CITY, 162)], ids=["voc", "city"])
+def test_epochs_have_the_published_number_of_iterations(folder: Path, iterations: int) -> None:
+    assert load_config(folder).niters_per_epoch == iterations
+
+
+@pytest.mark.parametrize(
+    "folder, ratio, nepochs, labelled, all_images, batch_size",
+    [
+        (VOC, 16, 32, 661, 10582, 8),
+        (VOC, 8, 34, 1322, 10582, 8),
+        (VOC, 4, 40, 2645, 10582, 8),
+        (VOC, 2, 60, 5291, 10582, 8),
+        (CITY, 16, 128, 185, 2975, 16),
+        (CITY, 8, 137, 371, 2975, 16),
+        (CITY, 4, 160, 743, 2975, 16),
+        (CITY, 2, 240, 1487, 2975, 16),
+    ],
+)
+def test_everything_derived_follows_an_overridden_labeled_ratio(
+    folder: Path, ratio: int, nepochs: int, labelled: int, all_images: int, batch_size: int
+) -> None:
+    C = load_config(folder, {"labeled_ratio": str(ratio)})
+    assert (C.nepochs, C.batch_size) == (nepochs, batch_size)
+    assert (C.num_train_imgs, C.num_unsup_imgs) == (labelled, all_images - labelled)
+    assert C.niters_per_epoch == (all_images - labelled) // batch_size
+    assert C.train_source.endswith(f"train_aug_labeled_1-{ratio}.txt")
+    assert C.unsup_source.endswith(f"train_aug_unlabeled_1-{ratio}.txt")
+
+
+@pytest.mark.parametrize(
+    "folder, published",
+    [
+        (VOC, {"lr": 0.005, "unsup_weight": 1, "ohem": False, "image_height": 512, "image_width": 512}),
+        (CITY, {"lr": 0.01, "unsup_weight": 5, "ohem": True, "image_height": 800, "image_width": 800}),
+    ],
+    ids=["voc", "city"],
+)
+def test_settings_are_those_of_the_published_recipe(folder: Path, published: dict) -> None:
+    C = load_config(folder)
+    both = {
+        "backbone": "resnet50", "lr_power": 0.9, "momentum": 0.9, "weight_decay": 1e-4, "seed": 12345,
+        "snapshot_iter": 2, "train_scale_array": [0.5, 0.75, 1, 1.5, 1.75, 2.0], "eval_flip": False,
+        "eval_scale_array": [1], "eval_stride_rate": 2 / 3, "eval_crop_size": published["image_height"],
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "bn_eps": 1e-5, "bn_momentum": 0.1,
+        "cutmix_mask_prop_range": [0.25, 0.5], "cutmix_boxmask_n_boxes": 3, "ohem_thresh": 0.7, "ohem_min_kept": 50000,
+    }  # fmt: skip
+    assert {name: getattr(C, name) for name in (both | published)} == both | published
+
+
+def test_an_overridden_value_stays_whatever_config_py_assigns() -> None:
+    C = load_config(VOC, {"nepochs": "5", "labeled_ratio": "16"})
+    assert C.nepochs == 5
+    assert load_config(VOC).nepochs == 34, "overrides must not outlive the call"
+
+
+def test_an_overridden_value_can_be_changed_after_loading() -> None:
+    C = load_config(VOC, {"nepochs": "5"})
+    C.nepochs = 7
+    assert C.nepochs == 7
+
+
+def test_paths_follow_an_overridden_volna(tmp_path: Path) -> None:
+    C = load_config(VOC, {"volna": str(tmp_path)})
+    for path in (C.dataset_path, C.train_source, C.eval_source, C.pretrained_model):
+        assert path.startswith(f"{tmp_path}/DATA/")
+    assert C.log_dir == str(REPOSITORY / "log" / "exp_voc")
+
+
+def test_folders_are_those_of_the_config_file(write_config, tmp_path: Path) -> None:
+    C = load_config(write_config())
+    assert (C.this_dir, C.root_dir, C.volna) == ("exp_own", str(tmp_path), str(tmp_path))
+    assert C.snapshot_dir == str(tmp_path / "log" / "exp_own" / "snapshot")
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("batch_size", "4", 4),
+        ("lr", "1e-3", 0.001),
+        ("ohem", "true", True),
+        ("debug", "0", False),
+        ("backbone", "resnet101", "resnet101"),
+        ("pretrained_model", "none", None),
+        ("pretrained_model", "None", None),
+        ("class_weight", "none", None),
+        ("train_scale_array", "0.5, 1", [0.5, 1]),
+        ("train_scale_array", "[0.5,1]", [0.5, 1]),
+        ("train_scale_array", [0.5, 1], [0.5, 1]),
+        ("eval_scale_array", "1", [1]),
+    ],
+)
+def test_overrides_are_text_or_values(name: str, text: object, value: object) -> None:
+    assert getattr(load_config(VOC, {name: text}), name) == value
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_refuses_what_is_no_value_for_it(name: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"config\.py: {name} = <object .*{Settings.model_fields[name].description[:10]}"
+    ):
+        load_config(VOC, {name: object()})
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("batch_size", "0"), ("batch_size", "-1"), ("batch_size", "2.5"), ("batch_size", "many"), ("batch_size", ""),
+        ("labeled_ratio", "0"), ("num_classes", "256"), ("num_workers", "-1"), ("seed", "-1"), ("nepochs", "1e9x"),
+        ("lr", "0"), ("lr", "-0.1"), ("lr", "nan"), ("lr", "inf"), ("momentum", "1.1"), ("weight_decay", "-1"),
+        ("unsup_weight", "-1"), ("unsup_weight", "nan"), ("ohem", "perhaps"), ("debug", "2"), ("ohem_thresh", "1.01"),
+        ("method", "magic"), ("backbone", "resnet51"), ("eval_stride_rate", "0"), ("eval_stride_rate", "1.5"),
+        ("train_scale_array", "0.5,x"), ("train_scale_array", "inf"), ("train_scale_array", ""),
+        ("train_scale_array", "0,1"), ("eval_scale_array", "-1"), ("eval_scale_array", []),
+        ("class_weight", "1,2"), ("class_weight", "nan"), ("class_names", "cat,dog"), ("bn_eps", "0"),
+        ("image_mean", "0.5"), ("image_mean", "nan,nan,nan"), ("image_std", "0.2,0.2,0"), ("image_std", "1,1,1,1"),
+        ("cutmix_mask_prop_range", "0.5,0.25"), ("cutmix_mask_prop_range", "0.5"), ("cutmix_mask_prop_range", "0,1"),
+        ("cutmix_mask_prop_range", "0.5,1.5"), ("cutmix_boxmask_n_boxes", "0"),
+    ],
+)  # fmt: skip
+def test_wrong_value_is_refused_with_its_name(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=rf"config\.py: .*\b{name}\b.*=") as caught:
+        load_config(VOC, {name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_epoch_without_an_iteration_is_refused() -> None:
+    with pytest.raises(UserError, match="niters_per_epoch = 0"):
+        load_config(VOC, {"batch_size": "20000"})
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("batch_siz", "did you mean batch_size?"),
+        ("learning_rate", "did you mean|--settings lists"),
+        ("zzz", "--settings lists the known ones"),
+    ],
+)
+def test_unknown_setting_is_refused_with_a_hint(name: str, hint: str, write_config) -> None:
+    for load in (
+        lambda: load_config(VOC, {name: "1"}),
+        lambda: load_config(write_config(f"C.{name} = 1")),
+    ):
+        with pytest.raises(UserError, match=rf"config\.py: unknown setting '{name}'; .*({hint})"):
+            load()
+
+
+def test_a_failed_load_leaves_nothing_behind() -> None:
+    with pytest.raises(UserError):
+        load_config(VOC, {"lr": "1", "nepochs": "x"})
+    assert load_config(VOC).lr == 0.005
+
+
+@pytest.mark.parametrize("variable", ENVIRONMENT)
+def test_environment_variables_set_their_setting_and_overrides_win(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ENVIRONMENT[variable]
+    before = getattr(load_config(VOC), name)
+    from_environment, from_override = {
+        "volna": ("/a", "/b"),
+        "snapshot_dir": ("/a", "/b"),
+        "batch_size": ("3", "5"),
+        "lr": ("0.25", "0.5"),
+        "snapshot_iter": ("3", "5"),
+        "debug": ("true", "false"),
+    }[name]
+    monkeypatch.setenv(variable, from_environment)
+    as_set = type(before)(getattr(load_config(VOC), name))
+    assert as_set == getattr(load_config(VOC, {name: from_environment}), name) != before
+    overridden = getattr(load_config(VOC, {name: from_override}), name)
+    monkeypatch.delenv(variable)
+    assert overridden == getattr(load_config(VOC, {name: from_override}), name) != as_set
+
+
+def test_the_published_environment_variables_are_known() -> None:
+    assert set(ENVIRONMENT) == {"volna", "snapshot_dir", "batch_size", "learning_rate", "snapshot_iter", "debug"}
+
+
+def test_wrong_or_empty_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("batch_size", "")
+    assert load_config(VOC).batch_size == 8
+    monkeypatch.setenv("batch_size", "eight")
+    with pytest.raises(UserError, match="batch_size = 'eight'"):
+        load_config(VOC)
+
+
+def test_debug_shortens_the_run_but_never_lengthens_it() -> None:
+    C = load_config(VOC, {"debug": "1"})
+    assert (C.nepochs, C.niters_per_epoch) == (2, 10)
+    C = load_config(VOC, {"debug": "1", "nepochs": "1", "niters_per_epoch": "3"})
+    assert (C.nepochs, C.niters_per_epoch) == (1, 3)
+
+
+def test_folder_without_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.py: no such file; name an experiment folder"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("C = 3", "defines no C"),
+        ("", "defines no C"),
+        ("C = (", "SyntaxError"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise ValueError('mine')", "ValueError: mine"),
+    ],
+)
+def test_a_faulty_config_file_is_explained(write_config, text: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=rf"exp_own/config\.py: {complaint}"):
+        load_config(write_config(text=text))
+
+
+def test_settings_that_config_py_must_assign_are_asked_for(write_config) -> None:
+    folder = write_config(text="from furnace.utils.config import Config\nC = Config(__file__)")
+    with pytest.raises(
+        UserError, match=r"config\.py: dataset_name, .* not set; assign C\.dataset_name \(entry of"
+    ) as caught:
+        load_config(folder)
+    required = str(caught.value).partition(" not set")[0].rpartition(": ")[2].split(", ")
+    assert {"train_source", "num_classes", "lr", "batch_size", "niters_per_epoch"} <= set(required)
+    assert not {"volna", "seed", "pretrained_model", "class_weight"} & set(required)
+
+
+def test_wrong_value_in_config_py_is_refused(write_config) -> None:
+    with pytest.raises(UserError, match=r"exp_own/config\.py: batch_size = 'x'"):
+        load_config(write_config("C.batch_size = 'x'"))
+
+
+def test_class_weights_and_names_must_fit_the_number_of_classes(write_config) -> None:
+    C = load_config(write_config("C.num_classes = 2\nC.class_names = ['a', 'b']\nC.class_weight = [1, 2]"))
+    assert isinstance(C, Config)
+    assert (C.class_names, C.class_weight) == (["a", "b"], [1, 2])
+    with pytest.raises(UserError, match=r"class_names = .* does not fit"):
+        load_config(write_config("C.num_classes = 3\nC.class_names = ['a', 'b']"))
+
+
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1)
+VALUES = st.text(st.characters(codec="ascii", exclude_characters="\n"), min_size=0).map(str.strip)
+
+
+@given(st.dictionaries(NAMES, VALUES))
+def test_pairs_are_parsed_at_their_first_equals_sign(overrides: dict[str, str]) -> None:
+    assert parse_overrides([f" {name} = {value} " for name, value in overrides.items()]) == overrides
+
+
+@pytest.mark.parametrize("pair", ["lr", "=3", " =3", ""])
+def test_pair_without_name_or_equals_sign_is_refused(pair: str) -> None:
+    with pytest.raises(UserError, match=r"-o .*: not of the form key=value"):
+        parse_overrides(["lr=1", pair])

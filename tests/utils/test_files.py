@@ -1,0 +1,65 @@
+"""Files appear whole or not at all."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from furnace.utils.errors import UserError
+from furnace.utils.files import link_atomically, write_atomically
+
+
+def test_a_file_is_written_in_folders_that_are_made(tmp_path):
+    path = tmp_path / "deep" / "er" / "file.bin"
+    write_atomically(path, b"first")
+    write_atomically(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EIO, "can't be")]
+)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(number, message, tmp_path, monkeypatch):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    write = Path.write_bytes
+
+    def fails(part: Path, data: bytes) -> None:
+        write(part, data[:2])
+        raise OSError(number, "reason")
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    with pytest.raises(UserError, match=f"file.bin: {message}"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file.bin", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "folder").write_bytes(b"")
+    with pytest.raises(UserError, match="can't be written"):
+        write_atomically(tmp_path / "folder" / "file.bin", b"new")
+
+
+def test_links(tmp_path):
+    source, path = tmp_path / "source.bin", tmp_path / "links" / "file.bin"
+    source.write_bytes(b"content")
+    (tmp_path / "alias").symlink_to(source)
+    for original in (source, source, tmp_path / "alias"):
+        link_atomically(path, original)
+        assert path.samefile(source)
+        assert not path.is_symlink()
+        assert list(path.parent.iterdir()) == [path]
+    write_atomically(path, b"other")
+    assert source.read_bytes() == b"content"
