@@ -1,0 +1,276 @@
+"""What a training sample costs: ours, from files and from a cache, beside the published arrangement in the same run.
+
+    python benchmarks/loader.py [--camvid FOLDER] [--quick] [--json FILE]
+
+CPU seconds are those of one core, medians. A sample is one labelled or unlabelled crop; a batch's position has three.
+"""
+
+import json
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from furnace.datasets.cache import Cache  # noqa: E402
+from furnace.datasets.catalog import voc_palette  # noqa: E402
+from furnace.datasets.cutmix import BoxMaskGenerator  # noqa: E402
+from furnace.datasets.dataset import TrainSet, collate  # noqa: E402
+from furnace.datasets.loaders import BatchPositions, worker_settings  # noqa: E402
+from furnace.datasets.randomness import Purpose, random_stream  # noqa: E402
+from furnace.datasets.reading import Files  # noqa: E402
+from furnace.datasets.splits import Sample, read_list  # noqa: E402
+from furnace.datasets.transforms import Crop, draw_crop, scaled_side  # noqa: E402
+from furnace.seg_opr.losses import IGNORE_INDEX  # noqa: E402
+from furnace.tools.make_splits import whole_numbers  # noqa: E402
+from furnace.utils.errors import run  # noqa: E402
+from furnace.utils.visualize import save_labels  # noqa: E402
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+SCALES = [0.5, 0.75, 1, 1.5, 1.75, 2.0]
+SAMPLES_PER_POSITION = 3
+GENERATED = 6  # images of a generated data set
+BATCH = 2
+POSITIONS = 1000  # of an epoch
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A data set to measure: its images' size (H, W) and file format, crop, classes and the length of its list."""
+
+    name: str
+    size: tuple[int, int]
+    suffix: str
+    crop: tuple[int, int]
+    classes: int
+    listed: int
+
+
+KINDS = [
+    Kind("Cityscapes, generated PNG", (1024, 2048), ".png", (800, 800), 19, 2603),
+    Kind("VOC, generated JPEG", (375, 500), ".jpg", (512, 512), 21, 9259),
+]
+CAMVID = Kind("CamVid", (360, 480), "", (352, 352), 11, 367)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, and write JSON where asked to."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--camvid", type=Path, metavar="FOLDER", help="measure on CamVid, as prepare_camvid makes it")
+    parser.add_argument("--workers", default="1,2", help="worker processes to try (default: 1,2)")
+    parser.add_argument("--quick", action="store_true", help="images of a quarter of the side, few of them")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(0)
+    workers = whole_numbers(args.workers)
+    rounds = 6 if args.quick else 48
+    results = []
+    for kind in [*KINDS, *([CAMVID] if args.camvid else [])]:
+        kind = quarter(kind) if args.quick else kind
+        with TemporaryDirectory() as folder:
+            if kind.suffix:
+                samples = generate(Path(folder), kind)
+            else:
+                samples = read_list(args.camvid / "train.txt", args.camvid, "train")[: 2 * GENERATED]
+            results.append(measure(kind, samples, Path(folder) / "cache", workers, rounds))
+        Console().print(report(results[-1]))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def quarter(kind: Kind) -> Kind:
+    """The same with a quarter of every side."""
+    sides = [tuple(side // 4 for side in pair) for pair in (kind.size, kind.crop)]
+    return Kind(kind.name, sides[0], kind.suffix, sides[1], kind.classes, kind.listed)
+
+
+def generate(folder: Path, kind: Kind) -> list[Sample]:
+    """Write smooth, slightly noisy pictures, whose files are about as large as photographs', and blocky labels."""
+    rng = np.random.default_rng(0)
+    height, width = kind.size
+    samples = []
+    for index in range(GENERATED):
+        image = rng.normal(128, 3, (height, width, 3)).astype(np.float32)
+        for cell in (8, 32, 128):
+            coarse = rng.normal(0, 40, (height // cell + 2, width // cell + 2, 3)).astype(np.float32)
+            image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        label = rng.integers(0, kind.classes, (height // 32 + 1, width // 32 + 1), dtype=np.uint8)
+        sample = Sample(str(index), folder / f"{index}{kind.suffix}", folder / f"{index}_label.png")
+        cv2.imwrite(str(sample.image), image.clip(0, 255).astype(np.uint8))
+        label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+        save_labels(sample.label, label, voc_palette(kind.classes))
+        samples.append(sample)
+    return samples
+
+
+def measure(kind: Kind, samples: list[Sample], cache_folder: Path, workers: list[int], rounds: int) -> dict:
+    """All figures of one data set: CPU seconds by kind of sample and way, and samples a second by workers."""
+    published = Published(samples, kind)
+    files = make_set(kind, samples, Files(kind.classes))
+    cache = make_set(kind, samples, Cache(kind.classes, cache_folder))
+    cache.prepare()
+    labelled = {
+        "decoding": lambda i: files.files.pair(files.sample(0, i, Purpose.ORDER_LABELED)),
+        "published": lambda i: published.labelled(files, i),
+        "files": lambda i: files.labeled_sample(0, i),
+        "cache": lambda i: cache.labeled_sample(0, i),
+    }
+    unlabelled = {
+        "decoding": lambda i: files.files.image(files.sample(0, i, Purpose.ORDER_UNLABELED_0).image),
+        "published": lambda i: published.unlabelled(files, i),
+        "files": lambda i: files.unlabeled_image(0, i, 0),
+        "cache": lambda i: cache.unlabeled_image(0, i, 0),
+    }
+    return {
+        "name": kind.name,
+        "size": kind.size,
+        "crop": kind.crop,
+        "labelled": compare(labelled, rounds),
+        "unlabelled": compare(unlabelled, rounds),
+        "samples_per_second": {
+            way: {n: samples_per_second(dataset, n, rounds) for n in workers}
+            for way, dataset in (("files", files), ("cache", cache))
+        },
+    }
+
+
+def make_set(kind: Kind, samples: list[Sample], files: Files) -> TrainSet:
+    """The training set of `samples`, which are labelled and unlabelled at once."""
+    return TrainSet(
+        samples,
+        samples,
+        crop=kind.crop,
+        scales=SCALES,
+        fill=tuple(round(255 * mean) for mean in MEAN),
+        num_classes=kind.classes,
+        samples=POSITIONS,
+        seed=0,
+        masks=BoxMaskGenerator(),
+        files=files,
+    )
+
+
+class Published:
+    """The published arrangement: the list is made anew for each sample, the whole image is normalised and scaled as
+    float64, and the crop is cut out of that.
+
+    `labelled` and `unlabelled` give the crop (3, h, w) float64, with its label (h, w) int64, from the draws of ours.
+    """
+
+    def __init__(self, samples: list[Sample], kind: Kind):
+        self.samples, self.kind = samples, kind
+
+    def labelled(self, dataset: TrainSet, position: int) -> tuple[np.ndarray, np.ndarray]:
+        sample = self._find(dataset.sample(0, position, Purpose.ORDER_LABELED))
+        label = dataset.files.label(sample.label)
+        image, drawn = self._scaled(dataset, sample, position, Purpose.CROP_LABELED)
+        label = label[:, ::-1] if drawn.flip else label
+        sides = [
+            np.arange(scaled_side(side, drawn.scale)) * side // scaled_side(side, drawn.scale) for side in label.shape
+        ]
+        return self._cut(image, drawn, 0), self._cut(label[np.ix_(*sides)].astype(np.int64), drawn, IGNORE_INDEX)
+
+    def unlabelled(self, dataset: TrainSet, position: int) -> np.ndarray:
+        sample = self._find(dataset.sample(0, position, Purpose.ORDER_UNLABELED_0))
+        return self._cut(*self._scaled(dataset, sample, position, Purpose.CROP_UNLABELED_0), 0)
+
+    def _find(self, sample: Sample) -> Sample:
+        """`sample`, out of a list as long as an epoch that is put together and shuffled for it alone."""
+        names = [self.samples[i % len(self.samples)] for i in range(self.kind.listed)]
+        names += [names[i] for i in np.random.default_rng(0).permutation(len(names))[: self.kind.listed % 7]]
+        return names[names.index(sample)]
+
+    def _scaled(self, dataset: TrainSet, sample: Sample, position: int, purpose: Purpose) -> tuple[np.ndarray, Crop]:
+        image = dataset.files.image(sample.image)
+        drawn = draw_crop(image.shape[:2], self.kind.crop, SCALES, random_stream(0, 0, position, purpose))
+        image = np.ascontiguousarray(image[:, ::-1]) if drawn.flip else image
+        height, width = (scaled_side(side, drawn.scale) for side in image.shape[:2])
+        image = cv2.resize(image.astype(np.float64), (width, height), interpolation=cv2.INTER_LINEAR)
+        return (image / 255 - MEAN) / STD, drawn
+
+    def _cut(self, array: np.ndarray, drawn: Crop, fill: int) -> np.ndarray:
+        height, width = self.kind.crop
+        part = array[drawn.top : drawn.top + height, drawn.left : drawn.left + width]
+        above, before = ((side - part_side) // 2 for side, part_side in zip((height, width), part.shape, strict=False))
+        sides = [(above, height - above - part.shape[0]), (before, width - before - part.shape[1])]
+        padded = np.pad(part, [*sides, *[(0, 0)] * (part.ndim - 2)], constant_values=fill)
+        return np.ascontiguousarray(padded.transpose(2, 0, 1)) if padded.ndim == 3 else padded
+
+
+def compare(ways: dict[str, Callable[[int], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """CPU seconds of each way and its ratios to two of them: medians over positions, at each of which all ways run.
+
+    So ratios compare the same sample at nearly the same time, whatever else the machine does.
+    """
+    for work in ways.values():
+        work(0)
+    found = {way: np.empty(rounds) for way in ways}
+    for position in range(rounds):
+        for way, work in ways.items():
+            begin = time.process_time()
+            work(position)
+            found[way][position] = time.process_time() - begin
+    return {
+        way: {
+            "cpu_seconds": float(np.median(seconds)),
+            "times_decoding": float(np.median(seconds / found["decoding"])),
+            "faster_than_published": float(np.median(found["published"] / seconds)),
+        }
+        for way, seconds in found.items()
+    }
+
+
+def samples_per_second(dataset: TrainSet, workers: int, rounds: int) -> float:
+    """Crops that a training process gets from so many workers, once they run."""
+    batches = workers + max(rounds // BATCH, 2)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=BatchPositions(BATCH, batches, 1, 0, 0, 1),
+        collate_fn=collate,
+        **worker_settings(workers, pin=False),
+    )
+    for number, _ in enumerate(loader):
+        if number == workers - 1:  # by then each worker has made its first batch
+            begin = time.perf_counter()
+    return (batches - workers) * BATCH * SAMPLES_PER_POSITION / (time.perf_counter() - begin)
+
+
+def report(result: dict) -> Table:
+    """The figures of one data set as a table."""
+    height, width = result["size"]
+    speed = result["samples_per_second"]
+    table = Table(title=f"{result['name']}, {width}x{height}, crop {result['crop'][0]}; CPU time")
+    table.add_column("sample", no_wrap=True)
+    workers = [f"samples/s, {n} worker{'s' if n > 1 else ''}" for n in speed["files"]]
+    for column in ("ms", "x decoding", "of it decoding", "published / this", *workers):
+        table.add_column(column, justify="right")
+    for kind in ("labelled", "unlabelled"):
+        for way, found in result[kind].items():
+            ratio = found["times_decoding"]
+            share = "-" if way == "cache" else f"{100 / ratio:.0f} %"
+            rates = speed.get(way, {}) if kind == "labelled" else {}
+            table.add_row(
+                f"{kind}, {way}",
+                f"{1000 * found['cpu_seconds']:.2f}",
+                f"{ratio:.2f}",
+                share,
+                f"{found['faster_than_published']:.1f}",
+                *(f"{rate:.0f}" for rate in rates.values()),
+            )
+        table.add_section()
+    return table
+
+
+if __name__ == "__main__":
+    run(main)

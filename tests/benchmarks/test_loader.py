@@ -1,0 +1,57 @@
+"""The loader's benchmark: both arrangements give the same crops, and its figures are complete and plausible."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.loader import CAMVID, KINDS, MEAN, POSITIONS, STD, Published, generate, main, make_set, quarter
+from furnace.datasets.reading import Files
+from tests.tiny_data import blocky_label, write_image, write_palette_label
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["city", "voc"])
+def test_the_published_arrangement_gives_our_crops(kind, tmp_path: Path) -> None:
+    kind = quarter(quarter(kind))
+    samples = generate(tmp_path, kind)
+    dataset, published = make_set(kind, samples, Files(kind.classes)), Published(samples, kind)
+    for position in range(20):
+        ours = dataset.labeled_sample(0, position)
+        image, label = published.labelled(dataset, position)
+        pixels = 255 * (image.transpose(1, 2, 0) * STD + MEAN)
+        assert np.abs(pixels - ours["images"]).max() <= 1.5
+        np.testing.assert_array_equal(label, ours["labels"])
+        unlabelled = 255 * (published.unlabelled(dataset, position).transpose(1, 2, 0) * STD + MEAN)
+        assert np.abs(unlabelled - dataset.unlabeled_image(0, position, 0)).max() <= 1.5
+    assert POSITIONS > 100
+
+
+def write_camvid(root: Path) -> Path:
+    """Three images in the layout of CamVid."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        write_image(root / "train/image" / f"{name}.png", rng.integers(0, 256, (90, 120, 3), np.uint8))
+        write_palette_label(root / "train/label" / f"{name}.png", blocky_label(rng, (90, 120)).clip(0, 10))
+    (root / "train.txt").write_text("a\nb\nc\n")
+    return root
+
+
+def test_quick_run_measures_every_way_of_every_data_set(tmp_path: Path) -> None:
+    camvid = write_camvid(tmp_path / "camvid")
+    main(["--quick", "--workers", "1", "--camvid", str(camvid), "--json", str(tmp_path / "figures.json")])
+    results = json.loads((tmp_path / "figures.json").read_text())
+    assert [result["name"] for result in results] == [kind.name for kind in [*KINDS, CAMVID]]
+    for result in results:
+        for kind in ("labelled", "unlabelled"):
+            found = result[kind]
+            assert found.keys() == {"decoding", "published", "files", "cache"}
+            assert all(0 < figures["cpu_seconds"] < 10 for figures in found.values())
+            assert found["decoding"]["times_decoding"] == found["published"]["faster_than_published"] == 1
+            assert found["published"]["times_decoding"] > 1
+            assert min(found[way]["faster_than_published"] for way in ("files", "cache")) > 1
+        assert {way: list(speed) for way, speed in result["samples_per_second"].items()} == {
+            "files": ["1"],
+            "cache": ["1"],
+        }
+        assert all(value > 0 for speed in result["samples_per_second"].values() for value in speed.values())
