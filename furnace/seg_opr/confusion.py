@@ -20,8 +20,16 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
     target, prediction = target.flatten().long(), prediction.flatten().long()
     valid = (target >= 0) & (target < num_classes)
     # Ignored pixels go to one bin past the end: no boolean indexing, which would make the host wait.
-    bins = torch.where(valid, target * num_classes + prediction, num_classes**2)
-    return torch.bincount(bins, minlength=num_classes**2 + 1)[:-1].view(num_classes, num_classes)
+    pairs = torch.where(valid, target * num_classes + prediction, num_classes**2)
+    return count(pairs, num_classes**2 + 1)[:-1].view(num_classes, num_classes)
+
+
+def count(values: Tensor, bins: int) -> Tensor:
+    """How often each of 0 to `bins` - 1 occurs among int64 `values` (N,): (bins,) int64."""
+    if values.is_cuda:
+        # bincount would make the host wait for the largest value; on a GPU histc counts integers, exactly.
+        return torch.histc(values, bins, 0, bins)
+    return torch.bincount(values, minlength=bins)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""The step benchmark: both arrangements compute the same, and its figures are there."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from benchmarks import step
+from benchmarks.published import published_losses
+from furnace.methods.build import build_method, build_network
+from furnace.utils.config import Config
+from tests.conftest import REPOSITORY
+from tests.engine.steps import random_batch
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("changes", [{}, {"ohem": True, "ohem_min_kept": 60, "class_weight": [0.5, 1.5] * 10 + [1]}])
+def test_the_published_arrangement_has_the_same_loss(make_settings: Callable[..., Config], changes: dict):
+    C = make_settings(head_channels=8, unsup_weight=2, **changes)
+    network = build_network(C).double().train()
+    batch = random_batch(C, CPU).map(lambda t: t.double() if t.is_floating_point() else t)
+    ours = build_method(C).double()(network, batch)
+    class_weight = None if C.class_weight is None else torch.tensor(C.class_weight).double()
+    ohem = C.ohem_min_kept * C.batch_size if C.ohem else 0
+    theirs = published_losses(network, batch, class_weight, C.unsup_weight, ohem)
+    assert ours.loss.item() == pytest.approx(theirs.item(), rel=1e-10)
+    gradients = [torch.autograd.grad(loss, network.branch2.classifier.weight)[0] for loss in (ours.loss, theirs)]
+    assert torch.allclose(*gradients, rtol=1e-8)
+
+
+def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture):
+    overrides = ["image_height=32", "image_width=32", "batch_size=2", "head_channels=8"]
+    options = [word for override in overrides for word in ("-o", override)]
+    step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "--repeats", "1", *options])
+    output = capsys.readouterr().out
+    assert all(part in output for part in ("students' passes", "backward", "published", "ours", "speed-up"))

@@ -1,0 +1,35 @@
+"""Learners and batches for tests of single steps."""
+
+import torch
+
+from furnace.datasets.dataset import TrainBatch
+from furnace.engine.learner import Learner
+from furnace.engine.numerics import memory_format
+from furnace.methods.build import build_method, build_network
+from furnace.utils.config import Settings
+
+
+def build_learner(C: Settings, device: torch.device, **options) -> Learner:
+    """The learner of the settings, from the same weights at every call."""
+    torch.manual_seed(0)
+    network = build_network(C).to(device, memory_format=memory_format(device))
+    return Learner(
+        network,
+        build_method(C).to(device),
+        lr=C.lr,
+        lr_power=C.lr_power,
+        momentum=C.momentum,
+        weight_decay=C.weight_decay,
+        total_iterations=10,
+        **options,
+    )
+
+
+def random_batch(C: Settings, device: torch.device) -> TrainBatch:
+    """Normalised noise, the same at every call."""
+    rng = torch.Generator().manual_seed(1)
+    shape = C.batch_size, 3, C.image_height, C.image_width
+    images = [torch.randn(shape, generator=rng) for _ in range(3)]
+    labels = torch.randint(0, C.num_classes, (shape[0], *shape[2:]), generator=rng)
+    mask = torch.randint(0, 2, (shape[0], 1, *shape[2:]), generator=rng)
+    return TrainBatch(images[0], labels, images[1], images[2], mask).to(device)
