@@ -85,11 +85,11 @@ class Cache(Files):
     def label(self, path: Path) -> np.ndarray:
         return self._pixels(self._label_source(path))
 
-    def prepare(self, images: Iterable[Path], labels: Iterable[Path]) -> None:
+    def prepare(self, images: Iterable[Path], labels: Iterable[Path], skip_unreadable: bool = False) -> None:
         """Decode what is not in the folder yet. Several processes may call it: one works, the others wait.
 
         Raises:
-            UserError: not enough space, or an image or label is missing or wrong.
+            UserError: not enough room; and, unless `skip_unreadable`, an image or label is missing or wrong.
         """
         sources = self._sources(images, labels)
         self.identities = {source.path: source.identity() for source in sources}
@@ -97,7 +97,7 @@ class Cache(Files):
             hold(self, self.folder, {source.entry for source in sources})
         if self._missing(sources):
             with writing(self.folder):
-                self._fill(self._missing(sources))
+                self._fill(self._missing(sources), skip_unreadable)
 
     def missing_bytes(self, images: Iterable[Path], labels: Iterable[Path]) -> int:
         """Room that `prepare` would need."""
@@ -117,7 +117,7 @@ class Cache(Files):
         entry = entry_name(f"label of {self.num_classes} classes", path)
         return Source(path, entry, 0, lambda: read_label(path, self.num_classes))
 
-    def _fill(self, missing: list[Source]) -> None:
+    def _fill(self, missing: list[Source], skip_unreadable: bool) -> None:
         needed, free = decoded_bytes(missing), free_bytes(self.folder)
         if needed + RESERVE > free:
             raise UserError(
@@ -125,9 +125,18 @@ class Cache(Files):
                 f"{free / GIB:.2f} GiB are free there; make room, name another folder, or set C.cache = {OFF}"
             )
         with progress_bar() as progress, ThreadPoolExecutor(thread_count()) as pool:
-            written = pool.map(lambda source: self._write(source, source.decode()), missing)
-            for _ in progress.track(written, total=len(missing), description="filling the cache"):
+            decoded = pool.map(lambda source: self._enter(source, skip_unreadable), missing)
+            for _ in progress.track(decoded, total=len(missing), description="filling the cache"):
                 pass
+
+    def _enter(self, source: Source, skip_unreadable: bool) -> None:
+        try:
+            pixels = source.decode()
+        except UserError:
+            if skip_unreadable:
+                return  # whoever reads it will say so
+            raise
+        self._write(source, pixels)
 
     def _pixels(self, source: Source) -> np.ndarray:
         pixels = self._load(source)
@@ -171,7 +180,8 @@ class Cache(Files):
         checksum = zlib.crc32(np.ascontiguousarray(pixels))
         identity = self.identities.get(source.path) or source.identity()
         header = HEADER.pack(MAGIC, DECODER, *pixels.shape[:2], source.channels, checksum, *identity)
-        write_atomically(self.folder / source.entry, header + pixels.tobytes())
+        # What a power failure leaves incomplete, the checksum finds.
+        write_atomically(self.folder / source.entry, header + pixels.tobytes(), flush=False)
 
 
 def entry_name(kind: str, path: Path) -> str:

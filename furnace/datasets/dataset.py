@@ -107,7 +107,7 @@ class TrainSet(Dataset):
     def prepare(self) -> None:
         """What is to be done once, before worker processes start, such as filling a cache. Raises UserError."""
         images = [sample.image for sample in [*self.labeled, *(self.unlabeled or ())]]
-        self.files.prepare(images, [sample.label for sample in self.labeled])
+        self.files.prepare(images, [sample.label for sample in self.labeled], self.skip_unreadable)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, position = key

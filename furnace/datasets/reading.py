@@ -25,7 +25,7 @@ class Files:
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
 
-    def prepare(self, images: Iterable[Path], labels: Iterable[Path]) -> None:
+    def prepare(self, images: Iterable[Path], labels: Iterable[Path], skip_unreadable: bool = False) -> None:
         """What is to be done once, before worker processes start, for the images and labels of a run."""
 
     def image(self, path: Path) -> np.ndarray:
@@ -61,7 +61,11 @@ def read_label(path: Path, num_classes: int) -> np.ndarray:
     Raises:
         UserError: missing, can't be decoded, a colour image, or a value that is neither a class nor 255.
     """
-    label = decode_label(path)
+    return check_values(decode_label(path), num_classes, path)
+
+
+def check_values(label: np.ndarray, num_classes: int, path: Path) -> np.ndarray:
+    """The label map of `path` as uint8. Raises UserError where a value is neither a class nor 255."""
     wrong = ((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)
     if wrong.any():
         values = np.unique(label[wrong])

@@ -37,13 +37,29 @@ def read_list(source: str | Path, root: str | Path, folder: str = "", labelled: 
     Raises:
         UserError: there is no such list, a line can't be read, or an id has no image.
     """
+    samples, faults = scan_list(source, root, folder, labelled)
+    if faults:
+        raise faults[0]
+    return samples
+
+
+def scan_list(
+    source: str | Path, root: str | Path, folder: str = "", labelled: bool = True
+) -> tuple[list[Sample], list[UserError]]:
+    """As `read_list`, but the faults of single lines are returned beside the samples of the others."""
     source, root = Path(source), Path(root)
     if source.is_dir() and not labelled:
-        return _read_folder(source)
+        return _read_folder(source), []
     lines = read_lines(source)
     ids = any("\t" not in line and Path(line).suffix.lower() not in IMAGE_SUFFIXES for _, line in lines)
     images = _images_by_id(root / folder / "image") if ids else {}
-    return [_parse(line, root, folder, images, labelled, f"{source}:{number}") for number, line in lines]
+    samples, faults = [], []
+    for number, line in lines:
+        try:
+            samples.append(_parse(line, root, folder, images, labelled, f"{source}:{number}"))
+        except UserError as error:
+            faults.append(error)
+    return samples, faults
 
 
 def read_lines(source: str | Path) -> list[tuple[int, str]]:

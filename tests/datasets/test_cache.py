@@ -157,6 +157,21 @@ def test_missing_and_damaged_files_are_named_as_without_a_cache(images, make_cac
                 use(path)
 
 
+def test_unreadable_files_stop_the_preparation_unless_they_are_to_be_skipped(images, make_cache) -> None:
+    images[0].write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"0\.png: can't be decoded"):
+        make_cache().prepare(images, [])
+    make_cache().prepare(images, [], skip_unreadable=True)
+    assert len(entries(make_cache().folder)) == COUNT - 1
+
+
+def test_a_run_that_skips_bad_images_does_so_with_a_cache(make_settings, voc_root: Path, tmp_path: Path) -> None:
+    next((voc_root / "train_aug" / "image").iterdir()).write_bytes(b"damaged")
+    expected = all_batches(make_settings(on_bad_image="skip"))
+    found = all_batches(make_settings(on_bad_image="skip", cache=str(tmp_path / "cache")))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(found, expected, strict=True))
+
+
 def test_too_little_room_is_said_before_anything_is_written(images, label, make_cache, monkeypatch) -> None:
     header = 64
     needed = COUNT * (header + 3 * SIZE[0] * SIZE[1]) + header + SIZE[0] * SIZE[1]

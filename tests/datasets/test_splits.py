@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furnace.datasets.splits import Sample, list_hash, read_lines, read_list, write_list
+from furnace.datasets.splits import Sample, list_hash, read_lines, read_list, scan_list, write_list
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_image, write_voc
 
@@ -187,3 +187,10 @@ def test_a_list_with_other_lines_is_overwritten_only_if_asked(tmp_path: Path) ->
         write_list(path, ["a", "c"])
     write_list(path, ["a", "c"], overwrite=True)
     assert path.read_text() == "a\nc\n"
+
+
+def test_scanning_goes_on_after_faulty_lines(write_source, shared_root: Path) -> None:
+    source = write_source("2007_000003\nnowhere\n2007_000000\na\tb\tc\n")
+    samples, faults = scan_list(source, shared_root, "train_aug")
+    assert samples == read_list(write_source("2007_000003\n2007_000000\n"), shared_root, "train_aug")
+    assert [str(fault).split(": ")[0] for fault in faults] == [f"{source}:2", f"{source}:4"]
