@@ -12,9 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from furnace.engine.distributed import launch, local_device, parse_devices, start, stop
-from furnace.engine.evaluator import BRANCHES, Evaluator
+from furnace.engine.evaluator import Evaluator
+from furnace.engine.inference import BRANCHES
+from furnace.engine.predictor import Outputs, Predictor
 from furnace.engine.trainer import Trainer
 from furnace.utils.config import Settings, load_config, parse_overrides
+from furnace.utils.errors import UserError
+from furnace.utils.visualize import OPACITY
 
 
 def train(folder: str | Path, argv: list[str] | None = None) -> None:
@@ -30,15 +34,7 @@ def train(folder: str | Path, argv: list[str] | None = None) -> None:
 def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
     """`python eval.py` in an experiment folder."""
     parser = experiment_parser("Evaluate snapshots on the validation images.", EVAL_EXAMPLES)
-    parser.add_argument(
-        "-e", "--epochs", default="last", help="PATH.pth, EPOCH, FIRST-LAST, FIRST- or last (the default)"
-    )
-    parser.add_argument(
-        "--branch",
-        choices=BRANCHES,
-        default="1",
-        help="1: conservative network (the default), 2: progressive, both: mean of their probabilities",
-    )
+    add_snapshot_arguments(parser, "PATH.pth, EPOCH, FIRST-LAST, FIRST- or last (the default)")
     parser.add_argument("-s", "--save", action="store_true", help="save pictures of every image")
     parser.add_argument(
         "-p", "--save-path", metavar="FOLDER", help="where to (default: predictions/ in the log folder)"
@@ -49,6 +45,25 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
         Evaluator(C, device, args.branch, save_to).run(args.epochs)
 
 
+def predict(folder: str | Path, argv: list[str] | None = None) -> None:
+    """`python predict.py` in an experiment folder."""
+    parser = experiment_parser("Label pictures and videos with a snapshot.", PREDICT_EXAMPLES)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, folders, glob patterns, videos")
+    add_snapshot_arguments(parser, "PATH.pth, EPOCH or last (the default)")
+    parser.add_argument("-p", "--save-path", metavar="FOLDER", help="for results (default: predict/ in the log folder)")
+    parser.add_argument("--confidence", action="store_true", help="save maps of the soft-max confidence, too")
+    parser.add_argument("--no-overlay", action="store_true", help="save label maps without coloured overlays")
+    parser.add_argument("--opacity", type=share, default=OPACITY, help=f"of the overlay, 0 to 1 (default: {OPACITY})")
+    args = parser.parse_args(argv)
+    with prepared(folder, args) as (C, device):
+        if not args.inputs:
+            raise UserError("predict.py: nothing to predict; name a picture, a folder, a pattern or a video")
+        save_to = Path(args.save_path or Path(C.log_dir) / "predict")
+        outputs = Outputs(save_to, not args.no_overlay, args.confidence, args.opacity)
+        Predictor(C, device, args.branch, outputs).run(args.epochs, args.inputs)
+
+
+TRAIN_RESTARTS = 3  # of a run on several devices, when one of its processes is killed
 CONTINUE = "continue from this snapshot, or from the newest sound one (auto)"
 TRAIN_EXAMPLES = """examples:
   python train.py                                 what config.py says, on what is there
@@ -62,6 +77,27 @@ EVAL_EXAMPLES = """examples:
   python eval.py -e 20-34 -d 0 -s     epochs 20 to 34 on GPU 0, with pictures
   python eval.py -e last --branch both -o eval_scale_array=0.75,1,1.25 -o eval_flip=true
 """
+PREDICT_EXAMPLES = """examples:
+  python predict.py photo.jpg                         overlay/ and label/ in the log folder's predict/
+  python predict.py photos '../more/*.png' ride.mp4 -e 30 --confidence -p results
+"""
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1. Raises ValueError otherwise, as argparse wants it."""
+    if not 0 <= float(text) <= 1:
+        raise ValueError(text)
+    return float(text)
+
+
+def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:
+    """Which snapshot and which branch of its network."""
+    parser.add_argument("-e", "--epochs", default="last", help=which)
+    parser.add_argument(
+        "--branch",
+        choices=BRANCHES,
+        help="1: conservative network, 2: progressive, both: mean of their probabilities (default: the method's own)",
+    )
 
 
 def experiment_parser(description: str, examples: str) -> argparse.ArgumentParser:
@@ -85,7 +121,7 @@ def prepared(folder: str | Path, args: argparse.Namespace) -> Iterator[tuple[Set
         Console().print(settings_table(C))
         sys.exit()
     devices = parse_devices(args.devices)
-    launch(devices)
+    launch(devices, TRAIN_RESTARTS if hasattr(args, "resume") else 0)
     device = local_device(devices)
     start(device)
     try:

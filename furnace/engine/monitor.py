@@ -1,10 +1,15 @@
 """What people see of a run: terminal, text log, TensorBoard and progress bar."""
 
+import json
 import logging
+import math
+import resource
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console, RenderableType
@@ -17,6 +22,9 @@ from torch import Tensor
 from furnace.engine.distributed import rank
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
+FIGURES = "figures.jsonl"
+GIB = 2**30
+Batch = TypeVar("Batch")
 logger = logging.getLogger("furnace")
 
 
@@ -70,14 +78,14 @@ class Monitor:
     """Shows training as it goes; the device is waited for only when figures are due.
 
     Args:
-        folder: TensorBoard records go to its sub-folder `tb`.
+        folder: TensorBoard records go to its sub-folder `tb`, the same figures to its `figures.jsonl`.
         total, start: iterations of the whole run, and where this one begins.
         niters_per_epoch: for the epoch in the bar.
         record_iter, display_iter: iterations between TensorBoard records and between lines of the text log.
         console: where the bar is drawn.
         whole: averages the figures over the processes; only the first shows and writes them.
 
-    A context manager; within it, call `step` after every iteration.
+    A context manager; within it, draw the batches through `timed`, and call `step` after every iteration.
     """
 
     def __init__(
@@ -99,9 +107,13 @@ class Monitor:
         self.task = self.progress.add_task("epoch 0", total=total, completed=start)
         # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
         self.writer = SummaryWriter(str(Path(folder) / "tb"), write_to_disk=self.first, purge_step=start or None)
+        self.figures_file = Path(folder) / FIGURES
         self.sums: dict[str, Tensor] = {}
         self.count = 0
+        self.waited = 0.0
         self.since = time.perf_counter()
+        if self.first and start == 0:
+            self.figures_file.unlink(missing_ok=True)
 
     def __enter__(self) -> "Monitor":
         self.progress.start()
@@ -110,6 +122,18 @@ class Monitor:
     def __exit__(self, *_) -> None:
         self.progress.stop()
         self.writer.close()
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, the time spent waiting for them being noted."""
+        iterator = iter(batches)
+        while True:
+            begin = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.waited += time.perf_counter() - begin
+            yield batch
 
     def step(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
         """Take in the scalars () of an iteration, on whatever device they are."""
@@ -125,16 +149,55 @@ class Monitor:
         names = list(self.sums)
         means = self.whole.mean(torch.stack([self.sums[n] for n in names]) / self.count)
         means = dict(zip(names, means.tolist(), strict=True))
-        seconds = (time.perf_counter() - self.since) / self.count
-        self.sums, self.count, self.since = {}, 0, time.perf_counter()
+        now = time.perf_counter()
+        costs = {
+            "step_seconds": (now - self.since) / self.count,
+            "data_seconds": self.waited / self.count,
+            "memory_gib": peak_memory() / GIB,
+        }
+        self.sums, self.count, self.since, self.waited = {}, 0, now, 0.0
 
-        figures = " ".join(f"{name} {value:.3f}" for name, value in means.items()) + f" lr {lr:.2e}"
-        self.progress.figures = figures
-        for name, value in means.items():
+        self.progress.figures = " ".join(f"{name} {value:.3f}" for name, value in means.items()) + f" lr {lr:.2e}"
+        for name, value in {**means, "lr": lr}.items():
             self.writer.add_scalar(f"train/{name}", value, iteration)
-        self.writer.add_scalar("train/lr", lr, iteration)
-        self.writer.add_scalar("time/step_seconds", seconds, iteration)
+        for name, value in costs.items():
+            self.writer.add_scalar(f"cost/{name}", value, iteration)
+        self._append({"iteration": iteration, "lr": lr, **means, **costs})
         done = iteration + 1
         if done % self.display_iter < self.record_iter or done == self.total:
             epoch = iteration // self.niters_per_epoch
-            logger.info(f"epoch {epoch} iteration {done}/{self.total} {figures} step {seconds:.3f} s")
+            logger.info(
+                f"epoch {epoch} iteration {done}/{self.total} {self.progress.figures} "
+                f"step {costs['step_seconds']:.3f} s"
+            )
+
+    def _append(self, figures: dict[str, float]) -> None:
+        if self.first:
+            line = json.dumps({name: value if math.isfinite(value) else None for name, value in figures.items()})
+            with open(self.figures_file, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most: of the GPU if it uses one, else of main memory."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def read_figures(folder: str | Path) -> list[dict[str, float | None]]:
+    """The figures of a run in order; what a continued run did again replaces what was there. Broken lines are left
+    out: a killed run may leave half of one."""
+    found = {}
+    try:
+        lines = (Path(folder) / FIGURES).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            figures = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[figures["iteration"]] = figures
+    return [found[iteration] for iteration in sorted(found)]

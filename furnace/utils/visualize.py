@@ -5,12 +5,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from furnace.seg_opr.losses import IGNORE_INDEX
 
 IGNORED_COLOUR = (224, 224, 192)
 GAP = 4
+OPACITY = 0.55  # of the labels' colours over the image
+CAPTION_HEIGHT, CAPTION_SIZE = 18, 13
+SWATCH = 12
 Palette = Sequence[tuple[int, int, int]]
 
 
@@ -27,9 +30,11 @@ def colour(labels: np.ndarray, palette: Palette) -> np.ndarray:
     return full_palette(palette)[labels]
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.55) -> np.ndarray:
-    """The colours of `labels` (H, W) over `image` (H, W, 3) uint8."""
-    return cv2.addWeighted(image, 1 - opacity, colour(labels, palette), opacity, 0)
+def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = OPACITY) -> np.ndarray:
+    """The colours of `labels` (H, W) over `image` (H, W, 3) uint8, which shows unchanged where a colour is black."""
+    colours = colour(labels, palette)
+    mixed = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)
+    return np.where(colours.any(axis=2, keepdims=True), mixed, image)
 
 
 def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -39,8 +44,46 @@ def strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
+def heat(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] of shape (H, W) as an RGB picture (H, W, 3) uint8: dark blue to yellow."""
+    levels = (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def caption(picture: np.ndarray, text: str) -> np.ndarray:
+    """An RGB picture (H, W, 3) with a line of text above it, (H + CAPTION_HEIGHT, W, 3)."""
+    line = Image.new("RGB", (picture.shape[1], CAPTION_HEIGHT), "white")
+    ImageDraw.Draw(line).text((1, 1), text, fill="black", font=ImageFont.load_default(CAPTION_SIZE))
+    return np.concatenate([np.asarray(line), picture])
+
+
+def legend(names: Sequence[str], palette: Palette, width: int = 480) -> np.ndarray:
+    """Names beside patches of their colours, in lines of at most `width` pixels where a name allows; (H, width, 3)."""
+    font = ImageFont.load_default(CAPTION_SIZE)
+    places, x, y = [], GAP, 0
+    for name in names:
+        length = SWATCH + GAP + round(font.getlength(name)) + 3 * GAP
+        if x + length > width and x > GAP:
+            x, y = GAP, y + CAPTION_HEIGHT
+        places.append((x, y))
+        x += length
+    picture = Image.new("RGB", (width, y + CAPTION_HEIGHT), "white")
+    draw = ImageDraw.Draw(picture)
+    for (x, y), name, entry in zip(places, names, palette, strict=True):
+        draw.rectangle((x, y + 3, x + SWATCH, y + 3 + SWATCH), fill=tuple(entry), outline="black")
+        draw.text((x + SWATCH + GAP, y + 1), name, fill="black", font=font)
+    return np.asarray(picture)
+
+
+def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """RGB pictures (H_i, W_i, 3) below one another, filled up with white to the widest."""
+    width = max(picture.shape[1] for picture in pictures)
+    rows = [np.pad(p, ((0, GAP), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
+    return np.concatenate(rows)
+
+
 def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture (H, W, 3) uint8 as PNG, making its folder."""
+    """Write a picture (H, W, 3) uint8 RGB, or (H, W) uint8 grey, as PNG, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
 

@@ -1,0 +1,86 @@
+"""A snapshot at work: images to scores by sliding windows, for evaluation, prediction and submission alike."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from furnace.engine.checkpoint import Snapshot, load_network, load_snapshot
+from furnace.methods.build import METHODS, build_network
+from furnace.seg_opr.normalize import Normalize
+from furnace.seg_opr.sliding import SlidingWindow
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+
+BRANCHES = ("1", "2", "both")
+Tag = TypeVar("Tag")
+
+
+class Segmenter:
+    """One branch of an experiment's network, or both, over images of any size.
+
+    Args:
+        C: checked settings.
+        device: where to compute.
+        branch: "1" (conservative), "2" (progressive), "both", the mean of their probabilities, or None, that which
+            the method reports.
+
+    Raises:
+        UserError: the method of `C` trains one branch only.
+    """
+
+    def __init__(self, C: Settings, device: torch.device, branch: str | None = None):
+        branch = branch or METHODS[C.method].reported
+        if branch != "1" and METHODS[C.method].branches < 2:
+            raise UserError(f"--branch {branch}: method {C.method!r} trains one branch only; use --branch 1")
+        self.device, self.branch = device, branch
+        self.network = build_network(C, pretrained=False).to(device).eval()
+        self.normalize = Normalize(C.image_mean, C.image_std).to(device)
+        self.window = SlidingWindow(
+            C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size
+        )
+
+    def load(self, path: str | Path) -> Snapshot:
+        """Take the weights of a snapshot. Raises UserError where it is damaged or does not fit."""
+        snapshot = load_snapshot(path)
+        load_network(self.network, snapshot, path)
+        return snapshot
+
+    @torch.inference_mode()
+    def stream(self, images: Iterable[tuple[np.ndarray, Tag]]) -> Iterator[tuple[Tag, Tensor]]:
+        """Scores (K, H, W) of images (H, W, 3) uint8 RGB, in their order, each with the tag that came with it.
+
+        They are sums over windows, mirrors and scales; `probabilities` averages them.
+        """
+        yield from self.window.stream(images, self.window_scores, self.to_input)
+
+    def to_input(self, pixels: Tensor) -> Tensor:
+        """Pixels (1, 3, h, w) uint8 as the network takes them, on its device."""
+        return self.normalize(pixels.to(self.device))
+
+    def window_scores(self, windows: Tensor) -> Tensor:
+        """Logits of one branch, or the mean probabilities of both."""
+        return branch_scores(self.network, windows, self.branch)
+
+    @torch.inference_mode()
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Probabilities (K, H, W) from the scores of an image, averaged over the windows that cover a pixel."""
+        blank = np.zeros((*scores.shape[-2:], 3), dtype=np.uint8)
+        count = self.window.scores(blank, lambda windows: torch.ones_like(windows[:, :1]), self.to_input)
+        mean = scores / count
+        return mean if self.branch == "both" else mean.softmax(0)
+
+
+def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tensor:
+    """Logits (B, K, H, W) of branch "1" or "2" for normalised images, or for "both" the mean of their probabilities."""
+    if branch != "both":
+        return network(images, int(branch))
+    return (network(images, 1).softmax(1) + network(images, 2).softmax(1)) / 2
+
+
+def to_array(values: Tensor) -> np.ndarray:
+    """A map (H, W) of whole numbers up to 255 as uint8 on the host."""
+    return values.to(torch.uint8).cpu().numpy()

@@ -1,0 +1,88 @@
+"""What a user points at: pictures and videos by file, folder or pattern, and the names of their results."""
+
+import glob
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from furnace.datasets.splits import IMAGE_SUFFIXES
+from furnace.utils.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture or video, and the name of its results: its path from the folder that was named, without suffix."""
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_inputs(paths: list[str], skip: Path) -> list[Input]:
+    """The pictures and videos that files, folders (searched recursively) and glob patterns name, in order.
+
+    Args:
+        paths: what to look for.
+        skip: a folder of results, left out where a folder or pattern leads into it.
+
+    Raises:
+        UserError: something names nothing, or no picture, or two results would have the same name.
+    """
+    found: dict[Path, Input] = {}
+    for text in paths:
+        matches = find_matches(text, skip)
+        if not matches:
+            raise UserError(f"{text}: no picture or video ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
+        root = fixed_folder(text)
+        for path in matches:
+            found.setdefault(path.resolve(), Input(path, path.relative_to(root).with_suffix("").as_posix()))
+    return distinct(list(found.values()))
+
+
+def find_matches(text: str, skip: Path) -> list[Path]:
+    """The files that one argument names. Raises UserError where it is no path or pattern, or a file of another kind."""
+    if Path(text).is_file():
+        if Path(text).suffix.lower() not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+            raise UserError(f"{text}: neither picture nor video ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
+        return [Path(text)]
+    if not Path(text).is_dir() and not glob.has_magic(text):
+        raise UserError(f"{text}: no such file or folder")
+    candidates = Path(text).rglob("*") if Path(text).is_dir() else map(Path, glob.glob(text, recursive=True))
+    results = skip.resolve()
+    return sorted(
+        path
+        for path in candidates
+        if path.is_file()
+        and path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
+        and not path.resolve().is_relative_to(results)
+    )
+
+
+def fixed_folder(text: str) -> Path:
+    """The folder from which the names of an argument's results begin."""
+    path = Path(text)
+    if path.is_dir():
+        return path
+    while glob.has_magic(str(path.parent)):
+        path = path.parent
+    return path.parent
+
+
+def distinct(inputs: list[Input]) -> list[Input]:
+    """Keep the suffix in names that differ only there (`a.jpg`, `a.png`). Raises UserError where that is not enough."""
+    count = Counter(entry.name for entry in inputs)
+    named = [entry if count[entry.name] == 1 else Input(entry.path, entry.name + entry.path.suffix) for entry in inputs]
+    first: dict[str, Path] = {}
+    for entry in named:
+        if entry.name in first:
+            raise UserError(
+                f"{entry.path} and {first[entry.name]}: their results would have the same name; "
+                "name the folder that holds both, or predict them one after the other"
+            )
+        first[entry.name] = entry.path
+    return named

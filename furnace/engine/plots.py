@@ -1,0 +1,109 @@
+"""Plots of the report, as SVG for its page."""
+
+from collections.abc import Sequence
+from io import StringIO
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+STYLE = {
+    "svg.fonttype": "none",  # text stays text, in the page's fonts
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+}
+COLOURS = {"1": "#1f6fb4", "2": "#d1661f", "both": "#3f8f3f"}
+LARGEST_WITH_NUMBERS = 21  # classes
+SMOOTHED_TO = 200  # points of a training curve
+HEIGHT_PER_CLASS = 0.24
+
+
+def epochs_plot(entries: Sequence[dict]) -> str:
+    """mIoU in percent over epochs, a line for each branch."""
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(6, 3)
+        for branch in sorted({entry["branch"] for entry in entries}):
+            points = sorted(
+                (e["epoch"], 100 * e["miou"]) for e in entries if e["branch"] == branch and e["miou"] is not None
+            )
+            axes.plot(*zip(*points, strict=True), "o-", label=f"branch {branch}", color=COLOURS.get(branch))
+        axes.set(xlabel="epoch", ylabel="mIoU (%)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False)
+        return to_svg(figure)
+
+
+def bars_plot(names: Sequence[str], iou: Sequence[float | None], mean: float) -> str:
+    """IoU in percent of every class, in the classes' order, and their mean as a line."""
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(6, 0.8 + HEIGHT_PER_CLASS * len(names))
+        values = [0 if value is None else 100 * value for value in iou]
+        bars = axes.barh(range(len(names)), values, color=COLOURS["1"])
+        axes.bar_label(bars, ["absent" if v is None else f"{100 * v:.1f}" for v in iou], padding=3, fontsize=8)
+        axes.axvline(100 * mean, color="#555555", linewidth=1, linestyle="--")
+        axes.set(xlim=(0, 108), xlabel="IoU (%), dashed: mean")
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        return to_svg(figure)
+
+
+def confusion_plot(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    """Percent of each class's pixels (rows) by predicted class (columns)."""
+    counts = np.asarray(confusion, dtype=float)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 1.6 + 0.34 * len(names)
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = new_figure(side, side)
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5)
+        if len(names) <= LARGEST_WITH_NUMBERS:
+            for row, column in np.argwhere(shares >= 0.5):
+                value = shares[row, column]
+                axes.text(
+                    column + 0.5,
+                    row + 0.5,
+                    f"{value:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if value > 55 else "black",
+                )
+        ticks = np.arange(len(names)) + 0.5
+        axes.set_xticks(ticks, names, rotation=90)
+        axes.set_yticks(ticks, names)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
+        return to_svg(figure)
+
+
+def curves_plot(figures: Sequence[dict], names: Sequence[str], label: str) -> str:
+    """Training figures over iterations: averages of neighbouring records, so that long runs stay legible."""
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(6, 2.6)
+        for name in names:
+            points = [(f["iteration"], f[name]) for f in figures if f.get(name) is not None]
+            parts = np.array_split(np.array(points, dtype=float), min(SMOOTHED_TO, len(points))) if points else []
+            if parts:
+                axes.plot(*np.array([part.mean(axis=0) for part in parts]).T, label=name, linewidth=1.2)
+        axes.set(xlabel="iteration", ylabel=label)
+        axes.legend(frameon=False, ncols=3)
+        return to_svg(figure)
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, mpl.axes.Axes]:
+    """A figure of its own, of inches, without pyplot's global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def to_svg(figure: Figure) -> str:
+    """The `<svg>` element of a figure."""
+    text = StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    content = text.getvalue()
+    return content[content.index("<svg") :]

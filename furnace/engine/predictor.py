@@ -1,0 +1,165 @@
+"""Prediction on one's own pictures and videos: label maps, coloured overlays and confidence maps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from furnace.datasets.catalog import find_classes
+from furnace.datasets.reading import read_image
+from furnace.engine.checkpoint import find_snapshots
+from furnace.engine.distributed import rank, world_size
+from furnace.engine.inference import Segmenter, to_array
+from furnace.engine.inputs import Input, find_inputs
+from furnace.engine.monitor import FiguresProgress, progress_bar
+from furnace.utils.background import Behind, ahead
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from furnace.utils.visualize import OPACITY, legend, overlay, save_labels, save_picture
+
+VIDEO_CODEC = "mp4v"
+DEFAULT_FRAME_RATE = 25.0
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where predictions go, and which of them beside the label maps."""
+
+    folder: Path
+    overlay: bool = True
+    confidence: bool = False
+    opacity: float = OPACITY
+
+
+class Predictor:
+    """Labels pictures and videos with a snapshot of the experiment that `C` describes.
+
+    Args:
+        C: checked settings.
+        device: where to compute.
+        branch: "1", "2", "both" or None, as in `Segmenter`.
+        outputs: what to write, and where to: `label/NAME.png` (palette PNG), `overlay/NAME.png` (or `.mp4`) and
+            `confidence/NAME.png` (255 is certain), NAME with the sub-folders of the input. Those of a video are
+            numbered pictures in folders NAME, but for the overlay.
+        console: for the progress bar.
+    """
+
+    def __init__(
+        self, C: Settings, device: torch.device, branch: str | None, outputs: Outputs, console: Console | None = None
+    ):
+        self.C, self.outputs = C, outputs
+        self.console = console or Console(quiet=rank() > 0)
+        self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+        self.segmenter = Segmenter(C, device, branch)
+
+    def run(self, which: str, paths: list[str]) -> list[Input]:
+        """Predict files, folders and glob patterns with the one snapshot that `which` names; returns what was found.
+
+        Raises:
+            UserError: nothing to predict, several snapshots, an input that would be overwritten or can't be read.
+        """
+        snapshots = find_snapshots(which, self.C.snapshot_dir)
+        if len(snapshots) > 1:
+            raise UserError(f"-e {which}: names {len(snapshots)} snapshots; prediction takes one, such as -e last")
+        found = find_inputs(paths, skip=self.outputs.folder)
+        self.check_targets(found)
+        self.segmenter.load(snapshots[0])
+
+        share = found[rank() :: world_size()]
+        pictures = [entry for entry in share if not entry.is_video]
+        with progress_bar(self.console) as progress, Behind() as behind:
+            if pictures:
+                self.predict_pictures(pictures, progress, behind)
+            for video in (entry for entry in share if entry.is_video):
+                self.predict_video(video, progress, behind)
+        if rank() == 0:
+            save_picture(self.outputs.folder / "legend.png", legend(self.classes.names, self.classes.palette))
+            self.console.print(f"{len(found)} predicted by {snapshots[0].name}: {self.outputs.folder}", soft_wrap=True)
+        return found
+
+    def check_targets(self, found: list[Input]) -> None:
+        """Raise UserError where a result would replace an input."""
+        inputs = {entry.path.resolve() for entry in found}
+        folder = self.outputs.folder.resolve()
+        inside = [path for path in inputs if path.is_relative_to(folder)]
+        if inside:
+            raise UserError(
+                f"{min(inside)}: lies where the results go and could be overwritten; choose another folder with -p"
+            )
+
+    def predict_pictures(self, pictures: list[Input], progress: FiguresProgress, behind: Behind) -> None:
+        task = progress.add_task("pictures", total=len(pictures))
+        images = ((image, (entry, image)) for entry, image in ahead(lambda entry: read_image(entry.path), pictures))
+        for (entry, image), scores in self.segmenter.stream(images):
+            labels = self.save_maps(entry.name, scores, behind)
+            if self.outputs.overlay:
+                behind(self.save_overlay, entry.name, image, labels)
+            progress.advance(task)
+
+    def predict_video(self, video: Input, progress: FiguresProgress, behind: Behind) -> None:
+        """Frame by frame; the overlay is a video, everything else numbered pictures."""
+        with opened(video.path) as capture:
+            task = progress.add_task(video.path.name, total=int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None)
+            target = self.outputs.folder / "overlay" / f"{video.name}.mp4"
+            writer = None
+            frames = ((frame, frame) for frame in read_frames(capture))
+            for number, (frame, scores) in enumerate(self.segmenter.stream(frames)):
+                labels = self.save_maps(f"{video.name}/{number:06d}", scores, behind)
+                if self.outputs.overlay:
+                    writer = writer or open_writer(target, frame.shape[:2], capture.get(cv2.CAP_PROP_FPS))
+                    writer.write(self.overlay(frame, labels)[..., ::-1])
+                progress.advance(task)
+            if writer:
+                writer.release()
+
+    def save_maps(self, name: str, scores: Tensor, behind: Behind) -> np.ndarray:
+        """Write the label map and, if wanted, the confidence; returns the labels (H, W) uint8."""
+        labels = to_array(scores.argmax(0))
+        behind(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.classes.palette)
+        if self.outputs.confidence:
+            confidence = to_array(self.segmenter.probabilities(scores).amax(0).mul(255).round())
+            behind(save_picture, self.outputs.folder / "confidence" / f"{name}.png", confidence)
+        return labels
+
+    def save_overlay(self, name: str, image: np.ndarray, labels: np.ndarray) -> None:
+        save_picture(self.outputs.folder / "overlay" / f"{name}.png", self.overlay(image, labels))
+
+    def overlay(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return overlay(image, labels, self.classes.palette, self.outputs.opacity)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    """A video, to read from. Raises UserError where it can't be decoded."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise UserError(f"{path}: can't be opened as a video; it is damaged, or OpenCV lacks its codec")
+        yield capture
+    finally:
+        capture.release()
+
+
+def read_frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The frames of a video, (H, W, 3) uint8 RGB."""
+    while True:
+        there, frame = capture.read()
+        if not there:
+            return
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def open_writer(path: Path, size: tuple[int, int], frame_rate: float) -> cv2.VideoWriter:
+    """An MP4 video of frames of `size` (H, W), to write to. Raises UserError where OpenCV can't."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = cv2.VideoWriter_fourcc(*VIDEO_CODEC)
+    writer = cv2.VideoWriter(str(path), codec, frame_rate or DEFAULT_FRAME_RATE, (size[1], size[0]))
+    if not writer.isOpened():
+        raise UserError(f"{path}: can't be written as a video; use --no-overlay for label maps only")
+    return writer

@@ -1,0 +1,152 @@
+"""The report: one self-contained HTML page of an experiment's results, beside `results.json`."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from furnace.datasets.catalog import Classes
+from furnace.engine.monitor import read_figures
+from furnace.engine.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
+from furnace.engine.recipe import RECORD
+from furnace.engine.results import percent
+from furnace.utils.config import Settings
+from furnace.utils.files import write_atomically
+from furnace.utils.visualize import colour, overlay
+
+REPORT = "report.html"
+TEMPLATE = "report.html.j2"
+EXAMPLES = 4  # images of each kind, best and worst
+EXAMPLE_HEIGHT = 240
+JPEG_QUALITY = 85
+COSTS = ("step_seconds", "data_seconds")
+NOT_LOSSES = ("iteration", "lr", "overlap", "memory_gib", *COSTS)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An evaluated image (H, W, 3), its ground truth and prediction (H, W), uint8, and its mIoU."""
+
+    name: str
+    miou: float
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+
+
+def write_report(
+    C: Settings, entries: Sequence[dict], best: tuple[str, str], examples: Sequence[Example], classes: Classes
+) -> Path:
+    """Write the page.
+
+    Args:
+        C: settings of the evaluation; those of the training come from the record beside its snapshots.
+        entries: of `results.json`, all of them.
+        best: snapshot and branch of the entry to show in detail.
+        examples: images of that entry, best first.
+        classes: names and colours.
+    """
+    shown = next(entry for entry in entries if (entry["snapshot"], entry["branch"]) == best)
+    figures = read_figures(C.log_dir)
+    record = read_record(Path(C.snapshot_dir) / RECORD)
+    page = (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            title=f"{C.this_dir}: {C.method} on {C.dataset_name}",
+            entries=entries,
+            shown=shown,
+            rows=class_rows(shown, classes),
+            plots={name: Markup(svg) for name, svg in draw_plots(entries, shown, figures).items()},
+            examples=[example_row(example, classes) for example in examples],
+            legend=[(name, css(entry)) for name, entry in zip(classes.names, classes.palette, strict=True)],
+            record=record,
+            settings=record.get("settings") or C.model_dump(),
+        )
+    )
+    path = Path(C.log_dir) / REPORT
+    write_atomically(path, page.encode())
+    return path
+
+
+def environment() -> Environment:
+    """Templates beside this file; what they show is escaped."""
+    found = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    found.filters |= {"percent": percent, "filename": lambda path: Path(path).name}
+    return found
+
+
+def read_record(path: Path) -> dict:
+    """What `train.py` noted beside its snapshots; nothing for snapshots from elsewhere."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def draw_plots(entries: Sequence[dict], shown: dict, figures: Sequence[dict]) -> dict[str, str]:
+    """The page's plots by name, as SVG; those that there is nothing for are missing."""
+    plots = {
+        "epochs": epochs_plot(entries),
+        "classes": bars_plot(shown["classes"], shown["iou"], shown["miou"]),
+        "confusion": confusion_plot(shown["classes"], shown["confusion"]),
+    }
+    if figures:
+        names = list(dict.fromkeys(name for record in figures for name in record))
+        plots["losses"] = curves_plot(figures, [name for name in names if name not in NOT_LOSSES], "loss")
+        plots["costs"] = curves_plot(figures, COSTS, "seconds")
+        if "overlap" in names:
+            plots["overlap"] = curves_plot(figures, ["overlap"], "share of pixels")
+    return plots
+
+
+def class_rows(entry: dict, classes: Classes) -> list[dict]:
+    """What the table of classes shows."""
+    pixels = [sum(row) for row in entry["confusion"]]
+    total = max(sum(pixels), 1)
+    return [
+        {"name": name, "colour": css(entry_colour), "iou": iou, "accuracy": accuracy, "share": count / total}
+        for name, entry_colour, iou, accuracy, count in zip(
+            entry["classes"], classes.palette, entry["iou"], entry["accuracy"], pixels, strict=True
+        )
+    ]
+
+
+def example_row(example: Example, classes: Classes) -> dict:
+    """Name, score, and the four pictures of an example as data URIs: image, overlay, prediction, ground truth."""
+    palette = classes.palette
+    pictures = {
+        "image": example.image,
+        "overlay": overlay(example.image, example.prediction, palette),
+        "prediction": colour(example.prediction, palette),
+        "ground truth": colour(example.label, palette),
+    }
+    return {
+        "name": example.name,
+        "miou": example.miou,
+        "pictures": {name: data_uri(picture) for name, picture in pictures.items()},
+    }
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """An RGB picture (H, W, 3) uint8 as a JPEG in the page itself, scaled down to `EXAMPLE_HEIGHT`."""
+    height, width = picture.shape[:2]
+    if height > EXAMPLE_HEIGHT:
+        size = (max(round(width * EXAMPLE_HEIGHT / height), 1), EXAMPLE_HEIGHT)
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def css(entry: tuple[int, int, int]) -> str:
+    """(255, 0, 0) as "#ff0000"."""
+    return "#{:02x}{:02x}{:02x}".format(*entry)

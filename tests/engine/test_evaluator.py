@@ -1,0 +1,123 @@
+"""Scores of an evaluation against the plain network, counted by torchmetrics, and what is written of them."""
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from furnace.datasets.splits import read_list
+from furnace.engine.distributed import CPU
+from furnace.engine.evaluator import Evaluator
+from furnace.engine.report import REPORT
+from furnace.engine.results import RESULTS, read_results
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from tests.tiny_run import NARROW, load_plain, place
+
+SIDE = 40  # of the window, which all tiny images fit
+
+
+@pytest.fixture
+def C(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: Path) -> Settings:
+    C = make_settings(log_dir=str(tmp_path / "log"), eval_crop_size=SIDE, eval_batch_size=2, **NARROW)
+    place(lively_snapshot, C)
+    return C
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
+@torch.no_grad()
+def plain_predictions(C: Settings, branch: int = 1) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Name, prediction and label of every validation image, each in the middle of a window of zeros."""
+    network = load_plain(Path(C.snapshot_dir) / "epoch-1.pth", C)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (C.image_mean, C.image_std))
+    found = []
+    for sample in read_list(C.eval_source, C.dataset_path, C.eval_folder):
+        pixels = torch.tensor(np.asarray(Image.open(sample.image).convert("RGB"))).permute(2, 0, 1) / 255
+        height, width = pixels.shape[1:]
+        top, left = (SIDE - height) // 2, (SIDE - width) // 2
+        window = torch.zeros(1, 3, SIDE, SIDE)
+        window[0, :, top : top + height, left : left + width] = (pixels - mean) / std
+        labels = network(window, branch)[0].argmax(0)[top : top + height, left : left + width]
+        found.append((sample.name, labels, torch.tensor(np.asarray(Image.open(sample.label))).long()))
+    return found
+
+
+@pytest.mark.parametrize("branch", ["1", "2"])
+def test_scores_are_those_of_torchmetrics(C: Settings, branch: str):
+    (result,) = Evaluator(C, CPU, branch, console=quiet()).run("last")
+    predictions = plain_predictions(C, int(branch))
+    predicted = torch.cat([labels.flatten() for _, labels, _ in predictions])
+    target = torch.cat([label.flatten() for _, _, label in predictions])
+    assert len(predicted.unique()) > 2
+    iou = MulticlassJaccardIndex(C.num_classes, average=None, ignore_index=255)(predicted, target)
+    accuracy = MulticlassAccuracy(C.num_classes, average="micro", ignore_index=255)(predicted, target)
+    torch.testing.assert_close(result.scores.iou.nan_to_num(0).float(), iou)
+    torch.testing.assert_close(result.scores.pixel_accuracy, accuracy.item(), rtol=1e-6, atol=0)
+    assert result.scores.miou == pytest.approx(iou[iou.isfinite()].mean().item(), abs=1e-6)
+    for (name, labels, label), found_name, found in zip(predictions, result.names, result.per_image, strict=True):
+        present = sorted(set(label.unique().tolist()) - {255} | set(labels[label != 255].unique().tolist()))
+        ious = [
+            ((labels == c) & (label == c)).sum() / (((labels == c) | (label == c)) & (label != 255)).sum()
+            for c in present
+        ]
+        assert found_name == name
+        assert found.item() == pytest.approx(torch.stack(ious).mean().item())
+
+
+def test_results_and_report_are_written(C: Settings, lively_snapshot: Path, tmp_path: Path):
+    place(lively_snapshot, C, "epoch-3.pth")
+    Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet()).run("1-")
+    Evaluator(C, CPU, "both", console=quiet()).run("3")
+    (result,) = Evaluator(C, CPU, "1", console=quiet()).run("3")
+    entries = json.loads((tmp_path / "log" / RESULTS).read_text())
+    assert [(Path(e["snapshot"]).name, e["branch"]) for e in entries] == [
+        ("epoch-1.pth", "1"),
+        ("epoch-3.pth", "1"),
+        ("epoch-3.pth", "both"),
+    ]
+    assert entries[1]["miou"] == result.scores.miou
+    assert entries[1]["confusion"] == result.confusion.tolist()
+    assert entries[1]["per_image"] == dict(zip(result.names, result.per_image.tolist(), strict=True))
+    assert entries[0]["confusion"] == entries[1]["confusion"] != entries[2]["confusion"]
+    page = (tmp_path / "log" / REPORT).read_text()
+    assert f'id="miou">{100 * result.scores.miou:.2f}<' in page
+    assert all(f"{name}: mIoU {100 * miou:.2f}" in page for name, miou in entries[1]["per_image"].items())
+    for name, labels, label in plain_predictions(C):
+        written = np.asarray(Image.open(tmp_path / "pictures" / "epoch-3" / "label" / f"{name}.png"))
+        np.testing.assert_array_equal(written, labels)
+        strip = Image.open(tmp_path / "pictures" / "epoch-3" / "strip" / f"{name}.png")
+        assert strip.size == (3 * label.shape[1] + 2 * 4, label.shape[0])
+
+
+def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
+    console = quiet()
+    (result,) = Evaluator(C, CPU, console=console).run("last")
+    shown = console.file.getvalue()
+    assert "\x1b" not in shown  # no colours without a terminal
+    assert "tvmonitor" in shown and "aeroplane" in shown
+    assert f"mIoU {100 * result.scores.miou:.2f}" in (tmp_path / "log" / "val_last.log").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, {}]", '[{"snapshot": "a"}]'])
+def test_unreadable_results_are_begun_anew(tmp_path: Path, content: str):
+    (tmp_path / RESULTS).write_text(content)
+    assert read_results(tmp_path / RESULTS) == []
+
+
+def test_missing_list_and_snapshot(C: Settings):
+    evaluator = Evaluator(C, CPU, console=quiet())
+    with pytest.raises(UserError, match="no such snapshot"):
+        evaluator.run("5")
+    C.eval_source = "nowhere.txt"
+    with pytest.raises(UserError, match=r"nowhere\.txt: no such list"):
+        Evaluator(C, CPU, console=quiet())

@@ -1,0 +1,98 @@
+"""The monitor: means over steps, times, the figures file across continued runs, TensorBoard, and the terminal."""
+
+import logging
+import re
+import struct
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+
+from furnace.engine.monitor import FIGURES, Monitor, open_log, peak_memory, read_figures
+
+
+def make_monitor(folder: Path, console: Console | None = None, **changes) -> Monitor:
+    settings = {"total": 6, "start": 0, "niters_per_epoch": 3, "record_iter": 2, "display_iter": 4} | changes
+    return Monitor(folder, console=console or Console(file=StringIO()), **settings)
+
+
+def run(monitor: Monitor, values: dict[int, float]) -> None:
+    with monitor:
+        for iteration, value in values.items():
+            monitor.step(iteration, 0.1 / (iteration + 1), {"loss": torch.tensor(value), "union": torch.tensor(1.5)})
+
+
+def read_events(folder: Path) -> dict[tuple[int, str], float]:
+    """The scalars of TensorBoard's record files by step and tag: each record is a length, its checksum, the event and
+    its checksum."""
+    found = {}
+    for path in sorted(folder.glob("tb/events.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+            at += 12 + length + 4
+    return found
+
+
+def test_figures_are_means_since_the_last_record(tmp_path: Path):
+    run(make_monitor(tmp_path), {0: 1.0, 1: 3.0, 2: 4.0, 3: 4.0, 4: 0.0, 5: 10.0})
+    figures = read_figures(tmp_path)
+    assert [(f["iteration"], f["loss"], f["union"]) for f in figures] == [(1, 2.0, 1.5), (3, 4.0, 1.5), (5, 5.0, 1.5)]
+    assert [f["lr"] for f in figures] == [0.1 / 2, 0.1 / 4, 0.1 / 6]
+    events = read_events(tmp_path)
+    for record in figures:
+        for tag in ("train/loss", "train/union", "train/lr", "cost/step_seconds", "cost/data_seconds"):
+            assert events[record["iteration"], tag] == pytest.approx(record[tag.split("/")[1]], rel=1e-6)
+
+
+def test_time_waiting_for_data_is_told_apart(tmp_path: Path):
+    def slow():
+        for value in range(2):
+            time.sleep(0.05)
+            yield value
+
+    with make_monitor(tmp_path, total=2) as monitor:
+        for iteration in monitor.timed(slow()):
+            time.sleep(0.02)
+            monitor.step(iteration, 0.1, {"loss": torch.tensor(1.0)})
+    (record,) = read_figures(tmp_path)
+    assert 0.05 <= record["data_seconds"] <= record["step_seconds"] - 0.02
+
+
+def test_a_continued_run_goes_on_in_the_same_file(tmp_path: Path):
+    run(make_monitor(tmp_path), {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0})
+    with open(tmp_path / FIGURES, "a") as file:
+        file.write('{"iteration": 5, "lo')
+    (tmp_path / FIGURES).write_text((tmp_path / FIGURES).read_text() + "\n")
+    run(make_monitor(tmp_path, start=2), {2: 7.0, 3: 7.0, 4: float("nan"), 5: 1.0})
+    assert [(f["iteration"], f["loss"]) for f in read_figures(tmp_path)] == [(1, 1.0), (3, 7.0), (5, None)]
+    run(make_monitor(tmp_path), {0: 0.5, 1: 0.5})
+    assert [(f["iteration"], f["loss"]) for f in read_figures(tmp_path)] == [(1, 0.5)]
+    assert read_figures(tmp_path / "nowhere") == []
+
+
+def test_memory_is_what_the_kernel_counts():
+    held = torch.ones(2**24)  # 64 MiB
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    assert peak_memory() == pytest.approx(peak, rel=0.05)
+    assert peak > held.nbytes
+
+
+def test_without_a_terminal_there_are_no_colours_nor_moving_bars(tmp_path: Path):
+    output = StringIO()
+    console = Console(file=output)
+    open_log(tmp_path, "log", console)
+    monitor = make_monitor(tmp_path, console=console, display_iter=2)
+    run(monitor, dict.fromkeys(range(6), 1.0))
+    shown = output.getvalue()
+    assert "\x1b" not in shown and "\r" not in shown
+    assert shown.count("━") <= 24  # the finished bar, once
+    assert "iteration 6/6" in shown
+    assert "iteration 6/6" in (tmp_path / "log_last.log").read_text()
+    logging.getLogger("furnace").handlers.clear()

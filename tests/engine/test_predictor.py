@@ -1,0 +1,157 @@
+"""Predictions against the plain network: labels, confidence, overlay, names, videos, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from furnace.engine.distributed import CPU
+from furnace.engine.inference import Segmenter
+from furnace.engine.predictor import Outputs, Predictor
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from tests.tiny_data import PALETTE, write_image
+from tests.tiny_run import NARROW, load_plain, place
+
+SIDE = 40
+
+
+@pytest.fixture
+def C(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: Path) -> Settings:
+    C = make_settings(log_dir=str(tmp_path / "log"), eval_crop_size=SIDE, eval_batch_size=3, **NARROW)
+    place(lively_snapshot, C)
+    return C
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Pictures of the window's size, one in a sub-folder, and a file of another kind."""
+    rng = np.random.default_rng(3)
+    for name in ("a.png", "deep/er/b.png"):
+        write_image(tmp_path / "photos" / name, rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    return tmp_path / "photos"
+
+
+@torch.no_grad()
+def plain_probabilities(C: Settings, image: np.ndarray, branch: str) -> torch.Tensor:
+    network = load_plain(Path(C.snapshot_dir) / "epoch-1.pth", C)
+    pixels = torch.tensor(image).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (C.image_mean, C.image_std))
+    inputs = (pixels - mean) / std
+    branches = (1, 2) if branch == "both" else (int(branch),)
+    return torch.stack([network(inputs, number)[0].softmax(0) for number in branches]).mean(0)
+
+
+@pytest.mark.parametrize("branch", ["1", "2", "both"])
+def test_maps_are_those_of_the_network(C: Settings, photos: Path, tmp_path: Path, branch: str):
+    out = tmp_path / "out"
+    Predictor(C, CPU, branch, Outputs(out, confidence=True, opacity=0.25)).run("last", [str(photos)])
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    names = [f"{kind}/{name}.png" for kind in ("confidence", "label", "overlay") for name in ("a", "deep/er/b")]
+    assert written == sorted([*names, "legend.png"])
+    for name in ("a", "deep/er/b"):
+        image = np.asarray(Image.open(photos / f"{name}.png"))
+        probabilities = plain_probabilities(C, image, branch)
+        with Image.open(out / "label" / f"{name}.png") as picture:
+            assert picture.mode == "P"
+            labels = np.asarray(picture)
+            shown = np.asarray(picture.convert("RGB"))
+        assert len(np.unique(labels)) > 1
+        np.testing.assert_array_equal(labels, probabilities.argmax(0).numpy())
+        np.testing.assert_array_equal(shown, PALETTE[labels])
+        confidence = np.asarray(Image.open(out / "confidence" / f"{name}.png")) / 255
+        np.testing.assert_allclose(confidence, probabilities.amax(0).numpy(), atol=0.51 / 255)
+        overlay = np.asarray(Image.open(out / "overlay" / f"{name}.png"))
+        expected = np.where((labels > 0)[..., None], 0.75 * image + 0.25 * PALETTE[labels], image)
+        np.testing.assert_allclose(overlay, expected, atol=0.51)
+
+
+def test_confidence_of_a_large_image_is_a_probability(C: Settings):
+    segmenter = Segmenter(C, CPU)
+    segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, 2 * SIDE + 5, 3), dtype=np.uint8)
+    _, scores = next(segmenter.stream([(image, None)]))
+    probabilities = segmenter.probabilities(scores)
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(image.shape[:2]))
+    # The first columns are seen by one window only, those in the middle by two.
+    _, window = next(segmenter.stream([(image[:, :SIDE], None)]))
+    torch.testing.assert_close(probabilities[..., :20], window.softmax(0)[..., :20])
+    torch.testing.assert_close(probabilities.argmax(0), scores.argmax(0))
+
+
+def test_files_patterns_and_equal_stems(C: Settings, photos: Path, tmp_path: Path):
+    jpeg = write_image(photos / "a.jpg", np.zeros((20, 30, 3), dtype=np.uint8))
+    out = tmp_path / "out"
+    found = Predictor(C, CPU, "1", Outputs(out, overlay=False)).run(
+        "1", [str(jpeg), str(photos / "*.png"), str(photos / "**" / "b.*")]
+    )
+    assert len(found) == 3
+    assert sorted(path.relative_to(out / "label").as_posix() for path in (out / "label").rglob("*.png")) == [
+        "a.jpg.png",
+        "a.png.png",
+        "deep/er/b.png",
+    ]
+    assert not (out / "overlay").exists()
+    assert Image.open(out / "label" / "a.jpg.png").size == (30, 20)
+
+
+def test_results_inside_the_folder_are_not_predicted_again(C: Settings, photos: Path):
+    outputs = Outputs(photos / "results")
+    assert len(Predictor(C, CPU, "1", outputs).run("last", [str(photos)])) == 2
+    assert len(Predictor(C, CPU, "1", outputs).run("last", [str(photos)])) == 2
+
+
+def test_video(C: Settings, tmp_path: Path):
+    rng = np.random.default_rng(1)
+    writer = cv2.VideoWriter(str(tmp_path / "ride.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (48, SIDE))
+    for _ in range(3):
+        writer.write(rng.integers(0, 256, (SIDE, 48, 3), dtype=np.uint8))
+    writer.release()
+    out = tmp_path / "out"
+    Predictor(C, CPU, "1", Outputs(out, opacity=0)).run("last", [str(tmp_path / "ride.avi")])
+    assert [path.name for path in sorted((out / "label" / "ride").iterdir())] == [f"00000{i}.png" for i in range(3)]
+    original, overlaid = (cv2.VideoCapture(str(path)) for path in (tmp_path / "ride.avi", out / "overlay" / "ride.mp4"))
+    assert overlaid.get(cv2.CAP_PROP_FPS) == 5
+    for _ in range(3):
+        (_, frame), (there, shown) = original.read(), overlaid.read()
+        assert there and shown.shape == frame.shape
+        # The codec keeps no noise, but colours on the whole.
+        assert np.abs(shown.mean((0, 1)) - frame.mean((0, 1))).max() < 8
+    assert not overlaid.read()[0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "which", "out", "message"),
+    [
+        (["photos/none.png"], "last", "out", "no such file or folder"),
+        (["photos/notes.txt"], "last", "out", "neither picture nor video"),
+        (["photos/*.webp"], "last", "out", "no picture or video"),
+        (["photos", "other/a.png"], "last", "out", "the same name"),
+        (["photos/label/x.png"], "last", "photos", "would be overwritten|could be overwritten"),
+        (["photos"], "0-", "out", "names 2 snapshots"),
+        (["photos"], "7", "out", "no such snapshot"),
+        (["broken.png"], "last", "out", "can't be decoded"),
+        (["broken.mp4"], "last", "out", "can't be opened as a video"),
+    ],
+)
+def test_refusals(C, lively_snapshot, photos, tmp_path, monkeypatch, inputs, which, out, message):
+    monkeypatch.chdir(tmp_path)
+    place(lively_snapshot, C, "epoch-2.pth")
+    write_image(tmp_path / "other" / "a.png", np.zeros((8, 8, 3), dtype=np.uint8))
+    untouched = write_image(photos / "label" / "x.png", np.zeros((8, 8, 3), dtype=np.uint8)).read_bytes()
+    for name in ("broken.png", "broken.mp4"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(UserError, match=message):
+        Predictor(C, CPU, "1", Outputs(tmp_path / out)).run(which, inputs)
+    assert (photos / "label" / "x.png").read_bytes() == untouched
+
+
+def test_second_branch_needs_two(make_settings: Callable[..., Settings], tmp_path: Path):
+    C = make_settings(method="supervised", head_channels=8)
+    with pytest.raises(UserError, match="one branch only"):
+        Predictor(C, CPU, "2", Outputs(tmp_path))

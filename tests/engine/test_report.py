@@ -1,0 +1,178 @@
+"""The report page, opened in a headless browser where there is one: it shows what the JSON says, without errors."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from furnace.datasets.catalog import Classes
+from furnace.engine.monitor import FIGURES
+from furnace.engine.recipe import RECORD
+from furnace.engine.report import EXAMPLE_HEIGHT, Example, data_uri, write_report
+from furnace.utils.config import Settings
+
+CLASSES = Classes(("sky & sea", "<b>road</b>", "car"), ((1, 2, 3), (200, 0, 0), (0, 200, 0)))
+CONFUSION = [[50, 2, 0], [5, 30, 0], [0, 0, 0]]
+SORT = "<script>document.querySelector('#classes').tHead.rows[0].cells[{column}].firstChild.click();</script></body>"
+
+
+def make_entry(epoch: int, branch: str, miou: float) -> dict:
+    return {
+        "snapshot": f"/runs/epoch-{epoch}.pth",
+        "epoch": epoch,
+        "branch": branch,
+        "images": 9,
+        "eval_source": "/data/val.txt",
+        "scales": [1.0],
+        "flip": False,
+        "seconds": 1.5,
+        "finished": "2026-01-01T00:00:00",
+        "classes": list(CLASSES.names),
+        "iou": [0.8772, 0.8108, None],
+        "accuracy": [0.9615, 0.8571, None],
+        "miou": miou,
+        "miou_no_background": 0.8108,
+        "pixel_accuracy": 0.9195,
+        "mean_accuracy": 0.9093,
+        "confusion": CONFUSION,
+    }
+
+
+ENTRIES = [make_entry(2, "1", 0.61), make_entry(4, "1", 0.844), make_entry(4, "2", 0.7)]
+
+
+class Page(HTMLParser):
+    """The rows of each table by its id, the number of SVG plots, every address, and which elements were opened."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tables: dict[str | None, list[list[str]]] = {}
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        given = dict(attributes)
+        self.tags.append(tag)
+        self.addresses += [given[name] for name in ("src", "href", "xlink:href") if name in given]
+        if tag == "table":
+            self.rows = self.tables.setdefault(given.get("id"), [])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def opened(path: Path) -> Page:
+    """The page as a browser builds it, its scripts having run; as it was written where there is no browser."""
+    if BROWSER is None:
+        return Page(path.read_text(encoding="utf-8"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
+    profile = path.parent / "profile"
+    done = subprocess.run(
+        [*command, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr  # script errors, refused or missing resources
+    return Page(done.stdout)
+
+
+@pytest.fixture
+def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
+    C = make_settings(log_dir=str(tmp_path / "log"))
+    Path(C.snapshot_dir).mkdir(parents=True)
+    records = [{"iteration": i, "loss": 3 / (i + 1), "sup_1": 1.0, "overlap": 0.5, "lr": 0.1} for i in range(0, 40, 10)]
+    records[0] |= {"step_seconds": 0.5, "data_seconds": 0.1, "memory_gib": 1.0}
+    (tmp_path / "log" / FIGURES).write_text("".join(json.dumps(r) + "\n" for r in records) + '{"iteration": 4')
+    (Path(C.snapshot_dir) / RECORD).write_text(
+        json.dumps(
+            {
+                "started": "2026-01-01T00:00:00",
+                "command": ["train.py", "-o", "lr=<1>"],
+                "settings": {"lr": 0.123, "train_scale_array": [0.5, 2]},
+                "lists": {"labelled": {"path": "/data/train.txt", "images": 7, "sha256": "abc"}},
+                "device": "cpu",
+                "processes": 1,
+                "versions": {"torch": "2"},
+            }
+        )
+    )
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    label = rng.integers(0, 3, (30, 40), dtype=np.uint8)
+    examples = [Example(f"image_{i}", 0.9 - i / 10, image, label, label) for i in range(3)]
+    return write_report(C, ENTRIES, (ENTRIES[1]["snapshot"], "1"), examples, CLASSES)
+
+
+def test_page_shows_what_the_json_says(report: Path):
+    page = opened(report)
+    shown = {(row[0], row[2]): row[3] for row in page.tables["evaluations"][1:]}
+    assert shown == {("epoch-2.pth", "1"): "61.00", ("epoch-4.pth", "1"): "84.40", ("epoch-4.pth", "2"): "70.00"}
+    assert page.tables["classes"][1:] == [
+        ["sky & sea", "87.72", "96.15", "59.77"],
+        ["<b>road</b>", "81.08", "85.71", "40.23"],
+        ["car", "-", "-", "0.00"],
+    ]
+    assert ["lr", "0.123"] in page.tables["settings"]
+    assert page.tags.count("svg") == 6
+    assert page.tags.count("img") == 3 * 4
+    text = report.read_text(encoding="utf-8")
+    assert re.search(r'id="miou">84\.40<', text)
+    assert [text.index(f"image_{i}: mIoU {90 - 10 * i}.00") for i in range(3)]
+    assert "lr=&lt;1&gt;" in text
+
+
+def test_page_needs_nothing_else(report: Path):
+    page = Page(report.read_text(encoding="utf-8"))
+    assert "link" not in page.tags and "iframe" not in page.tags
+    assert page.addresses and all(address.startswith(("data:image/jpeg;base64,", "#")) for address in page.addresses)
+    assert "url(http" not in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("column", "order"), [(0, ["<b>road</b>", "car", "sky & sea"]), (3, ["sky & sea", "<b>road</b>", "car"])]
+)
+def test_a_click_sorts(report: Path, column: int, order: list[str]):
+    text = report.read_text(encoding="utf-8")
+    assert "addEventListener" in text
+    clicked = report.with_name("clicked.html")
+    clicked.write_text(text.replace("</body>", SORT.format(column=column)), encoding="utf-8")
+    rows = [row[0] for row in opened(clicked).tables["classes"][1:]]
+    assert rows == (order if BROWSER else list(CLASSES.names))  # unsorted where no script can run
+
+
+def test_page_without_a_training_run(make_settings: Callable[..., Settings], tmp_path: Path):
+    C = make_settings(log_dir=str(tmp_path / "log"))
+    page = Page(write_report(C, ENTRIES[:1], (ENTRIES[0]["snapshot"], "1"), [], CLASSES).read_text())
+    assert page.tags.count("svg") == 3
+    assert ["dataset_name", "pascal_voc"] in page.tables["settings"]
+
+
+def test_large_pictures_are_scaled_down():
+    picture = np.zeros((1000, 2000, 3), dtype=np.uint8)
+    assert len(data_uri(picture)) < 10_000
+    assert len(data_uri(picture)) < len(
+        data_uri(np.random.default_rng(0).integers(0, 256, (EXAMPLE_HEIGHT, 480, 3), dtype=np.uint8))
+    )
