@@ -13,6 +13,7 @@ from rich.table import Table
 
 from furnace.engine.distributed import launch, local_device, parse_devices, start, stop
 from furnace.engine.evaluator import Evaluator
+from furnace.engine.exporter import FORMATS, Exporter, Form
 from furnace.engine.inference import BRANCHES
 from furnace.engine.predictor import Outputs, Predictor
 from furnace.engine.trainer import Trainer
@@ -63,6 +64,21 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> None:
         Predictor(C, device, args.branch, outputs).run(args.epochs, args.inputs)
 
 
+def export(folder: str | Path, argv: list[str] | None = None) -> None:
+    """`python export.py` in an experiment folder."""
+    parser = experiment_parser("Export a snapshot, to run it elsewhere, and compare.", EXPORT_EXAMPLES)
+    add_snapshot_arguments(parser, "PATH.pth, EPOCH or last (the default)")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="of the file (default: onnx)")
+    parser.add_argument(
+        "--normalize", action="store_true", help="put the normalisation into the file: it takes uint8 RGB pixels"
+    )
+    parser.add_argument("--labels", action="store_true", help="give label maps instead of scores")
+    parser.add_argument("-p", "--save-path", metavar="FILE", help="where to (default: export/ in the log folder)")
+    args = parser.parse_args(argv)
+    with prepared(folder, args) as (C, _):
+        Exporter(C, args.branch, Form(args.format, args.normalize, args.labels)).run(args.epochs, args.save_path)
+
+
 TRAIN_RESTARTS = 3  # of a run on several devices, when one of its processes is killed
 CONTINUE = "continue from this snapshot, or from the newest sound one (auto)"
 TRAIN_EXAMPLES = """examples:
@@ -80,6 +96,10 @@ EVAL_EXAMPLES = """examples:
 PREDICT_EXAMPLES = """examples:
   python predict.py photo.jpg                         overlay/ and label/ in the log folder's predict/
   python predict.py photos '../more/*.png' ride.mp4 -e 30 --confidence -p results
+"""
+EXPORT_EXAMPLES = """examples:
+  python export.py -e last --format onnx --normalize --labels    pictures in, label maps out
+  python export.py -e 34 --format pt2 --branch both -p model.pt2
 """
 
 

@@ -1,0 +1,227 @@
+"""A snapshot as one file that runs elsewhere: ONNX, TorchScript or PyTorch's own exported program."""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from furnace.datasets.catalog import find_classes
+from furnace.datasets.reading import read_image
+from furnace.datasets.splits import read_list
+from furnace.engine.checkpoint import find_snapshots
+from furnace.engine.distributed import CPU
+from furnace.engine.inference import Segmenter
+from furnace.seg_opr.interpolate import upsample
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.seg_opr.normalize import Normalize
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from furnace.utils.files import replacing
+
+FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+METADATA = "metadata.json"
+EXAMPLE_SHAPE = (2, 3, 64, 96)  # what the network is traced with
+RANDOM_SHAPES = ((2, 3, 128, 192), (1, 3, 161, 97))  # what the file is compared on
+REAL_IMAGES = 2
+SMALLEST_SIDE = 32  # a pt2 file refuses images of 16 pixels and less, whose deepest features are one pixel
+TOLERANCE = 1e-3  # of the largest score, or share of the pixels whose label differs
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the file is to be: `kind` of `FORMATS`, normalisation inside (it then takes uint8), labels for scores."""
+
+    kind: str
+    normalize: bool = False
+    labels: bool = False
+
+
+class Deployed(nn.Module):
+    """Some branches of a network, from images to scores or labels.
+
+    Args:
+        branches: one, or two whose probabilities are averaged.
+        normalize: applied to the images first, or None.
+        labels: give the likeliest class (B, H, W) uint8 instead of scores (B, K, H, W).
+    """
+
+    def __init__(self, branches: list[nn.Module], normalize: Normalize | None, labels: bool):
+        super().__init__()
+        self.branches, self.normalize, self.labels = nn.ModuleList(branches), normalize, labels
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.normalize is not None:
+            images = self.normalize(images)
+        scores = [upsample(branch(images), images.shape[-2:]) for branch in self.branches]
+        if len(scores) > 1:
+            scores = [sum(one.softmax(1) for one in scores) / len(scores)]
+        return scores[0].argmax(1).to(torch.uint8) if self.labels else scores[0]
+
+
+class Exporter:
+    """Exports snapshots of the experiment that `C` describes.
+
+    Args:
+        C: checked settings.
+        branch: "1", "2", "both" or None, as in `Segmenter`.
+        form: of the file.
+        console: for what is to be said.
+    """
+
+    def __init__(self, C: Settings, branch: str | None, form: Form, console: Console | None = None):
+        self.C, self.form, self.console = C, form, console or Console()
+        self.segmenter = Segmenter(C, CPU, branch)
+        self.branch = self.segmenter.branch
+
+    def run(self, which: str, path: str | Path | None = None) -> Path:
+        """Export the one snapshot that `which` names, by default to `export/` in the log folder, and compare.
+
+        Raises:
+            UserError: several snapshots, or the file does not compute what the network does.
+        """
+        snapshots = find_snapshots(which, self.C.snapshot_dir)
+        if len(snapshots) > 1:
+            raise UserError(f"-e {which}: names {len(snapshots)} snapshots; export takes one, such as -e last")
+        epoch = self.segmenter.load(snapshots[0]).epoch
+        name = f"{self.C.this_dir}_{snapshots[0].stem}_branch-{self.branch}{FORMATS[self.form.kind]}"
+        path = Path(path or Path(self.C.log_dir) / "export" / name)
+        model, metadata = self.deployed(), self.metadata(epoch)
+        with replacing(path) as part, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch announces the future of its exporters
+            SAVE[self.form.kind](model, self.example(EXAMPLE_SHAPE), metadata, part)
+        self.console.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB", soft_wrap=True)
+        self.compare(model, LOAD[self.form.kind](path), path)
+        return path
+
+    def deployed(self) -> Deployed:
+        """The part of the network that goes into the file."""
+        network = self.segmenter.network
+        branches = network.branches if self.branch == "both" else [network.branches[int(self.branch) - 1]]
+        return Deployed(branches, self.segmenter.normalize if self.form.normalize else None, self.form.labels).eval()
+
+    def metadata(self, epoch: int) -> dict[str, str]:
+        """What travels with the network, as JSON by key."""
+        C = self.C
+        classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+        scores = "probabilities" if self.branch == "both" else "logits"
+        content = {
+            "classes": classes.names,
+            "palette": classes.palette,
+            "ignored": IGNORE_INDEX,
+            "input": "(B, 3, H, W) RGB " + ("uint8" if self.form.normalize else "float32, (pixel / 255 - mean) / std"),
+            "smallest_side": SMALLEST_SIDE,
+            "mean": C.image_mean,
+            "std": C.image_std,
+            "output": "(B, H, W) uint8 labels" if self.form.labels else f"(B, K, H, W) float32 {scores}",
+            "experiment": C.this_dir,
+            "dataset": C.dataset_name,
+            "backbone": C.backbone,
+            "branch": self.branch,
+            "epoch": epoch,
+        }
+        return {key: json.dumps(value) for key, value in content.items()}
+
+    def example(self, shape: tuple[int, ...]) -> Tensor:
+        """Random pixels, in the form that the file takes."""
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(self.C.seed))
+        return pixels if self.form.normalize else self.segmenter.normalize(pixels)
+
+    def real_images(self) -> Iterator[tuple[str, Tensor]]:
+        """The first images of the evaluation list, if there is one."""
+        try:
+            samples = read_list(self.C.eval_source, self.C.dataset_path, self.C.eval_folder, labelled=False)
+        except UserError as error:
+            self.console.print(f"not compared on real images: {error}", markup=False, soft_wrap=True)
+            return
+        for sample in samples[:REAL_IMAGES]:
+            image = read_image(sample.image)
+            enlarged = [max(side, SMALLEST_SIDE) for side in image.shape[1::-1]]
+            pixels = torch.from_numpy(cv2.resize(image, enlarged)).permute(2, 0, 1)[None]
+            yield sample.name, pixels if self.form.normalize else self.segmenter.normalize(pixels)
+
+    @torch.inference_mode()
+    def compare(self, model: nn.Module, run: Run, path: Path) -> float:
+        """Print and return the largest difference between network and file. Raises UserError where it is too large."""
+        cases = [("random", self.example(shape)) for shape in RANDOM_SHAPES] + list(self.real_images())
+        largest = 0.0
+        for name, images in cases:
+            expected, found = model(images), run(images)
+            if self.form.labels:
+                difference = (expected != found).double().mean().item()
+                limit, what = TOLERANCE, "share of labels that differ"
+            else:
+                difference = (expected - found).abs().max().item()
+                limit, what = TOLERANCE * max(expected.abs().max().item(), 1.0), "largest difference"
+            size = "x".join(map(str, images.shape))
+            self.console.print(f"{name} {size}: {what} {difference:.2e}", soft_wrap=True, highlight=False)
+            if not difference <= limit:
+                raise UserError(f"{path}: differs from the network by {difference:.2e} on {name}, {size}; don't use it")
+            largest = max(largest, difference)
+        self.console.print(f"largest of all: {largest:.2e}", highlight=False)
+        return largest
+
+
+def save_onnx(model: nn.Module, example: Tensor, metadata: dict[str, str], path: Path) -> None:
+    import onnx  # only this format needs it
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    output = "labels" if model.labels else "scores"
+    program = torch.onnx.export(
+        model,
+        (example,),
+        input_names=["images"],
+        output_names=[output],
+        dynamic_shapes=dynamic_shapes(),
+        dynamo=True,
+        verbose=False,
+    )
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata)
+    onnx.save(proto, path)
+
+
+def load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def save_torchscript(model: nn.Module, example: Tensor, metadata: dict[str, str], path: Path) -> None:
+    with torch.no_grad():
+        traced = torch.jit.trace(model, example, check_trace=False)
+    traced.save(str(path), _extra_files={METADATA: json.dumps(metadata)})
+
+
+def load_torchscript(path: Path) -> Run:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.load(str(path))
+
+
+def save_pt2(model: nn.Module, example: Tensor, metadata: dict[str, str], path: Path) -> None:
+    with torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes())
+    with open(path, "wb") as file:  # by name it would insist on the suffix
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+
+
+def load_pt2(path: Path) -> Run:
+    return torch.export.load(str(path)).module()
+
+
+def dynamic_shapes() -> tuple[dict]:
+    """Batch, height and width of the images may be any."""
+    return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+
+
+SAVE = {"onnx": save_onnx, "torchscript": save_torchscript, "pt2": save_pt2}
+LOAD = {"onnx": load_onnx, "torchscript": load_torchscript, "pt2": load_pt2}
