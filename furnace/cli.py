@@ -16,6 +16,7 @@ from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
 from furnace.engine.inference import BRANCHES
 from furnace.engine.predictor import Outputs, Predictor
+from furnace.engine.submission import Submission
 from furnace.engine.trainer import Trainer
 from furnace.utils.config import Settings, load_config, parse_overrides
 from furnace.utils.errors import UserError
@@ -40,8 +41,16 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
     parser.add_argument(
         "-p", "--save-path", metavar="FOLDER", help="where to (default: predictions/ in the log folder)"
     )
+    parser.add_argument(
+        "--submit",
+        metavar="FOLDER",
+        help="write what the Cityscapes or VOC server takes, of C.test_source (no labels needed), and stop",
+    )
     args = parser.parse_args(argv)
     with prepared(folder, args) as (C, device):
+        if args.submit:
+            Submission(C, device, args.branch, Path(args.submit)).run(args.epochs)
+            return
         save_to = (args.save_path or Path(C.log_dir) / "predictions") if args.save or args.save_path else None
         Evaluator(C, device, args.branch, save_to).run(args.epochs)
 
@@ -92,6 +101,7 @@ EVAL_EXAMPLES = """examples:
   python eval.py                      the last snapshot
   python eval.py -e 20-34 -d 0 -s     epochs 20 to 34 on GPU 0, with pictures
   python eval.py -e last --branch both -o eval_scale_array=0.75,1,1.25 -o eval_flip=true
+  python eval.py -e last --submit upload -o test_source=../DATA/city/config_new/test.txt
 """
 PREDICT_EXAMPLES = """examples:
   python predict.py photo.jpg                         overlay/ and label/ in the log folder's predict/

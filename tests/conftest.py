@@ -59,7 +59,7 @@ def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def lively_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A snapshot of the tiny run with `NARROW` heads, whose network gives every image several labels."""
+    """A snapshot of the tiny run with `NARROW` heads, under whose weights every class has its pixels."""
     folder = tmp_path_factory.mktemp("lively")
     C = load_config(REPOSITORY / "exp_voc", {**TINY_RUN, **NARROW, "volna": str(folder)})
     return write_lively(C, folder / "lively.pth")

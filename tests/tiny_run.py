@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from furnace.base_model.network import Network
 from furnace.engine.checkpoint import LAST, Snapshot, save_snapshot
@@ -15,13 +16,20 @@ NARROW = {"head_channels": 8}
 
 
 def write_lively(C: Settings, path: Path) -> Path:
-    """Write a snapshot for the settings, with weights that give every image several labels."""
+    """Write a snapshot for the settings, with weights under which every class has its pixels."""
     torch.manual_seed(0)
-    network = build_network(C, pretrained=False).train()
+    network = build_network(C, pretrained=False)
+    images = torch.randn(4, 3, 40, 40)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1  # the running statistics become those of the images
     with torch.no_grad():
-        for branch in (1, 2):
-            for _ in range(4):  # BatchNorm's running statistics become those of such images
-                network(torch.randn(4, 3, 32, 32), branch)
+        for number, branch in enumerate(network.branches, 1):
+            network.train()(images, number)
+            logits = network.eval()(images, number)
+            spread = logits.std((0, 2, 3))
+            branch.classifier.bias.copy_((branch.classifier.bias - logits.mean((0, 2, 3))) / spread)
+            branch.classifier.weight.div_(spread.view(-1, 1, 1, 1))
     iteration = (EPOCH + 1) * C.niters_per_epoch
     save_snapshot(path, Snapshot(network.state_dict(), [], EPOCH, iteration, C.model_dump()))
     return path

@@ -74,6 +74,10 @@ class Settings(BaseModel):
     train_source: str = Field(REQUIRED, description="list of labelled images")
     unsup_source: str = Field(REQUIRED, description="list of unlabelled images, or a folder of images")
     eval_source: str = Field(REQUIRED, description="list of validation images")
+    test_source: OptionalText = Field(
+        None, description="list or folder of images without labels, for eval.py --submit; None: eval_source"
+    )
+    test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
     num_classes: PositiveInt = Field(REQUIRED, description="classes, without the ignored one", le=255)
     class_names: Names = Field([], description="names, if the catalog has none for dataset_name")
     image_mean: Floats = Field([0.485, 0.456, 0.406], description="RGB mean of the normalisation, in [0, 1]")

@@ -1,0 +1,122 @@
+"""What the official benchmark servers take: Cityscapes label ids, or Pascal VOC palette PNGs in their folders."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
+from furnace.datasets.encoding import encode_label
+from furnace.datasets.reading import read_image
+from furnace.datasets.splits import Sample, read_list
+from furnace.engine.checkpoint import find_snapshots
+from furnace.engine.distributed import rank, world_size
+from furnace.engine.inference import Segmenter, to_array
+from furnace.engine.monitor import progress_bar
+from furnace.utils.background import Behind, ahead
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from furnace.utils.files import write_atomically
+
+# Segmentation trained on more than the challenge's own images, as the augmented labels and ImageNet are.
+VOC_COMPETITION = "comp6"
+CITYSCAPES_SUFFIX = "_leftImg8bit"
+
+
+@dataclass(frozen=True)
+class Server:
+    """One benchmark: `place(name, split)` is a prediction's path below the folder, `encode` its PNG of labels (H, W)
+    uint8, and `hint` says what to do with them."""
+
+    num_classes: int
+    place: Callable[[str, str], str]
+    encode: Callable[[np.ndarray], bytes]
+    hint: str
+
+
+def cityscapes_place(name: str, _: str) -> str:
+    return f"{name.removesuffix(CITYSCAPES_SUFFIX)}_pred_labelIds.png"
+
+
+def cityscapes_encode(labels: np.ndarray) -> bytes:
+    return encode_label(np.array(CITYSCAPES_LABEL_IDS, dtype=np.uint8)[labels])
+
+
+def voc_place(name: str, split: str) -> str:
+    return f"results/VOC2012/Segmentation/{VOC_COMPETITION}_{split}_cls/{name}.png"
+
+
+def voc_encode(labels: np.ndarray) -> bytes:
+    return encode_label(labels, voc_palette(256))
+
+
+SERVERS = {
+    "cityscapes": Server(
+        len(CITYSCAPES_LABEL_IDS), cityscapes_place, cityscapes_encode, "zip the folder's PNGs and upload the archive"
+    ),
+    "pascal_voc": Server(21, voc_place, voc_encode, "tar czf results.tgz results, in that folder, and upload it"),
+}
+
+
+class Submission:
+    """Predicts the images of `C.test_source`, or of the validation list where there is none, for an official server.
+
+    Args:
+        C: checked settings.
+        device: where to compute.
+        branch: "1", "2", "both" or None, as in `Segmenter`.
+        folder: gets the files.
+        console: for the progress bar.
+
+    Raises:
+        UserError: no server is known for the data set, or the list of images is missing.
+    """
+
+    def __init__(
+        self, C: Settings, device: torch.device, branch: str | None, folder: Path, console: Console | None = None
+    ):
+        server = SERVERS.get(C.dataset_name)
+        if server is None or server.num_classes != C.num_classes:
+            known = " or ".join(f"{name} with {entry.num_classes} classes" for name, entry in SERVERS.items())
+            raise UserError(
+                f"--submit: no benchmark server for C.dataset_name = {C.dataset_name!r} with {C.num_classes} classes, "
+                f"only for {known}; predict.py writes label maps of any images"
+            )
+        self.C, self.folder, self.server = C, folder, server
+        self.console = console or Console(quiet=rank() > 0)
+        source, images = (C.test_source, C.test_folder) if C.test_source else (C.eval_source, C.eval_folder)
+        self.samples: list[Sample] = read_list(source, C.dataset_path, images, labelled=False)
+        self.split = Path(source).stem
+        self.segmenter = Segmenter(C, device, branch)
+
+    def run(self, which: str) -> list[Path]:
+        """Predict with the one snapshot that `which` names; returns the files of this process.
+
+        Raises:
+            UserError: several snapshots, or an image is missing or damaged.
+        """
+        snapshots = find_snapshots(which, self.C.snapshot_dir)
+        if len(snapshots) > 1:
+            raise UserError(f"-e {which}: names {len(snapshots)} snapshots; a submission takes one, such as -e last")
+        self.segmenter.load(snapshots[0])
+        share = self.samples[rank() :: world_size()]
+        written = []
+        with progress_bar(self.console) as progress, Behind() as behind:
+            task = progress.add_task(snapshots[0].stem, total=len(share))
+            images = ((image, sample.name) for sample, image in ahead(lambda sample: read_image(sample.image), share))
+            for name, scores in self.segmenter.stream(images):
+                path = self.folder / self.server.place(Path(name).name, self.split)
+                behind(self._write, path, to_array(scores.argmax(0)))
+                written.append(path)
+                progress.advance(task)
+        if rank() == 0:
+            self.console.print(
+                f"{len(self.samples)} label maps of {self.split}: {self.folder}; {self.server.hint}", soft_wrap=True
+            )
+        return written
+
+    def _write(self, path: Path, labels: np.ndarray) -> None:
+        write_atomically(path, self.server.encode(labels))
