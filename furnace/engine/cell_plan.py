@@ -1,0 +1,75 @@
+"""The plan of a comparison: how long its runs will take, from finished ones or else from a few iterations of each."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from furnace.engine.cells import Cell
+from furnace.engine.comparison_files import duration
+
+Results = dict[str, dict[str, Any]]  # of finished cells, by name
+
+
+def probes_needed(cells: Sequence[Cell], results: Results) -> list[Cell]:
+    """The first cell of each method of which none is finished yet."""
+    known = {cell.method for cell in cells if cell.name in results}
+    return list({cell.method: cell for cell in reversed(cells) if cell.method not in known}.values())
+
+
+def step_seconds(cells: Sequence[Cell], results: Results, probed: dict[str, float | None]) -> dict[str, float | None]:
+    """Seconds of an iteration by method: median of the finished runs, else what was `probed`, None if neither."""
+    steps: dict[str, float | None] = {}
+    for method in {cell.method for cell in cells}:
+        found = [results[cell.name]["step_seconds"] for cell in cells if cell.method == method and cell.name in results]
+        steps[method] = statistics.median(found) if found else probed.get(method)
+    return steps
+
+
+def overhead_seconds(results: Results) -> float:
+    """What a run takes besides its iterations, start and evaluation: mean of the finished ones, 0 without any."""
+    rest = [
+        max(0, result["train_seconds"] + result["evaluate_seconds"] - result["iterations"] * result["step_seconds"])
+        for result in results.values()
+    ]
+    return statistics.fmean(rest) if rest else 0
+
+
+def expected_seconds(
+    cells: Sequence[Cell], results: Results, steps: dict[str, float | None], at_once: int = 1
+) -> float | None:
+    """Seconds until all cells are finished, `at_once` at the same time; None if a method's time is not known."""
+    waiting = [cell for cell in cells if cell.name not in results]
+    if any(steps[cell.method] is None for cell in waiting):
+        return None
+    overhead = overhead_seconds(results)
+    total = sum(cell.iterations * steps[cell.method] + overhead for cell in waiting)
+    return total / max(1, min(at_once, len(waiting)))
+
+
+def plan_table(
+    cells: Sequence[Cell], results: Results, steps: dict[str, float | None], at_once: int, title: str
+) -> Table:
+    """What will be run, a line for each method and share of labels."""
+    table = Table(title=f"{title}: {len(cells)} runs", title_justify="left")
+    for column in ("method", "labels", "seeds", "iterations", "finished", "time expected"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    groups: dict[tuple[int, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.ratio, cell.method), []).append(cell)
+    for (ratio, method), group in groups.items():
+        finished = sum(cell.name in results for cell in group)
+        table.add_row(
+            escape(method),
+            f"{group[0].labelled} (1/{ratio})",
+            ", ".join(str(cell.seed) for cell in group),
+            str(group[0].iterations),
+            f"{finished} of {len(group)}",
+            "-" if finished == len(group) else duration(expected_seconds(group, results, steps)),
+        )
+    note = "" if results else ", start and evaluation not counted"
+    in_all = duration(expected_seconds(cells, results, steps, at_once))
+    table.caption = f"in all about {in_all} on {at_once} device(s){note}"
+    return table

@@ -1,0 +1,231 @@
+"""Running cells: each trains and is evaluated in processes of its own, one after another or one per device."""
+
+import fcntl
+import json
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from furnace.engine.cells import Cell
+from furnace.engine.checkpoint import LAST, list_epochs
+from furnace.engine.monitor import read_figures
+from furnace.engine.recipe import RECORD as RUN_RECORD
+from furnace.engine.results import RESULTS, read_results
+from furnace.engine.snapshot_folder import clear
+from furnace.utils.errors import Stopped, UserError
+
+OUTPUT, LOCK = "output.log", "lock"
+MESSAGE_LINES = 2
+PROBE_OVERRIDES = {"nepochs": "1", "record_info_iter": "1", "autosave_minutes": "0"}
+
+
+class CellFailed(Exception):
+    """A command of a cell ended with an error; the message says which, where its output is, and its last lines."""
+
+
+class Runner:
+    """Runs cells of one experiment.
+
+    Args:
+        experiment: folder with train.py and eval.py.
+        keep: snapshots that stay after a cell is evaluated: "all", "last" or "none".
+    """
+
+    def __init__(self, experiment: Path, keep: str = "last"):
+        self.experiment, self.keep = experiment, keep
+        self.running: set[subprocess.Popen] = set()
+        self.stopping = False
+
+    def run_all(self, cells: Sequence[Cell], devices: Sequence[str]) -> Iterator[tuple[Cell, dict | CellFailed]]:
+        """Each cell with its result or failure, as they come; `devices` work at the same time.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came; the runs in progress have been asked to save and have ended.
+            UserError: another process works on a cell.
+        """
+        free: SimpleQueue[str] = SimpleQueue()
+        for device in devices:
+            free.put(device)
+
+        def work(cell: Cell) -> dict | CellFailed | None:
+            device = free.get()
+            try:
+                return None if self.stopping else self.run(cell, device)
+            except CellFailed as failure:
+                return failure
+            finally:
+                free.put(device)
+
+        with self._stop_on_signals(), ThreadPoolExecutor(len(devices)) as pool:
+            futures: dict[Future, Cell] = {pool.submit(work, cell): cell for cell in cells}
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    if result is not None:
+                        yield futures[future], result
+            except BaseException:
+                if not self.stopping:
+                    self.stop()
+                raise
+
+    def run(self, cell: Cell, device: str) -> dict[str, Any]:
+        """Train and evaluate one cell, from where an earlier attempt ended; returns and records its result."""
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        with open(cell.folder / LOCK, "w", encoding="utf-8") as lock:
+            try:
+                # Its processes inherit it: what a killed comparison left running counts as working, too.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{cell.folder}: another process works on it; wait for it, or end it") from error
+            record = cell.record() or {"identity": cell.identity(), "attempts": []}
+            if "result" not in record:
+                record["result"] = self._carry_out(cell, record, device, lock.fileno())
+                cell.write_record(record)
+                self._tidy(cell)
+            return record["result"]
+
+    def stop(self) -> None:
+        """Ask what is running to save and end; asked once more, it ends at once."""
+        self.stopping = True
+        for process in list(self.running):
+            process.send_signal(signal.SIGTERM)
+
+    def probe(self, cell: Cell, device: str, iterations: int, folder: Path) -> float | None:
+        """Seconds that an iteration of a cell takes, from a few in `folder`; None if the run failed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        places = {"log_dir": str(folder), "snapshot_dir": str(folder / "snapshot")}
+        words = self._words("train.py", device, "--overwrite")
+        words += cell.arguments(niters_per_epoch=str(iterations), **PROBE_OVERRIDES, **places)
+        with self._stop_on_signals(), open(folder / OUTPUT, "w", encoding="utf-8") as output:
+            status = self._call(words, output)
+        if self.stopping:
+            raise Stopped("while measuring", 128 + signal.SIGTERM)
+        clear(folder / "snapshot")
+        return median_step(folder) if status == 0 else None
+
+    def _carry_out(self, cell: Cell, record: dict[str, Any], device: str, lock: int) -> dict[str, Any]:
+        last = cell.C.nepochs - 1
+        if last not in list_epochs(cell.snapshots):
+            words = self._words("train.py", device, "-c", "auto") + cell.arguments()
+            self._attempt(cell, record, "train", words, lock)
+        chosen, curve = last, {}
+        if cell.holdout:
+            source = {"eval_source": cell.holdout.source, "eval_folder": cell.holdout.folder}
+            self._evaluate(cell, record, device, lock, "0-", "hold-out", **source)
+            curve = scores_by_epoch(cell.folder / "hold-out")
+            chosen = max(curve, key=lambda epoch: (curve[epoch], epoch))
+        for epoch in dict.fromkeys((last, chosen)):
+            self._evaluate(cell, record, device, lock, str(epoch), "test")
+        test = scores_by_epoch(cell.folder / "test")
+        result = {"last": {"epoch": last, "miou": test[last]}}
+        if cell.holdout:
+            result["best"] = {"epoch": chosen, "miou": test[chosen], "hold-out": curve}
+        figures = read_figures(cell.folder)
+        run = json.loads((cell.snapshots / RUN_RECORD).read_text(encoding="utf-8"))
+        seconds = {
+            what: sum(attempt["seconds"] for attempt in record["attempts"] if attempt["what"] == what)
+            for what in ("train", "evaluate")
+        }
+        return {
+            **result,
+            "labelled": cell.labelled,
+            "iterations": cell.iterations,
+            "train_seconds": round(seconds["train"], 1),
+            "evaluate_seconds": round(seconds["evaluate"], 1),
+            "step_seconds": median_step(cell.folder),
+            "peak_memory_gib": max((entry["memory_gib"] for entry in figures), default=None),
+            "device": run["device"],
+            "versions": run["versions"],
+            "finished": datetime.now().isoformat(timespec="seconds"),
+        }
+
+    def _evaluate(
+        self, cell: Cell, record: dict[str, Any], device: str, lock: int, epochs: str, folder: str, **source: str
+    ) -> None:
+        words = self._words("eval.py", device, "-e", epochs)
+        words += cell.arguments(log_dir=str(cell.folder / folder), **source)
+        self._attempt(cell, record, "evaluate", words, lock)
+
+    def _attempt(self, cell: Cell, record: dict[str, Any], what: str, words: list[str], lock: int) -> None:
+        """Run a command of a cell and record how long it took. Raises CellFailed."""
+        begin = time.monotonic()
+        attempt = {"what": what, "started": datetime.now().isoformat(timespec="seconds"), "command": words[1:]}
+        record["attempts"].append(attempt)
+        with open(cell.folder / OUTPUT, "a", encoding="utf-8") as output:
+            output.write(f"$ {shlex.join(words)}\n")
+            output.flush()
+            status = self._call(words, output, lock)
+        attempt |= {"seconds": round(time.monotonic() - begin, 1), "status": status}
+        cell.write_record(record)
+        if status != 0:
+            lines = (cell.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
+            end = " | ".join([line.strip() for line in lines if line.strip()][-MESSAGE_LINES:])
+            raise CellFailed(f"{what} ended with status {status}, see {cell.folder / OUTPUT}: {end}")
+
+    def _call(self, words: list[str], output, *inherited: int) -> int:
+        if self.stopping:
+            return -signal.SIGTERM
+        # A session of its own: Ctrl-C reaches us alone, and we pass it on once.
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=inherited,
+            start_new_session=True,
+        )
+        self.running.add(process)
+        try:
+            if self.stopping:
+                process.send_signal(signal.SIGTERM)
+            return process.wait()
+        finally:
+            self.running.discard(process)
+
+    def _words(self, script: str, device: str, *options: str) -> list[str]:
+        return [sys.executable, str(self.experiment / script), "-d", device, *options]
+
+    def _tidy(self, cell: Cell) -> None:
+        """Remove the snapshots that need not stay."""
+        if self.keep == "none":
+            clear(cell.snapshots)
+        elif self.keep == "last":
+            for epoch, path in list_epochs(cell.snapshots).items():
+                if epoch < cell.C.nepochs - 1 or (cell.snapshots / LAST).is_file():
+                    path.unlink()
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Within it SIGINT and SIGTERM stop the runs, then end the command."""
+
+        def handle(signum: int, _) -> None:
+            self.stop()
+            raise Stopped("the same command goes on from here", 128 + signum)
+
+        previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+
+
+def scores_by_epoch(folder: Path) -> dict[int, float]:
+    """mIoU of each epoch that `folder`/results.json knows."""
+    return {entry["epoch"]: entry["miou"] for entry in read_results(folder / RESULTS)}
+
+
+def median_step(folder: Path) -> float | None:
+    """Seconds that an iteration of the run in `folder` took, without its first half, which pays for warming up."""
+    seconds = [entry["step_seconds"] for entry in read_figures(folder)]
+    return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None

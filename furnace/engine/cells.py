@@ -1,0 +1,187 @@
+"""The runs of a comparison: one cell for each method, share of labels and seed, and what is known of it on disk."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from furnace.datasets.splits import list_hash, read_lines, read_list
+from furnace.methods.build import METHODS
+from furnace.utils.config import Config, Settings, load_config, parse_overrides
+from furnace.utils.errors import UserError
+from furnace.utils.files import write_atomically
+
+RECORD = "cell.json"
+# Where things are, told apart by the lists' hashes instead, and what changes cost alone: neither changes a result.
+PLACES = {
+    "volna", "root_dir", "this_dir", "log_dir", "snapshot_dir",
+    "dataset_path", "train_source", "unsup_source", "eval_source",
+}  # fmt: skip
+COSTS = {"num_workers", "cache", "record_info_iter", "display_iter", "autosave_minutes", "eval_batch_size"}
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """A labelled list on which the best epoch is chosen, and the sub-folder of its images for lists of ids."""
+
+    source: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: `method` as the user wrote it, `overrides` all settings that differ from config.py, `C` the result."""
+
+    method: str
+    ratio: int
+    seed: int
+    folder: Path
+    overrides: dict[str, str]
+    C: Config
+    holdout: HoldOut | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} 1/{self.ratio} seed {self.seed}"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder / "snapshot"
+
+    @property
+    def iterations(self) -> int:
+        return self.C.nepochs * self.C.niters_per_epoch
+
+    @property
+    def labelled(self) -> int:
+        """Number of labelled images."""
+        return len(read_lines(self.C.train_source))
+
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on: settings, and hashes of the lists. Raises UserError where one is missing."""
+        lists = {"labelled": self.C.train_source, "test": self.C.eval_source}
+        if METHODS[self.C.method].unlabeled:
+            lists["unlabelled"] = self.C.unsup_source
+        if self.holdout:
+            lists["hold-out"] = self.holdout.source
+        settings = self.C.model_dump(exclude=PLACES | COSTS)
+        hashes = {name: list_hash(source) if Path(source).is_file() else None for name, source in lists.items()}
+        return {"settings": settings, "lists": hashes}
+
+    def record(self) -> dict[str, Any]:
+        """What `cell.json` says, {} without one. Raises UserError where it can't be read, or is of another run."""
+        path = self.folder / RECORD
+        if not path.is_file():
+            return {}
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            difference = first_difference(record["identity"], self.identity())
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: can't be read ({error!r}); remove it and what lies beside it") from error
+        if difference:
+            raise UserError(
+                f"{self.folder}: is of another run: {difference}; choose another folder (--out), or remove that one"
+            )
+        return record
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        write_atomically(self.folder / RECORD, json.dumps(record, indent=1).encode())
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the run gave, if it is finished."""
+        return self.record().get("result")
+
+    def arguments(self, **changes: str) -> list[str]:
+        """`-o key=value` for train.py and eval.py."""
+        return [part for name, value in {**self.overrides, **changes}.items() for part in ("-o", f"{name}={value}")]
+
+
+def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    """What tells two identities apart, in words. Settings that did not exist then count with their defaults."""
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    for name, value in here["settings"].items():
+        old = there["settings"].get(name, defaults[name])
+        if json.loads(json.dumps(value)) != old:
+            return f"{name} = {old} there, {value} here"
+    names = sorted(
+        name for name in {*there["lists"], *here["lists"]} if there["lists"].get(name) != here["lists"].get(name)
+    )
+    return f"the list of {names[0]} images differs" if names else None
+
+
+def parse_method(text: str) -> dict[str, str]:
+    """The settings of `NAME[:key=value...]`, such as "cpcl:reweight=false". Raises UserError."""
+    name, *pairs = (part.strip() for part in text.split(":"))
+    if name not in METHODS:
+        raise UserError(f"--methods {text}: no such method; there are: {', '.join(METHODS)}")
+    return {"method": name, **parse_overrides(pairs)}
+
+
+def plan_cells(
+    experiment: Path,
+    out: Path,
+    methods: Sequence[str],
+    ratios: Sequence[int],
+    seeds: Sequence[int],
+    overrides: dict[str, str],
+    holdout: HoldOut | None = None,
+    subsets: Path | None = None,
+) -> list[Cell]:
+    """All cells, each seed of everything before the next: what there is when interrupted is a comparison already.
+
+    Args:
+        experiment: folder with config.py, train.py and eval.py.
+        out: gets a folder for each cell.
+        methods: as for `parse_method`.
+        ratios, seeds: of `C.labeled_ratio` and `C.seed`.
+        overrides: settings of all cells.
+        holdout: list for choosing the best epoch.
+        subsets: folder with the lists of every seed in `seed-N`; without it all take those of config.py.
+    """
+    cells = []
+    for seed in seeds:
+        for ratio in ratios:
+            for method in methods:
+                slug = method.replace(":", "_").replace("=", "-").replace("/", "-")
+                folder = out / f"{slug}_1-{ratio}_seed-{seed}"
+                own = {**overrides, **parse_method(method), "labeled_ratio": str(ratio), "seed": str(seed)}
+                own |= {"log_dir": str(folder), "snapshot_dir": str(folder / "snapshot")}
+                C = load_config(experiment, own)
+                if subsets:
+                    own |= subset_sources(C, subsets, seed)
+                    C = load_config(experiment, own)
+                cells.append(Cell(method, ratio, seed, folder, own, C, holdout))
+    return cells
+
+
+def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
+    """The lists of a seed, named as those of config.py."""
+    name = Path(C.train_source).name
+    folder = subsets / f"seed-{seed}"
+    return {
+        "train_source": str(folder / name),
+        "unsup_source": str(folder / name.replace("_labeled_", "_unlabeled_")),
+    }
+
+
+def check_holdout(cell: Cell) -> None:
+    """Raise UserError where the hold-out shares images with the test set or with those that the cell learns from."""
+    if cell.holdout is None:
+        return
+    C = cell.C
+    held = {sample.image.resolve() for sample in read_list(cell.holdout.source, C.dataset_path, cell.holdout.folder)}
+    sources = {
+        "the test set": read_list(C.eval_source, C.dataset_path, C.eval_folder),
+        "the labelled images": read_list(C.train_source, C.dataset_path, C.train_folder),
+    }
+    if METHODS[C.method].unlabeled:
+        sources["the unlabelled images"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labelled=False)
+    for what, samples in sources.items():
+        shared = held & {sample.image.resolve() for sample in samples}
+        if shared:
+            raise UserError(
+                f"--holdout {cell.holdout.source}: shares {len(shared)} images with {what}, such as {min(shared)}; "
+                "an epoch chosen on them would not be an honest one"
+            )

@@ -1,0 +1,91 @@
+"""Figures of a comparison: over seeds the mean, the standard deviation and the paired difference to a baseline."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+BASELINE = "supervised"
+LAST, BEST = "last", "best"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One finished run: mIoU in [0, 1] on the test set by `which` ("last" epoch, "best" epoch of the hold-out)."""
+
+    method: str
+    ratio: int
+    seed: int
+    labelled: int
+    miou: Mapping[str, float]
+    seconds: float
+    memory_gib: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at one share of labels, over its seeds. Where there are too few of them, figures are None.
+
+    `std` is the sample's; `difference` is the mean over the seeds that the baseline has, too, of the method's mIoU
+    minus the baseline's with the same seed, and `standard_error` that of this mean. `seconds` is the mean of a run's
+    training and evaluation, `memory_gib` the largest peak.
+    """
+
+    which: str
+    method: str
+    ratio: int
+    labelled: int
+    seeds: tuple[int, ...]
+    mean: float
+    std: float | None
+    difference: float | None
+    standard_error: float | None
+    seconds: float
+    memory_gib: float | None
+
+
+def aggregate(scores: Sequence[Score], baseline: str = BASELINE) -> list[Row]:
+    """Rows of the last epoch, then of the best one if any was chosen; fewest labels first, methods as they come."""
+    rows = []
+    for which in (LAST, BEST):
+        groups: dict[tuple[int, str], dict[int, Score]] = {}
+        for score in scores:
+            if which in score.miou:
+                groups.setdefault((score.ratio, score.method), {})[score.seed] = score
+        for ratio in sorted({ratio for ratio, _ in groups}, reverse=True):
+            base = {seed: score.miou[which] for seed, score in groups.get((ratio, baseline), {}).items()}
+            for (of_ratio, method), by_seed in groups.items():
+                if of_ratio == ratio:
+                    rows.append(make_row(which, by_seed, {} if method == baseline else base))
+    return rows
+
+
+def make_row(which: str, by_seed: Mapping[int, Score], base: Mapping[int, float]) -> Row:
+    """The row of one method and share of labels, from its scores and the baseline's mIoU by seed."""
+    values = {seed: score.miou[which] for seed, score in sorted(by_seed.items())}
+    difference, standard_error = paired_difference(values, base)
+    first = next(iter(by_seed.values()))
+    memory = [score.memory_gib for score in by_seed.values() if score.memory_gib is not None]
+    return Row(
+        which=which,
+        method=first.method,
+        ratio=first.ratio,
+        labelled=first.labelled,
+        seeds=tuple(values),
+        mean=statistics.fmean(values.values()),
+        std=statistics.stdev(values.values()) if len(values) > 1 else None,
+        difference=difference,
+        standard_error=standard_error,
+        seconds=statistics.fmean(score.seconds for score in by_seed.values()),
+        memory_gib=max(memory, default=None),
+    )
+
+
+def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> tuple[float | None, float | None]:
+    """Mean over the common seeds of values minus base, and its standard error; None with fewer than 1 and 2 of them."""
+    differences = [values[seed] - base[seed] for seed in values if seed in base]
+    if not differences:
+        return None, None
+    if len(differences) == 1:
+        return differences[0], None
+    return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))

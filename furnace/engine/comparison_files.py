@@ -1,0 +1,142 @@
+"""A comparison as Markdown, CSV, JSON and a plot."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from furnace.engine.comparison import BASELINE, BEST, LAST, Row
+from furnace.utils.files import write_atomically
+
+MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"
+TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the hold-out"}
+HEADER = ("labels", "method", "seeds", "mIoU", "std", f"minus {BASELINE}", "standard error", "time", "memory")
+NOTE = (
+    "mIoU on the test set in percent, mean over the seeds and sample standard deviation; the difference to "
+    f"{BASELINE} is paired by seed, with its standard error. Time is one run's training and evaluation."
+)
+MINUTE, HOUR = 60, 3600
+PLOT_DPI = 150
+
+
+def write_files(folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], cells: list[dict]) -> None:
+    """Write all four.
+
+    Args:
+        folder: where to.
+        title: of the comparison.
+        rows: see `aggregate`.
+        facts: what to know of it (command, test list, hardware, ...), by name.
+        cells: everything known of each run.
+    """
+    figures = {"title": title, **facts, "rows": [asdict(row) for row in rows], "cells": cells}
+    write_atomically(folder / JSON, json.dumps(figures, indent=1).encode())
+    write_atomically(folder / CSV, to_csv(rows).encode())
+    write_atomically(folder / MARKDOWN, to_markdown(title, rows, facts).encode())
+    write_atomically(folder / PLOT, plot(title, rows))
+
+
+def to_markdown(title: str, rows: Sequence[Row], facts: dict[str, str]) -> str:
+    """The page: facts, tables and plot."""
+    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    return f"# {title}\n\n{listed}\n\n{tables(rows)}\n\n{NOTE}\n\n![mIoU against labelled images]({PLOT})\n"
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """A table each of last and best epoch in Markdown, mIoU in percent."""
+    parts = []
+    for which, heading in TITLES.items():
+        chosen = [row for row in rows if row.which == which]
+        if chosen:
+            parts.append("\n".join([f"## {heading}", "", *markdown_table([HEADER, *map(cells_of, chosen)])]))
+    return "\n\n".join(parts)
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose first line is the header, its columns aligned; the first two to the left, the rest to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+
+    def render(line: Sequence[str]) -> str:
+        fields = (
+            text.ljust(width) if column < 2 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        return f"| {' | '.join(fields)} |"
+
+    rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return [render(lines[0]), render(rule), *map(render, lines[1:])]
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """A row as text."""
+    return (
+        f"{row.labelled} (1/{row.ratio})",
+        row.method,
+        ", ".join(map(str, row.seeds)),
+        points(row.mean),
+        points(row.std),
+        points(row.difference, signed=True),
+        points(row.standard_error),
+        duration(row.seconds),
+        "-" if row.memory_gib is None else f"{row.memory_gib:.1f} GiB",
+    )
+
+
+def points(share: float | None, signed: bool = False) -> str:
+    """A share, or a difference of shares, in percent points."""
+    return "-" if share is None else f"{100 * share:{'+' if signed else ''}.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """ "45 s", "12 min" or "3.4 h"; "?" where nobody knows."""
+    if seconds is None:
+        return "?"
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    return f"{seconds / MINUTE:.0f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """A line for each row, mIoU as shares; seeds separated by blanks."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**asdict(row), "seeds": " ".join(map(str, row.seeds))} for row in rows)
+    return text.getvalue()
+
+
+def plot(title: str, rows: Sequence[Row]) -> bytes:
+    """mIoU against the number of labelled images as PNG, a panel each for last and best epoch, bars of one std."""
+    # Not pyplot: it would look for a screen and keep the figure.
+    from matplotlib.figure import Figure
+
+    kinds = [which for which in TITLES if any(row.which == which for row in rows)]
+    figure = Figure(figsize=(1 + 5 * len(kinds), 4), layout="constrained")
+    panels: list[Any] = list(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0])
+    methods = list(dict.fromkeys(row.method for row in rows))
+    for axes, which in zip(panels, kinds, strict=True):
+        for method in methods:
+            chosen = sorted((r for r in rows if (r.method, r.which) == (method, which)), key=lambda r: r.labelled)
+            axes.errorbar(
+                [row.labelled for row in chosen],
+                [100 * row.mean for row in chosen],
+                [100 * (row.std or 0) for row in chosen],
+                marker="o",
+                capsize=3,
+                label=method,
+            )
+        counts = {row.labelled: row.ratio for row in rows}
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(counts), [f"{labelled}\n1/{ratio}" for labelled, ratio in counts.items()])
+        axes.minorticks_off()
+        axes.set(title=TITLES[which], xlabel="labelled images")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test mIoU, %")
+    panels[0].legend()
+    figure.suptitle(title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PLOT_DPI)
+    return buffer.getvalue()

@@ -1,0 +1,239 @@
+"""Compare methods on one data set, over shares of labels and seeds: python -m furnace.tools.compare."""
+
+import shlex
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from furnace.engine.cell_plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
+from furnace.engine.cell_runner import CellFailed, Runner
+from furnace.engine.cells import Cell, HoldOut, check_holdout, parse_method, plan_cells, subset_sources
+from furnace.engine.comparison import BEST, LAST, Score, aggregate
+from furnace.engine.comparison_files import MARKDOWN, PLOT, duration, points, tables, write_files
+from furnace.engine.distributed import parse_devices
+from furnace.methods.build import METHODS
+from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.errors import UserError, run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FAILED_STATUS = 1
+DEFAULT_PROBE = 6
+OF_A_CELL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
+EXAMPLES = """examples:
+  python -m furnace.tools.compare exp_camvid --methods supervised,cps,cpcl --ratios 16,8,4 --seeds 0,1,2
+  python -m furnace.tools.compare exp_camvid --methods supervised,cpcl,cpcl:reweight=false --ratios 8 --seeds 0 -d 0-3
+  python -m furnace.tools.compare exp_camvid ... --holdout DATA/camvid/val.txt     choose the best epoch on it, too
+  python -m furnace.tools.compare exp_camvid ... --dry-run                         the plan and the time, no more
+Interrupt it as you like: the same command goes on from there, finished runs are kept.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Plan, show, run and write; returns the exit status, 1 if a run failed."""
+    args = build_parser().parse_args(argv)
+    console = Console(highlight=False)
+    devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)]
+    experiment = find_experiment(args.experiment)
+    cells = make_plan(experiment, args)
+    # The same lists need not be checked for every method and seed.
+    for cell in {(cell.C.train_source, METHODS[cell.C.method].unlabeled): cell for cell in cells}.values():
+        check_holdout(cell)
+    results: Results = {cell.name: result for cell in cells if (result := cell.result)}
+    runner = Runner(experiment, args.keep)
+    probed = probe(cells, results, runner, devices[0], args.probe)
+    console.print(plan_table(cells, results, step_seconds(cells, results, probed), len(devices), experiment.name))
+    if args.dry_run:
+        return 0
+    failures = carry_out(cells, results, runner, devices, console, probed)
+    if results:
+        report(cells, results, args, experiment.name, console)
+    for failure in failures:
+        console.print(failure, soft_wrap=True)
+    return FAILED_STATUS if failures else 0
+
+
+def build_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = ArgumentParser(
+        description="Train and evaluate methods under equal conditions, over shares of labels and seeds,\n"
+        "and write tables and a plot of the test mIoU.",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiment", help="folder with config.py, train.py and eval.py, such as exp_camvid")
+    parser.add_argument(
+        "--methods",
+        default="supervised,cpcl",
+        help=f"of {', '.join(METHODS)}; with other settings as NAME:key=value:... (default: supervised,cpcl)",
+    )
+    parser.add_argument("--ratios", default="16,8,4", help="labeled_ratio, one or several (default: 16,8,4)")
+    parser.add_argument("--seeds", default="0,1,2", help="one or several (default: 0,1,2)")
+    parser.add_argument("--draw-subsets", action="store_true", help="each seed draws labelled images of its own")
+    parser.add_argument("--list", help="with --draw-subsets: list of all training images (default: the data set's)")
+    parser.add_argument(
+        "--holdout", metavar="LIST", help="labelled images, neither tested nor trained on, to choose the best epoch"
+    )
+    parser.add_argument("--holdout-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
+    parser.add_argument("-d", "--devices", help="0, or 0-3 for a run on each, or cpu (default: what is there)")
+    parser.add_argument(
+        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for all runs"
+    )
+    parser.add_argument("--out", type=Path, help="folder for everything (default: log/compare/EXPERIMENT)")
+    parser.add_argument(
+        "--keep", choices=("none", "last", "all"), default="last", help="snapshots to keep of a finished run"
+    )
+    parser.add_argument(
+        "--probe",
+        type=int,
+        default=DEFAULT_PROBE,
+        metavar="N",
+        help=f"iterations to measure the time of a method with, 0: none (default: {DEFAULT_PROBE})",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and the time expected, and stop")
+    return parser
+
+
+def find_experiment(name: str) -> Path:
+    """The experiment's folder, from here or from the checkout. Raises UserError."""
+    for folder in (Path(name), REPOSITORY / name):
+        if (folder / "config.py").is_file():
+            return folder.resolve()
+    raise UserError(f"{name}: no such experiment (a folder with config.py, such as exp_camvid)")
+
+
+def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
+    """All cells, their labelled subsets drawn if that is asked for."""
+    methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
+    ratios, seeds = whole_numbers("--ratios", args.ratios, 1), whole_numbers("--seeds", args.seeds, 0)
+    for method in methods:
+        parse_method(method)
+    out = (args.out or REPOSITORY / "log" / "compare" / experiment.name).resolve()
+    overrides = parse_overrides(args.override)
+    if taken := OF_A_CELL & overrides.keys():
+        raise UserError(f"-o {min(taken)}=...: differs from run to run; --methods, --ratios, --seeds and --out set it")
+    holdout = None
+    if args.holdout:
+        source = Path(args.holdout).resolve()
+        holdout = HoldOut(str(source), args.holdout_folder or source.stem)
+    subsets = None
+    if args.draw_subsets:
+        subsets = out / "subsets"
+        for seed in seeds:
+            draw_subsets(experiment, subsets, ratios, seed, overrides, args)
+    return plan_cells(experiment, out, methods, ratios, seeds, overrides, holdout, subsets)
+
+
+def whole_numbers(option: str, text: str, least: int) -> list[int]:
+    """ "2,4,8" as [2, 4, 8]. Raises UserError."""
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if not all(part.isdecimal() and part.isascii() and int(part) >= least for part in parts):
+        raise UserError(f"{option} {text}: expected whole numbers from {least}, separated by commas")
+    return [int(part) for part in parts]
+
+
+def draw_subsets(
+    experiment: Path, subsets: Path, ratios: Sequence[int], seed: int, overrides: dict[str, str], args: Namespace
+) -> None:
+    """Let make_splits write the lists of a seed that are not there yet; the smaller are part of the larger."""
+    missing = []
+    for ratio in ratios:
+        sources = subset_sources(load_config(experiment, {**overrides, "labeled_ratio": str(ratio)}), subsets, seed)
+        if not all(Path(source).is_file() for source in sources.values()):
+            missing.append(str(ratio))
+    if not missing:
+        return
+    words = [sys.executable, "-m", "furnace.tools.make_splits", str(experiment), "--ratios", ",".join(missing)]
+    words += ["--seed", str(seed), "--out", str(subsets / f"seed-{seed}"), "--overwrite"]
+    words += ["--list", str(Path(args.list).resolve())] if args.list else []
+    words += [part for name, value in overrides.items() for part in ("-o", f"{name}={value}")]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"--draw-subsets: {done.stderr.strip().removeprefix('error: ')}")
+
+
+def probe(
+    cells: Sequence[Cell], results: Results, runner: Runner, device: str, iterations: int
+) -> dict[str, float | None]:
+    """Seconds of an iteration of the methods of which nothing is finished yet, from a few of them."""
+    if not iterations:
+        return {}
+    folder = cells[0].folder.parent / "probe"
+    return {
+        cell.method: runner.probe(cell, device, iterations, folder / cell.folder.name)
+        for cell in probes_needed(cells, results)
+    }
+
+
+def carry_out(
+    cells: Sequence[Cell],
+    results: Results,
+    runner: Runner,
+    devices: Sequence[str],
+    console: Console,
+    probed: dict[str, float | None],
+) -> list[str]:
+    """Run what is not finished, saying so as it comes, and add to `results`; returns what to say of the failures."""
+    waiting = [cell for cell in cells if cell.name not in results]
+    failures = {}
+    for number, (cell, result) in enumerate(runner.run_all(waiting, devices), 1):
+        where = f"{number}/{len(waiting)} {escape(cell.name)}"
+        if isinstance(result, CellFailed):
+            failures[cell.name] = f"[bold red]failed:[/] {escape(cell.name)}: {escape(str(result))}"
+            console.print(f"{where}: [red]failed[/]")
+            continue
+        results[cell.name] = result
+        going = [cell for cell in cells if cell.name not in failures]
+        left = expected_seconds(going, results, step_seconds(cells, results, probed), len(devices))
+        spent = duration(result["train_seconds"] + result["evaluate_seconds"])
+        best = f", best epoch {points(result['best']['miou'])}" if "best" in result else ""
+        console.print(
+            f"{where}: mIoU {points(result['last']['miou'])}{best} in {spent}; left about {duration(left)}",
+            soft_wrap=True,
+        )
+    return list(failures.values())
+
+
+def report(cells: Sequence[Cell], results: Results, args: Namespace, title: str, console: Console) -> None:
+    """Write the files and show the tables."""
+    done = [cell for cell in cells if cell.name in results]
+    rows = aggregate([to_score(cell, results[cell.name]) for cell in done])
+    versions = next(iter(results.values()))["versions"]
+    facts = {
+        "date": date.today().isoformat(),
+        "command": shlex.join(["python", "-m", "furnace.tools.compare", *sys.argv[1:]]),
+        "test set": Path(cells[0].C.eval_source).name,
+        "labelled images": "drawn by each seed" if args.draw_subsets else "the same for every seed",
+        "hold-out": Path(args.holdout).name if args.holdout else "none",
+        "hardware": ", ".join(sorted({result["device"] for result in results.values()})),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "runs": f"{len(done)} of {len(cells)} finished",
+    }
+    out = cells[0].folder.parent
+    everything = [{"method": cell.method, "ratio": cell.ratio, "seed": cell.seed, **cell.record()} for cell in done]
+    write_files(out, title, rows, facts, everything)
+    console.print(tables(rows), soft_wrap=True, markup=False)
+    console.print(f"written: {out / MARKDOWN}, .csv, .json and {PLOT}", soft_wrap=True)
+
+
+def to_score(cell: Cell, result: dict[str, Any]) -> Score:
+    """What the tables take of a run."""
+    return Score(
+        method=cell.method,
+        ratio=cell.ratio,
+        seed=cell.seed,
+        labelled=result["labelled"],
+        miou={which: result[which]["miou"] for which in (LAST, BEST) if which in result},
+        seconds=result["train_seconds"] + result["evaluate_seconds"],
+        memory_gib=result["peak_memory_gib"],
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,122 @@
+"""Figures of a comparison against the formulas of a textbook, and its tables read back."""
+
+import csv
+import io
+import math
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from furnace.engine.comparison import Row, Score, aggregate, paired_difference
+from furnace.engine.comparison_files import cells_of, duration, plot, tables, to_csv
+
+SHARES = st.floats(0, 1)
+METHODS = ("supervised", "cps", "cpcl")
+
+
+@given(st.dictionaries(st.integers(0, 9), st.tuples(SHARES, SHARES), min_size=2, max_size=6))
+def test_mean_deviation_and_paired_difference(values: dict[int, tuple[float, float]]) -> None:
+    """Against sums written out."""
+    scores = [
+        Score(method, 8, seed, 45, {"last": pair[k]}, seconds=10 * k + seed, memory_gib=k + seed)
+        for seed, pair in values.items()
+        for k, method in enumerate(("supervised", "cpcl"))
+    ]
+    supervised, cpcl = aggregate(scores)
+    own, base, n = [b for _, b in values.values()], [a for a, _ in values.values()], len(values)
+    mean = sum(own) / n
+    assert cpcl.mean == pytest.approx(mean)
+    assert cpcl.std == pytest.approx(math.sqrt(sum((x - mean) ** 2 for x in own) / (n - 1)), abs=1e-9)
+    apart = [a - b for a, b in zip(own, base, strict=True)]
+    assert cpcl.difference == pytest.approx(sum(apart) / n, abs=1e-12)
+    variance = sum((d - sum(apart) / n) ** 2 for d in apart) / (n - 1)
+    assert cpcl.standard_error == pytest.approx(math.sqrt(variance / n), abs=1e-9)
+    assert cpcl.seconds == pytest.approx(sum(10 + seed for seed in values) / n)
+    assert cpcl.memory_gib == 1 + max(values)
+    assert (supervised.difference, supervised.standard_error) == (None, None)
+
+
+def test_pairs_are_of_the_same_seed() -> None:
+    difference, error = paired_difference({0: 0.5, 1: 0.9, 2: 0.1}, {1: 0.8, 2: 0.2, 3: 0.0})
+    assert difference == pytest.approx(0)
+    assert error == pytest.approx(0.1 * math.sqrt(2) / math.sqrt(2))
+    assert paired_difference({0: 0.5}, {0: 0.3}) == (pytest.approx(0.2), None)
+    assert paired_difference({0: 0.5}, {1: 0.3}) == (None, None)
+
+
+def example() -> list[Row]:
+    rng = np.random.default_rng(0)
+    scores = [
+        Score(method, ratio, seed, 360 // ratio, {"last": x, "best": x + 0.01}, 200.0, 1.5)
+        for ratio in (16, 8, 4)
+        for method in METHODS
+        for seed in (0, 1, 2)
+        for x in [0.3 + 0.1 * METHODS.index(method) + 0.5 / ratio + 0.01 * rng.normal()]
+    ]
+    return aggregate(scores)
+
+
+def test_rows_are_in_order_and_one_seed_has_no_deviation() -> None:
+    rows = example()
+    assert [row.which for row in rows] == ["last"] * 9 + ["best"] * 9
+    assert [(row.labelled, row.method) for row in rows[:9]] == [(n, m) for n in (22, 45, 90) for m in METHODS]
+    (single,) = aggregate([Score("cpcl", 8, 3, 45, {"last": 0.5}, 1.0, None)])
+    assert single.std is None and single.difference is None and single.memory_gib is None
+    assert single.seeds == (3,)
+
+
+def test_unequal_cells_do_not_leak() -> None:
+    """A run without a chosen epoch is in the first table only, and no other share of labels is a baseline."""
+    scores = [
+        Score("supervised", 8, 0, 45, {"last": 0.3, "best": 0.4}, 1.0, None),
+        Score("cpcl", 8, 0, 45, {"last": 0.5}, 1.0, None),
+        Score("cpcl", 4, 0, 90, {"last": 0.6}, 1.0, None),
+    ]
+    rows = aggregate(scores)
+    assert [(row.which, row.method, row.ratio) for row in rows] == [
+        ("last", "supervised", 8),
+        ("last", "cpcl", 8),
+        ("last", "cpcl", 4),
+        ("best", "supervised", 8),
+    ]
+    assert [row.difference for row in rows] == [None, pytest.approx(0.2), None, None]
+
+
+def test_csv_says_what_the_rows_say() -> None:
+    rows = example()
+    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert len(read) == len(rows)
+    for line, row in zip(read, rows, strict=True):
+        assert line["method"] == row.method and line["which"] == row.which and line["seeds"] == "0 1 2"
+        assert float(line["mean"]) == row.mean
+        assert line["difference"] == ("" if row.difference is None else str(row.difference))
+
+
+def test_markdown_has_a_table_each_with_percent_points() -> None:
+    rows = example()
+    text = tables(rows)
+    last, best = text.split("## Best epoch")
+    for part in (last, best):
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        assert len(lines) == 2 + 9
+        assert len({line.count("|") for line in lines}) == 1 and len({len(line) for line in lines}) == 1
+    assert f"{100 * rows[2].mean:.2f}" in last and f"{100 * rows[2].difference:+.2f}" in last
+    assert cells_of(rows[0])[0] == "22 (1/16)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "?"), (45.2, "45 s"), (600, "10 min"), (9000, "2.5 h"), (100000, "27.8 h")]
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_plot_has_a_panel_for_each_kind_of_epoch() -> None:
+    rows = example()
+    both = cv2.imdecode(np.frombuffer(plot("t", rows), np.uint8), cv2.IMREAD_COLOR)
+    one = cv2.imdecode(np.frombuffer(plot("t", rows[:9]), np.uint8), cv2.IMREAD_COLOR)
+    assert both.shape[0] == one.shape[0] and both.shape[1] > 1.5 * one.shape[1]
+    assert len(np.unique(both.reshape(-1, 3), axis=0)) > 20

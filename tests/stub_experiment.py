@@ -1,0 +1,64 @@
+"""An experiment folder whose train.py and eval.py only write what the real ones would, in no time.
+
+Files in the folder steer it: `fail_METHOD` lets training fail, `wait` lets it wait until the file is gone or SIGTERM
+comes (then `stopped` appears), `meet` lets two runs wait for each other. `calls` lists the commands.
+"""
+
+import shutil
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+COMMON = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+C = dict(word.split("=", 1) for flag, word in zip(sys.argv, sys.argv[1:]) if flag == "-o")
+here, log, snapshots = Path(__file__).parent, Path(C["log_dir"]), Path(C["snapshot_dir"])
+for folder in (log, snapshots):
+    folder.mkdir(parents=True, exist_ok=True)
+with open(here / "calls", "a") as calls:
+    calls.write(" ".join([Path(__file__).stem, C["method"], C["seed"], sys.argv[sys.argv.index("-d") + 1]]) + "\\n")
+"""
+TRAIN = """
+def stop(*_):
+    (here / "stopped").touch()
+    os._exit(143)
+
+signal.signal(signal.SIGTERM, stop)
+while (here / "wait").exists():
+    (here / "waiting").touch()
+    time.sleep(0.05)
+(here / f"here_{C['seed']}").touch()
+while (here / "meet").exists() and len(list(here.glob("here_*"))) < 2:
+    time.sleep(0.01)
+if (here / f"fail_{C['method']}").exists():
+    sys.exit("error: out of luck")
+for epoch in range(int(C["nepochs"])):
+    (snapshots / f"epoch-{epoch}.pth").write_text("weights")
+(snapshots / "epoch-last.pth").write_text("weights")
+(snapshots / "run.json").write_text(json.dumps({"device": "cpu (test)", "versions": {"torch": "0"}}))
+figures = [{"iteration": i, "step_seconds": s, "memory_gib": 1.5} for i, s in enumerate([9, 9, 0.25, 0.25, 0.5])]
+(log / "figures.jsonl").write_text("\\n".join(map(json.dumps, figures)))
+"""
+# On the hold-out epoch 1 is the best, on the test set the last one; the seed adds 0.01, another method 0.05.
+EVAL = """
+which = sys.argv[sys.argv.index("-e") + 1]
+held = C.get("eval_source", "").endswith("held.txt")
+path = log / "results.json"
+entries = json.loads(path.read_text()) if path.is_file() else []
+for epoch in range(int(C["nepochs"])) if which == "0-" else [int(which)]:
+    test = 0.1 * epoch + 0.01 * int(C["seed"]) + 0.05 * (C["method"] != "supervised")
+    miou = [0.1, 0.5, 0.3, 0.2][epoch] if held else test
+    entries.append({"snapshot": str(epoch), "branch": "1", "epoch": epoch, "miou": miou})
+path.write_text(json.dumps(entries))
+"""
+
+
+def write_stub(folder: Path) -> Path:
+    """Write the experiment, with the config.py of exp_toy; returns the folder."""
+    folder.mkdir()
+    shutil.copy(REPOSITORY / "exp_toy" / "config.py", folder)
+    (folder / "train.py").write_text(COMMON + TRAIN, encoding="utf-8")
+    (folder / "eval.py").write_text(COMMON + EVAL, encoding="utf-8")
+    return folder

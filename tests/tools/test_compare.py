@@ -1,0 +1,256 @@
+"""`compare` on the toy data, and its handling of runs with an experiment whose runs take no time."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from furnace.datasets.toy import make_toy
+from furnace.engine.cell_runner import Runner
+from furnace.engine.cells import COSTS, PLACES, first_difference, plan_cells
+from furnace.tools.compare import main
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.stub_experiment import write_stub
+
+FAST = {
+    "image_height": 32,
+    "image_width": 32,
+    "head_channels": 8,
+    "nepochs": 2,
+    "niters_per_epoch": 2,
+    "num_workers": 0,
+    "batch_size": 2,
+}
+EPOCHS = 4
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A small toy data set with a hold-out, and the folder to give as C.volna."""
+    counts = {"train": 16, "val": 3, "held": 2}
+    make_toy(tmp_path / "DATA" / "toy", counts=counts, ratios=(4, 8))
+    return tmp_path
+
+
+@pytest.fixture
+def stub(toy: Path) -> Path:
+    """An experiment over the toy data whose commands take no time."""
+    return write_stub(toy / "exp_stub")
+
+
+def arguments(
+    stub: Path, *more: str, methods: str = "supervised,cpcl", ratios: str = "8", seeds: str = "0,1"
+) -> list[str]:
+    """A command line for the stub experiment."""
+    words = [str(stub), "--methods", methods, "--ratios", ratios, "--seeds", seeds, "--out", str(stub.parent / "out")]
+    return [*words, "-d", "cpu", "--probe", "0", "-o", f"nepochs={EPOCHS}", "-o", "batch_size=2", *more]
+
+
+def calls(stub: Path) -> list[str]:
+    return (stub / "calls").read_text().splitlines()
+
+
+def comparison(stub: Path) -> dict:
+    return json.loads((stub.parent / "out" / "comparison.json").read_text(encoding="utf-8"))
+
+
+def test_two_methods_and_two_seeds_of_the_toy_experiment(toy: Path, capsys: pytest.CaptureFixture) -> None:
+    """The real commands, from data to tables."""
+    out = toy / "out"
+    words = ["exp_toy", "--methods", "supervised,cpcl:reweight=false", "--ratios", "4", "--seeds", "0,1"]
+    words += ["--out", str(out), "--probe", "0", "-d", "cpu", "--keep", "none", "-o", f"volna={toy}"]
+    words += [word for name, value in FAST.items() for word in ("-o", f"{name}={value}")]
+    assert main(words) == 0
+
+    found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert [(cell["method"], cell["seed"]) for cell in found["cells"]] == [
+        (method, seed) for seed in (0, 1) for method in ("supervised", "cpcl:reweight=false")
+    ]
+    for cell in found["cells"]:
+        (evaluated,) = json.loads((Path(out) / folder_of(cell) / "test" / "results.json").read_text())
+        assert cell["result"]["last"] == {"epoch": 1, "miou": evaluated["miou"]}
+        assert cell["result"]["iterations"] == 4 and cell["result"]["labelled"] == 4
+        assert cell["result"]["step_seconds"] > 0 and cell["result"]["peak_memory_gib"] > 0.1
+        assert cell["identity"]["settings"]["reweight"] == (cell["method"] == "supervised")
+        lists = {"labelled", "test"} | ({"unlabelled"} if cell["method"] != "supervised" else set())
+        assert set(cell["identity"]["lists"]) == lists
+        assert not list((out / folder_of(cell) / "snapshot").glob("*.pth"))
+    row = found["rows"][1]
+    pairs = [[c["result"]["last"]["miou"] for c in found["cells"] if c["seed"] == seed] for seed in (0, 1)]
+    assert row["difference"] == pytest.approx(sum(b - a for a, b in pairs) / 2)
+    page = (out / "comparison.md").read_text(encoding="utf-8")
+    assert f"{100 * row['mean']:.2f}" in page and "cpu" in page
+    assert (out / "comparison.png").stat().st_size > 10_000
+    assert "expected" in capsys.readouterr().out
+
+
+def folder_of(cell: dict) -> str:
+    slug = cell["method"].replace(":", "_").replace("=", "-")
+    return f"{slug}_1-{cell['ratio']}_seed-{cell['seed']}"
+
+
+def test_finished_runs_are_kept_and_failed_ones_repeated(stub: Path, capsys: pytest.CaptureFixture) -> None:
+    (stub / "fail_cpcl").touch()
+    assert main(arguments(stub)) == 1
+    assert "out of luck" in capsys.readouterr().out
+    assert [row["method"] for row in comparison(stub)["rows"]] == ["supervised"]
+    (stub / "fail_cpcl").unlink()
+    before = len(calls(stub))
+    assert main(arguments(stub)) == 0
+    assert {line.split()[1] for line in calls(stub)[before:]} == {"cpcl"}
+    rows = comparison(stub)["rows"]
+    assert [row["method"] for row in rows] == ["supervised", "cpcl"]
+    assert rows[1]["difference"] == pytest.approx(0.05) and rows[1]["standard_error"] == pytest.approx(0, abs=1e-9)
+    assert rows[1]["mean"] == pytest.approx(0.1 * (EPOCHS - 1) + 0.005 + 0.05)
+    before = len(calls(stub))
+    assert main(arguments(stub)) == 0 and len(calls(stub)) == before
+
+
+def test_what_was_trained_is_not_trained_again(stub: Path) -> None:
+    """A run that was cut before its evaluation is only evaluated."""
+    assert main(arguments(stub, "--keep", "all", methods="cpcl", seeds="0")) == 0
+    path = stub.parent / "out" / "cpcl_1-8_seed-0" / "cell.json"
+    record = json.loads(path.read_text())
+    del record["result"]
+    path.write_text(json.dumps(record))
+    before = len(calls(stub))
+    assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
+    assert [line.split()[0] for line in calls(stub)[before:]] == ["eval"]
+
+
+def test_the_best_epoch_is_chosen_on_the_hold_out_and_scored_on_the_test_set(stub: Path) -> None:
+    held = str(stub.parent / "DATA" / "toy" / "held.txt")
+    assert main(arguments(stub, "--holdout", held, "--keep", "all", seeds="1")) == 0
+    cell = comparison(stub)["cells"][0]["result"]
+    assert cell["best"]["epoch"] == 1 and cell["best"]["miou"] == pytest.approx(0.1 + 0.01)
+    assert cell["best"]["hold-out"] == {"0": 0.1, "1": 0.5, "2": 0.3, "3": 0.2}
+    assert cell["last"] == {"epoch": 3, "miou": pytest.approx(0.3 + 0.01)}
+    rows = {(row["which"], row["method"]): row["mean"] for row in comparison(stub)["rows"]}
+    assert rows["best", "supervised"] == pytest.approx(0.11) and rows["last", "supervised"] == pytest.approx(0.31)
+
+
+@pytest.mark.parametrize("name", ["val", "train"])
+def test_a_hold_out_that_is_tested_or_trained_on_is_refused(stub: Path, name: str) -> None:
+    with pytest.raises(UserError, match="shares"):
+        main(arguments(stub, "--holdout", str(stub.parent / "DATA" / "toy" / f"{name}.txt")))
+    assert not (stub / "calls").exists()
+
+
+def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
+    assert main(arguments(stub, "--draw-subsets", ratios="4,8")) == 0
+    lists = {}
+    for cell in comparison(stub)["cells"]:
+        lists.setdefault((cell["ratio"], cell["seed"]), set()).add(cell["identity"]["lists"]["labelled"])
+    assert all(len(hashes) == 1 for hashes in lists.values()), "methods of one seed learn from the same images"
+    assert lists[4, 0] != lists[4, 1]
+    few, many = (
+        set((stub.parent / f"out/subsets/seed-0/train_labeled_1-{ratio}.txt").read_text().split()) for ratio in (8, 4)
+    )
+    assert few < many and (len(few), len(many)) == (2, 4)
+
+
+def test_plan_shows_time_and_runs_nothing(stub: Path, capsys: pytest.CaptureFixture) -> None:
+    words = arguments(stub, "--dry-run", "--probe", "3", "-o", "niters_per_epoch=60")
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    # The median of the later steps, 0.25 s, times 60 x 4 iterations and two seeds.
+    assert "240" in shown and "0 of 2" in shown and "2 min" in shown and "in all about 4 min" in shown
+    assert {line.split()[0] for line in calls(stub)} == {"train"} and len(calls(stub)) == 2
+    assert not list((stub.parent / "out").glob("*/cell.json"))
+
+
+def test_other_settings_are_another_run(stub: Path) -> None:
+    assert main(arguments(stub, seeds="0")) == 0
+    assert main(arguments(stub, "-o", "num_workers=3", seeds="0")) == 0
+    with pytest.raises(UserError, match=r"lr = 0.02 there, 0.5 here"):
+        main(arguments(stub, "-o", "lr=0.5", seeds="0"))
+    with open(stub.parent / "DATA" / "toy" / "val.txt", "a") as file:
+        file.write("\ntrain_0015\n")
+    with pytest.raises(UserError, match="list of test images"):
+        main(arguments(stub, seeds="0"))
+
+
+def test_settings_of_later_versions_count_with_their_defaults() -> None:
+    old = {"settings": {"lr": 0.1}, "lists": {}}
+    assert first_difference(old, {"settings": {"lr": 0.1, "cutmix": True}, "lists": {}}) is None
+    assert "cutmix" in first_difference(old, {"settings": {"lr": 0.1, "cutmix": False}, "lists": {}})
+
+
+def test_excluded_settings_exist() -> None:
+    assert set(Settings.model_fields) >= PLACES | COSTS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "supervised,fixmatch"], "no such method; there are: cpcl"),
+        (["--methods", "cpcl:reweigth=false"], "did you mean reweight"),
+        (["--methods", "cpcl:reweight"], "key=value"),
+        (["--ratios", "0"], "whole numbers from 1"),
+        (["--seeds", "a"], "whole numbers from 0"),
+        (["--ratios", "3"], "train_labeled_1-3.txt: no such list"),
+        (["--holdout", "nowhere.txt"], "no such list"),
+        (["-o", "seed=4"], "--seeds"),
+    ],
+)
+def test_bad_input_is_named(stub: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main([*arguments(stub), *words])
+    assert not (stub / "calls").exists()
+
+
+def test_no_such_experiment() -> None:
+    with pytest.raises(UserError, match="no such experiment"):
+        main(["exp_nothing"])
+
+
+def test_damaged_record_is_named(stub: Path) -> None:
+    assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
+    path = stub.parent / "out" / "cpcl_1-8_seed-0" / "cell.json"
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(UserError, match=r"cell.json: can't be read"):
+        main(arguments(stub, methods="cpcl", seeds="0"))
+
+
+def test_two_comparisons_do_not_work_on_one_run(stub: Path) -> None:
+    folder = stub.parent / "out" / "cpcl_1-8_seed-0"
+    folder.mkdir(parents=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process"):
+            main(arguments(stub, methods="cpcl", seeds="0"))
+
+
+def test_devices_work_at_the_same_time(stub: Path) -> None:
+    """Two runs wait for each other, so one after the other would never end."""
+    (stub / "meet").touch()
+    overrides = {"batch_size": "2", "nepochs": str(EPOCHS)}
+    cells = plan_cells(stub, stub.parent / "out", ["cpcl"], [8], [0, 1], overrides)
+    found = list(Runner(stub).run_all(cells, ["0", "1"]))
+    assert {cell.seed for cell, _ in found} == {0, 1}
+    assert {line.split()[3] for line in calls(stub)} == {"0", "1"}
+
+
+def test_interrupted_it_lets_the_run_save_and_goes_on_later(stub: Path) -> None:
+    (stub / "wait").touch()
+    words = [sys.executable, "-m", "furnace.tools.compare", *arguments(stub, methods="cpcl", seeds="0")]
+    process = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (stub / "waiting").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT and "goes on from here" in errors
+    assert (stub / "stopped").exists()
+    (stub / "wait").unlink()
+    assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
+    assert [line.split()[0] for line in calls(stub)] == ["train", "train", "eval"]
