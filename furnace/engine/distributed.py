@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from furnace.engine.launcher import run_processes
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 
@@ -50,15 +51,17 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
     return device
 
 
-def launch(devices: Sequence[torch.device]) -> None:
-    """Replace this process by torchrun with one process per device, if there are several and it isn't running yet."""
+def launch(devices: Sequence[torch.device], restarts: int = 0) -> None:
+    """With several devices, and unless torchrun has started this process: run one process per device and exit.
+
+    Where one of them is killed, all begin again with `-c auto`, up to `restarts` times.
+    """
     if launched() or len(devices) == 1:
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[device.index] for device in devices)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(devices)}"]
-    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])
+    sys.exit(run_processes(len(devices), sys.argv, restarts))
 
 
 def parse_devices(text: str | None) -> list[torch.device]:

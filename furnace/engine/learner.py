@@ -11,10 +11,9 @@ from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainBatch
 from furnace.engine.distributed import whole_batch, world_size
 from furnace.engine.guard import Guard
+from furnace.engine.numerics import autocast, set_precision
 from furnace.engine.optim import build_optimizer, poly_lr
 from furnace.methods.method import Method, Outcome
-
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 class Objective(nn.Module):
@@ -62,7 +61,8 @@ class Learner:
     ):
         self.network, self.method = network, method
         self.device = next(network.parameters()).device
-        self.amp, self.accumulate = AMP_DTYPES[amp], accumulate
+        self.amp, self.accumulate = amp, accumulate
+        set_precision(amp)
         self.lr, self.lr_power, self.total_iterations = lr, lr_power, total_iterations
         trained = network.branches[: method.trained]
         self.optimizers = [build_optimizer(branch, lr, momentum, weight_decay) for branch in trained]
@@ -111,7 +111,7 @@ class Learner:
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
             with nullcontext() if last or world_size() == 1 else self.objective.no_sync():
-                with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                with autocast(self.device, self.amp):
                     outcome = self.objective(part)
                 loss = outcome.loss / len(parts)
                 if self.scaler.is_enabled():

@@ -4,14 +4,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
 from furnace.engine.distributed import world_size
+from furnace.utils.errors import SIGNAL_BASE
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-EXIT_BASE = 128  # a shell reports a process that a signal ended as 128 + its number
 ECHO_SECONDS = 0.5  # launchers signal a process and its group: what comes so soon after is the same request
 
 
@@ -24,6 +25,8 @@ class StopSignals:
     def __init__(self):
         self.received = 0
         self.since = 0.0
+        self.torch_handler: Callable | None = None
+        self.child_ended = False
         # NCCL can't reduce on the CPU, and on the GPU asking would mean waiting for it.
         self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
 
@@ -32,16 +35,40 @@ class StopSignals:
         return self
 
     def __exit__(self, *_) -> None:
-        for signum, handler in self.previous.items():
-            signal.signal(signum, handler)
+        # Where a signal has come, the process is about to end: a second one still ends it at once.
+        if not self.received:
+            for signum, handler in self.previous.items():
+                signal.signal(signum, handler)
+        if self.torch_handler:
+            signal.signal(signal.SIGCHLD, self.torch_handler)
+
+    def defer_child_errors(self) -> None:
+        """Take over from PyTorch's loader, once it has started its workers, to say when one has died.
+
+        It raises wherever the program happens to be, in the middle of an update or a save; here `requested` does.
+        """
+        handler = signal.getsignal(signal.SIGCHLD)
+        if callable(handler):
+            self.torch_handler = handler
+            signal.signal(signal.SIGCHLD, self._note_child)
 
     def requested(self) -> int:
-        """The signal that any process of the run has received, 0 for none. All processes must ask together."""
+        """The signal that any process of the run has received, 0 for none. All processes must ask together.
+
+        Raises:
+            RuntimeError: a loader's worker has died.
+        """
+        if self.child_ended:
+            self.child_ended = False
+            self.torch_handler(signal.SIGCHLD, None)
         if self.group is None:
             return self.received
         received = torch.tensor(self.received)
         dist.all_reduce(received, dist.ReduceOp.MAX, group=self.group)
         return int(received)
+
+    def _note_child(self, *_) -> None:
+        self.child_ended = True
 
     def _handle(self, signum: int, _) -> None:
         now = time.monotonic()
@@ -50,7 +77,7 @@ class StopSignals:
             say(f"{signal.Signals(signum).name}: ending this iteration and saving; once more to stop at once")
         elif now - self.since > ECHO_SECONDS:
             say("stopped at once; -c auto goes on from the last save")
-            os._exit(EXIT_BASE + signum)
+            os._exit(SIGNAL_BASE + signum)
 
 
 def say(text: str) -> None:

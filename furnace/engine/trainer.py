@@ -18,14 +18,15 @@ from furnace.engine.faults import explain, not_finite
 from furnace.engine.guard import Fault
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import Monitor, logger, open_log
+from furnace.engine.numerics import chosen_amp, chosen_compile, memory_format
 from furnace.engine.recipe import recipe_table, write_record
 from furnace.engine.resume import find_resume, restore
-from furnace.engine.signals import EXIT_BASE, StopSignals
+from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
 from furnace.methods.build import METHODS, build_method, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.config import Settings
-from furnace.utils.errors import Stopped, UserError
+from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
 
 class Trainer:
@@ -60,10 +61,11 @@ class Trainer:
             )
         found, self.notes = find_resume(resume, C.snapshot_dir)
         self.fresh = found is None
+        self.branched = found is not None and found[1] == resume
         torch.manual_seed(C.seed)
         self.dataset = build_train_set(C, METHODS[C.method].unlabeled)
         check_shares(C)
-        self.memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.memory_format = memory_format(device)
         self.network = build_network(C, pretrained=found is None).to(device, memory_format=self.memory_format)
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
@@ -76,9 +78,9 @@ class Trainer:
             momentum=C.momentum,
             weight_decay=C.weight_decay,
             total_iterations=self.total,
-            amp=chosen(C.amp, device, "bf16"),
+            amp=chosen_amp(C.amp, device),
             accumulate=C.accumulate,
-            compiled=chosen(C.compile, device, "on") == "on",
+            compiled=chosen_compile(C.compile, device),
             freeze=C.on_nan == "stop",
         )
         self.normalize = Normalize(C.image_mean, C.image_std).to(device)
@@ -103,7 +105,9 @@ class Trainer:
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
         with StopSignals() as signals, self._monitor() as monitor, self._saved_after_faults(signals):
-            for batch in loader:
+            batches = iter(loader)
+            signals.defer_child_errors()
+            for batch in monitor.timed(batches):
                 self._train(batch, monitor)
                 if signum := signals.requested():
                     self._stop(signum)
@@ -127,6 +131,8 @@ class Trainer:
             logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {C.snapshot_dir}")
         sweep(C.snapshot_dir)
         write_record(C, self.dataset, self.device)
+        if self.branched:
+            self._save_state()  # the latest save from now on, whatever the folder holds of the run's other end
 
     def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
         """One iteration, and what is due after it."""
@@ -205,7 +211,7 @@ class Trainer:
         name = signal.Signals(signum).name
         raise Stopped(
             f"{name} after iteration {self.iteration} of {self.total}; saved {path}; -c auto goes on from there",
-            EXIT_BASE + signum,
+            SIGNAL_BASE + signum,
         )
 
     @contextmanager
@@ -219,7 +225,7 @@ class Trainer:
             self._rescue()
             if signals.received and not isinstance(error, UserError):
                 # The same signal has ended a loader or another process first.
-                status = EXIT_BASE + signals.received
+                status = SIGNAL_BASE + signals.received
                 raise Stopped(
                     f"after iteration {self.iteration}; -c auto goes on from the last save", status
                 ) from error
@@ -289,11 +295,6 @@ class Trainer:
             console=self.console,
             whole=whole_batch(),
         )
-
-
-def chosen(setting: str, device: torch.device, on_gpu: str) -> str:
-    """A setting of C.amp or C.compile; "auto" is `on_gpu` there, and off on a CPU."""
-    return setting if setting != "auto" else on_gpu if device.type == "cuda" else "off"
 
 
 def check_shares(C: Settings) -> None:

@@ -1,6 +1,7 @@
 """The exceptions that a user is meant to read, and how a command ends with them."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 USER_ERROR_STATUS = 2
-INTERRUPTED_STATUS = 130
+SIGNAL_BASE = 128  # plus its number is the status of a command that a signal has ended, as shells have it
+INTERRUPTED_STATUS = SIGNAL_BASE + signal.SIGINT
 # What the first process of a run will say, too, the others hold back; by then the launcher has ended them.
 FIRST_SPEAKS_SECONDS = 3
 

@@ -1,6 +1,9 @@
 """Reading weights from files: nothing is executed, and every refusal names the file."""
 
 import pickle
+import re
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor
 
 from furnace.utils.errors import UserError
 
+CODE = re.compile(r"GLOBAL (\S+)")
 MATCH_NEEDED = 0.9  # share of a network's tensors that a file must hold to count as its weights
 
 
@@ -21,12 +25,30 @@ def load_file(path: str | Path) -> object:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "not a PyTorch file"
-        raise UserError(f"{path}: refused, damaged or not made of plain tensors ({reason[:160]})") from error
+        code = CODE.search(str(error))
+        what = f"it asks for {code[1]}, and code in a file is never run" if code else "damaged or not a PyTorch file"
+        raise UserError(f"{path}: refused: {what}") from error
     except Exception as error:  # from a damaged file the unpickler raises nearly anything
         raise UserError(f"{path}: damaged or not a PyTorch file; copy or download it again") from error
+
+
+def check_archive(path: Path) -> None:
+    """Raise BadZipFile where a part of a PyTorch file differs from its checksum or unpacks to more than the file.
+
+    PyTorch looks at neither, and would go on with the weights that a bad disk or copy has changed.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise zipfile.BadZipFile("parts are larger than the file")
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile("checksum")
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
