@@ -30,7 +30,7 @@ C.head_channels = 64
 
 # Optimization
 C.lr = 0.02
-C.batch_size = 8
+C.batch_size = 4
 C.nepochs = 10
 C.num_train_imgs = 256 // C.labeled_ratio
 C.num_unsup_imgs = 256 - C.num_train_imgs

@@ -12,9 +12,10 @@ from furnace.utils.visualize import save_labels, save_picture
 
 SIDES = (96, 129)  # smallest side, and one past the largest
 SHAPES_PER_IMAGE = (2, 6)
-HUE_SPREAD = 22  # of a class around its own hue, in OpenCV's 180 steps: neighbours overlap
-GROUND_SATURATION = (0, 90)
-SHAPE_SATURATION = (60, 170)
+HUE_SPREAD = 14  # of a class around its own hue, in OpenCV's 180 steps: neighbours overlap
+GROUND_SATURATION = (0, 50)
+SHAPE_SATURATION = (90, 190)
+NOISE = 10  # grey levels
 RATIOS = (4, 8, 16, 32)
 FOLDERS = {"train": 256, "val": 64}
 
@@ -59,7 +60,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         label[outline > 0] = IGNORE_INDEX
     light = rng.uniform(0.6, 1.1)
-    noisy = cv2.GaussianBlur(image, (3, 3), 0) * light + rng.normal(0, 14, image.shape)
+    noisy = cv2.GaussianBlur(image, (3, 3), 0) * light + rng.normal(0, NOISE, image.shape)
     return noisy.clip(0, 255).astype(np.uint8), label
 
 

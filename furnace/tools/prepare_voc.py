@@ -80,7 +80,7 @@ def build_parser() -> ArgumentParser:
 
 def plan_voc(voc: Source, sbd: Source, target: Path) -> Plan:
     """What the two sources give. Raises UserError where a list names what they lack."""
-    train, val = (read_ids(voc, rf"{VOC_FOLDER}ImageSets/Segmentation/({name})\.txt") for name in ("train", "val"))
+    train, val = (read_ids(voc, f"{VOC_FOLDER}ImageSets/Segmentation/", name) for name in ("train", "val"))
     if both := set(train) & set(val):
         raise UserError(f"{voc.path}: {len(both)} images are in both train.txt and val.txt, such as {min(both)}")
     images = voc.find(rf"{VOC_FOLDER}JPEGImages/({ID})\.jpg")
@@ -110,7 +110,7 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], by
     Those of SBD's two lists, or, where there are no .mat files, every PNG of a SegmentationClassAug.
     """
     if matrices := sbd.find(rf"{SBD_FOLDER}cls/({ID})\.mat"):
-        ids = [i for name in ("train", "val") for i in read_ids(sbd, rf"{SBD_FOLDER}({name})\.txt")]
+        ids = [i for name in ("train", "val") for i in read_ids(sbd, SBD_FOLDER, name)]
         if lacking := set(ids) - set(matrices):
             raise UserError(f"{sbd.path}: lacks {len(lacking)} labels of its lists, such as cls/{min(lacking)}.mat")
         return {i: matrices[i] for i in ids}, convert_matrix
@@ -119,14 +119,14 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], by
     raise UserError(f"{sbd.path}: holds neither dataset/cls/*.mat nor SegmentationClassAug/*.png; is it benchmark.tgz?")
 
 
-def read_ids(source: Source, pattern: str) -> list[str]:
-    """The image ids of the list whose name matches. Raises UserError where it is missing or holds anything else."""
-    found = list(source.find(pattern).values())
-    if not found:
-        raise UserError(f"{source.path}: holds no list {pattern.rpartition('/')[2]}; see DATA/README.md")
-    ids = source.read_text(found[0]).split()
+def read_ids(source: Source, folder: str, name: str) -> list[str]:
+    """The image ids of the list `name` in a folder, given as a pattern. Raises UserError where there is none."""
+    member = source.find(rf"{folder}({name})\.txt").get(name)
+    if not member:
+        raise UserError(f"{source.path}: holds no list {name}.txt; is it the archive that DATA/README.md names?")
+    ids = source.read_text(member).split()
     if wrong := [i for i in ids if not re.fullmatch(ID, i)]:
-        raise UserError(f"{source.path}: {found[0]} holds {wrong[0][:40]!r}, which is no image id")
+        raise UserError(f"{source.path}: {member} holds {wrong[0][:40]!r}, which is no image id")
     return ids
 
 
