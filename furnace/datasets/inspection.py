@@ -1,0 +1,154 @@
+"""What can be wrong with lists, images and labels: found, counted and named, but changed nowhere."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from furnace.datasets.reading import check_sizes, check_values, decode_label, read_image
+from furnace.datasets.splits import Sample, read_lines, scan_list
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.errors import UserError
+from furnace.utils.progress import progress_bar, thread_count
+
+DECODES, SIZES, VALUES, EMPTY = "decodes", "same size", "values", "has a class"
+LABEL_VALUES = 256
+
+
+@dataclass
+class Listing:
+    """A source of images as the settings name it, with what could be read of it.
+
+    `title` is "labelled", "unlabelled" or "validation"; `lines` what a list file calls its images, none of a folder or
+    of what can't be read; `faults` are those of single lines, or of the whole.
+    """
+
+    title: str
+    source: str
+    folder: str
+    labelled: bool
+    lines: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    faults: list[UserError] = field(default_factory=list)
+
+
+def open_listing(title: str, source: str, root: str, folder: str, labelled: bool) -> Listing:
+    """Read a list, or folder, past its faults."""
+    listing = Listing(title, source, folder, labelled)
+    try:
+        if labelled or not Path(source).is_dir():
+            listing.lines = [line.split("\t")[0].strip() for _, line in read_lines(source)]
+        listing.samples, listing.faults = scan_list(source, root, folder, labelled)
+    except UserError as error:
+        listing.faults = [error]
+    return listing
+
+
+def shared_images(one: Listing, other: Listing) -> list[str] | None:
+    """Names of the images that two listings share: the same file, under whatever name.
+
+    Where images are missing, those that both call the same and look for in the same folder; None if that, too,
+    can't be said.
+    """
+    if not (one.faults or other.faults):
+        files = {file_identity(sample.image): sample.name for sample in one.samples}
+        return sorted({files[key] for sample in other.samples if (key := file_identity(sample.image)) in files})
+    if one.lines and other.lines and one.folder == other.folder:
+        return sorted(set(one.lines) & set(other.lines))
+    return None
+
+
+def file_identity(path: Path) -> tuple[int, int] | str:
+    """The same for every path to a file: links are followed, and hard links are one file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return str(path)
+    return found.st_dev, found.st_ino
+
+
+def missing_files(listing: Listing) -> list[Path]:
+    """Images and labels of a listing that are not there."""
+    paths = [path for sample in listing.samples for path in _files(sample, listing.labelled)]
+    with ThreadPoolExecutor(thread_count()) as pool:
+        return [path for path, there in zip(paths, pool.map(os.path.isfile, paths), strict=True) if not there]
+
+
+def duplicates(listings: Iterable[Listing]) -> list[list[tuple[str, Path]]]:
+    """Groups of different image files with the same content, each file with the title of a listing that has it."""
+    by_file = {}
+    for listing in listings:
+        for sample in listing.samples:
+            if sample.image.is_file():
+                by_file.setdefault(file_identity(sample.image), (listing.title, sample.image))
+    by_size = defaultdict(list)
+    for entry in by_file.values():
+        by_size[entry[1].stat().st_size].append(entry)
+    candidates = [entry for group in by_size.values() if len(group) > 1 for entry in group]
+    by_content = defaultdict(list)
+    for entry, content in zip(candidates, parallel(_content_hash, candidates, "duplicates"), strict=True):
+        by_content[content].append(entry)
+    return [group for group in by_content.values() if len(group) > 1]
+
+
+def _content_hash(entry: tuple[str, Path]) -> bytes:
+    return hashlib.blake2b(entry[1].read_bytes()).digest()
+
+
+def _files(sample: Sample, labelled: bool) -> list[Path]:
+    return [sample.image, sample.label] if labelled else [sample.image]
+
+
+@dataclass
+class Inspection:
+    """What decoding one sample shows: `faults`, messages by check; `counts` (256,) int64 of its label's values."""
+
+    sample: Sample
+    faults: dict[str, str] = field(default_factory=dict)
+    counts: np.ndarray | None = None
+
+
+def inspect(sample: Sample, num_classes: int, labelled: bool) -> Inspection:
+    """Decode an image and, where it is `labelled`, its label, and check them."""
+    found = Inspection(sample)
+    image = _attempt(found, DECODES, lambda: read_image(sample.image))
+    label = _attempt(found, DECODES, lambda: decode_label(sample.label)) if labelled else None
+    if image is not None and label is not None:
+        _attempt(found, SIZES, lambda: check_sizes(sample, image.shape[:2], label.shape))
+    if label is not None:
+        checked = _attempt(found, VALUES, lambda: check_values(label, num_classes, sample.label))
+        if checked is not None:
+            found.counts = np.bincount(checked.ravel(), minlength=LABEL_VALUES)
+            if (checked == IGNORE_INDEX).all():
+                found.faults[EMPTY] = str(sample.label)
+    return found
+
+
+def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None]) -> np.ndarray | None:
+    try:
+        return work()
+    except UserError as error:
+        found.faults[check] = str(error)
+        return None
+
+
+def inspect_all(listing: Listing, num_classes: int, limit: int | None, seed: int = 0) -> list[Inspection]:
+    """Inspect the samples whose files are there, all or `limit` of them drawn by `seed`, in parallel."""
+    there = [s for s in listing.samples if all(path.is_file() for path in _files(s, listing.labelled))]
+    if limit is not None and limit < len(there):
+        chosen = np.random.default_rng(seed).choice(len(there), limit, replace=False)
+        there = [there[i] for i in sorted(chosen)]
+    return parallel(lambda sample: inspect(sample, num_classes, listing.labelled), there, listing.title)
+
+
+def parallel(work: Callable, items: Sequence, description: str) -> list:
+    """`work` of each item, in their order, on several cores and with a progress bar."""
+    if not items:
+        return []
+    with progress_bar() as progress, ThreadPoolExecutor(thread_count()) as pool:
+        return list(progress.track(pool.map(work, items), total=len(items), description=description))

@@ -1,0 +1,187 @@
+"""All checks of what an experiment's settings point to, as findings that a person can act on."""
+
+import numpy as np
+import torch
+
+from furnace.datasets.catalog import find_classes
+from furnace.datasets.inspection import (
+    DECODES,
+    EMPTY,
+    SIZES,
+    VALUES,
+    Inspection,
+    Listing,
+    duplicates,
+    inspect_all,
+    missing_files,
+    open_listing,
+    shared_images,
+)
+from furnace.datasets.protocols import recognize
+from furnace.datasets.splits import list_hash
+from furnace.engine.findings import Finding, Level, counted, few
+from furnace.engine.resources import check_cache, check_time, check_weights
+from furnace.methods.build import METHODS
+from furnace.utils.config import Settings
+
+HASH_SHOWN = 12
+LABELLED, UNLABELLED, VALIDATION = "labelled", "unlabelled", "validation"
+# What to do about the faults of images and labels, by check.
+ADVICE = {
+    DECODES: "copy these files again",
+    SIZES: "take the labels that belong to the images",
+    VALUES: "",
+    EMPTY: "all of their pixels are ignored, so that they teach nothing",
+}
+
+
+class Checkup:
+    """The checks of an experiment; what they find goes to `findings` in order.
+
+    Args:
+        C: the experiment's settings.
+        device: on which it would train.
+        limit: images to decode of each list; None for all.
+    """
+
+    def __init__(self, C: Settings, device: torch.device, limit: int | None):
+        self.C, self.device, self.limit = C, device, limit
+        self.findings: list[Finding] = []
+        self.listings: dict[str, Listing] = {}
+        self.inspections: dict[str, list[Inspection]] = {}
+
+    def run(self) -> list[Finding]:
+        """All checks."""
+        self.check_lists()
+        self.check_overlaps()
+        self.check_files()
+        self.check_contents()
+        self.check_classes()
+        self.check_duplicates()
+        self.findings.append(check_weights(self.C))
+        self.check_cache()
+        if not any(listing.faults for listing in self.listings.values()):
+            self.findings += check_time(self.C, self.device)
+        return self.findings
+
+    def check_lists(self) -> None:
+        """Each list can be read; its count, protocol and hash."""
+        C = self.C
+        sources = {LABELLED: (C.train_source, C.train_folder)}
+        if METHODS[C.method].unlabeled:
+            sources[UNLABELLED] = (C.unsup_source, C.train_folder)
+        sources[VALIDATION] = (C.eval_source, C.eval_folder)
+        for title, (source, folder) in sources.items():
+            listing = open_listing(title, source, C.dataset_path, folder, labelled=title != UNLABELLED)
+            self.listings[title] = listing
+            self._check_list(listing)
+
+    def _check_list(self, listing: Listing) -> None:
+        check, images = f"{listing.title} list", len(listing.samples)
+        for fault in listing.faults[:1]:
+            others = f" (and {len(listing.faults) - 1} more lines)" if len(listing.faults) > 1 else ""
+            self._add(Level.PROBLEM, check, f"{fault}{others}")
+        if listing.lines:
+            protocol = recognize(listing.source) or "no published protocol"
+            text = f"{counted(listing.lines, 'image')}; {protocol}; sha256 {list_hash(listing.source)[:HASH_SHOWN]}..."
+            self._add(Level.OK, check, text)
+            if repeated := len(listing.lines) - len(set(listing.lines)):
+                self._add(Level.PROBLEM, check, f"{repeated} lines are repetitions", "remove them")
+        elif images:
+            self._add(Level.OK, check, f"{images} images in the folder {listing.source}")
+        if listing.title != VALIDATION and 0 < images < self.C.batch_size:
+            text = f"{images} images are less than a batch of {self.C.batch_size}"
+            self._add(Level.PROBLEM, check, text, "lower C.batch_size, or lengthen the list")
+
+    def check_overlaps(self) -> None:
+        """No image is in two lists."""
+        listings = list(self.listings.values())
+        for index, other in enumerate(listings):
+            for one in listings[:index]:
+                shared = shared_images(one, other)
+                if shared is not None:
+                    self._judge_shared(one, other, shared)
+
+    def _judge_shared(self, one: Listing, other: Listing, shared: list[str]) -> None:
+        check = f"{one.title} / {other.title}"
+        if not shared:
+            self._add(Level.OK, check, "no image in both")
+            return
+        text = f"{counted(shared, 'image')} in both: {few(shared)}"
+        published = all(listing.lines and recognize(listing.source) for listing in (one, other))
+        if other.title == VALIDATION:
+            advice = f"take them out of the {one.title} list, else the scores are too high"
+            self._add(Level.PROBLEM, check, text, advice)
+        elif len(shared) == len(one.samples) < len(other.samples):
+            self._add(Level.NOTE, check, text, "all that are labelled, as in the published full supervision")
+        elif published:
+            self._add(Level.NOTE, check, text, "a known fault of the published few-label lists; it does little harm")
+        else:
+            self._add(Level.PROBLEM, check, text, "take them out of one of the lists")
+
+    def check_files(self) -> None:
+        """Every image and label of the lists is there."""
+        for title, listing in self.listings.items():
+            missing = missing_files(listing)
+            if missing:
+                text = f"{counted(missing, 'file')} missing: {few(missing)}"
+                self._add(Level.PROBLEM, f"{title} files", text, "see DATA/README.md, or correct the list")
+            elif listing.samples:
+                what = "images and labels" if listing.labelled else "images"
+                self._add(Level.OK, f"{title} files", f"all {what} are there")
+
+    def check_contents(self) -> None:
+        """Images and labels decode, fit together, and hold classes."""
+        for title, listing in self.listings.items():
+            found = self.inspections[title] = inspect_all(listing, self.C.num_classes, self.limit)
+            for check, advice in ADVICE.items():
+                faults = [inspection.faults[check] for inspection in found if check in inspection.faults]
+                if faults:
+                    level = Level.NOTE if check == EMPTY else Level.PROBLEM
+                    self._add(level, f"{title} {check}", f"{len(faults)} of {len(found)}: {few(faults)}", advice)
+            if found and not any(inspection.faults for inspection in found):
+                read = "all" if len(found) == len(listing.samples) else f"{len(found)} of {len(listing.samples)}"
+                fine = "decode; sizes and values of the labels are right" if listing.labelled else "decode"
+                self._add(Level.OK, f"{title} contents", f"{read} {fine}")
+
+    def check_classes(self) -> None:
+        """Every class occurs in lists that were read whole."""
+        C = self.C
+        names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
+        for title, counts in self.class_counts().items():
+            absent = [name for name, count in zip(names, counts[: C.num_classes], strict=True) if not count]
+            if absent and len(self.inspections[title]) == len(self.listings[title].samples):
+                text = f"no label shows {', '.join(absent)}"
+                self._add(Level.NOTE, f"{title} classes", text, "choose other images, or expect nothing of the class")
+
+    def class_counts(self) -> dict[str, np.ndarray]:
+        """Pixels of each label value (256,) int64, by title of the list, in the labels read."""
+        counts = {
+            title: [inspection.counts for inspection in found if inspection.counts is not None]
+            for title, found in self.inspections.items()
+        }
+        return {title: np.sum(values, axis=0) for title, values in counts.items() if values}
+
+    def check_duplicates(self) -> None:
+        """No image has a copy under another name."""
+        groups = duplicates(list(self.listings.values()))
+        leaks = [group for group in groups if VALIDATION in dict(group) and len(dict(group)) > 1]
+        others = [group for group in groups if group not in leaks]
+        for level, found, where in ((Level.PROBLEM, leaks, " in training and validation"), (Level.NOTE, others, "")):
+            if found:
+                names = [" = ".join(str(path) for _, path in group) for group in found]
+                text = f"{counted(found, 'image')} with copies{where}: {few(names)}"
+                self._add(level, "duplicate images", text, "take the copies out of the lists")
+        if not groups and any(listing.samples for listing in self.listings.values()):
+            self._add(Level.OK, "duplicate images", "none")
+
+    def check_cache(self) -> None:
+        """There is room for the decoded training images."""
+        labelled = self.listings[LABELLED].samples
+        unlabelled = self.listings[UNLABELLED].samples if UNLABELLED in self.listings else []
+        if labelled or unlabelled:
+            images = [sample.image for sample in [*labelled, *unlabelled]]
+            self.findings.append(check_cache(self.C, images, [sample.label for sample in labelled]))
+
+    def _add(self, level: Level, check: str, text: str, advice: str = "") -> None:
+        self.findings.append(Finding(level, check, text, advice))

@@ -1,0 +1,124 @@
+"""How long a run would take on this machine, from a few steps on random batches and a few samples."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from furnace.datasets.cache import Cache
+from furnace.datasets.cache_folder import OFF
+from furnace.datasets.dataset import TrainBatch, TrainSet
+from furnace.engine.learner import Learner
+from furnace.engine.numerics import chosen_amp, memory_format
+from furnace.methods.build import METHODS, build_method, build_network
+from furnace.utils.config import Settings
+
+STEPS, STEPS_SECONDS = 3, 5  # timed, after one that is not; fewer where they take longer
+PROBE_BATCH, PROBE_SIDES = 2, (64, 128)  # for a CPU, on which a whole step can take an hour
+SAMPLE_SECONDS, MIN_SAMPLES, MAX_SAMPLES = 2, 2, 40
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of a step on the device and of loading its batch, and how they go together.
+
+    `parallel`: worker processes load while the device computes; otherwise one waits for the other.
+    """
+
+    step: float
+    loading: float
+    iterations: int
+    parallel: bool
+
+    @property
+    def hours(self) -> float:
+        """Of all iterations, without evaluation."""
+        seconds = max(self.step, self.loading) if self.parallel else self.step + self.loading
+        return self.iterations * seconds / SECONDS_PER_HOUR
+
+
+def estimate(C: Settings, dataset: TrainSet, device: torch.device) -> Estimate:
+    """Measure steps on one device and the loading of samples. Raises torch.OutOfMemoryError."""
+    workers = max(1, min(C.num_workers, os.cpu_count() or 1))
+    loading = C.batch_size * sample_seconds(C, dataset) / workers
+    parallel = C.num_workers > 0 and device.type == "cuda"
+    return Estimate(step_seconds(C, device), loading, C.nepochs * C.niters_per_epoch, parallel)
+
+
+def step_seconds(C: Settings, device: torch.device) -> float:
+    """Seconds of a step, without torch.compile; on a CPU from smaller steps, as its time is linear in pixels."""
+    whole = C.batch_size * C.image_height * C.image_width
+    probes = [PROBE_BATCH * side**2 for side in PROBE_SIDES]
+    if device.type == "cuda" or whole <= probes[-1]:
+        learner = build_learner(C, device, C.accumulate)
+        return timed_step(learner, random_batch(C, device, C.batch_size, C.image_height, C.image_width))
+    learner = build_learner(C, device, accumulate=1)
+    small, large = (timed_step(learner, random_batch(C, device, PROBE_BATCH, side, side)) for side in PROBE_SIDES)
+    per_pixel = max(large - small, 0) / (probes[1] - probes[0]) or large / probes[1]
+    return large + per_pixel * (whole - probes[1])
+
+
+def build_learner(C: Settings, device: torch.device, accumulate: int) -> Learner:
+    """The settings' networks and method, as the trainer has them, with random weights."""
+    network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
+    return Learner(
+        network,
+        build_method(C).to(device),
+        lr=C.lr,
+        lr_power=C.lr_power,
+        momentum=C.momentum,
+        weight_decay=C.weight_decay,
+        total_iterations=C.nepochs * C.niters_per_epoch,
+        amp=chosen_amp(C.amp, device),
+        accumulate=accumulate,
+    )
+
+
+def random_batch(C: Settings, device: torch.device, size: int, height: int, width: int) -> TrainBatch:
+    """Normalised noise with random labels, in as many streams as the method takes."""
+
+    def images() -> torch.Tensor:
+        return torch.randn(size, 3, height, width, device=device).contiguous(memory_format=memory_format(device))
+
+    labels = torch.randint(0, C.num_classes, (size, height, width), device=device)
+    if not METHODS[C.method].unlabeled:
+        return TrainBatch(images(), labels)
+    if not C.cutmix:
+        return TrainBatch(images(), labels, images())
+    mask = torch.randint(0, 2, (size, 1, height, width), dtype=torch.uint8, device=device)
+    return TrainBatch(images(), labels, images(), images(), mask)
+
+
+def timed_step(learner: Learner, batch: TrainBatch) -> float:
+    """Median seconds of a step."""
+    found = []
+    while len(found) < 2 or (len(found) <= STEPS and sum(found) < STEPS_SECONDS):
+        begin = time.perf_counter()
+        learner.step(batch, 0)
+        if batch.images.is_cuda:
+            torch.cuda.synchronize(batch.images.device)
+        found.append(time.perf_counter() - begin)
+    return median(found[1:])
+
+
+def sample_seconds(C: Settings, dataset: TrainSet) -> float:
+    """Median CPU seconds of one position of a batch, all its streams; with a cache, as from a filled one."""
+    with TemporaryDirectory() as folder:
+        if C.cache != OFF:
+            dataset.files = Cache(C.num_classes, Path(folder))
+        found = []
+        begin = time.perf_counter()
+        for position in range(min(MAX_SAMPLES, dataset.samples)):
+            for _ in range(1 if C.cache == OFF else 3):  # decoded, checked, and at last only read
+                start = time.process_time()
+                dataset[0, position]
+                seconds = time.process_time() - start
+            found.append(seconds)
+            if len(found) >= MIN_SAMPLES and time.perf_counter() - begin > SAMPLE_SECONDS:
+                break
+    return median(found)

@@ -1,0 +1,76 @@
+"""Whether a machine has what an experiment needs: weights, room for the cache, and time."""
+
+from pathlib import Path
+
+import torch
+from torchvision import models
+
+from furnace.base_model.network import IMAGENET
+from furnace.datasets.cache import RESERVE, Cache
+from furnace.datasets.cache_folder import OFF, free_bytes
+from furnace.datasets.loaders import build_files, build_train_set
+from furnace.engine.estimate import estimate
+from furnace.engine.faults import out_of_memory
+from furnace.engine.findings import Finding, Level, room
+from furnace.engine.recipe import device_name
+from furnace.methods.build import METHODS, build_network
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+
+
+def check_weights(C: Settings) -> Finding:
+    """Whether the backbone's weights are there and fit; nothing is downloaded."""
+    check = "pretrained weights"
+    if C.pretrained_model == IMAGENET:
+        name = Path(models.get_model_weights(C.backbone).DEFAULT.url).name
+        file = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if not file.is_file():
+            return Finding(Level.NOTE, check, f"{file} is not there yet", "the first start downloads it")
+    try:
+        report = build_network(C).weights_report.removeprefix("backbone weights: ")
+    except UserError as error:
+        return Finding(Level.PROBLEM, check, str(error), 'see DATA/README.md, or C.pretrained_model = "imagenet"')
+    if C.pretrained_model is None:
+        return Finding(Level.NOTE, check, report, 'scores will be far lower than with "imagenet" or a v1c file')
+    return Finding(Level.OK, check, report)
+
+
+def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
+    """Whether there is room for the decoded `images` and `labels`."""
+    try:
+        files = build_files(C)
+    except UserError as error:
+        return Finding(Level.PROBLEM, "cache", str(error))
+    if not isinstance(files, Cache):
+        root = Path(C.dataset_path)
+        needed = Cache(C.num_classes, root / "cache").missing_bytes(images, labels)
+        text = f"C.cache = {OFF}: {room(needed)} would be needed, {room(free_bytes(root))} are free on the data's disk"
+        return Finding(Level.OK, "cache", text)
+    needed, free = files.missing_bytes(images, labels), free_bytes(files.folder)
+    text = f"C.cache = {C.cache}: {room(needed)} still needed, {room(free)} free in {files.folder}"
+    if needed and needed + RESERVE > free:
+        return Finding(Level.PROBLEM, "cache", text, f"make room, name another folder, or set C.cache = {OFF}")
+    return Finding(Level.OK, "cache", text)
+
+
+def check_time(C: Settings, device: torch.device) -> list[Finding]:
+    """How many iterations the recipe has, and how many hours they would take here."""
+    iterations = C.nepochs * C.niters_per_epoch
+    recipe = Finding(
+        Level.OK, "recipe", f"{C.nepochs} epochs of {C.niters_per_epoch} iterations, {iterations:,} in all"
+    )
+    check = "training time"
+    try:
+        found = estimate(C, build_train_set(C, METHODS[C.method].unlabeled), device)
+    except UserError as error:
+        return [recipe, Finding(Level.PROBLEM, check, f"can't be measured: {error}")]
+    except torch.OutOfMemoryError:
+        return [recipe, Finding(Level.PROBLEM, check, out_of_memory(C, 0, on_gpu=True))]
+    text = (
+        f"about {found.hours:,.1f} hours on {device_name(device)}, without evaluation: an iteration computes for "
+        f"{found.step:.3g} s and loads for {found.loading:.3g} s"
+    )
+    if found.parallel and found.loading > found.step:
+        advice = f"{device} waits for the loader: raise C.num_workers, or set C.cache"
+        return [recipe, Finding(Level.NOTE, check, text, advice)]
+    return [recipe, Finding(Level.OK, check, text)]

@@ -1,0 +1,91 @@
+"""Check what an experiment points to before it costs a day: python -m furnace.tools.doctor exp_voc."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from furnace.datasets.catalog import find_classes
+from furnace.engine.checkup import Checkup
+from furnace.engine.distributed import parse_devices
+from furnace.engine.findings import Finding, Level
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.config import Settings, load_config, parse_overrides
+from furnace.utils.errors import run
+
+SAMPLE = 64  # images of each list that are decoded without --full
+STYLES = {Level.OK: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
+EXAMPLES = """examples:
+  python -m furnace.tools.doctor exp_voc                     lists, files, 64 images of each list, weights, time
+  python -m furnace.tools.doctor exp_city --full             decode every image
+  python -m furnace.tools.doctor exp_voc -o labeled_ratio=16 -d cpu
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check, print, and return 1 where there are problems."""
+    args = build_parser().parse_args(argv)
+    C = load_config(args.experiment, parse_overrides(args.override))
+    checkup = Checkup(C, parse_devices(args.devices)[0], None if args.full else SAMPLE)
+    findings = checkup.run()
+    console = Console()
+    if counts := checkup.class_counts():
+        console.print(class_table(C, counts, checkup))
+    console.print(findings_table(C, findings))
+    problems, notes = (sum(f.level == level for f in findings) for level in (Level.PROBLEM, Level.NOTE))
+    scope = "" if args.full else f"; at most {SAMPLE} images of each list decoded, --full takes all"
+    console.print(f"problems: {problems}, notes: {notes}{scope}", soft_wrap=True, highlight=False)
+    return 1 if problems else 0
+
+
+def build_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = ArgumentParser(
+        description="Check lists, images, labels, weights, space and time of an experiment. Exit status 0, or 1 with "
+        "problems.",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiment", help="folder with a config.py, such as exp_voc")
+    parser.add_argument("--full", action="store_true", help="decode every image and label, not a sample")
+    parser.add_argument("-d", "--devices", help="where to measure the time: 0, or cpu; default: what is there")
+    parser.add_argument(
+        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
+    )
+    return parser
+
+
+def findings_table(C: Settings, findings: list[Finding]) -> Table:
+    """Findings in the order of the checks, with what to do under what was found."""
+    table = Table(box=SIMPLE_HEAD, title=f"{C.this_dir}: {C.method} on {C.dataset_name}", title_justify="left")
+    table.add_column("")
+    table.add_column("check", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for finding in findings:
+        style = STYLES[finding.level]
+        advice = f"\n[dim]-> {escape(finding.advice)}[/]" if finding.advice else ""
+        table.add_row(f"[{style}]{finding.level.value}[/]", escape(finding.check), escape(finding.text) + advice)
+    return table
+
+
+def class_table(C: Settings, counts: dict[str, np.ndarray], checkup: Checkup) -> Table:
+    """Share of each class in the pixels that are not ignored, and how many images show it."""
+    table = Table("class", box=SIMPLE_HEAD, title="labels read: share of pixels, images", title_justify="left")
+    for title in counts:
+        table.add_column(title, justify="right")
+    names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
+    for index, name in [*enumerate(names), (IGNORE_INDEX, "ignored")]:
+        cells = []
+        for title, values in counts.items():
+            total = values.sum() if index == IGNORE_INDEX else max(values[: C.num_classes].sum(), 1)
+            images = sum(found.counts is not None and found.counts[index] > 0 for found in checkup.inspections[title])
+            cells.append(f"{100 * values[index] / total:6.2f} % {images:6d}")
+        table.add_row(name, *cells)
+    return table
+
+
+if __name__ == "__main__":
+    run(main)
