@@ -281,6 +281,21 @@ def test_memory_is_given_back_with_the_last_user_only(images, memory: Path) -> N
     assert not folder.exists()
 
 
+def test_a_worker_that_ends_leaves_the_memory_to_its_parent(images, memory: Path) -> None:
+    users = [Cache(NUM_CLASSES, locate(RAM), keep=False)]
+    users[0].prepare(images, [])
+
+    def end_worker() -> None:
+        users.clear()
+        gc.collect()
+
+    worker = multiprocessing.get_context("fork").Process(target=end_worker)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert len(entries(locate(RAM))) == COUNT
+
+
 def test_what_a_killed_run_left_in_memory_is_used_or_removed(images, memory: Path, decoded) -> None:
     folder = locate(RAM)
     Cache(NUM_CLASSES, folder).prepare(images, [])
