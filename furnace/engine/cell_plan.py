@@ -71,5 +71,5 @@ def plan_table(
         )
     note = "" if results else ", start and evaluation not counted"
     in_all = duration(expected_seconds(cells, results, steps, at_once))
-    table.caption = f"in all about {in_all} on {at_once} device(s){note}"
+    table.caption = f"in all about {in_all} with {at_once} at a time{note}"
     return table

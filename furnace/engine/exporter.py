@@ -79,7 +79,11 @@ class Exporter:
     def __init__(self, C: Settings, branch: str | None, form: Form, console: Console | None = None):
         self.C, self.form, self.console = C, form, console or Console()
         self.segmenter = Segmenter(C, CPU, branch)
-        self.branch = self.segmenter.branch
+
+    @property
+    def branch(self) -> str:
+        """The branch that goes into the file."""
+        return self.segmenter.branch
 
     def run(self, which: str, path: str | Path | None = None) -> Path:
         """Export the one snapshot that `which` names, by default to `export/` in the log folder, and compare.

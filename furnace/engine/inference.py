@@ -28,16 +28,15 @@ class Segmenter:
         branch: "1" (conservative), "2" (progressive), "both", the mean of their probabilities, or None, that which
             the method reports.
 
+    The method is that of `C` until a snapshot says that it was made with another one.
+
     Raises:
-        UserError: the method of `C` trains one branch only.
+        UserError: the method trains one branch only.
     """
 
     def __init__(self, C: Settings, device: torch.device, branch: str | None = None):
-        branch = branch or METHODS[C.method].reported
-        if branch != "1" and METHODS[C.method].branches < 2:
-            raise UserError(f"--branch {branch}: method {C.method!r} trains one branch only; use --branch 1")
-        self.device, self.branch = device, branch
-        self.network = build_network(C, pretrained=False).to(device).eval()
+        self.C, self.device, self.asked = C, device, branch
+        self._build()
         self.normalize = Normalize(C.image_mean, C.image_std).to(device)
         self.window = SlidingWindow(
             C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size
@@ -46,8 +45,20 @@ class Segmenter:
     def load(self, path: str | Path) -> Snapshot:
         """Take the weights of a snapshot. Raises UserError where it is damaged or does not fit."""
         snapshot = load_snapshot(path)
+        method = snapshot.settings.get("method", self.C.method)
+        if method != self.C.method and method in METHODS:
+            self.C = self.C.model_copy(update={"method": method})
+            self._build()
         load_network(self.network, snapshot, path)
         return snapshot
+
+    def _build(self) -> None:
+        """Make the network of the method, and choose the branch."""
+        method = METHODS[self.C.method]
+        self.branch = self.asked or method.reported
+        if self.branch != "1" and method.branches < 2:
+            raise UserError(f"--branch {self.branch}: method {self.C.method!r} trains one branch only; use --branch 1")
+        self.network = build_network(self.C, pretrained=False).to(self.device).eval()
 
     @torch.inference_mode()
     def stream(self, images: Iterable[tuple[np.ndarray, Tag]]) -> Iterator[tuple[Tag, Tensor]]:

@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   python -m furnace.tools.compare exp_camvid --methods supervised,cps,cpcl --ratios 16,8,4 --seeds 0,1,2
   python -m furnace.tools.compare exp_camvid --methods supervised,cpcl,cpcl:reweight=false --ratios 8 --seeds 0 -d 0-3
   python -m furnace.tools.compare exp_camvid ... --holdout DATA/camvid/val.txt     choose the best epoch on it, too
+  OMP_NUM_THREADS=1 python -m furnace.tools.compare exp_toy -d cpu --jobs 4        four runs at once, a core each
   python -m furnace.tools.compare exp_camvid ... --dry-run                         the plan and the time, no more
 Interrupt it as you like: the same command goes on from there, finished runs are kept.
 """
@@ -39,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     """Plan, show, run and write; returns the exit status, 1 if a run failed."""
     args = build_parser().parse_args(argv)
     console = Console(highlight=False)
-    devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)]
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: must be 1 or more")
+    devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)] * args.jobs
     experiment = find_experiment(args.experiment)
     cells = make_plan(experiment, args)
     # The same lists need not be checked for every method and seed.
@@ -82,6 +85,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--holdout-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
     parser.add_argument("-d", "--devices", help="0, or 0-3 for a run on each, or cpu (default: what is there)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time on each device")
     parser.add_argument(
         "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for all runs"
     )

@@ -199,6 +199,7 @@ def test_excluded_settings_exist() -> None:
         (["--ratios", "3"], "train_labeled_1-3.txt: no such list"),
         (["--holdout", "nowhere.txt"], "no such list"),
         (["-o", "seed=4"], "--seeds"),
+        (["--jobs", "0"], "1 or more"),
     ],
 )
 def test_bad_input_is_named(stub: Path, words: list[str], message: str) -> None:
@@ -237,6 +238,12 @@ def test_devices_work_at_the_same_time(stub: Path) -> None:
     found = list(Runner(stub).run_all(cells, ["0", "1"]))
     assert {cell.seed for cell, _ in found} == {0, 1}
     assert {line.split()[3] for line in calls(stub)} == {"0", "1"}
+
+
+def test_jobs_share_a_device(stub: Path) -> None:
+    (stub / "meet").touch()
+    assert main(arguments(stub, "--jobs", "2", methods="cpcl")) == 0
+    assert {line.split()[3] for line in calls(stub)} == {"cpu"}
 
 
 def test_interrupted_it_lets_the_run_save_and_goes_on_later(stub: Path) -> None:

@@ -1,0 +1,40 @@
+"""The example of docs/methods.md works as it stands, and the page names every method and setting."""
+
+import re
+
+import torch
+
+from furnace.methods.build import METHODS
+from furnace.seg_opr.losses import MeanCrossEntropy
+from furnace.utils.config import Settings
+from tests.conftest import REPOSITORY
+from tests.methods.test_methods import WEIGHT, check, make_batch, plain_loss, study, supervised, teach
+
+PAGE = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+
+
+def naive_self_training(network, batch) -> torch.Tensor:
+    labels, confidence = teach(network, batch, 1)
+    sure = (confidence >= THRESHOLD).astype(float)
+    return supervised(network, batch, 1) + WEIGHT * plain_loss(study(network, batch, 1), labels, sure)
+
+
+THRESHOLD = 0.5
+
+
+def test_the_example_computes_what_it_says() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    method = names["SelfTraining"](MeanCrossEntropy(), WEIGHT)
+    method.threshold = THRESHOLD
+    check(method, naive_self_training, make_batch())
+
+
+def test_every_method_and_its_settings_are_there() -> None:
+    for name in METHODS:
+        assert f"| `{name}` |" in PAGE
+    first_column = re.findall(r"^\| (`[a-z_`, ]+`) \|", PAGE.split("## Settings")[1], flags=re.MULTILINE)
+    documented = {name for cell in first_column for name in re.findall(r"`(\w+)`", cell)}
+    assert documented <= set(Settings.model_fields)
+    assert documented >= {"cutmix", "unsup_weight", "pseudo_labels", "union_choice", "reweight", "ema_decay"}
