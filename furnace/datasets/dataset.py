@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.randomness import Purpose, epoch_order, random_stream
-from furnace.datasets.reading import Files, read_pair
+from furnace.datasets.reading import Files, read_label, read_pair
 from furnace.datasets.splits import Sample
 from furnace.datasets.transforms import crop_image, crop_label, draw_crop
 from furnace.utils.errors import UserError
@@ -137,6 +137,13 @@ class TrainSet(Dataset):
         image = self._read(lambda sample: self.files.image(sample.image), epoch, position, purpose)
         drawn = self._draw_crop(image, epoch, position, Purpose.CROP_UNLABELED_0 + number)
         return crop_image(image, drawn, self.crop, self.fill)
+
+    def withheld_label(self, epoch: int, position: int, number: int) -> np.ndarray:
+        """Crop (h, w) uint8 of the label that belongs to `unlabeled_image`. Nothing may be trained with it."""
+        path = self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).label
+        label = read_label(path, self.files.num_classes)
+        drawn = self._draw_crop(label, epoch, position, Purpose.CROP_UNLABELED_0 + number)
+        return crop_label(label, drawn, self.crop)
 
     def sample(self, epoch: int, position: int, purpose: int) -> Sample:
         """Which image is at a position of an epoch, in the stream of an ORDER purpose."""

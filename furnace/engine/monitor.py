@@ -1,8 +1,6 @@
 """What people see of a run: terminal, text log, TensorBoard and progress bar."""
 
-import json
 import logging
-import math
 import resource
 import sys
 import time
@@ -20,9 +18,9 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from furnace.engine.distributed import rank
+from furnace.engine.figures import FIGURES, append_figures
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
-FIGURES = "figures.jsonl"
 GIB = 2**30
 Batch = TypeVar("Batch")
 logger = logging.getLogger("furnace")
@@ -162,7 +160,8 @@ class Monitor:
             self.writer.add_scalar(f"train/{name}", value, iteration)
         for name, value in costs.items():
             self.writer.add_scalar(f"cost/{name}", value, iteration)
-        self._append({"iteration": iteration, "lr": lr, **means, **costs})
+        if self.first:
+            append_figures(self.figures_file, {"iteration": iteration, "lr": lr, **means, **costs})
         done = iteration + 1
         if done % self.display_iter < self.record_iter or done == self.total:
             epoch = iteration // self.niters_per_epoch
@@ -171,12 +170,6 @@ class Monitor:
                 f"step {costs['step_seconds']:.3f} s"
             )
 
-    def _append(self, figures: dict[str, float]) -> None:
-        if self.first:
-            line = json.dumps({name: value if math.isfinite(value) else None for name, value in figures.items()})
-            with open(self.figures_file, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
 
 def peak_memory() -> int:
     """Bytes that this process has held at most: of the GPU if it uses one, else of main memory."""
@@ -184,20 +177,3 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def read_figures(folder: str | Path) -> list[dict[str, float | None]]:
-    """The figures of a run in order; what a continued run did again replaces what was there. Broken lines are left
-    out: a killed run may leave half of one."""
-    found = {}
-    try:
-        lines = (Path(folder) / FIGURES).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            figures = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        found[figures["iteration"]] = figures
-    return [found[iteration] for iteration in sorted(found)]

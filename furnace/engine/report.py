@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.monitor import read_figures
+from furnace.engine.figures import FIGURES, TRUTH, read_figures
 from furnace.engine.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
 from furnace.engine.recipe import RECORD
 from furnace.engine.results import percent
@@ -28,6 +28,7 @@ EXAMPLES = 4  # images of each kind, best and worst
 EXAMPLE_HEIGHT = 240
 JPEG_QUALITY = 85
 COSTS = ("step_seconds", "data_seconds")
+JUDGED = ("intersection", "union", "branch_1", "branch_2")
 NOT_LOSSES = ("iteration", "lr", "overlap", "memory_gib", *COSTS)
 
 
@@ -55,7 +56,7 @@ def write_report(
         classes: names and colours.
     """
     shown = next(entry for entry in entries if (entry["snapshot"], entry["branch"]) == best)
-    figures = read_figures(C.log_dir)
+    figures, truth = (read_figures(Path(C.log_dir) / name) for name in (FIGURES, TRUTH))
     record = read_record(Path(C.snapshot_dir) / RECORD)
     page = (
         environment()
@@ -65,7 +66,7 @@ def write_report(
             entries=entries,
             shown=shown,
             rows=class_rows(shown, classes),
-            plots={name: Markup(svg) for name, svg in draw_plots(entries, shown, figures).items()},
+            plots={name: Markup(svg) for name, svg in draw_plots(entries, shown, figures, truth).items()},
             examples=[example_row(example, classes) for example in examples],
             legend=[(name, css(entry)) for name, entry in zip(classes.names, classes.palette, strict=True)],
             record=record,
@@ -92,7 +93,7 @@ def read_record(path: Path) -> dict:
         return {}
 
 
-def draw_plots(entries: Sequence[dict], shown: dict, figures: Sequence[dict]) -> dict[str, str]:
+def draw_plots(entries: Sequence[dict], shown: dict, figures: Sequence[dict], truth: Sequence[dict]) -> dict[str, str]:
     """The page's plots by name, as SVG; those that there is nothing for are missing."""
     plots = {
         "epochs": epochs_plot(entries),
@@ -105,6 +106,8 @@ def draw_plots(entries: Sequence[dict], shown: dict, figures: Sequence[dict]) ->
         plots["costs"] = curves_plot(figures, COSTS, "seconds")
         if "overlap" in names:
             plots["overlap"] = curves_plot(figures, ["overlap"], "share of pixels")
+    for measure in ("miou", "share") if truth else ():
+        plots[f"truth_{measure}"] = curves_plot(truth, [f"{name}_{measure}" for name in JUDGED], measure)
     return plots
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from furnace.datasets.dataset import TrainBatch
 from furnace.datasets.loaders import build_train_loader, build_train_set
 from furnace.engine.checkpoint import Snapshot, is_snapshot_epoch, list_epochs, save_snapshot
+from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.faults import explain, not_finite
 from furnace.engine.guard import Fault
@@ -65,6 +66,7 @@ class Trainer:
         torch.manual_seed(C.seed)
         self.dataset = build_train_set(C, METHODS[C.method].unlabeled)
         check_shares(C)
+        self.diagnostics = Diagnostics(C, self.dataset)
         self.memory_format = memory_format(device)
         self.network = build_network(C, pretrained=found is None).to(device, memory_format=self.memory_format)
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
@@ -149,6 +151,7 @@ class Trainer:
             skipped = self._check_finite()
         if not skipped or self.record_iter > 1:
             monitor.step(iteration, self.learner.learning_rate(iteration), outcome.scalars)
+            self.diagnostics.step(iteration, batch, outcome, monitor.writer)
         if is_due:
             self.save(epoch)
         elif autosave_due and rank() == 0:

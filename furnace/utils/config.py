@@ -158,6 +158,10 @@ class Settings(BaseModel):
     # Snapshots and logs
     snapshot_iter: PositiveInt = Field(2, description="epochs between snapshots, after the first sixth of the run")
     record_info_iter: PositiveInt = Field(20, description="iterations between TensorBoard records")
+    image_iter: PositiveInt = Field(500, description="iterations between pictures of the pseudo labels")
+    diagnose: bool = Field(
+        False, description="compare pseudo labels with withheld labels of the unlabelled images, every image_iter"
+    )
     display_iter: PositiveInt = Field(50, description="iterations between lines of the text log")
     debug: bool = Field(False, description="two epochs of at most ten iterations, to see that everything runs")
 

@@ -12,12 +12,18 @@ import torch
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from furnace.engine.monitor import FIGURES, Monitor, open_log, peak_memory, read_figures
+from furnace.engine import figures
+from furnace.engine.figures import FIGURES
+from furnace.engine.monitor import Monitor, open_log, peak_memory
 
 
 def make_monitor(folder: Path, console: Console | None = None, **changes) -> Monitor:
     settings = {"total": 6, "start": 0, "niters_per_epoch": 3, "record_iter": 2, "display_iter": 4} | changes
     return Monitor(folder, console=console or Console(file=StringIO()), **settings)
+
+
+def read_figures(folder: Path) -> list[dict]:
+    return figures.read_figures(folder / FIGURES)
 
 
 def run(monitor: Monitor, values: dict[int, float]) -> None:
@@ -42,11 +48,11 @@ def read_events(folder: Path) -> dict[tuple[int, str], float]:
 
 def test_figures_are_means_since_the_last_record(tmp_path: Path):
     run(make_monitor(tmp_path), {0: 1.0, 1: 3.0, 2: 4.0, 3: 4.0, 4: 0.0, 5: 10.0})
-    figures = read_figures(tmp_path)
-    assert [(f["iteration"], f["loss"], f["union"]) for f in figures] == [(1, 2.0, 1.5), (3, 4.0, 1.5), (5, 5.0, 1.5)]
-    assert [f["lr"] for f in figures] == [0.1 / 2, 0.1 / 4, 0.1 / 6]
+    records = read_figures(tmp_path)
+    assert [(f["iteration"], f["loss"], f["union"]) for f in records] == [(1, 2.0, 1.5), (3, 4.0, 1.5), (5, 5.0, 1.5)]
+    assert [f["lr"] for f in records] == [0.1 / 2, 0.1 / 4, 0.1 / 6]
     events = read_events(tmp_path)
-    for record in figures:
+    for record in records:
         for tag in ("train/loss", "train/union", "train/lr", "cost/step_seconds", "cost/data_seconds"):
             assert events[record["iteration"], tag] == pytest.approx(record[tag.split("/")[1]], rel=1e-6)
 

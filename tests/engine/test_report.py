@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.monitor import FIGURES
+from furnace.engine.figures import FIGURES, TRUTH
 from furnace.engine.recipe import RECORD
-from furnace.engine.report import EXAMPLE_HEIGHT, Example, data_uri, write_report
+from furnace.engine.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
 from furnace.utils.config import Settings
 
 CLASSES = Classes(("sky & sea", "<b>road</b>", "car"), ((1, 2, 3), (200, 0, 0), (0, 200, 0)))
@@ -106,6 +106,8 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
     records = [{"iteration": i, "loss": 3 / (i + 1), "sup_1": 1.0, "overlap": 0.5, "lr": 0.1} for i in range(0, 40, 10)]
     records[0] |= {"step_seconds": 0.5, "data_seconds": 0.1, "memory_gib": 1.0}
     (tmp_path / "log" / FIGURES).write_text("".join(json.dumps(r) + "\n" for r in records) + '{"iteration": 4')
+    judged = {f"{name}_{kind}": 0.5 for name in JUDGED for kind in ("miou", "share", "accuracy")}
+    (tmp_path / "log" / TRUTH).write_text(json.dumps({"iteration": 3, **judged}) + "\n")
     (Path(C.snapshot_dir) / RECORD).write_text(
         json.dumps(
             {
@@ -136,7 +138,7 @@ def test_page_shows_what_the_json_says(report: Path):
         ["car", "-", "-", "0.00"],
     ]
     assert ["lr", "0.123"] in page.tables["settings"]
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 8
     assert page.tags.count("img") == 3 * 4
     text = report.read_text(encoding="utf-8")
     assert re.search(r'id="miou">84\.40<', text)

@@ -1,0 +1,64 @@
+"""Warnings where training goes wrong quietly: one class swallows the predictions, or both networks become one."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from furnace.datasets.catalog import Classes
+
+RECORDS_PER_CHECK = 10
+SWALLOWED, USUAL = 0.98, 0.9  # share of one class in the predictions, and what the labels may show of it
+SAME_LABELS, SAME_CONFIDENCE = 0.999, 0.01  # share of equal labels, and mean difference of their confidence
+
+
+@dataclass
+class CollapseWatch:
+    """Adds up records and says, once in `RECORDS_PER_CHECK`, what has gone wrong since the last time."""
+
+    classes: Classes
+
+    def __post_init__(self):
+        self.known: set[str] = set()
+        self._restart()
+
+    def _restart(self) -> None:
+        K = len(self.classes.names)
+        self.records, self.apart = 0, 0.0
+        self.agreement, self.shown = torch.zeros(K, K, dtype=torch.float64), torch.zeros(K, dtype=torch.float64)
+
+    def step(self, agreement: Tensor, apart: float, shown: Tensor) -> list[str]:
+        """Warnings that are new.
+
+        Args:
+            agreement: (K, K) counts of both branches' labels.
+            apart: mean difference of their confidence.
+            shown: (K,) counts of the labelled images' labels.
+        """
+        self.records += 1
+        self.agreement, self.apart, self.shown = self.agreement + agreement, self.apart + apart, self.shown + shown
+        if self.records < RECORDS_PER_CHECK:
+            return []
+        warnings = self._check()
+        self._restart()
+        new = [text for kind, text in warnings.items() if kind not in self.known]
+        self.known = set(warnings)
+        return new
+
+    def _check(self) -> dict[str, str]:
+        found = {}
+        labelled = self.shown / self.shown.sum().clamp(min=1)
+        for branch, counts in ((1, self.agreement.sum(1)), (2, self.agreement.sum(0))):
+            share, index = (counts / counts.sum()).max(0)
+            if share > SWALLOWED and labelled[index] < USUAL:
+                found[f"swallowed {branch}"] = (
+                    f"branch {branch} takes {100 * share:.1f} % of the pixels for {self.classes.names[index]}, which "
+                    f"the labels show on {100 * labelled[index]:.0f} %; if it stays so, lower lr or unsup_weight"
+                )
+        same = self.agreement.diag().sum() / self.agreement.sum()
+        if same > SAME_LABELS and self.apart / self.records < SAME_CONFIDENCE and not found:
+            found["same"] = (
+                f"the branches agree on {100 * same:.2f} % of the pixels with the same confidence: they have become "
+                "one network, and their intersection and union say the same; were they begun from the same weights?"
+            )
+        return found

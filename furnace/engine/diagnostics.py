@@ -1,0 +1,197 @@
+"""What the pseudo labels of a run are like: strips of pictures, agreement by class, and warnings of a collapse."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from furnace.datasets.catalog import Classes, find_classes
+from furnace.datasets.dataset import TrainBatch, TrainSet
+from furnace.engine.collapse import CollapseWatch
+from furnace.engine.distributed import rank
+from furnace.engine.figures import TRUTH, append_figures
+from furnace.engine.monitor import logger
+from furnace.engine.results import percent
+from furnace.methods.method import Outcome
+from furnace.seg_opr.confusion import confusion_matrix, scores
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.seg_opr.pseudo_label import PseudoLabels, cutmix
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from furnace.utils.visualize import IGNORED_COLOUR, caption, colour, heat, legend, save_picture, stack, strip
+
+STRIPS = "strips"
+ROWS = 2  # images of a strip
+TILE_HEIGHT = 160
+BINS = 20
+
+
+class Diagnostics:
+    """Looks at a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
+
+    Between those it costs nothing. Methods without pseudo labels leave nothing to look at.
+
+    Args:
+        C: checked settings.
+        dataset: gives the withheld labels that `C.diagnose` compares with.
+
+    Raises:
+        UserError: `C.diagnose` is set and the unlabelled images have no labels.
+    """
+
+    def __init__(self, C: Settings, dataset: TrainSet):
+        self.C, self.dataset = C, dataset
+        self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+        self.collapse = CollapseWatch(self.classes)
+        if C.diagnose and dataset.unlabeled is not None:
+            check_labels(dataset)
+
+    def step(self, iteration: int, batch: TrainBatch, outcome: Outcome, writer: SummaryWriter) -> None:
+        """Look at an iteration.
+
+        Args:
+            iteration: from 0.
+            batch: as the loader gave it, uint8 on the host; of a batch in parts, the outcome is of the last.
+            outcome: of the method.
+            writer: TensorBoard's.
+        """
+        pseudo, done = outcome.pseudo, iteration + 1
+        if pseudo is None or rank() > 0:
+            return
+        if done % self.C.record_info_iter == 0:
+            self.record(iteration, batch.labels, pseudo, writer)
+        if done % self.C.image_iter == 0:
+            part = batch.map(lambda tensor: tensor[-len(pseudo.union) :])
+            truth = self.withheld(iteration, batch, len(pseudo.union)) if self.C.diagnose else None
+            self.show(iteration, part, pseudo, truth, writer)
+            if truth is not None:
+                self.compare(iteration, pseudo, truth, writer)
+
+    def record(self, iteration: int, labels: Tensor, pseudo: PseudoLabels, writer: SummaryWriter) -> None:
+        """Agreement of the branches, on the whole and by class; a look for a collapse."""
+        first, second = pseudo.votes
+        K = self.C.num_classes
+        agreement = confusion_matrix(first.labels, second.labels, K).cpu().double()
+        apart = (first.confidence - second.confidence).abs().mean().item()
+        figures = {
+            "intersection_share": (agreement.diag().sum() / agreement.sum()).item(),
+            "confidence_1": first.confidence.mean().item(),
+            "confidence_2": second.confidence.mean().item(),
+        }
+        for name, value in figures.items():
+            writer.add_scalar(f"pseudo/{name}", value, iteration)
+        by_class = scores(agreement).iou.tolist()
+        for name, agreed, weight in zip(self.classes.names, by_class, pseudo.class_weight.tolist(), strict=True):
+            if agreed == agreed:  # NaN where neither branch predicts the class
+                writer.add_scalar(f"agreement/{name}", agreed, iteration)
+            writer.add_scalar(f"disagreement_weight/{name}", weight, iteration)
+        shown = torch.bincount(labels.flatten().long().cpu(), minlength=IGNORE_INDEX + 1)[:K]
+        for warning in self.collapse.step(agreement, apart, shown):
+            logger.warning(f"iteration {iteration + 1}: {warning}")
+
+    def show(
+        self, iteration: int, batch: TrainBatch, pseudo: PseudoLabels, truth: Tensor | None, writer: SummaryWriter
+    ) -> None:
+        """The strip, to TensorBoard and as a file, and the histograms of the confidence."""
+        picture = draw_strip(batch, pseudo, self.classes, truth)
+        writer.add_image("pseudo/strip", picture, iteration, dataformats="HWC")
+        save_picture(Path(self.C.log_dir) / STRIPS / f"iteration-{iteration + 1:06d}.png", picture)
+        for number, votes in enumerate(pseudo.votes, 1):
+            add_histogram(writer, f"confidence/branch_{number}", votes.confidence, iteration)
+
+    def withheld(self, iteration: int, batch: TrainBatch, count: int) -> Tensor | None:
+        """Labels (count, H, W) int64 of the last `count` mixed images of a batch; None if some were replaced."""
+        if batch.unreadable:
+            return None
+        epoch, step = divmod(iteration, self.C.niters_per_epoch)
+        size = len(batch.images)
+        positions = [step * self.C.batch_size + i for i in range(size - count, size)]
+
+        def stream(number: int) -> Tensor:
+            crops = [self.dataset.withheld_label(epoch, position, number) for position in positions]
+            return torch.from_numpy(np.stack(crops)).long()
+
+        if batch.mask is None:
+            return stream(0)
+        return cutmix(stream(0), stream(1), batch.mask[-count:, 0])
+
+    def compare(self, iteration: int, pseudo: PseudoLabels, truth: Tensor, writer: SummaryWriter) -> None:
+        """Accuracy and mIoU of the pseudo labels: the trade-off that the method is about."""
+        truth = truth.to(pseudo.union.device)
+        known = (truth != IGNORE_INDEX).sum()
+        sure = pseudo.intersection != IGNORE_INDEX
+        candidates = {
+            "intersection": (truth.where(sure, IGNORE_INDEX), pseudo.intersection.where(sure, 0)),
+            "union": (truth, pseudo.union),
+            "branch_1": (truth, pseudo.votes[0].labels),
+            "branch_2": (truth, pseudo.votes[1].labels),
+        }
+        figures, parts = {"iteration": iteration}, []
+        for name, (target, labels) in candidates.items():
+            confusion = confusion_matrix(target, labels, self.C.num_classes)
+            found = scores(confusion)
+            share = (confusion.sum() / known).item()
+            figures |= {f"{name}_share": share, f"{name}_accuracy": found.pixel_accuracy, f"{name}_miou": found.miou}
+            parts.append(
+                f"{name} accuracy {percent(found.pixel_accuracy)} mIoU {percent(found.miou)} ({100 * share:.0f} %)"
+            )
+        for name, value in figures.items():
+            if name != "iteration":
+                writer.add_scalar(f"truth/{name}", value, iteration)
+        append_figures(Path(self.C.log_dir) / TRUTH, figures)
+        logger.info(f"iteration {iteration + 1} against withheld labels: {'; '.join(parts)}")
+
+
+def check_labels(dataset: TrainSet) -> None:
+    """Raise UserError unless the unlabelled images have labels, to compare with."""
+    for sample in dataset.unlabeled:
+        if sample.label is None or not sample.label.is_file():
+            raise UserError(
+                f"C.diagnose compares pseudo labels with withheld ones, but {sample.image} has no label "
+                f"({sample.label or 'the list names none'}); switch it off (-o diagnose=false)"
+            )
+
+
+def draw_strip(batch: TrainBatch, pseudo: PseudoLabels, classes: Classes, truth: Tensor | None = None) -> np.ndarray:
+    """The first images of a batch, a row each, with captions, and the legend below, RGB (H, W, 3) uint8."""
+    mixed = batch.unlabeled_0
+    if batch.mask is not None:
+        mixed = cutmix(batch.unlabeled_0, batch.unlabeled_1, batch.mask)
+    sure = pseudo.intersection != IGNORE_INDEX
+    pictures = {"image": batch.unlabeled_0, "CutMix": mixed}
+    labels = {
+        "branch 1": pseudo.votes[0].labels,
+        "branch 2": pseudo.votes[1].labels,
+        "intersection": pseudo.intersection,
+        "union": pseudo.union,
+    } | ({} if truth is None else {"withheld label": truth})
+    weights = {"weight, intersection": pseudo.weight_intersection * sure, "weight, union": pseudo.weight_union}
+    rows = []
+    for i in range(min(ROWS, len(pseudo.union))):
+        tiles = {name: tile(images[i].permute(1, 2, 0).cpu().numpy(), True) for name, images in pictures.items()}
+        tiles |= {name: tile(colour(maps[i].cpu().numpy(), classes.palette)) for name, maps in labels.items()}
+        tiles |= {name: tile(heat(maps[i].float().cpu().numpy())) for name, maps in weights.items()}
+        rows.append(strip([caption(picture, name) if i == 0 else picture for name, picture in tiles.items()]))
+    return stack([*rows, legend([*classes.names, "ignored"], [*classes.palette, IGNORED_COLOUR], rows[0].shape[1])])
+
+
+def tile(picture: np.ndarray, smooth: bool = False) -> np.ndarray:
+    """An RGB picture (H, W, 3) uint8 at the height of a strip."""
+    height, width = picture.shape[:2]
+    size = (max(round(width * TILE_HEIGHT / height), 1), TILE_HEIGHT)
+    kind = (cv2.INTER_AREA if height > TILE_HEIGHT else cv2.INTER_LINEAR) if smooth else cv2.INTER_NEAREST
+    return cv2.resize(np.ascontiguousarray(picture), size, interpolation=kind)
+
+
+def add_histogram(writer: SummaryWriter, name: str, values: Tensor, iteration: int) -> None:
+    """A histogram over [0, 1] of values on any device; only its counts come to the host."""
+    values = values.float().flatten()
+    counts = torch.histc(values, BINS, 0, 1).tolist()
+    total, squares = values.double().sum().item(), values.double().square().sum().item()
+    limits = [(i + 1) / BINS for i in range(BINS)]
+    writer.add_histogram_raw(
+        name, values.min().item(), values.max().item(), len(values), total, squares, limits, counts, iteration
+    )

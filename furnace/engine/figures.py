@@ -1,0 +1,34 @@
+"""Figures of a run in files, one JSON object a line, which any tool can plot."""
+
+import json
+import math
+from pathlib import Path
+
+FIGURES = "figures.jsonl"  # of training
+TRUTH = "truth.jsonl"  # of pseudo labels against withheld labels
+
+
+def append_figures(path: Path, figures: dict[str, float]) -> None:
+    """Add a record to a file; what is not finite becomes null."""
+    line = json.dumps({name: value if math.isfinite(value) else None for name, value in figures.items()})
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_figures(path: Path) -> list[dict[str, float | None]]:
+    """The records by their "iteration"; what a continued run did again replaces what was there.
+
+    Broken lines are left out: a killed run may leave half of one.
+    """
+    found = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            figures = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[figures["iteration"]] = figures
+    return [found[iteration] for iteration in sorted(found)]

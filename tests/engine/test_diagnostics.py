@@ -1,0 +1,191 @@
+"""Pseudo-label diagnostics against naive counts; withheld labels against the pictures they belong to."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from furnace.datasets.catalog import CATALOG, voc_palette
+from furnace.datasets.dataset import TrainBatch, collate
+from furnace.datasets.loaders import build_train_set
+from furnace.engine.collapse import RECORDS_PER_CHECK, CollapseWatch
+from furnace.engine.diagnostics import STRIPS, TILE_HEIGHT, Diagnostics, draw_strip
+from furnace.engine.figures import TRUTH
+from furnace.methods.method import Outcome
+from furnace.seg_opr.pseudo_label import PseudoLabels, make_pseudo_labels
+from furnace.utils.config import Settings
+from furnace.utils.errors import UserError
+from furnace.utils.visualize import CAPTION_HEIGHT
+from tests.engine.test_monitor import read_events
+from tests.tiny_data import NUM_CLASSES, PALETTE
+
+SIZE = (16, 20)
+
+
+@pytest.fixture
+def C(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
+    return make_settings(
+        log_dir=str(tmp_path / "log"), train_scale_array=[1.0], diagnose=True, image_iter=2, record_info_iter=2
+    )
+
+
+@pytest.fixture
+def diagnostics(C: Settings) -> Diagnostics:
+    return Diagnostics(C, build_train_set(C))
+
+
+@pytest.fixture
+def writer(C: Settings):
+    with SummaryWriter(str(Path(C.log_dir) / "tb")) as writer:
+        yield writer
+
+
+def draw_pseudo(count: int, seed: int = 0) -> PseudoLabels:
+    torch.manual_seed(seed)
+    first = 3 * torch.randn(count, NUM_CLASSES, *SIZE)
+    return make_pseudo_labels(first, torch.where(torch.rand(count, 1, *SIZE) < 0.6, first, first.flip(1)))
+
+
+def loaded_batch(diagnostics: Diagnostics, iteration: int) -> TrainBatch:
+    C = diagnostics.C
+    epoch, step = divmod(iteration, C.niters_per_epoch)
+    return collate([diagnostics.dataset[epoch, step * C.batch_size + i] for i in range(C.batch_size)])
+
+
+@pytest.mark.parametrize("count", [3, 1])
+@pytest.mark.parametrize("cutmix", [True, False])
+def test_withheld_labels_belong_to_the_mixed_images(C: Settings, cutmix: bool, count: int):
+    C.cutmix = cutmix
+    diagnostics = Diagnostics(C, build_train_set(C))
+    batch = loaded_batch(diagnostics, 4)
+    truth = diagnostics.withheld(4, batch, count).numpy()
+    mixed = batch.unlabeled_0.numpy()
+    if cutmix:
+        mixed = np.where(batch.mask.numpy() == 1, batch.unlabeled_1.numpy(), mixed)
+    mixed = mixed[-count:].transpose(0, 2, 3, 1)
+    known = truth != 255
+    # The tiny images are their labels in VOC's colours.
+    np.testing.assert_array_equal(PALETTE[truth][known], mixed[known])
+    assert known.mean() > 0.3 and len(np.unique(truth)) > 5
+
+
+def test_figures_are_naive_counts(C: Settings, diagnostics: Diagnostics, writer: SummaryWriter):
+    batch, pseudo = loaded_batch(diagnostics, 3), draw_pseudo(C.batch_size)
+    diagnostics.step(3, batch, Outcome(torch.zeros(()), {}, pseudo), writer)
+    writer.close()
+    events = read_events(Path(C.log_dir))
+    first, second = (votes.labels.numpy() for votes in pseudo.votes)
+    assert events[3, "pseudo/intersection_share"] == pytest.approx((first == second).mean())
+    assert events[3, "pseudo/confidence_2"] == pytest.approx(pseudo.votes[1].confidence.mean().item(), rel=1e-5)
+    for name, index in (("background", 0), ("person", 15)):
+        both = ((first == index) & (second == index)).sum() / ((first == index) | (second == index)).sum()
+        assert events[3, f"agreement/{name}"] == pytest.approx(both)
+        assert events[3, f"disagreement_weight/{name}"] == pytest.approx(pseudo.class_weight[index].item())
+
+    truth = diagnostics.withheld(3, batch, C.batch_size).numpy()
+    (record,) = [json.loads(line) for line in (Path(C.log_dir) / TRUTH).read_text().splitlines()]
+    for name, labels in {
+        "intersection": np.where(first == second, first, 255),
+        "union": pseudo.union.numpy(),
+        "branch_1": first,
+        "branch_2": second,
+    }.items():
+        judged = (truth != 255) & (labels != 255)
+        assert record[f"{name}_accuracy"] == pytest.approx((labels == truth)[judged].mean())
+        assert record[f"{name}_share"] == pytest.approx(judged.sum() / (truth != 255).sum())
+        ious = [
+            ((labels == c) & (truth == c) & judged).sum() / (((labels == c) | (truth == c)) & judged).sum()
+            for c in range(NUM_CLASSES)
+            if (((labels == c) | (truth == c)) & judged).any()
+        ]
+        assert record[f"{name}_miou"] == pytest.approx(np.mean(ious))
+        assert events[3, f"truth/{name}_miou"] == pytest.approx(np.mean(ious))
+    assert record["iteration"] == 3
+    assert (Path(C.log_dir) / STRIPS / "iteration-000004.png").is_file()
+    assert any(tag == "confidence/branch_1" for _, tag in events) and any(tag == "pseudo/strip" for _, tag in events)
+
+
+def test_strip_shows_the_maps(diagnostics: Diagnostics, C: Settings):
+    batch, pseudo = loaded_batch(diagnostics, 1), draw_pseudo(C.batch_size)
+    picture = draw_strip(batch, pseudo, diagnostics.classes, pseudo.union)
+    width = TILE_HEIGHT * SIZE[1] // SIZE[0]
+    assert picture.shape[1] == 9 * width + 8 * 4
+
+    def shown(row: int, column: int) -> np.ndarray:
+        """The middle of each source pixel of a tile."""
+        top = CAPTION_HEIGHT + row * (TILE_HEIGHT + 4) + 5
+        left = column * (width + 4) + 5
+        return picture[top : top + TILE_HEIGHT : 10, left : left + width : 10][: SIZE[0], : SIZE[1]]
+
+    palette = np.array([*voc_palette(NUM_CLASSES)] + [(0, 0, 0)] * (255 - NUM_CLASSES) + [PALETTE[255]])
+    maps = [pseudo.votes[0].labels, pseudo.votes[1].labels, pseudo.intersection, pseudo.union, pseudo.union]
+    for row in (0, 1):
+        for column, labels in enumerate(maps, 2):
+            np.testing.assert_array_equal(shown(row, column), palette[labels[row].numpy()])
+    # Ignored pixels weigh nothing: the darkest colour.
+    dark = shown(0, 7).astype(int).sum(2)
+    assert dark[(pseudo.intersection[0] == 255).numpy()].max() <= dark.min()
+
+
+def test_nothing_is_looked_at_between(diagnostics: Diagnostics):
+    class Untouchable:
+        def __getattr__(self, name: str):
+            raise AssertionError(f"{name} was looked at")
+
+    diagnostics.step(0, Untouchable(), Outcome(Untouchable(), {}, Untouchable()), Untouchable())
+    diagnostics.step(1, Untouchable(), Outcome(Untouchable(), {}, None), Untouchable())
+
+
+def test_replaced_images_are_not_compared(diagnostics: Diagnostics):
+    batch = loaded_batch(diagnostics, 0)
+    batch.unreadable = ["a.png: damaged"]
+    assert diagnostics.withheld(0, batch, 3) is None
+
+
+def test_missing_labels_are_named(C: Settings):
+    dataset = build_train_set(C)
+    dataset.unlabeled[4].label.unlink()
+    with pytest.raises(UserError, match=rf"C\.diagnose.*{dataset.unlabeled[4].image.name}"):
+        Diagnostics(C, dataset)
+    C.diagnose = False
+    Diagnostics(C, dataset)
+
+
+def watch(agreement: Tensor, apart: float, shown: Tensor, checks: int = 1) -> list[str]:
+    collapse = CollapseWatch(CATALOG["toy"])
+    return [text for _ in range(checks * RECORDS_PER_CHECK) for text in collapse.step(agreement.double(), apart, shown)]
+
+
+EVEN = torch.full((7,), 10.0, dtype=torch.float64)
+
+
+def test_one_class_that_swallows_the_others_is_named():
+    counts = torch.ones(7, 7)
+    counts[:, 3] = 1e6  # branch 2 says triangle, whatever branch 1 says
+    (warning,) = watch(counts, 0.1, EVEN, checks=3)
+    assert "branch 2" in warning and "triangle" in warning and "100.0 %" in warning
+    assert watch(counts, 0.1, torch.tensor([1.0, 1, 1, 1e6, 1, 1, 1]).double()) == []
+    counts[:, 3] = 30
+    assert watch(counts, 0.1, EVEN) == []
+
+
+def test_networks_that_became_the_same_are_named():
+    same = torch.eye(7) * 1000
+    (warning,) = watch(same, 0.001, EVEN, checks=2)
+    assert "one network" in warning
+    assert watch(same, 0.1, EVEN) == []
+    assert watch(same + 1, 0.001, EVEN) == []
+
+
+def test_a_warning_comes_again_after_it_was_gone():
+    collapse = CollapseWatch(CATALOG["toy"])
+    same, apart = torch.eye(7).double() * 1000, torch.ones(7, 7).double()
+    said = [
+        len(collapse.step(counts, 0.0, EVEN)) for counts in (same, same, apart, same) for _ in range(RECORDS_PER_CHECK)
+    ]
+    assert [sum(said[i : i + RECORDS_PER_CHECK]) for i in range(0, len(said), RECORDS_PER_CHECK)] == [1, 0, 0, 1]
