@@ -18,7 +18,7 @@ from typing import Any
 
 from furnace.engine.cells import Cell
 from furnace.engine.checkpoint import LAST, list_epochs
-from furnace.engine.monitor import read_figures
+from furnace.engine.figures import FIGURES, read_figures
 from furnace.engine.recipe import RECORD as RUN_RECORD
 from furnace.engine.results import RESULTS, read_results
 from furnace.engine.snapshot_folder import clear
@@ -130,7 +130,7 @@ class Runner:
         result = {"last": {"epoch": last, "miou": test[last]}}
         if cell.holdout:
             result["best"] = {"epoch": chosen, "miou": test[chosen], "hold-out": curve}
-        figures = read_figures(cell.folder)
+        figures = read_figures(cell.folder / FIGURES)
         run = json.loads((cell.snapshots / RUN_RECORD).read_text(encoding="utf-8"))
         seconds = {
             what: sum(attempt["seconds"] for attempt in record["attempts"] if attempt["what"] == what)
@@ -227,5 +227,5 @@ def scores_by_epoch(folder: Path) -> dict[int, float]:
 
 def median_step(folder: Path) -> float | None:
     """Seconds that an iteration of the run in `folder` took, without its first half, which pays for warming up."""
-    seconds = [entry["step_seconds"] for entry in read_figures(folder)]
+    seconds = [entry["step_seconds"] for entry in read_figures(folder / FIGURES)]
     return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None
