@@ -11,7 +11,7 @@ from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
 from furnace.engine.estimate import estimate
 from furnace.engine.faults import out_of_memory
-from furnace.engine.findings import Finding, Level, room
+from furnace.engine.findings import Finding, Level, duration, room
 from furnace.engine.recipe import device_name
 from furnace.methods.build import METHODS, build_network
 from furnace.utils.config import Settings
@@ -68,7 +68,7 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
         return [recipe, Finding(Level.PROBLEM, check, out_of_memory(C, 0, on_gpu=True))]
     text = (
         f"about {found.hours:,.1f} hours on {device_name(device)}, without evaluation: an iteration computes for "
-        f"{found.step:.3g} s and loads for {found.loading:.3g} s"
+        f"{duration(found.step)} and loads for {duration(found.loading)}"
     )
     if found.parallel and found.loading > found.step:
         advice = f"{device} waits for the loader: raise C.num_workers, or set C.cache"

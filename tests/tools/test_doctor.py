@@ -16,7 +16,7 @@ from furnace.datasets.reading import read_label
 from furnace.datasets.splits import list_hash
 from furnace.engine import checkup, resources
 from furnace.engine.estimate import Estimate
-from furnace.engine.findings import room
+from furnace.engine.findings import duration, room
 from furnace.tools import doctor
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY, TINY_RUN
@@ -308,3 +308,8 @@ def test_a_device_that_waits_and_one_that_is_too_small_are_told(make_settings, m
 )
 def test_room_is_told_in_units(size: int, text: str) -> None:
     assert room(size) == text
+
+
+@pytest.mark.parametrize("seconds, text", [(0.0258, "26 ms"), (2.154, "2.15 s"), (1213.4, "1,213 s")])
+def test_durations_are_told_in_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
