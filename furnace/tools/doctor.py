@@ -5,19 +5,16 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from furnace.datasets.catalog import find_classes
 from furnace.engine.checkup import Checkup
 from furnace.engine.distributed import parse_devices
-from furnace.engine.findings import Finding, Level
+from furnace.engine.findings import SAMPLE, Level, findings_table
 from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.config import Settings, load_config, parse_overrides
 from furnace.utils.errors import run
 
-SAMPLE = 64  # images of each list that are decoded without --full
-STYLES = {Level.OK: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
 EXAMPLES = """examples:
   python -m furnace.tools.doctor exp_voc                     lists, files, 64 images of each list, weights, time
   python -m furnace.tools.doctor exp_city --full             decode every image
@@ -56,19 +53,6 @@ def build_parser() -> ArgumentParser:
         "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
     )
     return parser
-
-
-def findings_table(C: Settings, findings: list[Finding]) -> Table:
-    """Findings in the order of the checks, with what to do under what was found."""
-    table = Table(box=SIMPLE_HEAD, title=f"{C.this_dir}: {C.method} on {C.dataset_name}", title_justify="left")
-    table.add_column("")
-    table.add_column("check", no_wrap=True)
-    table.add_column("found", overflow="fold")
-    for finding in findings:
-        style = STYLES[finding.level]
-        advice = f"\n[dim]-> {escape(finding.advice)}[/]" if finding.advice else ""
-        table.add_row(f"[{style}]{finding.level.value}[/]", escape(finding.check), escape(finding.text) + advice)
-    return table
 
 
 def class_table(C: Settings, counts: dict[str, np.ndarray], checkup: Checkup) -> Table:
