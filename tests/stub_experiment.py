@@ -1,7 +1,8 @@
 """An experiment folder whose train.py and eval.py only write what the real ones would, in no time.
 
 Files in the folder steer it: `fail_METHOD` lets training fail, `wait` lets it wait until the file is gone or SIGTERM
-comes (then `stopped` appears), `meet` lets two runs wait for each other. `calls` lists the commands.
+comes (then `stopped` appears), `meet` lets two runs wait for each other. `calls` lists the commands: script, method,
+seed, device, and what to evaluate or to continue.
 """
 
 import shutil
@@ -18,7 +19,9 @@ here, log, snapshots = Path(__file__).parent, Path(C["log_dir"]), Path(C["snapsh
 for folder in (log, snapshots):
     folder.mkdir(parents=True, exist_ok=True)
 with open(here / "calls", "a") as calls:
-    calls.write(" ".join([Path(__file__).stem, C["method"], C["seed"], sys.argv[sys.argv.index("-d") + 1]]) + "\\n")
+    options = {flag: word for flag, word in zip(sys.argv, sys.argv[1:]) if flag in ("-d", "-c", "-e")}
+    which = options.get("-e", options.get("-c", "anew"))
+    calls.write(" ".join([Path(__file__).stem, C["method"], C["seed"], options["-d"], which]) + "\\n")
 """
 TRAIN = """
 def stop(*_):
@@ -43,11 +46,11 @@ figures = [{"iteration": i, "step_seconds": s, "memory_gib": 1.5} for i, s in en
 """
 # On the hold-out epoch 1 is the best, on the test set the last one; the seed adds 0.01, another method 0.05.
 EVAL = """
-which = sys.argv[sys.argv.index("-e") + 1]
 held = C.get("eval_source", "").endswith("held.txt")
 path = log / "results.json"
 entries = json.loads(path.read_text()) if path.is_file() else []
-for epoch in range(int(C["nepochs"])) if which == "0-" else [int(which)]:
+first, last = map(int, which.split("-"))
+for epoch in range(first, last + 1):
     test = 0.1 * epoch + 0.01 * int(C["seed"]) + 0.05 * (C["method"] != "supervised")
     miou = [0.1, 0.5, 0.3, 0.2][epoch] if held else test
     entries.append({"snapshot": str(epoch), "branch": "1", "epoch": epoch, "miou": miou})

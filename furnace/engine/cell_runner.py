@@ -24,7 +24,7 @@ from furnace.engine.results import RESULTS, read_results
 from furnace.engine.snapshot_folder import clear
 from furnace.utils.errors import Stopped, UserError
 
-OUTPUT, LOCK = "output.log", "lock"
+OUTPUT, LOCK, HOLD_OUT, TEST = "output.log", "lock", "hold-out", "test"
 MESSAGE_LINES = 2
 PROBE_OVERRIDES = {"nepochs": "1", "record_info_iter": "1", "autosave_minutes": "0"}
 
@@ -116,17 +116,20 @@ class Runner:
     def _carry_out(self, cell: Cell, record: dict[str, Any], device: str, lock: int) -> dict[str, Any]:
         last = cell.C.nepochs - 1
         if last not in list_epochs(cell.snapshots):
+            # What was evaluated was another attempt's.
+            for folder in (HOLD_OUT, TEST):
+                (cell.folder / folder / RESULTS).unlink(missing_ok=True)
             words = self._words("train.py", device, "-c", "auto") + cell.arguments()
             self._attempt(cell, record, "train", words, lock)
         chosen, curve = last, {}
         if cell.holdout:
             source = {"eval_source": cell.holdout.source, "eval_folder": cell.holdout.folder}
-            self._evaluate(cell, record, device, lock, "0-", "hold-out", **source)
-            curve = scores_by_epoch(cell.folder / "hold-out")
+            self._evaluate(cell, record, device, lock, range(last + 1), HOLD_OUT, **source)
+            curve = scores_by_epoch(cell.folder / HOLD_OUT)
             chosen = max(curve, key=lambda epoch: (curve[epoch], epoch))
         for epoch in dict.fromkeys((last, chosen)):
-            self._evaluate(cell, record, device, lock, str(epoch), "test")
-        test = scores_by_epoch(cell.folder / "test")
+            self._evaluate(cell, record, device, lock, range(epoch, epoch + 1), TEST)
+        test = scores_by_epoch(cell.folder / TEST)
         result = {"last": {"epoch": last, "miou": test[last]}}
         if cell.holdout:
             result["best"] = {"epoch": chosen, "miou": test[chosen], "hold-out": curve}
@@ -150,11 +153,15 @@ class Runner:
         }
 
     def _evaluate(
-        self, cell: Cell, record: dict[str, Any], device: str, lock: int, epochs: str, folder: str, **source: str
+        self, cell: Cell, record: dict[str, Any], device: str, lock: int, epochs: range, folder: str, **source: str
     ) -> None:
-        words = self._words("eval.py", device, "-e", epochs)
-        words += cell.arguments(log_dir=str(cell.folder / folder), **source)
-        self._attempt(cell, record, "evaluate", words, lock)
+        """Evaluate those of the epochs that have a snapshot and are not in `folder`/results.json yet."""
+        known = scores_by_epoch(cell.folder / folder)
+        missing = [epoch for epoch in list_epochs(cell.snapshots) if epoch in epochs and epoch not in known]
+        if missing:
+            words = self._words("eval.py", device, "-e", f"{missing[0]}-{missing[-1]}")
+            words += cell.arguments(log_dir=str(cell.folder / folder), **source)
+            self._attempt(cell, record, "evaluate", words, lock)
 
     def _attempt(self, cell: Cell, record: dict[str, Any], what: str, words: list[str], lock: int) -> None:
         """Run a command of a cell and record how long it took. Raises CellFailed."""

@@ -114,21 +114,38 @@ def test_finished_runs_are_kept_and_failed_ones_repeated(stub: Path, capsys: pyt
     assert main(arguments(stub)) == 0 and len(calls(stub)) == before
 
 
-def test_what_was_trained_is_not_trained_again(stub: Path) -> None:
-    """A run that was cut before its evaluation is only evaluated."""
-    assert main(arguments(stub, "--keep", "all", methods="cpcl", seeds="0")) == 0
-    path = stub.parent / "out" / "cpcl_1-8_seed-0" / "cell.json"
-    record = json.loads(path.read_text())
-    del record["result"]
-    path.write_text(json.dumps(record))
-    before = len(calls(stub))
-    assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
-    assert [line.split()[0] for line in calls(stub)[before:]] == ["eval"]
+def test_only_what_is_missing_is_done_again(stub: Path) -> None:
+    """A run that was cut before, in the middle of and after its evaluation."""
+    words = arguments(stub, "--keep", "all", "--holdout", held_out(stub), methods="cpcl", seeds="0")
+    assert main(words) == 0
+    folder = stub.parent / "out" / "cpcl_1-8_seed-0"
+    record, whole = json.loads((folder / "cell.json").read_text()), comparison(stub)["rows"]
+
+    def again(**epochs: int) -> list[str]:
+        """Forget the result and all but the first evaluated epochs; what is run then."""
+        (folder / "cell.json").write_text(json.dumps({key: record[key] for key in record if key != "result"}))
+        for name, count in epochs.items():
+            path = folder / name.replace("_", "-") / "results.json"
+            path.write_text(json.dumps(json.loads(path.read_text())[:count]))
+        before = len(calls(stub))
+        assert main(words) == 0
+        assert [row["mean"] for row in comparison(stub)["rows"]] == [row["mean"] for row in whole]
+        return [" ".join(line.split()[::4]) for line in calls(stub)[before:]]
+
+    assert again() == []
+    assert again(hold_out=2) == ["eval 2-3"]
+    assert again(test=0) == ["eval 3-3", "eval 1-1"]
+    for path in (folder / "snapshot").glob("epoch-*.pth"):
+        path.unlink()
+    assert again() == ["train auto", "eval 0-3", "eval 3-3", "eval 1-1"]
+
+
+def held_out(stub: Path) -> str:
+    return str(stub.parent / "DATA" / "toy" / "held.txt")
 
 
 def test_the_best_epoch_is_chosen_on_the_hold_out_and_scored_on_the_test_set(stub: Path) -> None:
-    held = str(stub.parent / "DATA" / "toy" / "held.txt")
-    assert main(arguments(stub, "--holdout", held, "--keep", "all", seeds="1")) == 0
+    assert main(arguments(stub, "--holdout", held_out(stub), "--keep", "all", seeds="1")) == 0
     cell = comparison(stub)["cells"][0]["result"]
     assert cell["best"]["epoch"] == 1 and cell["best"]["miou"] == pytest.approx(0.1 + 0.01)
     assert cell["best"]["hold-out"] == {"0": 0.1, "1": 0.5, "2": 0.3, "3": 0.2}
