@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from furnace.engine.distributed import launch, local_device, parse_devices, start, stop
+from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
 from furnace.engine.inference import BRANCHES
@@ -20,17 +20,25 @@ from furnace.engine.submission import Submission
 from furnace.engine.trainer import Trainer
 from furnace.utils.config import Settings, load_config, parse_overrides
 from furnace.utils.errors import UserError
+from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY
 
 
-def train(folder: str | Path, argv: list[str] | None = None) -> None:
-    """`python train.py` in an experiment folder."""
+def train(folder: str | Path, argv: list[str] | None = None) -> int:
+    """`python train.py` in an experiment folder; returns 1 where a dry run finds problems."""
     parser = experiment_parser("Train the experiment that config.py beside this file describes.", TRAIN_EXAMPLES)
     parser.add_argument("-c", "--continue", dest="resume", metavar="PATH", help=CONTINUE)
     parser.add_argument("--overwrite", action="store_true", help="start anew where there are snapshots already")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
+    )
     args = parser.parse_args(argv)
-    with prepared(folder, args) as (C, device):
-        Trainer(C, device, args.resume, args.overwrite).fit()
+    with prepared(folder, args, alone=args.dry_run) as (C, device):
+        trainer = Trainer(C, device, args.resume, args.overwrite)
+        if args.dry_run:
+            return dry_run(trainer)
+        trainer.fit()
+    return 0
 
 
 def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
@@ -95,6 +103,7 @@ TRAIN_EXAMPLES = """examples:
   python train.py -o labeled_ratio=16 -o lr=0.01  other settings for this run
   python train.py -c auto                         go on from the last save, or begin if there is none
   python train.py -c ../log/exp_voc/snapshot/epoch-last.pth
+  python train.py --dry-run                       recipe, checks, hours and memory, without training
   python train.py --settings                      every setting, its value and its meaning
 """
 EVAL_EXAMPLES = """examples:
@@ -110,6 +119,10 @@ PREDICT_EXAMPLES = """examples:
 EXPORT_EXAMPLES = """examples:
   python export.py -e last --format onnx --normalize --labels    pictures in, label maps out
   python export.py -e 34 --format pt2 --branch both -p model.pt2
+"""
+STATUS = """
+exit status: 0 done; 1 problems found (--dry-run); 2 an error that one line explains; 128 + N ended by signal N,
+such as 130 by Ctrl-C
 """
 
 
@@ -133,7 +146,7 @@ def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:
 def experiment_parser(description: str, examples: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every command of an experiment folder has."""
     parser = argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, epilog=examples + STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-d", "--devices", help="0, or 0,2, or 0-3, or * (every GPU), or cpu; default: what is there")
     parser.add_argument(
@@ -144,13 +157,18 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
 
 
 @contextmanager
-def prepared(folder: str | Path, args: argparse.Namespace) -> Iterator[tuple[Settings, torch.device]]:
-    """The settings and this process's device, all processes having joined; with several devices, start those first."""
+def prepared(
+    folder: str | Path, args: argparse.Namespace, alone: bool = False
+) -> Iterator[tuple[Settings, torch.device]]:
+    """The settings and this process's device, all processes having joined; with several devices, start those first.
+
+    `alone`: on the first device only.
+    """
     C = load_config(folder, parse_overrides(args.override))
     if args.settings:
-        Console().print(settings_table(C))
+        open_console().print(settings_table(C))
         sys.exit()
-    devices = parse_devices(args.devices)
+    devices = parse_devices(args.devices)[: 1 if alone else None]
     launch(devices, TRAIN_RESTARTS if hasattr(args, "resume") else 0)
     device = local_device(devices)
     start(device)

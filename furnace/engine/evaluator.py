@@ -20,6 +20,7 @@ from furnace.engine.report import EXAMPLES, REPORT, Example, write_report
 from furnace.engine.results import RESULTS, Result, percent, results_table, save_results, summary
 from furnace.seg_opr.confusion import confusion_matrix, scores
 from furnace.utils.config import Settings
+from furnace.utils.terminal import open_console
 from furnace.utils.visualize import colour, save_labels, save_picture, strip
 
 
@@ -47,7 +48,7 @@ class Evaluator:
     ):
         self.C, self.device = C, device
         self.save_to = Path(save_to) if save_to else None
-        self.console = console or Console(quiet=rank() > 0)
+        self.console = console or open_console(quiet=rank() > 0)
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.samples: list[Sample] = read_list(C.eval_source, C.dataset_path, C.eval_folder)
         self.segmenter = Segmenter(C, device, branch)

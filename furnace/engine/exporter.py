@@ -24,6 +24,7 @@ from furnace.seg_opr.normalize import Normalize
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
 from furnace.utils.files import replacing
+from furnace.utils.terminal import open_console
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 METADATA = "metadata.json"
@@ -77,7 +78,7 @@ class Exporter:
     """
 
     def __init__(self, C: Settings, branch: str | None, form: Form, console: Console | None = None):
-        self.C, self.form, self.console = C, form, console or Console()
+        self.C, self.form, self.console = C, form, console or open_console()
         self.segmenter = Segmenter(C, CPU, branch)
 
     @property

@@ -21,6 +21,7 @@ from furnace.engine.monitor import FiguresProgress, progress_bar
 from furnace.utils.background import Behind, ahead
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY, legend, overlay, save_labels, save_picture
 
 VIDEO_CODEC = "mp4v"
@@ -54,7 +55,7 @@ class Predictor:
         self, C: Settings, device: torch.device, branch: str | None, outputs: Outputs, console: Console | None = None
     ):
         self.C, self.outputs = C, outputs
-        self.console = console or Console(quiet=rank() > 0)
+        self.console = console or open_console(quiet=rank() > 0)
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.segmenter = Segmenter(C, device, branch)
 

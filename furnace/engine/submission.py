@@ -20,6 +20,7 @@ from furnace.utils.background import Behind, ahead
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
+from furnace.utils.terminal import open_console
 
 # Segmentation trained on more than the challenge's own images, as the augmented labels and ImageNet are.
 VOC_COMPETITION = "comp6"
@@ -86,7 +87,7 @@ class Submission:
                 f"only for {known}; predict.py writes label maps of any images"
             )
         self.C, self.folder, self.server = C, folder, server
-        self.console = console or Console(quiet=rank() > 0)
+        self.console = console or open_console(quiet=rank() > 0)
         source, images = (C.test_source, C.test_folder) if C.test_source else (C.eval_source, C.eval_folder)
         self.samples: list[Sample] = read_list(source, C.dataset_path, images, labelled=False)
         self.split = Path(source).stem

@@ -28,6 +28,7 @@ from furnace.methods.build import METHODS, build_method, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.config import Settings
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
+from furnace.utils.terminal import open_console
 
 
 class Trainer:
@@ -53,7 +54,7 @@ class Trainer:
         console: Console | None = None,
     ):
         self.C, self.device = C, device
-        self.console = console or Console(quiet=rank() > 0)
+        self.console = console or open_console(quiet=rank() > 0)
         present = list_epochs(C.snapshot_dir)
         if present and not (resume or overwrite):
             raise UserError(

@@ -1,0 +1,89 @@
+"""A look at a run before it starts: its recipe, all checks, and what it will need, with nothing trained or written."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from furnace.engine.checkpoint import is_snapshot_epoch
+from furnace.engine.checkup import Checkup
+from furnace.engine.estimate import PROBE_BATCH, PROBE_SIDES, build_learner, random_batch
+from furnace.engine.findings import SAMPLE, Finding, Level, findings_table, room
+from furnace.engine.monitor import peak_memory
+from furnace.engine.recipe import recipe_table
+from furnace.engine.trainer import Trainer
+from furnace.utils.config import Settings
+
+
+def dry_run(trainer: Trainer) -> int:
+    """Print recipe, checks and estimates of a run that could start now; returns 1 where there are problems, else 0."""
+    C, device, console = trainer.C, trainer.device, trainer.console
+    console.print(recipe_table(C, trainer.dataset, trainer.network, device, trainer.start_iteration))
+    findings = [*Checkup(C, device, SAMPLE).run(), check_memory(C, device), check_disk(C, trainer)]
+    console.print(findings_table(C, findings))
+    problems = sum(finding.level == Level.PROBLEM for finding in findings)
+    console.print(f"problems: {problems}; nothing was trained or written", highlight=False)
+    return 1 if problems else 0
+
+
+def check_memory(C: Settings, device: torch.device) -> Finding:
+    """What a step needs: measured on a GPU, on which the time has been estimated before, else extrapolated."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        text = f"{room(peak_memory())} of {room(total)} at the most on {device}, without torch.compile"
+        return Finding(Level.OK, "memory", text)
+    # The steps that were timed have brought weights, gradients and momentum into memory.
+    needed, total = peak_memory() + activation_bytes(C), main_memory()
+    text = f"about {room(needed)} of {room(total)}, and a few hundred MiB for each worker process"
+    if needed > total:
+        advice = "raise C.accumulate, or lower C.batch_size or the crop"
+        return Finding(Level.PROBLEM, "memory", text, advice)
+    return Finding(Level.OK, "memory", text)
+
+
+def activation_bytes(C: Settings) -> float:
+    """Bytes that a step keeps for its backward pass; counted on a small batch, as they grow with the pixels."""
+    learner = build_learner(C, torch.device("cpu"), accumulate=1)
+    side = PROBE_SIDES[-1]
+    batch = random_batch(C, torch.device("cpu"), PROBE_BATCH, side, side)
+    weights = {p.data_ptr() for p in learner.network.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    learner.network.train()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outcome = learner.method(learner.network, batch)  # kept until here, so that no address is used twice
+    pixels = C.batch_size * C.image_height * C.image_width / C.accumulate
+    del outcome
+    return sum(saved.values()) * pixels / (PROBE_BATCH * side**2)
+
+
+def main_memory() -> int:
+    """Bytes of main memory that this machine, or this container, has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_disk(C: Settings, trainer: Trainer) -> Finding:
+    """Whether the snapshots fit where they go."""
+    count = sum(is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter) for epoch in range(C.nepochs))
+    count = min(count, C.keep_snapshots) if C.keep_snapshots else count
+    weights = sum(value.nbytes for value in trainer.network.state_dict().values())
+    momentum = sum(
+        p.nbytes for optimizer in trainer.learner.optimizers for g in optimizer.param_groups for p in g["params"]
+    )
+    needed = (count + 1) * (weights + momentum)  # and the autosave, or one that is being written
+    folder = Path(C.snapshot_dir)
+    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{count} snapshots of {room(weights + momentum)}: {room(needed)} at the most, {room(free)} free in {folder}"
+    if needed > free:
+        advice = "make room, set C.keep_snapshots or C.snapshot_iter, or name another folder (-o snapshot_dir=...)"
+        return Finding(Level.PROBLEM, "snapshots", text, advice)
+    return Finding(Level.OK, "snapshots", text)

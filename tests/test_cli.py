@@ -1,0 +1,109 @@
+"""The commands of the experiment folders: their help, what they start with which settings, and how they end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from furnace import cli
+from furnace.utils.errors import UserError
+from tests.conftest import REPOSITORY, TINY_RUN
+from tests.tiny_data import write_image
+from tests.tiny_run import NARROW
+
+COMMANDS = {"train": cli.train, "eval": cli.evaluate, "predict": cli.predict, "export": cli.export}
+EXPERIMENTS = sorted(path.parent.name for path in REPOSITORY.glob("exp_*/config.py"))
+
+
+@pytest.fixture
+def options(voc_root: Path, tmp_path: Path, lively_snapshot: Path) -> list[str]:
+    """Arguments that point a command of exp_voc at the tiny data, and at a folder of its own."""
+    settings = {**TINY_RUN, **NARROW, "volna": tmp_path, "log_dir": tmp_path / "log", "eval_crop_size": 40}
+    return ["-d", "cpu", *(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_an_example_of_every_command(name: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        COMMANDS[name](REPOSITORY / "exp_voc", ["--help"])
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert f"examples:\n  python {name}.py" in shown and "exit status:" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_folder_has_the_same_commands(name: str):
+    texts = {(REPOSITORY / folder / f"{name}.py").read_text() for folder in EXPERIMENTS}
+    assert len(EXPERIMENTS) == 4 and len(texts) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_settings_are_printed_and_nothing_else_happens(name: str, options: list[str], capsys, tmp_path: Path):
+    with pytest.raises(SystemExit):
+        COMMANDS[name](REPOSITORY / "exp_voc", [*options, "-o", "lr=0.125", "--settings"])
+    shown = capsys.readouterr().out
+    assert "0.125" in shown and "learning rate of both optimizers" in shown
+    assert not (tmp_path / "log").exists()
+
+
+def test_predict_evaluate_and_export(options: list[str], lively_snapshot: Path, tmp_path: Path, capsys):
+    photo = write_image(tmp_path / "photo.png", np.zeros((20, 24, 3), dtype=np.uint8))
+    given = [*options, "-e", str(lively_snapshot)]
+    cli.predict(REPOSITORY / "exp_voc", [*given, str(photo), "--no-overlay", "--confidence"])
+    out = tmp_path / "log" / "predict"
+    assert (out / "label" / "photo.png").is_file() and (out / "confidence" / "photo.png").is_file()
+    assert not (out / "overlay").exists()
+    cli.evaluate(REPOSITORY / "exp_voc", [*given, "--branch", "2", "-s"])
+    assert len(list((tmp_path / "log" / "predictions" / "lively" / "strip").iterdir())) == 3
+    assert "branch 2" in (tmp_path / "log" / "report.html").read_text()
+    cli.evaluate(REPOSITORY / "exp_voc", [*given, "--submit", str(tmp_path / "upload")])
+    assert len(list((tmp_path / "upload").rglob("comp6_val_cls/*.png"))) == 3
+    model = tmp_path / "model.pt"
+    cli.export(REPOSITORY / "exp_voc", [*given, "--format", "torchscript", "-p", str(model)])
+    assert model.is_file()
+    assert "largest of all: 0.00e+00" in capsys.readouterr().out
+
+
+def test_dry_run_checks_everything_and_writes_nothing(options: list[str], voc_root: Path, tmp_path: Path, capsys):
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert cli.train(REPOSITORY / "exp_voc", [*options, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("2 epochs of 3 iterations, 6 in all", "training time", "memory", "snapshots", "problems: 0"):
+        assert part in shown
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
+    (voc_root / "train_aug" / "label" / "2007_000003.png").unlink()
+    assert cli.train(REPOSITORY / "exp_voc", [*options, "--dry-run"]) == 1
+    assert "2007_000003.png" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"nowhere\.txt"):
+        cli.train(REPOSITORY / "exp_voc", [*options, "--dry-run", "-o", "train_source=nowhere.txt"])
+
+
+def test_diagnosed_training_leaves_pictures_and_figures(options: list[str], tmp_path: Path):
+    extra = ["-o", "image_iter=3", "-o", "diagnose=true", "-o", "record_info_iter=2"]
+    assert cli.train(REPOSITORY / "exp_voc", [*options, *extra]) == 0
+    log = tmp_path / "log"
+    assert [path.name for path in sorted((log / "strips").iterdir())] == [
+        "iteration-000003.png",
+        "iteration-000006.png",
+    ]
+    assert len((log / "truth.jsonl").read_text().splitlines()) == 2
+    assert len((log / "figures.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("opacity", ["2", "-0.1", "much"])
+def test_wrong_arguments_end_with_usage(options: list[str], opacity: str, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.predict(REPOSITORY / "exp_voc", [*options, "a.png", "--opacity", opacity])
+    assert end.value.code == 2 and "--opacity" in capsys.readouterr().err
+
+
+def test_a_users_error_is_one_line_and_status_2(options: list[str], tmp_path: Path):
+    command = [sys.executable, str(REPOSITORY / "exp_voc" / "predict.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert (
+        done.stderr.strip() == "error: predict.py: nothing to predict; name a picture, a folder, a pattern or a video"
+    )
