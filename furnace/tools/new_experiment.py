@@ -1,0 +1,216 @@
+"""Begin an experiment on one's own images: python -m furnace.tools.new_experiment NAME --images ... --masks ..."""
+
+import os
+import re
+import shutil
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from furnace.datasets.reading import check_sizes, read_image, read_label
+from furnace.datasets.splits import Sample, read_list, write_list
+from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.errors import UserError, run
+from furnace.utils.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[2]
+PATTERN = "exp_toy"  # whose commands are copied; they are the same everywhere
+COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
+MASK_SUFFIXES = ("", "_mask", "_label", "_gtFine", "_labelIds", "_L")  # after the image's name
+MIN_MASKS = 3  # two for a batch, one to validate with
+CROP_STEP = 32
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a machine can do: settings, and the largest batch, crop and evaluation window."""
+
+    backbone: str
+    head_channels: int
+    scales: list[float]
+    eval_scale: float
+    nepochs: int
+    batch: int
+    crop: int
+    window: int
+
+
+GPU = Scope("resnet50", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512)
+# A first look in minutes: half the resolution, and short.
+CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256)
+EXAMPLES = """examples:
+  python -m furnace.tools.new_experiment leaves --images ~/leaves/images --masks ~/leaves/masks
+  python -m furnace.tools.new_experiment roads --images a --masks b --classes sky,road,car --val 0.3
+"""
+CONFIG = '''"""{name}: {total} images, {masks} of them with masks; made by furnace.tools.new_experiment.
+
+Assign any setting of `python train.py --settings`; what is not assigned here keeps its default.
+"""
+
+from furnace.utils.config import Config
+
+C = Config(__file__)
+
+# Data
+C.dataset_name = "{name}"
+C.dataset_path = {root!r}
+C.train_source = f"{{C.volna}}/DATA/{name}/labeled.txt"
+C.unsup_source = f"{{C.volna}}/DATA/{name}/unlabeled.txt"
+C.eval_source = f"{{C.volna}}/DATA/{name}/val.txt"
+C.num_classes = {num_classes}
+C.class_names = {class_names}
+C.image_height = C.image_width = {crop}
+C.train_scale_array = {scope.scales}
+C.labeled_ratio = {ratio}  # about 1 of so many images has a mask
+
+# Method
+C.unsup_weight = 1
+
+# Network
+C.backbone = "{scope.backbone}"
+C.head_channels = {scope.head_channels}
+C.pretrained_model = None  # "imagenet" scores far higher, and is downloaded once
+
+# Optimization
+C.lr = 0.01
+C.batch_size = {batch}
+C.nepochs = {scope.nepochs}
+C.num_train_imgs = {train}
+C.num_unsup_imgs = {unlabeled}
+C.max_samples = max(C.num_train_imgs, C.num_unsup_imgs)
+C.niters_per_epoch = C.max_samples // C.batch_size
+C.snapshot_iter = 1
+C.image_iter = 50
+
+# Evaluation
+C.eval_crop_size = {window}
+C.eval_scale_array = [{scope.eval_scale:g}]
+'''
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Pair images and masks, divide them, and write lists and folder."""
+    args = build_parser().parse_args(argv)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", args.name):
+        raise UserError(f"{args.name}: as a name take small letters, digits and _, such as leaves")
+    folder, lists = args.root / f"exp_{args.name}", args.root / "DATA" / args.name
+    if folder.exists():
+        raise UserError(f"{folder}: is there already; take another name, or remove it")
+    images, masks = args.images.expanduser().resolve(), args.masks.expanduser().resolve()
+    labeled, unlabeled = pair(images, masks)
+    values, size = survey(labeled)
+    names = [name.strip() for name in args.classes.split(",")] if args.classes else []
+    num_classes = len(names) or int(values.max()) + 1
+    if values.max() >= num_classes:
+        raise UserError(f"--classes: {num_classes} names, but the masks hold the value {values.max()}; name them all")
+    train, val = divide(labeled, args.val)
+    if not unlabeled:
+        raise UserError(f"{images}: every image has a mask; without unlabelled images use method supervised")
+
+    root = Path(os.path.commonpath([images, masks]))
+    for name, samples in (("labeled", train), ("val", val), ("unlabeled", unlabeled)):
+        write_list(lists / f"{name}.txt", [line_of(sample, root) for sample in samples], overwrite=True)
+    scope = CPU if args.cpu else GPU
+    text = CONFIG.format(
+        scope=scope,
+        name=args.name,
+        total=len(labeled) + len(unlabeled),
+        masks=len(labeled),
+        root=str(root),
+        num_classes=num_classes,
+        class_names=names,
+        crop=max(min(min(size) // CROP_STEP * CROP_STEP, scope.crop), CROP_STEP),
+        ratio=max((len(labeled) + len(unlabeled)) // len(labeled), 1),
+        batch=min(scope.batch, len(train), len(unlabeled)),
+        train=len(train),
+        unlabeled=len(unlabeled),
+        window=min(max(size), scope.window),
+    )
+    write_atomically(folder / "config.py", text.encode())
+    for command in COMMANDS:
+        shutil.copy(ROOT / PATTERN / command, folder / command)
+    Console(highlight=False).print(
+        f"{folder}: {len(train)} images with masks and {len(unlabeled)} without to learn from, {len(val)} to validate "
+        f"with, {num_classes} classes; next: cd {folder.name} && python train.py --dry-run",
+        soft_wrap=True,
+    )
+
+
+def build_parser() -> ArgumentParser:
+    """The command's arguments."""
+    parser = ArgumentParser(
+        description="Begin an experiment on your own images: lists in DATA/NAME, and a folder exp_NAME to train in.\n"
+        "Masks hold one class index a pixel, 255 where unknown, and have the names of their images; the files stay\n"
+        "where they are.",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="of the experiment")
+    parser.add_argument("--images", type=Path, required=True, help="folder of all images, searched recursively")
+    parser.add_argument("--masks", type=Path, required=True, help="folder of the masks of some of them, PNG")
+    parser.add_argument("--classes", help="their names in the order of the indices, separated by commas")
+    parser.add_argument("--val", type=float, default=0.2, help="share of the masks to validate with (default: 0.2)")
+    parser.add_argument("--cpu", action="store_true", help="settings for a first look in minutes, without a GPU")
+    parser.add_argument("--root", type=Path, default=ROOT, help="where exp_NAME and DATA go (default: this checkout)")
+    return parser
+
+
+def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
+    """The images with masks, and those without. Raises UserError where a folder is missing or masks fit no image."""
+    if images == masks:
+        raise UserError(f"{images}: holds both images and masks; put the masks into a folder of their own")
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+    found = {path.stem: path for path in sorted(masks.rglob("*.png"))}
+    samples = [
+        s for s in read_list(images, images, labelled=False) if not s.image.is_relative_to(masks) or images == masks
+    ]
+    labeled, unlabeled = [], []
+    for sample in samples:
+        mask = next((found.pop(sample.image.stem + s) for s in MASK_SUFFIXES if sample.image.stem + s in found), None)
+        labeled.append(Sample(sample.name, sample.image, mask)) if mask else unlabeled.append(sample)
+    if found:
+        raise UserError(f"{min(found.values())}: fits no image in {images}; a mask has its image's name")
+    if len(labeled) < MIN_MASKS:
+        raise UserError(
+            f"{masks}: {len(labeled)} masks with images; {MIN_MASKS} are the least, some dozens a good start"
+        )
+    return labeled, unlabeled
+
+
+def survey(labeled: list[Sample]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The values of all masks, and the smallest height and width. Raises UserError where a mask can't be used."""
+    values, sizes = set(), []
+    for sample in labeled:
+        label = read_label(sample.label, IGNORE_INDEX)
+        check_sizes(sample, read_image(sample.image).shape[:2], label.shape)
+        values |= set(np.unique(label).tolist()) - {IGNORE_INDEX}
+        sizes.append(label.shape)
+    if not values:
+        raise UserError(f"{labeled[0].label.parent}: all masks hold {IGNORE_INDEX} only, which means unknown")
+    return np.array(sorted(values)), tuple(np.min(sizes, axis=0).tolist())
+
+
+def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation samples, the latter evenly spread. Raises UserError for a share that leaves nothing."""
+    count = max(round(share * len(labeled)), 1)
+    if not 0 < share < 1 or len(labeled) - count < 2:
+        raise UserError(
+            f"--val {share:g}: leaves {len(labeled) - count} of {len(labeled)} masks to learn from; two at least"
+        )
+    chosen = {int((i + 0.5) * len(labeled) / count) for i in range(count)}
+    return [s for i, s in enumerate(labeled) if i not in chosen], [labeled[i] for i in sorted(chosen)]
+
+
+def line_of(sample: Sample, root: Path) -> str:
+    """An image's line in a list, with its mask if it has one."""
+    paths = [path.relative_to(root).as_posix() for path in (sample.image, sample.label) if path]
+    return "\t".join(paths)
+
+
+if __name__ == "__main__":
+    run(main)

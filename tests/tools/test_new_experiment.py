@@ -1,0 +1,102 @@
+"""An experiment begun on one's own images: pairing, lists, settings that train, and what is refused."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from furnace.datasets.loaders import build_train_set
+from furnace.datasets.splits import read_list
+from furnace.tools.new_experiment import main
+from furnace.utils.config import load_config
+from furnace.utils.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.tiny_data import write_image, write_palette_label
+
+MASKED, BARE = 10, 6
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images with masks of four values, two of them in a sub-folder, and six without."""
+    rng = np.random.default_rng(0)
+    for i in range(MASKED + BARE):
+        sub = "deep/" if i % 5 == 0 else ""
+        write_image(tmp_path / "photos" / f"{sub}p{i:02d}.jpg", rng.integers(0, 256, (70, 90 + i, 3), dtype=np.uint8))
+        if i < MASKED:
+            mask = rng.choice(np.array([0, 1, 3, 255], dtype=np.uint8), (70, 90 + i))
+            suffix = "_mask" if i == 1 else ""
+            write_palette_label(tmp_path / "masks" / f"p{i:02d}{suffix}.png", mask)
+    return tmp_path
+
+
+def begin(folder: Path, *extra: str, name: str = "mine") -> None:
+    paths = ["--images", str(folder / "photos"), "--masks", str(folder / "masks"), "--root", str(folder)]
+    main([name, *paths, *extra])
+
+
+def test_lists_and_settings_fit_the_images(folder: Path, capsys: pytest.CaptureFixture):
+    begin(folder, "--cpu")
+    C = load_config(folder / "exp_mine")
+    assert (C.num_classes, C.image_height, C.batch_size, C.head_channels) == (4, 64, 4, 64)
+    assert C.niters_per_epoch == 2 and C.dataset_path == str(folder)
+    labeled = read_list(C.train_source, C.dataset_path)
+    val = read_list(C.eval_source, C.dataset_path)
+    unlabeled = read_list(C.unsup_source, C.dataset_path, labelled=False)
+    assert (len(labeled), len(val), len(unlabeled)) == (8, 2, BARE)
+    for sample in labeled + val:
+        assert sample.label.name.removesuffix(".png").removesuffix("_mask") == sample.image.stem
+    everything = {path.resolve() for path in (folder / "photos").rglob("*.jpg")}
+    assert {sample.image.resolve() for sample in labeled + val + unlabeled} == everything
+    dataset = build_train_set(C)
+    dataset.prepare()
+    assert dataset[0, 0]["images"].shape == (64, 64, 3)
+    assert "8 images with masks and 6 without" in capsys.readouterr().out
+    for command in ("train.py", "eval.py", "predict.py", "export.py"):
+        assert (folder / "exp_mine" / command).read_text() == (REPOSITORY / "exp_voc" / command).read_text()
+
+
+def test_names_and_a_gpus_settings(folder: Path):
+    begin(folder, "--classes", "sky, tree,road ,car,sign", "--val", "0.5")
+    C = load_config(folder / "exp_mine")
+    assert C.class_names == ["sky", "tree", "road", "car", "sign"] and C.num_classes == 5
+    assert C.backbone == "resnet50" and len(read_list(C.eval_source, C.dataset_path)) == 5
+
+
+def test_the_command_of_the_page(folder: Path):
+    page = (REPOSITORY / "docs" / "own-dataset.md").read_text(encoding="utf-8")
+    command = re.search(r"python -m furnace\.tools\.new_experiment (.*?)\n```", page, re.DOTALL)[1]
+    arguments = shlex.split(command.replace("\\\n", " "))
+    places = {"mine/images": str(folder / "photos"), "mine/masks": str(folder / "masks")}
+    main([*(places.get(argument, argument) for argument in arguments), "--root", str(folder)])
+    assert load_config(folder / "exp_mine").class_names[6] == "sign symbol"
+
+
+def test_refusals(folder: Path):
+    with pytest.raises(UserError, match="small letters"):
+        begin(folder, name="My Data")
+    with pytest.raises(UserError, match="2 names, but the masks hold the value 3"):
+        begin(folder, "--classes", "a,b")
+    with pytest.raises(UserError, match="leaves 1 of 10"):
+        begin(folder, "--val", "0.9")
+    with pytest.raises(UserError, match="no such folder"):
+        main(["mine", "--images", str(folder / "nowhere"), "--masks", str(folder / "masks"), "--root", str(folder)])
+    with pytest.raises(UserError, match="folder of their own"):
+        main(["mine", "--images", str(folder), "--masks", str(folder), "--root", str(folder)])
+    stray = write_palette_label(folder / "masks" / "stray.png", np.zeros((4, 4), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"stray\.png: fits no image"):
+        begin(folder)
+    stray.unlink()
+    write_image(folder / "masks" / "p00.png", np.zeros((70, 90, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match="RGB image"):
+        begin(folder)
+    write_palette_label(folder / "masks" / "p00.png", np.zeros((9, 9), dtype=np.uint8))
+    with pytest.raises(UserError, match="9x9 pixels"):
+        begin(folder)
+    assert not (folder / "exp_mine").exists()
+    (folder / "masks" / "p00.png").unlink()
+    begin(folder)
+    with pytest.raises(UserError, match="is there already"):
+        begin(folder)
