@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.published import published_losses
 from furnace.datasets.dataset import TrainBatch
 from furnace.engine.distributed import parse_devices
-from furnace.engine.learner import Learner
-from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, chosen_compile, memory_format
+from furnace.engine.estimate import random_batch
+from furnace.engine.learner import Learner, build_learner
+from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, memory_format
 from furnace.engine.optim import build_optimizer
-from furnace.methods.build import build_criterion, build_method, build_network
+from furnace.methods.build import build_criterion, build_network
 from furnace.methods.unlabeled import student_images, teacher_votes
 from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import combine
@@ -52,33 +53,6 @@ class Clock:
         yield
         self.wait()
         self.parts.setdefault(name, []).append(time.perf_counter() - begin)
-
-
-def random_batch(C: Settings, device: torch.device) -> TrainBatch:
-    """Normalised random images, labels with 5% ignored pixels, and a half-and-half mask."""
-    shape = C.batch_size, 3, C.image_height, C.image_width
-    images = [torch.randn(shape, device=device).contiguous(memory_format=memory_format(device)) for _ in range(3)]
-    labels = torch.randint(0, C.num_classes, (shape[0], *shape[2:]), device=device)
-    labels[torch.rand_like(labels, dtype=torch.float) < 0.05] = 255
-    mask = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.uint8, device=device)
-    mask[..., : shape[3] // 2] = 1
-    return TrainBatch(images[0], labels, images[1], images[2], mask)
-
-
-def build_learner(C: Settings, device: torch.device) -> Learner:
-    """Networks, method and optimizers as the trainer builds them."""
-    network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
-    return Learner(
-        network,
-        build_method(C).to(device),
-        lr=C.lr,
-        lr_power=C.lr_power,
-        momentum=C.momentum,
-        weight_decay=C.weight_decay,
-        total_iterations=1000,
-        amp=chosen_amp(C.amp, device),
-        compiled=chosen_compile(C.compile, device),
-    )
 
 
 def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) -> None:
@@ -175,11 +149,12 @@ def main(argv: list[str] | None = None) -> None:
     amp = AMP_DTYPES[chosen_amp(C.amp, device)] or torch.float32
     console = Console()
     torch.manual_seed(0)
-    batch = random_batch(C, device)
+    batch = random_batch(C, device, C.batch_size, C.image_height, C.image_width)
 
     clock = Clock(device)
     theirs, their_peak = measure_published(C, batch, clock, args.repeats)
-    learner = build_learner(C, device)
+    network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
+    learner = build_learner(C, network)
     ours, our_peak = measure(clock, "ours", lambda: learner.step(batch, 0), args.repeats)
     parts = Clock(device)
     for _ in range(args.repeats + 2):

@@ -25,7 +25,7 @@ TINY_RUN = {
     "seed": 7,
 }
 
-# One thread a process, those that tests start included: small tensors gain nothing from more, and tests run in parallel.
+# One thread a process, those that tests start included: small tensors gain nothing from more, and tests run at once.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 

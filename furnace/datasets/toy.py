@@ -65,7 +65,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def texture(size: tuple[int, int], hue: int, saturation: float, rng: np.random.Generator) -> np.ndarray:
-    """A plain, striped, spotted or cloudy surface (H, W, 3) uint8 RGB of a hue (0 to 179) and a saturation (0 to 255)."""
+    """A plain, striped, spotted or cloudy surface (H, W, 3) uint8 RGB; hue from 0 to 179, saturation from 0 to 255."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from furnace.engine.checkpoint import is_snapshot_epoch
 from furnace.engine.checkup import Checkup
-from furnace.engine.estimate import PROBE_BATCH, PROBE_SIDES, build_learner, random_batch
+from furnace.engine.estimate import PROBE_BATCH, PROBE_SIDES, random_batch, random_learner
 from furnace.engine.findings import SAMPLE, Finding, Level, findings_table, room
 from furnace.engine.monitor import peak_memory
 from furnace.engine.recipe import recipe_table
@@ -45,7 +45,7 @@ def check_memory(C: Settings, device: torch.device) -> Finding:
 
 def activation_bytes(C: Settings) -> float:
     """Bytes that a step keeps for its backward pass; counted on a small batch, as they grow with the pixels."""
-    learner = build_learner(C, torch.device("cpu"), accumulate=1)
+    learner = random_learner(C, torch.device("cpu"), accumulate=1)
     side = PROBE_SIDES[-1]
     batch = random_batch(C, torch.device("cpu"), PROBE_BATCH, side, side)
     weights = {p.data_ptr() for p in learner.network.parameters()}

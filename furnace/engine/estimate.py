@@ -12,9 +12,9 @@ import torch
 from furnace.datasets.cache import Cache
 from furnace.datasets.cache_folder import OFF
 from furnace.datasets.dataset import TrainBatch, TrainSet
-from furnace.engine.learner import Learner
-from furnace.engine.numerics import chosen_amp, memory_format
-from furnace.methods.build import METHODS, build_method, build_network
+from furnace.engine.learner import Learner, build_learner
+from furnace.engine.numerics import memory_format
+from furnace.methods.build import METHODS, build_network
 from furnace.utils.config import Settings
 
 STEPS, STEPS_SECONDS = 3, 5  # timed, after one that is not; fewer where they take longer
@@ -55,28 +55,18 @@ def step_seconds(C: Settings, device: torch.device) -> float:
     whole = C.batch_size * C.image_height * C.image_width
     probes = [PROBE_BATCH * side**2 for side in PROBE_SIDES]
     if device.type == "cuda" or whole <= probes[-1]:
-        learner = build_learner(C, device, C.accumulate)
+        learner = random_learner(C, device, C.accumulate)
         return timed_step(learner, random_batch(C, device, C.batch_size, C.image_height, C.image_width))
-    learner = build_learner(C, device, accumulate=1)
+    learner = random_learner(C, device, accumulate=1)
     small, large = (timed_step(learner, random_batch(C, device, PROBE_BATCH, side, side)) for side in PROBE_SIDES)
     per_pixel = max(large - small, 0) / (probes[1] - probes[0]) or large / probes[1]
     return large + per_pixel * (whole - probes[1])
 
 
-def build_learner(C: Settings, device: torch.device, accumulate: int) -> Learner:
-    """The settings' networks and method, as the trainer has them, with random weights."""
+def random_learner(C: Settings, device: torch.device, accumulate: int) -> Learner:
+    """The settings' learner with random weights, not compiled."""
     network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
-    return Learner(
-        network,
-        build_method(C).to(device),
-        lr=C.lr,
-        lr_power=C.lr_power,
-        momentum=C.momentum,
-        weight_decay=C.weight_decay,
-        total_iterations=C.nepochs * C.niters_per_epoch,
-        amp=chosen_amp(C.amp, device),
-        accumulate=accumulate,
-    )
+    return build_learner(C, network, accumulate=accumulate, compiled=False)
 
 
 def random_batch(C: Settings, device: torch.device, size: int, height: int, width: int) -> TrainBatch:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainBatch
 from furnace.engine.distributed import whole_batch, world_size
 from furnace.engine.guard import Guard
-from furnace.engine.numerics import autocast, set_precision
+from furnace.engine.numerics import autocast, chosen_amp, chosen_compile, set_precision
 from furnace.engine.optim import build_optimizer, poly_lr
+from furnace.methods.build import build_method
 from furnace.methods.method import Method, Outcome
+from furnace.utils.config import Settings
 
 
 class Objective(nn.Module):
@@ -141,3 +144,20 @@ class Learner:
 
     def learning_rate(self, iteration: int) -> float:
         return poly_lr(self.lr, iteration, self.total_iterations, self.lr_power)
+
+
+def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
+    """The learner that the settings describe, for a network on its device; `options` replace what they say."""
+    device = next(network.parameters()).device
+    described = {
+        "lr": C.lr,
+        "lr_power": C.lr_power,
+        "momentum": C.momentum,
+        "weight_decay": C.weight_decay,
+        "total_iterations": C.nepochs * C.niters_per_epoch,
+        "amp": chosen_amp(C.amp, device),
+        "accumulate": C.accumulate,
+        "compiled": chosen_compile(C.compile, device),
+        "freeze": C.on_nan == "stop",
+    }
+    return Learner(network, build_method(C, whole_batch()).to(device), **(described | options))

@@ -17,14 +17,14 @@ from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.faults import explain, not_finite
 from furnace.engine.guard import Fault
-from furnace.engine.learner import Learner
+from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
-from furnace.engine.numerics import chosen_amp, chosen_compile, memory_format
+from furnace.engine.numerics import memory_format
 from furnace.engine.recipe import recipe_table, write_record
 from furnace.engine.resume import find_resume, restore
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
-from furnace.methods.build import METHODS, build_method, build_network
+from furnace.methods.build import METHODS, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.config import Settings
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
@@ -73,19 +73,7 @@ class Trainer:
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         self.total = C.nepochs * C.niters_per_epoch
-        self.learner = Learner(
-            self.network,
-            build_method(C, whole_batch()).to(device),
-            lr=C.lr,
-            lr_power=C.lr_power,
-            momentum=C.momentum,
-            weight_decay=C.weight_decay,
-            total_iterations=self.total,
-            amp=chosen_amp(C.amp, device),
-            accumulate=C.accumulate,
-            compiled=chosen_compile(C.compile, device),
-            freeze=C.on_nan == "stop",
-        )
+        self.learner = build_learner(C, self.network)
         self.normalize = Normalize(C.image_mean, C.image_std).to(device)
         # Iterations done, and of these the ones skipped for a loss that was not finite.
         self.iteration, self.skipped = 0, 0

@@ -3,26 +3,17 @@
 import torch
 
 from furnace.datasets.dataset import TrainBatch
-from furnace.engine.learner import Learner
+from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
-from furnace.methods.build import build_method, build_network
+from furnace.methods.build import build_network
 from furnace.utils.config import Settings
 
 
-def build_learner(C: Settings, device: torch.device, **options) -> Learner:
-    """The learner of the settings, from the same weights at every call."""
+def seeded_learner(C: Settings, device: torch.device, **options) -> Learner:
+    """The learner of the settings, from the same weights at every call; float32 and not compiled, unless asked."""
     torch.manual_seed(0)
     network = build_network(C).to(device, memory_format=memory_format(device))
-    return Learner(
-        network,
-        build_method(C).to(device),
-        lr=C.lr,
-        lr_power=C.lr_power,
-        momentum=C.momentum,
-        weight_decay=C.weight_decay,
-        total_iterations=10,
-        **options,
-    )
+    return build_learner(C, network, **({"amp": "off", "compiled": False} | options))
 
 
 def random_batch(C: Settings, device: torch.device) -> TrainBatch:

@@ -7,7 +7,7 @@ import torch
 
 from furnace.datasets.loaders import build_train_loader, build_train_set
 from furnace.engine import estimate
-from furnace.engine.estimate import build_learner, random_batch, sample_seconds, step_seconds, timed_step
+from furnace.engine.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.methods.build import METHODS
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def test_random_batches_have_the_streams_of_real_ones(make_settings, method: str
 
 def test_a_step_is_timed_a_few_times_at_most(make_settings, monkeypatch) -> None:
     C = make_settings(head_channels=8)
-    learner, steps = build_learner(C, CPU, 1), []
+    learner, steps = random_learner(C, CPU, 1), []
     step = learner.step
     monkeypatch.setattr(learner, "step", lambda *arguments: steps.append(1) or step(*arguments))
     batch = random_batch(C, CPU, 2, 16, 16)

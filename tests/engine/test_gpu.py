@@ -8,7 +8,7 @@ import torch
 from benchmarks.step import Clock, measure, measure_published
 from furnace.seg_opr.confusion import confusion_matrix
 from furnace.utils.config import Config
-from tests.engine.steps import build_learner, random_batch
+from tests.engine.steps import random_batch, seeded_learner
 
 pytestmark = pytest.mark.gpu
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -17,7 +17,7 @@ SIZE = {"head_channels": 32, "image_height": 65, "image_width": 97, "batch_size"
 
 def test_float32_step_is_that_of_the_cpu(make_settings: Callable[..., Config]):
     C = make_settings(**SIZE)
-    there, here = (build_learner(C, device).step(random_batch(C, device), 0) for device in (GPU, CPU))
+    there, here = (seeded_learner(C, device).step(random_batch(C, device), 0) for device in (GPU, CPU))
     for name, value in here.scalars.items():
         assert there.scalars[name].item() == pytest.approx(value.item(), rel=2e-3), name
 
@@ -26,7 +26,7 @@ def test_float32_step_is_that_of_the_cpu(make_settings: Callable[..., Config]):
 def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Config], options: dict):
     C = make_settings(**SIZE)
     batch = random_batch(C, GPU)
-    plain, fast = build_learner(C, GPU), build_learner(C, GPU, **options)
+    plain, fast = seeded_learner(C, GPU), seeded_learner(C, GPU, **options)
     assert fast.step(batch, 0).loss.item() == pytest.approx(plain.step(batch, 0).loss.item(), rel=0.05)
 
 
@@ -40,7 +40,7 @@ def test_counts_are_those_of_the_cpu():
 
 def test_no_synchronisation_within_a_step(make_settings: Callable[..., Config]):
     C = make_settings(**SIZE)
-    learner, batch = build_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
+    learner, batch = seeded_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
     learner.step(batch, 0)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -53,6 +53,6 @@ def test_peak_memory_is_at_most_half_of_the_published_arrangement(make_settings:
     C = make_settings(backbone="resnet50", head_channels=256, image_height=512, image_width=512, batch_size=4)
     batch, clock = random_batch(C, GPU), Clock(GPU)
     _, theirs = measure_published(C, batch, clock, 2)
-    learner = build_learner(C, GPU, amp="bf16")
+    learner = seeded_learner(C, GPU, amp="bf16")
     _, ours = measure(clock, "ours", lambda: learner.step(batch, 0), 2)
     assert ours <= theirs / 2

@@ -7,7 +7,7 @@ import torch
 
 from furnace.engine.numerics import chosen_amp, chosen_compile, memory_format, set_precision
 from furnace.utils.config import Config
-from tests.engine.steps import build_learner, random_batch
+from tests.engine.steps import random_batch, seeded_learner
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -46,7 +46,7 @@ def test_bf16_step_is_close_to_float32_and_keeps_float32_weights(make_settings: 
     batch = random_batch(C, CPU)
     losses = {}
     for amp in ("off", "bf16"):
-        learner = build_learner(C, CPU, amp=amp)
+        learner = seeded_learner(C, CPU, amp=amp)
         losses[amp] = learner.step(batch, 0).loss
         assert losses[amp].dtype == torch.float32
         assert {parameter.dtype for parameter in learner.network.parameters()} == {torch.float32}
