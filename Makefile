@@ -26,6 +26,8 @@ demo: env ## toy data, training, evaluation and pictures in five minutes
 	@echo "logs        $(DEMO)/log_last.log, $(DEMO)/val_last.log; TensorBoard: $(DEMO)/tb"
 	@echo "snapshots   $(DEMO)/snapshot"
 	@echo "results     $(DEMO)/results.json"
+	@echo "report      $(DEMO)/report.html, to open in a browser"
+	@echo "strips      $(DEMO)/strips (what the pseudo labels were like)"
 	@echo "pictures    $(DEMO)/predictions/epoch-last/strip (image | prediction | ground truth)"
 
 test: env ## the whole suite, ten minutes at most

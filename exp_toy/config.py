@@ -38,5 +38,8 @@ C.max_samples = max(C.num_train_imgs, C.num_unsup_imgs)
 C.niters_per_epoch = C.max_samples // C.batch_size
 C.num_workers = 2
 
+# Logs
+C.image_iter = 50
+
 # Evaluation
 C.eval_crop_size = 128
