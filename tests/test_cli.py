@@ -41,7 +41,10 @@ def test_every_folder_has_the_same_commands(name: str):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_settings_are_printed_and_nothing_else_happens(name: str, options: list[str], capsys, tmp_path: Path):
+def test_settings_are_printed_and_nothing_else_happens(
+    name: str, options: list[str], capsys, monkeypatch, tmp_path: Path
+):
+    monkeypatch.setenv("COLUMNS", "300")  # the folders' length must not wrap the words looked for
     with pytest.raises(SystemExit):
         COMMANDS[name](REPOSITORY / "exp_voc", [*options, "-o", "lr=0.125", "--settings"])
     shown = capsys.readouterr().out
