@@ -112,6 +112,8 @@ class TarSource(Source):
                 name = inner_name(info.name, self.path)
                 if name in wanted:
                     wanted.remove(name)
+                    if not info.isfile():
+                        raise tarfile.TarError(f"{name} is a link or device")
                     yield name, tar.extractfile(info).read()
 
 

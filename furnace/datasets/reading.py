@@ -15,6 +15,8 @@ from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError
 
 MAX_PIXELS = 2**27  # a larger image is taken for a fault, before memory is asked for; Pillow's own limit is higher
+MAX_FILE_BYTES = 2**29  # likewise: even an uncompressed image of MAX_PIXELS is smaller
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow would hand others to outside programs
 # What Pillow raises over damaged files.
 DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
 
@@ -110,8 +112,12 @@ def open_image(path: Path) -> tuple[bytes, Image.Image]:
         UserError: the file is missing, is no image, or claims more than `MAX_PIXELS`.
     """
     try:
+        if not path.is_file() and path.exists():  # a pipe or device would never end
+            raise undecodable(path)
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise UserError(f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES}")
         data = path.read_bytes()
-        image = Image.open(BytesIO(data))
+        image = Image.open(BytesIO(data), formats=FORMATS)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the list and C.dataset_path") from None
     except DAMAGED as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 
+MAX_LIST_BYTES = 2**28
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 
@@ -72,6 +73,8 @@ def read_lines(source: str | Path) -> list[tuple[int, str]]:
     if not source.is_file():
         what = "is a folder, not a list" if source.is_dir() else "no such list"
         raise UserError(f"{source}: {what}; check C.dataset_path and the sources in config.py, or see DATA/README.md")
+    if (size := source.stat().st_size) > MAX_LIST_BYTES:
+        raise UserError(f"{source}: {size} bytes are more than a list has; is it another file?")
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:

@@ -99,7 +99,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
         raise UserError(f"{path}: no snapshot (expected a dict with the key 'model')")
     bare = bool(content) and all(isinstance(value, Tensor) for value in content.values())
     model = content if bare else content.get("model")
-    if not model or not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
+    if not isinstance(model, dict) or not model or not all(isinstance(v, Tensor) for v in model.values()):
         keys = [str(key)[:40] for key in list(content)[:6]]
         raise UserError(f"{path}: no snapshot (expected weights under the key 'model'; keys are {keys})")
     model = {str(k).removeprefix("module."): v for k, v in model.items()}

@@ -30,10 +30,21 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def restarts() -> int:
+    """How often torchrun has started this run again after one of its processes had ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def start(device: torch.device) -> None:
     """Join the other processes that torchrun started, over NCCL on GPUs and gloo on CPUs."""
-    if launched() and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", device_id=device if device.index else None)
+    if not launched() or dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store, number, count = next(dist.rendezvous("env://"))
+    # After a restart torchrun's store still holds the addresses of the processes before.
+    store = dist.PrefixStore(f"attempt_{restarts()}", store)
+    device_id = device if device.index else None
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, device_id=device_id)
 
 
 def stop() -> None:

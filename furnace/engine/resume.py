@@ -1,10 +1,9 @@
 """Continuing a run: which snapshot, and its state taken over."""
 
-import os
-
 import torch
 
 from furnace.engine.checkpoint import Snapshot, check_finite, load_network, load_optimizer, load_snapshot
+from furnace.engine.distributed import restarts
 from furnace.engine.learner import Learner
 from furnace.engine.snapshot_folder import AUTO, newest_sound
 from furnace.utils.config import Settings
@@ -19,11 +18,6 @@ IRRELEVANT = {
 }  # fmt: skip
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this process again after one of the run's processes had ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
     """The snapshot to continue from, None for a run from its begin, and what there is to say about the choice.
 
@@ -34,7 +28,7 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     Raises:
         UserError: there is no such file, or no sound one.
     """
-    if restarted():
+    if restarts():
         resume = AUTO
     if resume is None:
         return None, []

@@ -28,7 +28,8 @@ class StopSignals:
         self.torch_handler: Callable | None = None
         self.child_ended = False
         # NCCL can't reduce on the CPU, and on the GPU asking would mean waiting for it.
-        self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        shared_by_nccl = world_size() > 1 and dist.get_backend() != "gloo"
+        self.group = dist.new_group(backend="gloo") if shared_by_nccl else None
 
     def __enter__(self) -> "StopSignals":
         self.previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
@@ -61,7 +62,7 @@ class StopSignals:
         if self.child_ended:
             self.child_ended = False
             self.torch_handler(signal.SIGCHLD, None)
-        if self.group is None:
+        if world_size() == 1:
             return self.received
         received = torch.tensor(self.received)
         dist.all_reduce(received, dist.ReduceOp.MAX, group=self.group)

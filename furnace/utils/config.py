@@ -49,6 +49,10 @@ Names = Annotated[list[str], BeforeValidator(_split)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
 OptionalInt = Annotated[int | None, BeforeValidator(_none)]
 REQUIRED: Any = None  # default of the settings that config.py must assign
+# Beyond these a number is a slip of the pen, which would cost all memory before it failed.
+MAX_SIDE = 2**14
+MAX_SCALE = 16
+MAX_EPOCH_SAMPLES = 10**8
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -82,8 +86,8 @@ class Settings(BaseModel):
     class_names: Names = Field([], description="names, if the catalog has none for dataset_name")
     image_mean: Floats = Field([0.485, 0.456, 0.406], description="RGB mean of the normalisation, in [0, 1]")
     image_std: Floats = Field([0.229, 0.224, 0.225], description="RGB standard deviation, likewise")
-    image_height: PositiveInt = Field(REQUIRED, description="training crop")
-    image_width: PositiveInt = Field(REQUIRED, description="training crop")
+    image_height: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
+    image_width: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
     train_scale_array: Floats = Field(
         [0.5, 0.75, 1, 1.5, 1.75, 2.0], description="scales, one drawn per training image"
     )
@@ -91,7 +95,9 @@ class Settings(BaseModel):
     num_unsup_imgs: NonNegativeInt = Field(
         REQUIRED, description="unlabelled images that the epoch's length counts with"
     )
-    num_workers: NonNegativeInt = Field(4, description="loader processes per device; 0 loads in the training process")
+    num_workers: NonNegativeInt = Field(
+        4, description="loader processes per device; 0 loads in the training process", le=2**10
+    )
     cache: str = Field(
         "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see DATA/README.md"
     )
@@ -115,7 +121,7 @@ class Settings(BaseModel):
     cutmix_mask_prop_range: Floats = Field(
         [0.25, 0.5], description="smallest and largest share of the area under boxes"
     )
-    cutmix_boxmask_n_boxes: PositiveInt = Field(3, description="boxes per CutMix mask")
+    cutmix_boxmask_n_boxes: PositiveInt = Field(3, description="boxes per CutMix mask", le=1000)
     cutmix_boxmask_fixed_aspect_ratio: bool = Field(False, description="boxes of the image's aspect ratio")
     cutmix_boxmask_by_size: bool = Field(False, description="the range is of the sides, not of the area")
     cutmix_boxmask_outside_bounds: bool = Field(False, description="boxes may reach outside the image")
@@ -132,7 +138,7 @@ class Settings(BaseModel):
         REQUIRED, description="backbone"
     )
     pretrained_model: OptionalText = Field(REQUIRED, description="backbone weights: a file, 'imagenet', or None")
-    head_channels: PositiveInt = Field(256, description="width of the DeepLabv3+ head; 256 in the paper")
+    head_channels: PositiveInt = Field(256, description="width of the DeepLabv3+ head; 256 in the paper", le=2**13)
     bn_eps: PositiveFloat = Field(1e-5, description="BatchNorm epsilon")
     bn_momentum: Share = Field(0.1, description="BatchNorm momentum")
 
@@ -143,16 +149,18 @@ class Settings(BaseModel):
     momentum: Share = Field(0.9, description="SGD momentum")
     weight_decay: float = Field(1e-4, description="SGD weight decay; none on norms and biases", ge=0)
     batch_size: PositiveInt = Field(
-        REQUIRED, description="labelled images a step, and as many from each unlabelled stream"
+        REQUIRED, description="labelled images a step, and as many from each unlabelled stream", le=2**16
     )
-    nepochs: PositiveInt = Field(REQUIRED, description="epochs")
+    nepochs: PositiveInt = Field(REQUIRED, description="epochs", le=10**6)
     max_samples: PositiveInt = Field(REQUIRED, description="samples an epoch")
-    niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations an epoch")
+    niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations an epoch", le=10**7)
 
     # Speed
     amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="mixed precision; auto: bf16 on a GPU")
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on a GPU")
-    accumulate: PositiveInt = Field(1, description="parts of a batch that pass one after another, to save memory")
+    accumulate: PositiveInt = Field(
+        1, description="parts of a batch that pass one after another, to save memory", le=2**16
+    )
     sync_bn: bool = Field(True, description="BatchNorm over the batches of all GPUs")
 
     # Snapshots and logs
@@ -177,10 +185,12 @@ class Settings(BaseModel):
     )
 
     # Evaluation
-    eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window")
+    eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window", le=MAX_SIDE)
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)
     eval_scale_array: Floats = Field([1], description="scales, whose scores are added")
-    eval_batch_size: PositiveInt = Field(8, description="windows in one pass of the network, of several images")
+    eval_batch_size: PositiveInt = Field(
+        8, description="windows in one pass of the network, of several images", le=2**12
+    )
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
 
 
@@ -258,8 +268,11 @@ def check_together(C: Settings, file: str | Path) -> None:
     problems = {
         "image_mean, image_std": len(C.image_mean) == len(C.image_std) == 3 and min(C.image_std) > 0,
         "cutmix_mask_prop_range": len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= 1,
-        "train_scale_array": bool(C.train_scale_array) and min(C.train_scale_array) > 0,
-        "eval_scale_array": bool(C.eval_scale_array) and min(C.eval_scale_array) > 0,
+        "train_scale_array": bool(C.train_scale_array)
+        and 0 < min(C.train_scale_array) <= max(C.train_scale_array) <= MAX_SCALE,
+        "eval_scale_array": bool(C.eval_scale_array)
+        and 0 < min(C.eval_scale_array) <= max(C.eval_scale_array) <= MAX_SCALE,
+        "niters_per_epoch, batch_size": C.niters_per_epoch * C.batch_size <= MAX_EPOCH_SAMPLES,
         "class_weight": C.class_weight is None or len(C.class_weight) == C.num_classes,
         "class_names": len(C.class_names) in (0, C.num_classes),
     }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,8 @@ def train(C: Config, resume: str | None = None, stop_after: int | None = None, *
         return outcome
 
     trainer.learner.step = observed
-    try:
+    with suppress(Cut):
         trainer.fit()
-    except Cut:
-        pass
     return seen
 
 

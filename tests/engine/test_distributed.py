@@ -88,15 +88,19 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch):
         parse_devices("*")
 
 
-def test_several_devices_start_torchrun(monkeypatch: pytest.MonkeyPatch):
+def test_several_devices_start_a_process_each(monkeypatch: pytest.MonkeyPatch):
     started = []
+
+    def run_processes(*arguments) -> int:
+        started.append(arguments)
+        return 3
+
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
-    monkeypatch.setattr(distributed.os, "execv", lambda *command: started.append(command))
+    monkeypatch.setattr(distributed, "run_processes", run_processes)
     monkeypatch.setattr(distributed.sys, "argv", ["train.py", "-d", "0,2"])
-    distributed.launch([torch.device("cuda", 0), torch.device("cuda", 2)])
-    ((_, arguments),) = started
-    assert arguments[1:3] == ["-m", "torch.distributed.run"]
-    assert "--nproc_per_node=2" in arguments
-    assert arguments[-3:] == ["train.py", "-d", "0,2"]
+    with pytest.raises(SystemExit) as end:
+        distributed.launch([torch.device("cuda", 0), torch.device("cuda", 2)], restarts=1)
+    assert end.value.code == 3
+    assert started == [(2, ["train.py", "-d", "0,2"], 1)]
     assert distributed.os.environ["CUDA_VISIBLE_DEVICES"] == "3,7"

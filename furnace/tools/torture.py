@@ -1,0 +1,110 @@
+"""Torture: trains a small toy set while faults are injected at random, and says what became of each.
+
+Every fault is followed by `-c auto`. A run that reaches its end must have the weights of a run that was never
+disturbed, bit for bit; then the next one begins.
+"""
+
+import random
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from furnace.tools.torture_faults import FAULTS
+from furnace.tools.torture_victim import Failed, Victim, same_weights
+from furnace.utils.errors import run
+
+EXAMPLES = """examples:
+  python -m furnace.tools.torture --minutes 10
+  python -m furnace.tools.torture --minutes 2 --seed 3 --only 'kill -9 while saving'
+"""
+RUNS = "runs finished with the weights of an undisturbed one"
+
+
+class Torture:
+    """Faults in random order, and what came of them.
+
+    Args:
+        victim: what is tortured.
+        seed: of the order and of the faults' own choices.
+        names: of the faults to choose from.
+        console: to report on.
+    """
+
+    def __init__(self, victim: Victim, seed: int, names: list[str], console: Console):
+        self.victim, self.rng, self.names, self.console = victim, random.Random(seed), names, console
+        self.outcomes: dict[str, Counter] = defaultdict(Counter)
+        self.failures: list[str] = []
+
+    def run(self, seconds: float) -> None:
+        """Inject until the time is over, each fault once before any comes again, and let the last run finish."""
+        end = time.monotonic() + seconds
+        self.victim.start()
+        self.victim.end().expect(0)
+        self.reference = self.victim.result()
+        self.victim.reset()
+        waiting: list[str] = []
+        while time.monotonic() < end:
+            waiting = waiting or self.rng.sample(self.names, len(self.names))
+            self.inject(waiting.pop())
+            self._compare_if_finished()
+        self.victim.start()
+        self._attempt("the rest without a fault", lambda: f"status {self.victim.end().expect(0).status}")
+        self._compare_if_finished()
+
+    def inject(self, name: str) -> None:
+        """Do one fault to the victim and note what came of it."""
+        self._attempt(name, lambda: FAULTS[name](self.victim, self.rng))
+
+    def _attempt(self, name: str, fault) -> None:
+        try:
+            outcome = fault()
+        except Failed as error:
+            outcome = "NOT SURVIVED"
+            self.failures.append(f"{name}: {error}")
+            self.victim.process.kill()
+            self.victim.process.join()
+            self.victim.reset()
+        self.outcomes[name][outcome] += 1
+        self.console.print(f"{name}: {outcome}", highlight=False, soft_wrap=True)
+
+    def _compare_if_finished(self) -> None:
+        if self.victim.process.exitcode != 0:
+            return
+        same = same_weights(self.victim.result(), self.reference)
+        self.outcomes[RUNS]["bit for bit" if same else "NOT SURVIVED: other weights"] += 1
+        if not same:
+            self.failures.append(f"{RUNS}: other weights")
+        self.victim.reset()
+
+    def table(self) -> Table:
+        """What was injected how often, and what became of it."""
+        table = Table("fault", "injected", "what became of it", title="torture", title_justify="left")
+        for name, outcomes in sorted(self.outcomes.items()):
+            text = "; ".join(f"{count} x {outcome}" for outcome, count in outcomes.most_common())
+            table.add_row(name, str(outcomes.total()), text)
+        return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLES)
+    parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10); a run is then finished")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another order (default: 0)")
+    parser.add_argument("--only", choices=FAULTS, action="append", help="this fault, and those of further --only")
+    args = parser.parse_args(argv)
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="torture_") as folder:
+        torture = Torture(Victim(Path(folder)), args.seed, args.only or list(FAULTS), console)
+        torture.run(60 * args.minutes)
+    console.print(torture.table())
+    for failure in torture.failures:
+        console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if torture.failures else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,230 @@
+"""The faults of the torture: each is done to a run, and says what became of it."""
+
+import errno
+import os
+import pickle
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from furnace.datasets.dataset import TrainBatch
+from furnace.engine.trainer import Trainer
+from furnace.tools.torture_victim import Failed, Victim
+from furnace.utils import files
+from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
+
+TERMINATED = SIGNAL_BASE + signal.SIGTERM
+INTERRUPTED = SIGNAL_BASE + signal.SIGINT
+KILLED = -signal.SIGKILL
+LONGEST_WAIT = 6.0  # seconds: from before the start to some epochs on
+
+Fault = Callable[[Victim, random.Random], str]
+
+
+def kill_at_any_moment(victim: Victim, rng: random.Random) -> str:
+    victim.start()
+    time.sleep(rng.uniform(0, LONGEST_WAIT))
+    victim.kill()
+    victim.end().expect(KILLED, 0)
+    return "killed"
+
+
+def kill_while_saving(victim: Victim, rng: random.Random) -> str:
+    victim.start()
+    if victim.wait_for(lambda: any(victim.snapshot_dir.glob(".*.part"))):
+        time.sleep(rng.uniform(0, 0.2))
+        victim.kill()
+    victim.end().expect(KILLED, 0)
+    return "killed"
+
+
+def terminate(victim: Victim, rng: random.Random) -> str:
+    return _ask_to_stop(victim, signal.SIGTERM, TERMINATED)
+
+
+def interrupt(victim: Victim, rng: random.Random) -> str:
+    return _ask_to_stop(victim, signal.SIGINT, INTERRUPTED)
+
+
+def interrupt_twice(victim: Victim, rng: random.Random) -> str:
+    victim.start()
+    victim.wait_until_training()
+    for _ in range(2):
+        victim.kill(signal.SIGINT)
+        time.sleep(rng.uniform(0, 1))
+    return f"status {victim.end().expect(INTERRUPTED, 0).status}"
+
+
+def _ask_to_stop(victim: Victim, signum: int, status: int, **settings) -> str:
+    victim.start(**settings)
+    victim.wait_until_training()
+    victim.kill(signum)
+    ending = victim.end().expect(status, 0)
+    if ending.status == status:
+        ending.expect(status, say="saved")
+    return f"status {ending.status}, saved"
+
+
+def kill_a_loader(victim: Victim, rng: random.Random) -> str:
+    victim.start()
+    victim.wait_until_training()
+    for pid in victim.workers():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    ending = victim.end().expect(USER_ERROR_STATUS, 0)
+    if ending.status:
+        ending.expect(USER_ERROR_STATUS, say="a loader process")
+    return f"status {ending.status}, files named, saved"
+
+
+def truncate_the_latest_save(victim: Victim, rng: random.Random) -> str:
+    return _damage_the_latest_save(victim, lambda path: os.truncate(path, rng.randrange(path.stat().st_size)))
+
+
+def change_a_byte_of_the_latest_save(victim: Victim, rng: random.Random) -> str:
+    def change(path: Path) -> None:
+        position = rng.randrange(path.stat().st_size // 4, path.stat().st_size // 2)
+        with open(path, "rb+") as file:
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 0x10]))
+
+    return _damage_the_latest_save(victim, change)
+
+
+def plant_a_pickle_that_runs_code(victim: Victim, rng: random.Random) -> str:
+    marker = victim.folder / "code_was_run"
+
+    def plant(path: Path) -> None:
+        path.unlink()
+        path.write_bytes(pickle.dumps(_Trap(marker), protocol=2))
+
+    said = _damage_the_latest_save(victim, plant)
+    if marker.exists():
+        raise Failed("the code of a planted pickle was run")
+    return said
+
+
+class _Trap:
+    """Unpickling it creates a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+def _damage_the_latest_save(victim: Victim, damage: Callable[[Path], None]) -> str:
+    saves = victim.saves()
+    if len(saves) < 2:
+        # A run that has an autosave and a snapshot of an epoch.
+        victim.start()
+        victim.wait_for(lambda: len(victim.saves()) >= 2)
+        victim.kill()
+        victim.end().expect(KILLED)
+        saves = victim.saves()
+    damage(saves[0])
+    victim.start()
+    if not victim.wait_until_training():
+        victim.end().expect(0, say="-c auto: continues")
+    victim.kill(signal.SIGTERM)
+    victim.end().expect(TERMINATED, 0, say="-c auto: continues").expect(TERMINATED, 0, say=saves[0].name)
+    return "named, an earlier one taken"
+
+
+def damage_an_image(victim: Victim, rng: random.Random) -> str:
+    path, content = _damage(victim, rng)
+    try:
+        victim.start()
+        ending = victim.end().expect(USER_ERROR_STATUS, 0)
+        if ending.status:
+            ending.expect(USER_ERROR_STATUS, say=path.name)
+    finally:
+        path.write_bytes(content)
+    return f"status {ending.status}, file named, saved"
+
+
+def damage_an_image_to_skip(victim: Victim, rng: random.Random) -> str:
+    scratch = victim.scratch()
+    path, content = _damage(victim, rng)
+    try:
+        scratch.start(on_bad_image="skip", nepochs=victim.settings["nepochs"] + 1)
+        scratch.end().expect(0, say="were replaced by others").expect(0, say=path.name)
+    finally:
+        path.write_bytes(content)
+    return "replaced, reported at the end"
+
+
+def _damage(victim: Victim, rng: random.Random) -> tuple[Path, bytes]:
+    listed = (victim.folder / "DATA/toy/subset_train").glob("train_labeled_*.txt")
+    name = rng.choice(next(listed).read_text().split())
+    path = victim.folder / "DATA/toy/train/image" / f"{name}.png"
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content) // 2)])
+    return path, content
+
+
+def fill_the_disk(victim: Victim, rng: random.Random) -> str:
+    before = {path.name: path.stat().st_ino for path in victim.saves()}
+    victim.start(inject=_no_space)
+    victim.end().expect(USER_ERROR_STATUS, say="no space left").expect(USER_ERROR_STATUS, say="are needed")
+    if {path.name: path.stat().st_ino for path in victim.saves()} != before:
+        raise Failed("a save that was there has changed")
+    return "size and space named, earlier saves kept"
+
+
+def _no_space() -> None:
+    """Let every snapshot that is written in this process end as on a full disk."""
+
+    def full(path: Path) -> None:
+        if path.suffix == ".part":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    files._flush = full
+
+
+def poison_a_batch(victim: Victim, rng: random.Random) -> str:
+    delay = rng.randrange(3)
+    victim.start(inject=lambda: _poison(delay))
+    ending = victim.end().expect(USER_ERROR_STATUS, 0)
+    if ending.status:
+        ending.expect(USER_ERROR_STATUS, say="not finite").expect(USER_ERROR_STATUS, say="batch: labelled")
+    return f"status {ending.status}, iteration, files and loss named, state before it saved"
+
+
+def _poison(delay: int) -> None:
+    """Put NaN into the batch of the iteration that comes after `delay` others."""
+    prepare = Trainer.prepare
+
+    def poisoned(trainer: Trainer, batch: TrainBatch) -> TrainBatch:
+        batch = prepare(trainer, batch)
+        if trainer.iteration == trainer.start_iteration + delay:
+            batch.images.fill_(torch.nan)
+        return batch
+
+    Trainer.prepare = poisoned
+
+
+FAULTS: dict[str, Fault] = {
+    "kill -9 at any moment": kill_at_any_moment,
+    "kill -9 while saving": kill_while_saving,
+    "SIGTERM": terminate,
+    "SIGINT": interrupt,
+    "SIGINT twice": interrupt_twice,
+    "kill -9 of a loader": kill_a_loader,
+    "latest save truncated": truncate_the_latest_save,
+    "a byte of the latest save changed": change_a_byte_of_the_latest_save,
+    "a pickle with code planted": plant_a_pickle_that_runs_code,
+    "image damaged": damage_an_image,
+    "image damaged, on_bad_image=skip": damage_an_image_to_skip,
+    "disk full": fill_the_disk,
+    "loss not finite": poison_a_batch,
+}

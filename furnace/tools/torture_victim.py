@@ -1,0 +1,192 @@
+"""What the torture is done to: a small training run in a process of its own, in its own folder."""
+
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from furnace.cli import train
+from furnace.datasets.toy import make_toy
+from furnace.engine.checkpoint import LAST, OPTIMIZERS
+from furnace.engine.snapshot_folder import list_saves
+from furnace.utils.errors import run
+
+EXPERIMENT = Path(__file__).resolve().parents[2] / "exp_toy"
+HANG_SECONDS = 180
+ITERATION = re.compile(r"iteration \d+/\d+")
+WIDE = "1000"  # columns of a terminal on which no message is wrapped
+POLL_SECONDS = 0.005
+SETTINGS = {
+    "labeled_ratio": 3,
+    "nepochs": 3,
+    "niters_per_epoch": 4,
+    "batch_size": 4,
+    "image_height": 32,
+    "image_width": 32,
+    "head_channels": 8,
+    "num_workers": 1,
+    "snapshot_iter": 1,
+    "keep_snapshots": 2,
+    "autosave_minutes": 0.03,
+    "display_iter": 1,
+}
+
+
+class Failed(Exception):
+    """What a fault should not have led to."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a training process ended: its exit status (-9 for a kill), and what it had said."""
+
+    status: int
+    text: str
+
+    def expect(self, *statuses: int, say: str = "") -> "Ending":
+        """Raise Failed unless it is one of these endings, without a traceback and with the words `say`."""
+        if self.status not in statuses or say not in self.text or "Traceback" in self.text:
+            raise Failed(f"status {self.status} instead of {statuses}, or not {say!r}: ...{self.text[-2000:]}")
+        return self
+
+    def last_line(self) -> str:
+        return (self.text.strip().splitlines() or [""])[-1]
+
+
+class Victim:
+    """A training run that can be started, watched and hurt.
+
+    Args:
+        folder: an empty one for its data, logs and snapshots.
+        settings: others than `SETTINGS`.
+    """
+
+    def __init__(self, folder: Path, **settings):
+        self.folder, self.log_dir = folder, folder / "log"
+        self.settings = {**SETTINGS, **settings, "volna": folder}
+        # Processes are forked, as those of a library with running threads could not be.
+        torch.set_num_threads(1)
+        self.context = multiprocessing.get_context("fork")
+        counts = {"train": 24, "val": 4}
+        task = partial(make_toy, folder / "DATA" / "toy", 0, counts, (self.settings["labeled_ratio"],))
+        self._join(self._fork(task)).expect(0)
+        self.process: multiprocessing.Process | None = None
+
+    @property
+    def snapshot_dir(self) -> Path:
+        return self.log_dir / "snapshot"
+
+    def saves(self) -> list[Path]:
+        """The files that it could continue from, the latest first, each once."""
+        found = {path.stat().st_ino: path for path in reversed(list_saves(self.snapshot_dir))}
+        return list(reversed(found.values()))
+
+    def start(self, inject: Callable[[], None] | None = None, **settings) -> None:
+        """Begin training with `-c auto` and other settings; `inject` is called first in its process."""
+        options = {**self.settings, "log_dir": self.log_dir, **settings}
+        argv = ["-d", "cpu", "-c", "auto"]
+        for name, value in options.items():
+            argv += ["-o", f"{name}={value}"]
+        self.process = self._fork(partial(train, EXPERIMENT, argv), inject)
+
+    def said(self) -> str:
+        """What the process has written so far."""
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Wait until a condition holds; False if the process has ended before."""
+        end = time.monotonic() + HANG_SECONDS
+        while not condition():
+            if not self.process.is_alive():
+                return condition()
+            if time.monotonic() > end:
+                raise Failed(f"hangs: ...{self.said()[-2000:]}")
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def wait_until_training(self) -> bool:
+        """Wait for the first iteration's line."""
+        return self.wait_for(lambda: ITERATION.search(self.said()) is not None)
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal, if the process is still there."""
+        if self.process.is_alive():
+            os.kill(self.process.pid, signum)
+
+    def end(self) -> Ending:
+        """Wait for the process to end."""
+        return self._join(self.process)
+
+    def workers(self) -> list[int]:
+        """Process ids of its loaders."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()] if children.is_file() else []
+
+    def scratch(self) -> "Victim":
+        """One that stands where this one does, for faults that change what is learned."""
+        other = object.__new__(Victim)
+        other.__dict__ = {**self.__dict__, "log_dir": self.folder / "scratch"}
+        shutil.rmtree(other.log_dir, ignore_errors=True)
+        if not self.log_dir.is_dir():
+            return other
+        # Saves are only ever replaced, never changed: links are copies.
+        shutil.copytree(self.log_dir, other.log_dir, copy_function=os.link, symlinks=True)
+        return other
+
+    def reset(self) -> None:
+        """Forget the run."""
+        shutil.rmtree(self.log_dir, ignore_errors=True)
+
+    def result(self) -> dict:
+        """The last snapshot of a finished run."""
+        return torch.load(self.snapshot_dir / LAST, weights_only=True)
+
+    @property
+    def _output(self) -> Path:
+        return self.folder / "output.txt"
+
+    def _fork(self, task: Callable[[], None], inject: Callable[[], None] | None = None) -> multiprocessing.Process:
+        self._output.write_text("")
+        process = self.context.Process(target=_in_process, args=(task, self._output, inject))
+        process.start()
+        return process
+
+    def _join(self, process: multiprocessing.Process) -> Ending:
+        process.join(HANG_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise Failed(f"hangs: ...{self.said()[-2000:]}")
+        return Ending(process.exitcode, self.said())
+
+
+def _in_process(task: Callable[[], None], output: Path, inject: Callable[[], None] | None) -> None:
+    file = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.environ["COLUMNS"] = WIDE
+    if inject:
+        inject()
+    run(task)
+
+
+def same_weights(one: dict, other: dict) -> bool:
+    """Whether two snapshots hold the same networks and momenta, bit for bit."""
+
+    def same(a: object, b: object) -> bool:
+        if isinstance(a, torch.Tensor):
+            return torch.equal(a, b)
+        if isinstance(a, dict):
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return a == b
+
+    keys = ("model", *OPTIMIZERS, "epoch", "iteration")
+    return all(same(one.get(key), other.get(key)) for key in keys)

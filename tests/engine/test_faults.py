@@ -1,0 +1,172 @@
+"""Real processes, real signals: what a run leaves when it is stopped or killed, alone and as one of several."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from furnace.datasets.loaders import build_train_set
+from furnace.datasets.randomness import Purpose
+from furnace.datasets.toy import make_toy
+from furnace.engine.snapshot_folder import AUTOSAVE, LAST
+from furnace.tools.torture_victim import same_weights
+from furnace.utils.config import load_config
+from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
+from tests.conftest import REPOSITORY
+
+LAUNCH = "import sys; from furnace.engine.launcher import run_processes; from furnace.utils.errors import run; "
+LAUNCH += "run(lambda: run_processes(2, sys.argv[1:], restarts=2))"
+HANG_SECONDS = 240
+KILLS = 20
+
+
+class Command:
+    """`train.py` of the toy experiment over a tiny data set, started as a user would."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.log_dir = folder, folder / "log"
+        make_toy(folder / "DATA" / "toy", 0, {"train": 24, "val": 4}, (3,))
+
+    def settings(self, **settings) -> dict:
+        defaults = {
+            "volna": str(self.folder), "log_dir": str(self.log_dir), "labeled_ratio": 3, "method": "supervised",
+            "nepochs": 2, "niters_per_epoch": 20, "batch_size": 4, "image_height": 32, "image_width": 32,
+            "head_channels": 8, "num_workers": 1, "display_iter": 1, "autosave_minutes": 1e-9,
+        }  # fmt: skip
+        return {**defaults, **settings}
+
+    def arguments(self, **settings) -> list[str]:
+        pairs = [f"{name}={value}" for name, value in self.settings(**settings).items()]
+        return [
+            str(REPOSITORY / "exp_toy" / "train.py"),
+            "-d",
+            "cpu",
+            *(part for pair in pairs for part in ("-o", pair)),
+        ]
+
+    def start(self, *command: str) -> subprocess.Popen:
+        environment = {**os.environ, "COLUMNS": "400", "PYTHONPATH": str(REPOSITORY)}
+        self.output = open(self.folder / "output.txt", "w+", encoding="utf-8")  # noqa: SIM115
+        return subprocess.Popen(
+            [sys.executable, *command], stdout=self.output, stderr=self.output, env=environment, start_new_session=True
+        )
+
+    def said(self) -> str:
+        return (self.folder / "output.txt").read_text(encoding="utf-8")
+
+    def wait_for(self, process: subprocess.Popen, text: str, count: int = 1) -> None:
+        end = time.monotonic() + HANG_SECONDS
+        while self.said().count(text) < count:
+            assert process.poll() is None, self.said()
+            assert time.monotonic() < end, f"hangs: {self.said()}"
+            time.sleep(0.02)
+
+    def saved_iteration(self) -> int:
+        return torch.load(self.log_dir / "snapshot" / AUTOSAVE, weights_only=True)["iteration"]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_signal_to_the_whole_group_saves_and_tells(command: Command) -> None:
+    """As `timeout` and terminals do it: loaders would get the signal, too."""
+    process = command.start(*command.arguments())
+    command.wait_for(process, "iteration 2/40")
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGTERM
+    last = command.said().strip().splitlines()[-1]
+    assert last.startswith(f"stopped: SIGTERM after iteration {command.saved_iteration()} of 40; saved ")
+    assert "Traceback" not in command.said()
+
+
+def test_a_second_signal_ends_at_once(command: Command) -> None:
+    stuck = "import time; from furnace.engine.signals import StopSignals\n"
+    stuck += "with StopSignals():\n    print('in', flush=True)\n    while True: time.sleep(0.01)"
+    process = command.start("-c", stuck)
+    command.wait_for(process, "in")
+    os.kill(process.pid, signal.SIGINT)
+    command.wait_for(process, "once more to stop at once")
+    os.kill(process.pid, signal.SIGINT)  # so soon after, it is an echo of the first
+    time.sleep(0.7)
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGTERM
+
+
+def test_twenty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.killing", str(tmp_path), str(KILLS)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["statuses"] in ([-9, 0], [-9]), found
+    assert found["same"] is True
+    assert found["while_saving"] >= 1, "no kill came while a file was being written: the test shows too little"
+    assert found["continued"] >= KILLS // 3
+    assert found["fallen_back"] == 0
+    assert found["left"] == ["epoch-5.pth", LAST, "run.json"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The last snapshot of a run of two processes that nothing disturbs."""
+    command = Command(tmp_path_factory.mktemp("undisturbed"))
+    assert command.start("-c", LAUNCH, *command.arguments(niters_per_epoch=6)).wait(HANG_SECONDS) == 0, command.said()
+    return torch.load(command.log_dir / "snapshot" / LAST, weights_only=True)
+
+
+def by_launcher(command: Command, **settings) -> list[str]:
+    return ["-c", LAUNCH, *command.arguments(**settings)]
+
+
+def test_killed_restarted_stopped_and_continued_two_processes_learn_the_same(
+    command: Command, undisturbed: dict
+) -> None:
+    start = by_launcher(command, niters_per_epoch=6)
+    process = command.start(*start)
+    command.wait_for(process, "iteration 2/12")
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    command.wait_for(process, "-c auto: continues")
+    command.wait_for(process, "iteration 5/12")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGTERM, command.said()
+    assert "process 1 was ended by SIGKILL; starting again from the last save" in command.said()
+    assert f"SIGTERM after iteration {command.saved_iteration()} of 12" in command.said()
+    assert "Traceback" not in command.said()
+    assert command.start(*start, "-c", "auto").wait(HANG_SECONDS) == 0, command.said()
+    assert same_weights(torch.load(command.log_dir / "snapshot" / LAST, weights_only=True), undisturbed)
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_last_save(command: Command, undisturbed: dict) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2"]
+    process = command.start(*torchrun, *command.arguments(niters_per_epoch=6))
+    command.wait_for(process, "iteration 3/12")
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    assert process.wait(HANG_SECONDS) == 0, command.said()
+    assert "-c auto: continues" in command.said()
+    assert same_weights(torch.load(command.log_dir / "snapshot" / LAST, weights_only=True), undisturbed)
+
+
+def test_a_fault_of_another_process_than_the_first_reaches_the_terminal(command: Command) -> None:
+    """The second process reads the second half of each batch: of these images one is damaged."""
+    C = load_config(REPOSITORY / "exp_toy", command.settings())
+    path = build_train_set(C, unlabeled=False).sample(0, C.batch_size - 1, Purpose.ORDER_LABELED).image
+    path.write_bytes(b"damaged")
+    status = command.start(*by_launcher(command)).wait(HANG_SECONDS)
+    assert status == USER_ERROR_STATUS, command.said()
+    assert f"error: {path}: can't be decoded" in command.said()
+    assert "Traceback" not in command.said()

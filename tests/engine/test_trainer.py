@@ -1,0 +1,340 @@
+"""The trainer's own promises: what it saves when, what it refuses, and what it does when a step goes wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from furnace.engine import trainer as trainer_module
+from furnace.engine.snapshot_folder import AUTOSAVE, LAST
+from furnace.engine.trainer import Trainer
+from furnace.utils.config import Config
+from furnace.utils.errors import UserError
+from tests.tiny_run import NARROW
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def settings(make_settings, tmp_path) -> Callable[..., Config]:
+    def make(**changes) -> Config:
+        folders = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
+        return make_settings(**{"method": "supervised", **NARROW, **folders, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(settings) -> Callable[..., Trainer]:
+    def make(resume: str | None = None, overwrite: bool = False, **changes) -> Trainer:
+        return Trainer(settings(**changes), CPU, resume, overwrite, Console(quiet=True))
+
+    return make
+
+
+def saves(trainer: Trainer) -> list[str]:
+    return sorted(path.name for path in Path(trainer.C.snapshot_dir).glob("*.pth"))
+
+
+def log_of(trainer: Trainer) -> str:
+    return (Path(trainer.C.log_dir) / "log_last.log").read_text(encoding="utf-8")
+
+
+def poison(trainer: Trainer, *iterations: int) -> None:
+    """Put NaN into the images of these iterations."""
+    prepare = trainer.prepare
+
+    def poisoned(batch):
+        batch = prepare(batch)
+        if trainer.iteration in iterations:
+            batch.images.fill_(torch.nan)
+        return batch
+
+    trainer.prepare = poisoned
+
+
+def states(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Weights, statistics and momenta, copied."""
+    momenta = {
+        f"momentum {number} {index}": entry["momentum_buffer"].clone()
+        for number, optimizer in enumerate(trainer.learner.optimizers)
+        for index, entry in optimizer.state_dict()["state"].items()
+    }
+    return {name: value.clone() for name, value in trainer.network.state_dict().items()} | momenta
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def states_before(make_trainer: Callable, iteration: int, **changes) -> dict[str, torch.Tensor]:
+    """What an undisturbed run has before an iteration."""
+    trainer = make_trainer(log_dir="/nowhere", snapshot_dir="/nowhere", **changes)
+    loader = trainer_module.build_train_loader(trainer.C, trainer.dataset)
+    for number, batch in zip(range(iteration), loader, strict=False):
+        trainer.learner.step(trainer.prepare(batch), number)
+    return states(trainer)
+
+
+def test_saves_are_kept_as_the_settings_say(make_trainer) -> None:
+    trainer = make_trainer(nepochs=4, niters_per_epoch=1, snapshot_iter=1, keep_snapshots=2, autosave_minutes=1e-9)
+    trainer.fit()
+    assert saves(trainer) == ["epoch-2.pth", "epoch-3.pth", LAST]
+    assert torch.load(Path(trainer.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 4
+
+
+def test_an_autosave_tells_the_last_epoch_that_was_finished(make_trainer) -> None:
+    trainer = make_trainer(autosave_minutes=1e-9)
+    seen = []
+    autosave = trainer._autosave
+
+    def observed():
+        autosave()
+        content = torch.load(Path(trainer.C.snapshot_dir) / AUTOSAVE, weights_only=True)
+        seen.append((content["epoch"], content["iteration"]))
+
+    trainer._autosave = observed
+    trainer.fit()
+    # The last iteration of the last epoch writes its snapshot instead.
+    assert seen == [(-1, 1), (-1, 2), (0, 3), (0, 4), (0, 5)]
+    assert saves(trainer) == ["epoch-1.pth", LAST]
+
+
+def test_no_minutes_no_autosave(make_trainer) -> None:
+    trainer = make_trainer(autosave_minutes=0)
+    trainer._autosave = lambda: pytest.fail("an autosave")
+    trainer.fit()
+
+
+def test_an_autosave_that_fails_does_not_end_the_run(make_trainer, monkeypatch) -> None:
+    save = trainer_module.save_snapshot
+
+    def fails(path: Path, snapshot) -> None:
+        if path.name == AUTOSAVE:
+            raise UserError("no space left")
+        save(path, snapshot)
+
+    monkeypatch.setattr(trainer_module, "save_snapshot", fails)
+    trainer = make_trainer(autosave_minutes=1e-9)
+    trainer.fit()
+    assert "no autosave: no space left" in log_of(trainer)
+    assert saves(trainer) == ["epoch-1.pth", LAST]
+
+
+def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
+    make_trainer().fit()
+    with pytest.raises(UserError, match=r"holds snapshots up to epoch 1; continue them \(-c auto\), replace"):
+        make_trainer()
+    with pytest.raises(UserError, match="the run of 2 epochs is finished; raise it with -o nepochs=N"):
+        make_trainer("auto")
+    trainer = make_trainer(overwrite=True, nepochs=1)
+    assert saves(trainer) == ["epoch-1.pth", LAST], "before the first iteration nothing is gone"
+    trainer.fit()
+    assert saves(trainer) == ["epoch-0.pth", LAST]
+
+
+def test_other_settings_than_the_snapshot_s_are_named(make_trainer) -> None:
+    make_trainer().fit()
+    trainer = make_trainer("auto", nepochs=3, lr=0.125, num_workers=1)
+    (note,) = (note for note in trainer.notes if "other settings" in note)
+    assert "lr 0.005 -> 0.125" in note
+    assert "nepochs 2 -> 3" in note
+    assert "num_workers" not in note
+    with pytest.raises(UserError, match=r"tensors are missing and .*C\.backbone = 'resnet18'"):
+        make_trainer("auto", nepochs=3, backbone="resnet34")
+
+
+def test_a_run_continued_from_an_earlier_snapshot_stays_the_latest(make_trainer) -> None:
+    first = make_trainer(nepochs=4, niters_per_epoch=1, snapshot_iter=1)
+    first.fit()
+    folder = Path(first.C.snapshot_dir)
+    again = make_trainer(str(folder / "epoch-1.pth"), nepochs=5, niters_per_epoch=1, snapshot_iter=1)
+    again._begin()  # killed before its first save, it must not go on from epoch 3
+    assert make_trainer("auto", nepochs=5, niters_per_epoch=1).start_iteration == 2
+
+
+@pytest.mark.parametrize("method", ["supervised", "mean_teacher"])
+def test_a_loss_that_is_not_finite_stops_with_its_batch_and_the_state_before_it(make_trainer, method: str) -> None:
+    expected = states_before(make_trainer, 4, method=method)
+    trainer = make_trainer(method=method)
+    poison(trainer, 4)
+    with pytest.raises(UserError) as error:
+        trainer.fit()
+    names = [trainer.dataset.sample(1, position, 0).image.name for position in (3, 4, 5)]
+    message = str(error.value)
+    assert message.startswith("iteration 4 (epoch 1): ")
+    assert f"not finite; batch: labelled {', '.join(names)}" in message
+    assert (": sup not finite" if method == "mean_teacher" else ": loss not finite") in message
+    assert_same(states(make_trainer("auto", method=method)), expected)
+    assert torch.load(Path(trainer.C.snapshot_dir) / AUTOSAVE, weights_only=True)["iteration"] == 4
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(make_trainer, fused: bool) -> None:
+    """As on a GPU, where the figures are looked at from time to time, with the kernel that looks at the flag itself."""
+    changes = {"method": "supervised"}
+
+    def fuse(trainer: Trainer) -> None:
+        for optimizer in trainer.learner.optimizers:
+            optimizer.defaults["fused"] = fused
+            for group in optimizer.param_groups:
+                group["fused"] = fused
+
+    expected_trainer = make_trainer(**changes)
+    fuse(expected_trainer)
+    loader = trainer_module.build_train_loader(expected_trainer.C, expected_trainer.dataset)
+    for number, batch in zip(range(1), loader, strict=False):
+        expected_trainer.learner.step(expected_trainer.prepare(batch), number)
+
+    trainer = make_trainer(**changes)
+    trainer.record_iter = 5
+    fuse(trainer)
+    poison(trainer, 1)
+    with pytest.raises(UserError, match=r"iteration 1 \(epoch 0\): loss not finite"):
+        trainer.fit()
+    assert trainer.iteration == 1
+    assert_same(states(make_trainer("auto", **changes)), states(expected_trainer))
+
+
+def test_bad_batches_are_skipped_up_to_a_bound(make_trainer) -> None:
+    trainer = make_trainer(on_nan="skip", max_nan_skips=2)
+    poison(trainer, 1, 4)
+    trainer.fit()
+    assert trainer.skipped == 2
+    content = torch.load(Path(trainer.C.snapshot_dir) / LAST, weights_only=True)
+    assert all(torch.isfinite(value).all() for value in content["model"].values())
+    assert content["skipped"] == 2
+    assert log_of(trainer).count("skipped: iteration") == 2
+    trainer = make_trainer(overwrite=True, on_nan="skip", max_nan_skips=1)
+    poison(trainer, 0, 1)
+    with pytest.raises(UserError, match=r"iteration 1 .* 2 iterations skipped, C\.max_nan_skips = 1"):
+        trainer.fit()
+
+
+def test_a_skipped_batch_changes_nothing(make_trainer) -> None:
+    expected = states_before(make_trainer, 2)
+    trainer = make_trainer(on_nan="skip")
+    seen = []
+    step = trainer.learner.step
+
+    def observed(batch, iteration):
+        outcome = step(batch, iteration)
+        seen.append(states(trainer))
+        return outcome
+
+    trainer.learner.step = observed
+    poison(trainer, 2)
+    trainer.fit()
+    assert_same(seen[1], expected)
+    assert_same(seen[2], expected)
+    assert any(not torch.equal(seen[3][name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_out_of_memory_says_which_settings_to_lower_and_saves(make_trainer, on_gpu: bool) -> None:
+    expected = states_before(make_trainer, 3)
+    trainer = make_trainer()
+    loss = trainer.learner.method.forward
+
+    def hungry(network, batch):
+        outcome = loss(network, batch)
+        if trainer.iteration == 3:  # the forward pass has been, and has changed the statistics
+            if on_gpu:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            torch.empty(2**60, dtype=torch.uint8)
+        return outcome
+
+    trainer.learner.method.forward = hungry
+    with pytest.raises(UserError, match=r"out of memory in iteration 3: raise C\.accumulate = 1 .*C\.batch_size = 3"):
+        trainer.fit()
+    assert_same(states(make_trainer("auto")), expected)
+
+
+def test_an_error_in_the_program_keeps_its_traceback_and_the_state(make_trainer) -> None:
+    trainer = make_trainer()
+    step = trainer.learner.step
+
+    def fails(batch, iteration):
+        if iteration == 2:
+            raise KeyError("a fault of ours")
+        return step(batch, iteration)
+
+    trainer.learner.step = fails
+    with pytest.raises(KeyError, match="a fault of ours"):
+        trainer.fit()
+    assert make_trainer("auto").start_iteration == 2
+
+
+def test_an_update_that_was_cut_is_not_saved(make_trainer) -> None:
+    trainer = make_trainer(method="cps")
+    second = trainer.learner.optimizers[1]
+    step = second.step
+
+    def cut(*args, **kwargs):
+        if trainer.iteration == 2:
+            raise RuntimeError("cut between the optimizers")
+        return step(*args, **kwargs)
+
+    second.step = cut
+    with pytest.raises(RuntimeError, match="cut between"):
+        trainer.fit()
+    assert saves(trainer) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_image_is_named_and_what_was_learned_saved(make_trainer, num_workers: int) -> None:
+    trainer = make_trainer(num_workers=num_workers)
+    bad = trainer.dataset.sample(1, 0, 0).image
+    bad.write_bytes(bad.read_bytes()[:40])
+    first = next(
+        iteration
+        for iteration in range(6)
+        if bad in [trainer.dataset.sample(iteration // 3, iteration % 3 * 3 + i, 0).image for i in range(3)]
+    )
+    with pytest.raises(UserError) as error:
+        trainer.fit()
+    assert str(error.value).startswith(f"{bad}: ")
+    assert "\n" not in str(error.value)
+    assert saves(trainer) == [AUTOSAVE]
+    assert make_trainer("auto").start_iteration == first
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_unreadable_images_are_replaced_on_request_and_reported(make_trainer, num_workers: int) -> None:
+    changes = {"method": "cpcl", "on_bad_image": "skip"}
+    trainer = make_trainer(num_workers=num_workers, **changes)
+    bad = [trainer.dataset.sample(1, 0, 0).image, trainer.dataset.sample(0, 0, 1).image]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:40])
+    trainer.fit()
+    last = log_of(trainer).split("2 images could not be read and were replaced by others:")[1]
+    for path in bad:
+        assert str(path) in last
+    assert saves(trainer) == ["epoch-1.pth", LAST]
+
+
+def test_the_replacement_is_the_next_image_of_the_order(make_trainer) -> None:
+    dataset = make_trainer(on_bad_image="skip").dataset
+    bad, following = dataset.sample(0, 4, 0), dataset.sample(0, 5, 0)
+    labeled = [following if sample == bad else sample for sample in dataset.labeled]
+    bad.label.write_bytes(b"")
+    found = dataset[0, 4]
+    (reason,) = found["unreadable"]
+    assert reason.startswith(f"{bad.label}: ")
+    dataset.labeled = labeled
+    expected = dataset[0, 4]
+    assert "unreadable" not in expected
+    for name, array in expected.items():
+        assert (found[name] == array).all(), name
+
+
+def test_where_no_image_can_be_read_nothing_is_replaced_for_ever(make_trainer) -> None:
+    trainer = make_trainer(on_bad_image="skip")
+    for sample in trainer.dataset.labeled:
+        sample.image.write_bytes(b"")
+    with pytest.raises(UserError, match="images in a row can't be read, the last: "):
+        trainer.fit()

@@ -1,0 +1,90 @@
+"""The torture itself, shortly: every fault it injects is survived, and it notices where one is not."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from furnace.tools.torture import RUNS, Torture, main
+from furnace.tools.torture_faults import FAULTS
+from furnace.tools.torture_victim import Ending, Failed, same_weights
+from tests.conftest import REPOSITORY
+
+SHORT = ("SIGINT", "latest save truncated", "a pickle with code planted", "loss not finite", "disk full")
+
+
+def test_a_short_torture_is_survived(tmp_path: Path) -> None:
+    chosen = [part for name in SHORT for part in ("--only", name)]
+    done = subprocess.run(
+        [sys.executable, "-m", "furnace.tools.torture", "--minutes", "0.2", *chosen],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert RUNS in done.stdout
+    assert "bit for bit" in done.stdout
+    assert sum(name in done.stdout for name in SHORT) >= 1
+    assert not list(tmp_path.iterdir()), "its folder is left behind"
+
+
+class Corpse:
+    """A victim that survives nothing."""
+
+    exitcode = 1
+
+    def __init__(self):
+        self.process, self.resets = self, 0
+
+    def kill(self) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def test_what_is_not_survived_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fatal(victim, rng: random.Random) -> str:
+        raise Failed("it died")
+
+    monkeypatch.setitem(FAULTS, "fatal", fatal)
+    victim = Corpse()
+    torture = Torture(victim, 0, ["fatal"], Console(quiet=True))
+    torture.inject("fatal")
+    assert torture.failures == ["fatal: it died"]
+    assert victim.resets == 1
+    console = Console(width=200, record=True, quiet=True)
+    console.quiet, console.file = False, open("/dev/null", "w")  # noqa: SIM115
+    console.print(torture.table())
+    assert "1 x NOT SURVIVED" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    "ending", [Ending(1, "saved"), Ending(0, "nothing"), Ending(0, "saved\nTraceback (most recent call last):")]
+)
+def test_another_ending_than_expected_is_a_failure(ending: Ending) -> None:
+    Ending(0, "all saved").expect(0, 2, say="saved")
+    with pytest.raises(Failed):
+        ending.expect(0, 2, say="saved")
+
+
+def test_other_weights_are_noticed() -> None:
+    one = {"model": {"w": torch.ones(3)}, "optimizer_1": {"state": {0: torch.zeros(2)}}, "epoch": 1, "iteration": 4}
+    same = {**one, "model": {"w": torch.ones(3)}}
+    assert same_weights(one, same)
+    assert not same_weights(one, {**one, "model": {"w": torch.tensor([1, 1, 1 + 1e-6])}})
+    assert not same_weights(one, {**one, "optimizer_1": {"state": {0: torch.ones(2)}}})
+    assert not same_weights(one, {**one, "iteration": 5})
+
+
+def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--only", "flood"])
+    assert end.value.code == 2
+    assert "invalid choice: 'flood'" in capsys.readouterr().err
