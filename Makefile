@@ -19,7 +19,7 @@ $(VENV)/installed: requirements.txt
 
 demo: env ## toy data, training, evaluation and pictures in five minutes
 	$(PY) -m furnace.tools.make_toy
-	cd exp_toy && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(DEMO) -o nepochs=5 -o snapshot_iter=1
+	cd exp_toy && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(DEMO) -o nepochs=4 -o snapshot_iter=1
 	cd exp_toy && ../$(PY) eval.py -e 1- -o log_dir=$(CURDIR)/$(DEMO)
 	cd exp_toy && ../$(PY) eval.py -e last -s -o log_dir=$(CURDIR)/$(DEMO)
 	@echo
