@@ -1,7 +1,6 @@
 """Training: data, step, log, snapshot, from settings to `epoch-last.pth`, through interruptions and faults."""
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,9 @@ from torch import nn
 
 from furnace.datasets.dataset import TrainBatch
 from furnace.datasets.loaders import build_train_loader, build_train_set
-from furnace.engine.checkpoint import Snapshot, is_snapshot_epoch, list_epochs, save_snapshot
+from furnace.engine.checkpoint import Snapshot, is_snapshot_epoch
 from furnace.engine.diagnostics import Diagnostics
-from furnace.engine.distributed import rank, whole_batch, world_size
+from furnace.engine.distributed import rank, restarts, whole_batch, world_size
 from furnace.engine.faults import explain, not_finite
 from furnace.engine.guard import Fault
 from furnace.engine.learner import build_learner
@@ -22,8 +21,9 @@ from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import memory_format
 from furnace.engine.recipe import recipe_table, write_record
 from furnace.engine.resume import find_resume, restore
+from furnace.engine.saver import Saver
 from furnace.engine.signals import StopSignals
-from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
+from furnace.engine.snapshot_folder import AUTOSAVE, list_saves
 from furnace.methods.build import METHODS, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.config import Settings
@@ -55,11 +55,11 @@ class Trainer:
     ):
         self.C, self.device = C, device
         self.console = console or open_console(quiet=rank() > 0)
-        present = list_epochs(C.snapshot_dir)
-        if present and not (resume or overwrite):
+        present = list_saves(C.snapshot_dir)
+        if present and not (resume or overwrite or restarts()):
             raise UserError(
-                f"{C.snapshot_dir}: holds snapshots up to epoch {max(present)}; continue them (-c auto), "
-                "replace them (--overwrite), or choose another folder (-o log_dir=...)"
+                f"{C.snapshot_dir}: holds {len(present)} snapshots of a run, the latest {present[0].name}; continue it "
+                "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"
             )
         found, self.notes = find_resume(resume, C.snapshot_dir)
         self.fresh = found is None
@@ -79,7 +79,9 @@ class Trainer:
         self.iteration, self.skipped = 0, 0
         if found:
             self.iteration, self.skipped = restore(self.learner, *found, C, self.notes)
+        check_agreement(self.iteration, device)
         self.start_iteration = self.iteration
+        self.saver = Saver(C, self._capture)
         self.unreadable: list[str] = []
         # A CPU computes in step with us, so that figures cost nothing; on a GPU each look at them waits.
         self.record_iter = 1 if device.type == "cpu" else C.record_info_iter
@@ -100,30 +102,25 @@ class Trainer:
             signals.defer_child_errors()
             for batch in monitor.timed(batches):
                 self._train(batch, monitor)
-                if signum := signals.requested():
+                if self.iteration < self.total and (signum := signals.requested()):
                     self._stop(signum)
         self._report_unreadable()
-        if rank() == 0:
-            # The last epoch's snapshot holds all that the autosave could give.
-            (Path(C.snapshot_dir) / AUTOSAVE).unlink(missing_ok=True)
+        self.saver.finish()
         logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}; next: python eval.py -e last")
 
     def _begin(self) -> None:
-        """Log, table and record; an earlier run's snapshots go, so that nothing continues from them by mistake."""
+        """Log, table, record and the folder of snapshots."""
         C = self.C
-        self.saved_at = time.monotonic()
         if rank() > 0:
             return
         open_log(C.log_dir, "log", self.console)
         for note in self.notes:
             logger.warning(note)
         self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
-        if self.fresh and (count := clear(C.snapshot_dir)):
-            logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {C.snapshot_dir}")
-        sweep(C.snapshot_dir)
+        self.saver.begin(self.fresh)
         write_record(C, self.dataset, self.device)
         if self.branched:
-            self._save_state()  # the latest save from now on, whatever the folder holds of the run's other end
+            self.saver.save_state()  # the latest save from now on, whatever the folder holds of the run's other end
 
     def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
         """One iteration, and what is due after it."""
@@ -133,18 +130,16 @@ class Trainer:
         self.iteration += 1
         epoch, step = divmod(iteration, C.niters_per_epoch)
         is_due = step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)
-        autosave_due = C.autosave_minutes and time.monotonic() - self.saved_at > 60 * C.autosave_minutes
         # Nothing is recorded or saved before it is known to be finite.
-        skipped = []
-        if is_due or self.iteration % self.record_iter == 0 or self.iteration == self.total:
-            skipped = self._check_finite()
+        known = is_due or self.iteration % self.record_iter == 0 or self.iteration == self.total
+        skipped = self._check_finite() if known else []
         if not skipped or self.record_iter > 1:
             monitor.step(iteration, self.learner.learning_rate(iteration), outcome.scalars)
             self.diagnostics.step(iteration, batch, outcome, monitor.writer)
         if is_due:
             self.save(epoch)
-        elif autosave_due and rank() == 0:
-            self._autosave()
+        elif known and self.saver.is_due():
+            self.saver.try_state()
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
         """A loader's batch on the device, images normalised, labels int64."""
@@ -157,18 +152,10 @@ class Trainer:
         return TrainBatch(labels=batch.labels.long(), mask=batch.mask, **images)
 
     def save(self, epoch: int) -> None:
-        """Write `epoch-N.pth`, `epoch-last.pth` as its copy, and remove what `C.keep_snapshots` does not keep."""
-        if rank() > 0:
-            return
-        folder = Path(self.C.snapshot_dir)
-        path = folder / f"epoch-{epoch}.pth"
-        save_snapshot(path, self._snapshot())
-        copy_as_last(path)
-        prune(folder, self.C.keep_snapshots)
-        self.saved_at = time.monotonic()
-        logger.info(f"saved {path}")
+        """Write the snapshot of an epoch."""
+        self.saver.save_epoch(epoch)
 
-    def _snapshot(self) -> Snapshot:
+    def _capture(self) -> Snapshot:
         return Snapshot(
             self.network.state_dict(),
             [optimizer.state_dict() for optimizer in self.learner.optimizers],
@@ -179,26 +166,9 @@ class Trainer:
             self.skipped,
         )
 
-    def _autosave(self) -> None:
-        """Save in between; a full disk is no reason to end a run that can save later."""
-        try:
-            self._save_state()
-        except UserError as error:
-            self.saved_at = time.monotonic()
-            logger.warning(f"no autosave: {error}")
-
-    def _save_state(self) -> Path:
-        """Write the autosave, of the state before the first iteration that was not finite, if there was one."""
-        path = Path(self.C.snapshot_dir) / AUTOSAVE
-        if rank() == 0:
-            save_snapshot(path, self._snapshot())
-            self.saved_at = time.monotonic()
-            logger.info(f"saved {path} at iteration {self.iteration}")
-        return path
-
     def _stop(self, signum: int) -> None:
         self._check_finite()
-        path = self._save_state()
+        path = self.saver.save_state()
         self._report_unreadable()
         name = signal.Signals(signum).name
         raise Stopped(
@@ -229,8 +199,11 @@ class Trainer:
     def _rescue(self) -> None:
         """Save after a fault if the networks are between two iterations, which they are unless an update was cut."""
         try:
-            if self.learner.intact and not self.learner.guard.frozen():
-                self._autosave()
+            faults = self.learner.guard.check() if self.C.on_nan == "stop" else []
+            if faults:  # not known before this one came: since then the networks have not changed
+                self.iteration = faults[0].iteration
+            if self.learner.intact:
+                self.saver.try_state()
             self._report_unreadable()
         except RuntimeError as error:  # a GPU that has failed gives nothing away any more
             logger.warning(f"no autosave: {str(error).splitlines()[0]}")
@@ -296,4 +269,14 @@ def check_shares(C: Settings) -> None:
         raise UserError(
             f"C.batch_size = {C.batch_size} must give {world_size()} process(es) x C.accumulate = {C.accumulate} "
             f"equal shares of two images at least; {2 * shares} would do"
+        )
+
+
+def check_agreement(iteration: int, device: torch.device) -> None:
+    """Raise UserError unless all processes begin at the same iteration."""
+    begins = whole_batch().gather(torch.tensor([iteration], device=device)).tolist()
+    if len(set(begins)) > 1:
+        raise UserError(
+            f"the processes would continue from iterations {begins}: C.snapshot_dir must be a folder that all machines "
+            "share, or -c name a file that they all have"
         )

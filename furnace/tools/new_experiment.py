@@ -36,11 +36,12 @@ class Scope:
     batch: int
     crop: int
     window: int
+    num_workers: int
 
 
-GPU = Scope("resnet50", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512)
+GPU = Scope("resnet50", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512, 4)
 # A first look in minutes: half the resolution, and short.
-CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256)
+CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256, 1)
 EXAMPLES = """examples:
   python -m furnace.tools.new_experiment leaves --images ~/leaves/images --masks ~/leaves/masks
   python -m furnace.tools.new_experiment roads --images a --masks b --classes sky,road,car --val 0.3
@@ -82,6 +83,7 @@ C.num_train_imgs = {train}
 C.num_unsup_imgs = {unlabeled}
 C.max_samples = max(C.num_train_imgs, C.num_unsup_imgs)
 C.niters_per_epoch = C.max_samples // C.batch_size
+C.num_workers = {scope.num_workers}
 C.snapshot_iter = 1
 C.image_iter = 50
 

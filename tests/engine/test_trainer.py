@@ -7,9 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from furnace.engine import saver
 from furnace.engine import trainer as trainer_module
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
+from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils.config import Config
 from furnace.utils.errors import UserError
 from tests.tiny_run import NARROW
@@ -90,14 +92,14 @@ def test_saves_are_kept_as_the_settings_say(make_trainer) -> None:
 def test_an_autosave_tells_the_last_epoch_that_was_finished(make_trainer) -> None:
     trainer = make_trainer(autosave_minutes=1e-9)
     seen = []
-    autosave = trainer._autosave
+    autosave = trainer.saver.try_state
 
     def observed():
         autosave()
         content = torch.load(Path(trainer.C.snapshot_dir) / AUTOSAVE, weights_only=True)
         seen.append((content["epoch"], content["iteration"]))
 
-    trainer._autosave = observed
+    trainer.saver.try_state = observed
     trainer.fit()
     # The last iteration of the last epoch writes its snapshot instead.
     assert seen == [(-1, 1), (-1, 2), (0, 3), (0, 4), (0, 5)]
@@ -106,19 +108,19 @@ def test_an_autosave_tells_the_last_epoch_that_was_finished(make_trainer) -> Non
 
 def test_no_minutes_no_autosave(make_trainer) -> None:
     trainer = make_trainer(autosave_minutes=0)
-    trainer._autosave = lambda: pytest.fail("an autosave")
+    trainer.saver.try_state = lambda: pytest.fail("an autosave")
     trainer.fit()
 
 
 def test_an_autosave_that_fails_does_not_end_the_run(make_trainer, monkeypatch) -> None:
-    save = trainer_module.save_snapshot
+    save = saver.save_snapshot
 
     def fails(path: Path, snapshot) -> None:
         if path.name == AUTOSAVE:
             raise UserError("no space left")
         save(path, snapshot)
 
-    monkeypatch.setattr(trainer_module, "save_snapshot", fails)
+    monkeypatch.setattr(saver, "save_snapshot", fails)
     trainer = make_trainer(autosave_minutes=1e-9)
     trainer.fit()
     assert "no autosave: no space left" in log_of(trainer)
@@ -127,7 +129,9 @@ def test_an_autosave_that_fails_does_not_end_the_run(make_trainer, monkeypatch) 
 
 def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
     make_trainer().fit()
-    with pytest.raises(UserError, match=r"holds snapshots up to epoch 1; continue them \(-c auto\), replace"):
+    with pytest.raises(
+        UserError, match=r"holds 2 snapshots of a run, the latest epoch-\w+\.pth; continue it \(-c auto\)"
+    ):
         make_trainer()
     with pytest.raises(UserError, match="the run of 2 epochs is finished; raise it with -o nepochs=N"):
         make_trainer("auto")
@@ -135,6 +139,33 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
     assert saves(trainer) == ["epoch-1.pth", LAST], "before the first iteration nothing is gone"
     trainer.fit()
     assert saves(trainer) == ["epoch-0.pth", LAST]
+
+
+def test_a_run_that_was_cut_early_is_not_replaced_unasked(make_trainer) -> None:
+    trainer = make_trainer()
+    trainer.saver.save_state()
+    with pytest.raises(UserError, match=r"holds 1 snapshots of a run, the latest autosave\.pth; continue it"):
+        make_trainer()
+
+
+def test_a_restarted_run_continues_whatever_its_command_says(make_trainer, monkeypatch) -> None:
+    make_trainer(nepochs=4, niters_per_epoch=1, snapshot_iter=1).fit()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for overwrite in (False, True):
+        assert make_trainer(overwrite=overwrite, nepochs=5, niters_per_epoch=1).start_iteration == 4
+
+
+def test_processes_that_see_different_saves_are_named(monkeypatch) -> None:
+    class Two(WholeBatch):
+        def gather(self, value: torch.Tensor) -> torch.Tensor:
+            return torch.cat([value, value + other])
+
+    monkeypatch.setattr(trainer_module, "whole_batch", Two)
+    other = 0
+    trainer_module.check_agreement(7, CPU)
+    other = 5
+    with pytest.raises(UserError, match=r"continue from iterations \[7, 12\]: C\.snapshot_dir must be a folder"):
+        trainer_module.check_agreement(7, CPU)
 
 
 def test_other_settings_than_the_snapshot_s_are_named(make_trainer) -> None:
@@ -198,6 +229,24 @@ def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(mak
         trainer.fit()
     assert trainer.iteration == 1
     assert_same(states(make_trainer("auto", **changes)), states(expected_trainer))
+
+
+def test_a_fault_after_an_unseen_bad_batch_saves_the_state_before_that(make_trainer) -> None:
+    trainer = make_trainer()
+    trainer.record_iter = 100
+    poison(trainer, 1)
+    step = trainer.learner.step
+
+    def fails(batch, iteration):
+        if iteration == 2:
+            raise KeyError("another fault")
+        return step(batch, iteration)
+
+    trainer.learner.step = fails
+    with pytest.raises(KeyError):
+        trainer.fit()
+    assert_same(states(make_trainer("auto")), states_before(make_trainer, 1))
+    assert make_trainer("auto").start_iteration == 1
 
 
 def test_bad_batches_are_skipped_up_to_a_bound(make_trainer) -> None:
