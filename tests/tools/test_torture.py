@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY
 SHORT = ("SIGINT", "latest save truncated", "a pickle with code planted", "loss not finite", "disk full")
 
 
+@pytest.mark.slow
 def test_a_short_torture_is_survived(tmp_path: Path) -> None:
     chosen = [part for name in SHORT for part in ("--only", name)]
     done = subprocess.run(
