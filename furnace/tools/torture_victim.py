@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -173,6 +174,7 @@ def _in_process(task: Callable[[], None], output: Path, inject: Callable[[], Non
     for stream in (1, 2):
         os.dup2(file, stream)
     os.environ["COLUMNS"] = WIDE
+    tempfile.tempdir = str(output.parent)  # what killed processes leave behind goes with the folder
     if inject:
         inject()
     run(task)
