@@ -12,7 +12,7 @@ from furnace.utils.visualize import save_labels, save_picture
 
 SIDES = (96, 129)  # smallest side, and one past the largest
 SHAPES_PER_IMAGE = (2, 6)
-HUE_SPREAD = 14  # of a class around its own hue, in OpenCV's 180 steps: neighbours overlap
+HUE_SPREAD = 7  # of a class around its own hue, in OpenCV's 180 steps, 30 from the next class
 GROUND_SATURATION = (0, 50)
 SHAPE_SATURATION = (90, 190)
 NOISE = 10  # grey levels
