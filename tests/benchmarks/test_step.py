@@ -1,12 +1,15 @@
 """The step benchmark: both arrangements compute the same, and its figures are there."""
 
 from collections.abc import Callable
+from statistics import median
 
 import pytest
 import torch
 
 from benchmarks import step
 from benchmarks.published import published_losses
+from benchmarks.step import Arrangement
+from furnace.datasets.dataset import TrainBatch
 from furnace.methods.build import build_method, build_network
 from furnace.utils.config import Config
 from tests.conftest import REPOSITORY
@@ -35,3 +38,25 @@ def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture):
     step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "--repeats", "1", *options])
     output = capsys.readouterr().out
     assert all(part in output for part in ("students' passes", "backward", "published", "ours", "speed-up"))
+
+
+def test_a_batch_too_large_for_the_memory_is_cut(make_settings: Callable[..., Config]):
+    C, sizes = make_settings(batch_size=4), []
+
+    def step(batch: TrainBatch) -> None:
+        sizes.append(len(batch.images))
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError("too much")
+
+    arrangement = Arrangement(step, random_batch(C, CPU), CPU, 0)
+    assert sizes == [4, 2, 1]
+    arrangement.run(2)
+    assert arrangement.seconds == 4 * median(arrangement.clock.parts["step"])
+
+
+def test_a_single_image_too_large_is_an_error(make_settings: Callable[..., Config]):
+    def step(batch: TrainBatch) -> None:
+        raise torch.OutOfMemoryError("too much")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Arrangement(step, random_batch(make_settings(batch_size=4), CPU), CPU, 0)
