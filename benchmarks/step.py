@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
         ours.run(args.repeats)
     parts = Clock(device)
     for _ in range(args.repeats + 2):
-        timed_parts(C, learner, batch, parts)
+        timed_parts(C, learner, ours.batch, parts)
     rate = matrix_rate(device, amp)
     step_flop = PASSES_PER_IMAGE * C.batch_size * forward_flop(C)
 

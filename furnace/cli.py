@@ -10,7 +10,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from furnace.engine.distributed import launch, local_device, parse_devices, start, stop
+from furnace.engine.distributed import launch, launched, local_device, parse_devices, start, stop
 from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
@@ -168,7 +168,9 @@ def prepared(
     if args.settings:
         open_console().print(settings_table(C))
         sys.exit()
-    devices = parse_devices(args.devices)[: 1 if alone else None]
+    # What `-d` names, `launch` has made the only GPUs that its processes see.
+    named = None if launched() and args.devices != "cpu" else args.devices
+    devices = parse_devices(named)[: 1 if alone else None]
     launch(devices, TRAIN_RESTARTS if hasattr(args, "resume") else 0)
     device = local_device(devices)
     start(device)

@@ -43,7 +43,7 @@ def start(device: torch.device) -> None:
     store, number, count = next(dist.rendezvous("env://"))
     # After a restart torchrun's store still holds the addresses of the processes before.
     store = dist.PrefixStore(f"attempt_{restarts()}", store)
-    device_id = device if device.index else None
+    device_id = device if device.type == "cuda" else None
     dist.init_process_group(backend, store=store, rank=number, world_size=count, device_id=device_id)
 
 
@@ -54,10 +54,19 @@ def stop() -> None:
 
 
 def local_device(devices: Sequence[torch.device]) -> torch.device:
-    """The device of this process: that of its number on this machine, where torchrun started it."""
-    if not launched() or devices[0].type == "cpu":
-        return devices[0]
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    """The device of this process, made the current one: that of its number on this machine, where torchrun started it.
+
+    Raises:
+        UserError: torchrun started more processes than there are GPUs.
+    """
+    device = devices[0]
+    if device.type == "cpu":
+        return device
+    if launched():
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= count:
+            raise UserError(f"torchrun started process {number + 1} for {count} GPUs; lower --nproc_per_node")
+        device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 

@@ -9,6 +9,7 @@ from furnace.datasets.randomness import Purpose
 from furnace.engine.guard import Fault
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError, last_message
+from furnace.utils.files import FULL
 
 NO_MEMORY = re.compile(r"DefaultCPUAllocator|not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
 LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE)
@@ -37,6 +38,9 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
             "another process of this run has ended, its own message says why (a kill leaves none); "
             "-c auto goes on from the last save"
         )
+    if isinstance(error, OSError) and error.errno in FULL:
+        file = error.filename or C.log_dir
+        return UserError(f"{file}: no space left on the disk to write logs and pictures; make room, then -c auto")
     return None
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from furnace.engine.checkpoint import Snapshot, load_network, load_snapshot
+from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_precision
 from furnace.methods.build import METHODS, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
@@ -36,6 +37,8 @@ class Segmenter:
 
     def __init__(self, C: Settings, device: torch.device, branch: str | None = None):
         self.C, self.device, self.asked = C, device, branch
+        self.amp = chosen_amp(C.amp, device)
+        set_precision(self.amp)
         self._build()
         self.normalize = Normalize(C.image_mean, C.image_std).to(device)
         self.window = SlidingWindow(
@@ -58,7 +61,8 @@ class Segmenter:
         self.branch = self.asked or method.reported
         if self.branch != "1" and method.branches < 2:
             raise UserError(f"--branch {self.branch}: method {self.C.method!r} trains one branch only; use --branch 1")
-        self.network = build_network(self.C, pretrained=False).to(self.device).eval()
+        network = build_network(self.C, pretrained=False).eval()
+        self.network = network.to(self.device, memory_format=memory_format(self.device))
 
     @torch.inference_mode()
     def stream(self, images: Iterable[tuple[np.ndarray, Tag]]) -> Iterator[tuple[Tag, Tensor]]:
@@ -73,8 +77,9 @@ class Segmenter:
         return self.normalize(pixels.to(self.device))
 
     def window_scores(self, windows: Tensor) -> Tensor:
-        """Logits of one branch, or the mean probabilities of both."""
-        return branch_scores(self.network, windows, self.branch)
+        """Logits of one branch, or the mean probabilities of both, float32, in the precision that `C.amp` allows."""
+        with autocast(self.device, self.amp):
+            return branch_scores(self.network, windows, self.branch).float()
 
     @torch.inference_mode()
     def probabilities(self, scores: Tensor) -> Tensor:

@@ -37,14 +37,15 @@ def epochs_plot(entries: Sequence[dict]) -> str:
         return to_svg(figure)
 
 
-def bars_plot(names: Sequence[str], iou: Sequence[float | None], mean: float) -> str:
+def bars_plot(names: Sequence[str], iou: Sequence[float | None], mean: float | None) -> str:
     """IoU in percent of every class, in the classes' order, and their mean as a line."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6, 0.8 + HEIGHT_PER_CLASS * len(names))
         values = [0 if value is None else 100 * value for value in iou]
         bars = axes.barh(range(len(names)), values, color=COLOURS["1"])
         axes.bar_label(bars, ["absent" if v is None else f"{100 * v:.1f}" for v in iou], padding=3, fontsize=8)
-        axes.axvline(100 * mean, color="#555555", linewidth=1, linestyle="--")
+        if mean is not None:
+            axes.axvline(100 * mean, color="#555555", linewidth=1, linestyle="--")
         axes.set(xlim=(0, 108), xlabel="IoU (%), dashed: mean")
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()

@@ -17,8 +17,11 @@ from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.splits import list_hash
 from furnace.engine.distributed import world_size
+from furnace.engine.numerics import chosen_amp, chosen_compile
 from furnace.utils.config import Settings
 from furnace.utils.files import write_atomically
+
+PRECISIONS = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast, scaled loss", "off": "float32"}
 
 RECORD = "run.json"
 
@@ -48,6 +51,8 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     streams = 0 if dataset.unlabeled is None else 2 if C.cutmix else 1
     unlabelled = f" + {streams} x {C.batch_size} unlabelled" if streams else ""
     table.add_row("batch", f"{C.batch_size} labelled{unlabelled}")
+    for line in describe_division(C, device, world_size()):
+        table.add_row("", line)
     table.add_row(
         "crop", f"{C.image_height} x {C.image_width}, scales {', '.join(f'{s:g}' for s in C.train_scale_array)}"
     )
@@ -59,9 +64,26 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_row("", network.weights_report)
     processes = world_size()
     table.add_row("device", f"{device_name(device)}" + (f", {processes} processes" if processes > 1 else ""))
+    compiled = ", compiled" if chosen_compile(C.compile, device) else ""
+    table.add_row("precision", PRECISIONS[chosen_amp(C.amp, device)] + compiled)
     table.add_row("seed", str(C.seed))
     table.add_row("snapshots", C.snapshot_dir)
     return table
+
+
+def describe_division(C: Settings, device: torch.device, processes: int) -> list[str]:
+    """How a batch is divided among devices and in time, and what that changes; nothing where it is not."""
+    if processes == C.accumulate == 1:
+        return []
+    together = C.sync_bn and device.type == "cuda"
+    images = C.batch_size // processes // C.accumulate
+    parts = f", in {C.accumulate} parts of {images}" if C.accumulate > 1 else ""
+    lines = [f"{C.batch_size // processes} images a device{parts}"]
+    seen = images * (processes if together else 1)
+    lines.append(f"BatchNorm sees {seen} of {C.batch_size} images at a time")
+    if C.accumulate > 1:
+        lines.append(f"agreement, OHEM and normalisers are those of {images * processes} images")
+    return lines
 
 
 def device_name(device: torch.device) -> str:

@@ -44,11 +44,13 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     return (snapshot, str(path)), [*notes, f"-c auto: continues {path}"]
 
 
-def restore(learner: Learner, snapshot: Snapshot, path: str, C: Settings, notes: list[str]) -> tuple[int, int]:
+def restore(
+    learner: Learner, snapshot: Snapshot, path: str, C: Settings, notes: list[str], more: bool = True
+) -> tuple[int, int]:
     """Take over a snapshot's state; returns the iterations done and skipped, and adds to `notes` what to know.
 
     Raises:
-        UserError: the snapshot is of another network, or its run is finished.
+        UserError: the snapshot is of another network, or its run is finished and there should be `more` of it.
     """
     load_network(learner.network, snapshot, path)
     _restore_optimizers(learner, snapshot, path, notes)
@@ -64,7 +66,10 @@ def restore(learner: Learner, snapshot: Snapshot, path: str, C: Settings, notes:
     if iteration is None:
         iteration = (snapshot.epoch + 1) * C.niters_per_epoch
     if iteration >= C.nepochs * C.niters_per_epoch:
-        raise UserError(f"{path}: the run of {C.nepochs} epochs is finished; raise it with -o nepochs=N")
+        finished = f"{path}: the run of {C.nepochs} epochs is finished; raise it with -o nepochs=N"
+        if more:
+            raise UserError(finished)
+        notes.append(finished)
     return iteration, snapshot.skipped
 
 

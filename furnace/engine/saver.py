@@ -70,7 +70,9 @@ class Saver:
             self.saved_at = time.monotonic()
             logger.warning(f"no autosave: {error}")
 
-    def finish(self) -> None:
-        """Remove the autosave: the last epoch's snapshot holds all that it could give."""
-        if rank() == 0:
+    def finish(self, epoch: int) -> None:
+        """Remove the autosave, once the last `epoch`'s snapshot is there: it holds all that the autosave could give."""
+        path = self.folder / f"epoch-{epoch}.pth"
+        if rank() == 0 and path.is_file():
+            copy_as_last(path)  # a kill may have come between the two
             (self.folder / AUTOSAVE).unlink(missing_ok=True)

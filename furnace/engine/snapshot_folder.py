@@ -51,8 +51,8 @@ def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Remove all but the `keep` latest epochs, 0 for none; returns what was removed."""
-    epochs = list(list_epochs(folder).values())
+    """Remove all but the `keep` epochs that were saved last, 0 for none; returns what was removed."""
+    epochs = sorted(list_epochs(folder).values(), key=lambda path: path.stat().st_mtime_ns)
     surplus = epochs[: len(epochs) - keep] if keep else []
     for path in surplus:
         path.unlink(missing_ok=True)

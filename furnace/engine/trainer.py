@@ -78,7 +78,7 @@ class Trainer:
         # Iterations done, and of these the ones skipped for a loss that was not finite.
         self.iteration, self.skipped = 0, 0
         if found:
-            self.iteration, self.skipped = restore(self.learner, *found, C, self.notes)
+            self.iteration, self.skipped = restore(self.learner, *found, C, self.notes, more=self.branched)
         check_agreement(self.iteration, device)
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
@@ -95,6 +95,9 @@ class Trainer:
         """
         C = self.C
         self._begin()
+        if self.iteration >= self.total:  # killed after its last save, or simply asked again
+            self.saver.finish(self.iteration // C.niters_per_epoch - 1)
+            return
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
         with StopSignals() as signals, self._monitor() as monitor, self._saved_after_faults(signals):
@@ -105,7 +108,7 @@ class Trainer:
                 if self.iteration < self.total and (signum := signals.requested()):
                     self._stop(signum)
         self._report_unreadable()
-        self.saver.finish()
+        self.saver.finish(C.nepochs - 1)
         logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}; next: python eval.py -e last")
 
     def _begin(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from furnace.datasets.catalog import CATALOG
 from furnace.datasets.reading import check_sizes, read_image, read_label
 from furnace.datasets.splits import Sample, read_list, write_list
 from furnace.seg_opr.losses import IGNORE_INDEX
@@ -101,6 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     folder, lists = args.root / f"exp_{args.name}", args.root / "DATA" / args.name
     if folder.exists():
         raise UserError(f"{folder}: is there already; take another name, or remove it")
+    if args.name in CATALOG or any(lists.glob("*.txt")):
+        raise UserError(f"{lists}: is the place of another data set; take another name")
     images, masks = args.images.expanduser().resolve(), args.masks.expanduser().resolve()
     labeled, unlabeled = pair(images, masks)
     values, size = survey(labeled)
@@ -108,6 +111,10 @@ def main(argv: list[str] | None = None) -> None:
     num_classes = len(names) or int(values.max()) + 1
     if values.max() >= num_classes:
         raise UserError(f"--classes: {num_classes} names, but the masks hold the value {values.max()}; name them all")
+    if num_classes < 2:
+        raise UserError(
+            f"{masks}: the masks hold the class 0 only, and {IGNORE_INDEX} means unknown; give what you look for 1"
+        )
     train, val = divide(labeled, args.val)
     if not unlabeled:
         raise UserError(f"{images}: every image has a mask; without unlabelled images use method supervised")
@@ -160,6 +167,35 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+class Masks:
+    """The masks of a folder, to be taken by the names of images. Raises UserError where one fits two images."""
+
+    def __init__(self, folder: Path):
+        paths = sorted(folder.rglob("*.png"))
+        self.by_path = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+        self.by_stem: dict[str, list[Path]] = {}
+        for path in paths:
+            self.by_stem.setdefault(path.stem, []).append(path)
+        self.taken: dict[Path, Path] = {}
+
+    def take(self, image: Path) -> Path | None:
+        """The mask of an image's path without suffix: at the same place, or else the only one of its name."""
+        for suffix in MASK_SUFFIXES:
+            alike = self.by_stem.get(image.name + suffix, [])
+            mask = self.by_path.get(image.as_posix() + suffix) or (alike[0] if len(alike) == 1 else None)
+            if mask is None:
+                continue
+            if mask in self.taken:
+                raise UserError(f"{mask}: fits both {self.taken[mask]} and {image}; put masks into sub-folders, too")
+            self.taken[mask] = image
+            return mask
+        return None
+
+    def left(self) -> list[Path]:
+        """Those that nobody took."""
+        return [path for path in self.by_path.values() if path not in self.taken]
+
+
 def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     """The images with masks, and those without. Raises UserError where a folder is missing or masks fit no image."""
     if images == masks:
@@ -167,16 +203,14 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-    found = {path.stem: path for path in sorted(masks.rglob("*.png"))}
-    samples = [
-        s for s in read_list(images, images, labelled=False) if not s.image.is_relative_to(masks) or images == masks
-    ]
+    found = Masks(masks)
+    samples = [s for s in read_list(images, images, labelled=False) if not s.image.is_relative_to(masks)]
     labeled, unlabeled = [], []
     for sample in samples:
-        mask = next((found.pop(sample.image.stem + s) for s in MASK_SUFFIXES if sample.image.stem + s in found), None)
+        mask = found.take(sample.image.relative_to(images).with_suffix(""))
         labeled.append(Sample(sample.name, sample.image, mask)) if mask else unlabeled.append(sample)
-    if found:
-        raise UserError(f"{min(found.values())}: fits no image in {images}; a mask has its image's name")
+    if left := found.left():
+        raise UserError(f"{left[0]}: fits no image in {images}; a mask has its image's name")
     if len(labeled) < MIN_MASKS:
         raise UserError(
             f"{masks}: {len(labeled)} masks with images; {MIN_MASKS} are the least, some dozens a good start"

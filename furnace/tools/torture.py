@@ -7,7 +7,7 @@ disturbed, bit for bit; then the next one begins.
 import random
 import tempfile
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -94,7 +94,9 @@ class Torture:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0], epilog=EXAMPLES)
+    parser = ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10); a run is then finished")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another order (default: 0)")
     parser.add_argument("--only", choices=FAULTS, action="append", help="this fault, and those of further --only")

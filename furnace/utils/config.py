@@ -36,7 +36,9 @@ _overrides: ContextVar[Mapping[str, Any]] = ContextVar("overrides", default=Mapp
 
 
 def _split(value: Any) -> Any:
-    return [part for part in value.strip("[]() ").split(",") if part.strip()] if isinstance(value, str) else value
+    return (
+        [part.strip() for part in value.strip("[]() ").split(",") if part.strip()] if isinstance(value, str) else value
+    )
 
 
 def _none(value: Any) -> Any:
@@ -47,7 +49,6 @@ Floats = Annotated[list[float], BeforeValidator(_split)]
 OptionalFloats = Annotated[list[float] | None, BeforeValidator(_split), BeforeValidator(_none)]
 Names = Annotated[list[str], BeforeValidator(_split)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
-OptionalInt = Annotated[int | None, BeforeValidator(_none)]
 REQUIRED: Any = None  # default of the settings that config.py must assign
 # Beyond these a number is a slip of the pen, which would cost all memory before it failed.
 MAX_SIDE = 2**14

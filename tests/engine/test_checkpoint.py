@@ -195,6 +195,14 @@ def test_only_the_latest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [AUTOSAVE, "epoch-10.pth", "epoch-8.pth"]
 
 
+def test_what_was_saved_last_is_kept_whatever_its_number(tmp_path: Path) -> None:
+    for age, epoch in enumerate((2, 9, 8, 7)):  # a run gone back to epoch 1, which has come to epoch 2 again
+        path = tmp_path / f"epoch-{epoch}.pth"
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    assert [path.name for path in prune(tmp_path, 2)] == ["epoch-7.pth", "epoch-8.pth"]
+
+
 def test_clearing_removes_saves_and_what_a_killed_run_left_but_nothing_else(tmp_path: Path) -> None:
     for name in ("epoch-2.pth", LAST, AUTOSAVE, ".epoch-4.pth.part", "mine.pth", "run.json"):
         (tmp_path / name).touch()

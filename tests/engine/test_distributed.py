@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from furnace import cli
 from furnace.engine import distributed
 from furnace.engine.checkpoint import Snapshot, save_snapshot
 from furnace.engine.distributed import CPU, parse_devices
@@ -19,6 +20,7 @@ from furnace.engine.evaluator import Evaluator
 from furnace.methods.build import build_network
 from furnace.utils.config import Config
 from furnace.utils.errors import UserError
+from tests.conftest import REPOSITORY
 from tests.engine.processes import evaluate_share, in_processes, train_steps
 
 
@@ -104,3 +106,22 @@ def test_several_devices_start_a_process_each(monkeypatch: pytest.MonkeyPatch):
     assert end.value.code == 3
     assert started == [(2, ["train.py", "-d", "0,2"], 1)]
     assert distributed.os.environ["CUDA_VISIBLE_DEVICES"] == "3,7"
+
+
+def test_a_started_process_takes_the_gpu_of_its_number_whatever_was_named(monkeypatch: pytest.MonkeyPatch):
+    current = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(cli, "start", lambda device: None)
+    args = cli.experiment_parser("", "").parse_args(["-d", "2-3"])
+    with cli.prepared(REPOSITORY / "exp_toy", args) as (_, device):
+        assert device == torch.device("cuda", 1)
+    assert current == [device]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with (
+        pytest.raises(UserError, match="started process 3 for 2 GPUs"),
+        cli.prepared(REPOSITORY / "exp_toy", args),
+    ):
+        pass

@@ -1,5 +1,6 @@
 """The trainer's own promises: what it saves when, what it refuses, and what it does when a step goes wrong."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from furnace.engine import saver
+from furnace.engine import monitor, saver
 from furnace.engine import trainer as trainer_module
+from furnace.engine.recipe import describe_division
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
@@ -133,8 +135,12 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
         UserError, match=r"holds 2 snapshots of a run, the latest epoch-\w+\.pth; continue it \(-c auto\)"
     ):
         make_trainer()
+    finished = make_trainer("auto")
+    finished.fit()
+    assert "the run of 2 epochs is finished; raise it with -o nepochs=N" in log_of(finished)
+    assert saves(finished) == ["epoch-1.pth", LAST]
     with pytest.raises(UserError, match="the run of 2 epochs is finished; raise it with -o nepochs=N"):
-        make_trainer("auto")
+        make_trainer(str(Path(finished.C.snapshot_dir) / LAST))
     trainer = make_trainer(overwrite=True, nepochs=1)
     assert saves(trainer) == ["epoch-1.pth", LAST], "before the first iteration nothing is gone"
     trainer.fit()
@@ -387,3 +393,24 @@ def test_where_no_image_can_be_read_nothing_is_replaced_for_ever(make_trainer) -
         sample.image.write_bytes(b"")
     with pytest.raises(UserError, match="images in a row can't be read, the last: "):
         trainer.fit()
+
+
+def test_a_full_disk_under_the_logs_is_one_line(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "figures.jsonl")
+
+    monkeypatch.setattr(monitor, "append_figures", full)
+    with pytest.raises(UserError, match=r"figures\.jsonl: no space left on the disk"):
+        make_trainer().fit()
+
+
+def test_the_start_up_table_shows_how_a_batch_is_divided(settings) -> None:
+    C = settings(batch_size=4, accumulate=2)
+    assert describe_division(C, CPU, 1) == [
+        "4 images a device, in 2 parts of 2",
+        "BatchNorm sees 2 of 4 images at a time",
+        "agreement, OHEM and normalisers are those of 2 images",
+    ]
+    C = settings(batch_size=4)
+    assert describe_division(C, CPU, 1) == []
+    assert describe_division(C, torch.device("cuda"), 2)[-1] == "BatchNorm sees 4 of 4 images at a time"

@@ -9,7 +9,7 @@ import pytest
 
 from furnace.datasets.loaders import build_train_set
 from furnace.datasets.splits import read_list
-from furnace.tools.new_experiment import main
+from furnace.tools.new_experiment import main, pair
 from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
@@ -100,3 +100,41 @@ def test_refusals(folder: Path):
     begin(folder)
     with pytest.raises(UserError, match="is there already"):
         begin(folder)
+
+
+def test_names_that_return_in_sub_folders_are_paired_by_place(tmp_path: Path):
+    for place in ("a", "b"):
+        for i in range(3):
+            write_image(tmp_path / "photos" / place / f"{i}.png", np.zeros((40, 40, 3), dtype=np.uint8))
+            write_palette_label(tmp_path / "masks" / place / f"{i}.png", np.full((40, 40), i, dtype=np.uint8))
+    labeled, unlabeled = pair(tmp_path / "photos", tmp_path / "masks")
+    assert len(labeled) == 6 and not unlabeled
+    for sample in labeled:
+        assert sample.image.relative_to(tmp_path / "photos") == sample.label.relative_to(tmp_path / "masks")
+
+
+def test_a_mask_that_fits_two_images_is_refused(tmp_path: Path):
+    for place in ("a", "b"):
+        write_image(tmp_path / "photos" / place / "0.png", np.zeros((40, 40, 3), dtype=np.uint8))
+    write_palette_label(tmp_path / "masks" / "0.png", np.zeros((40, 40), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"0\.png: fits both a/0 and b/0"):
+        pair(tmp_path / "photos", tmp_path / "masks")
+
+
+def test_masks_of_one_class_are_refused(tmp_path: Path):
+    for i in range(4):
+        write_image(tmp_path / "photos" / f"{i}.png", np.zeros((40, 40, 3), dtype=np.uint8))
+        write_palette_label(tmp_path / "masks" / f"{i}.png", np.full((40, 40), 255 * (i % 2), dtype=np.uint8))
+    with pytest.raises(UserError, match="hold the class 0 only, and 255 means unknown"):
+        begin(tmp_path)
+
+
+def test_the_lists_of_another_data_set_are_not_replaced(folder: Path):
+    other = folder / "DATA" / "mine" / "val.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("a\n")
+    with pytest.raises(UserError, match="is the place of another data set"):
+        begin(folder)
+    with pytest.raises(UserError, match="is the place of another data set"):
+        begin(folder, name="camvid")
+    assert other.read_text() == "a\n"
