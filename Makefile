@@ -30,7 +30,7 @@ demo: env ## toy data, training, evaluation and pictures in five minutes
 	@echo "strips      $(DEMO)/strips (what the pseudo labels were like)"
 	@echo "pictures    $(DEMO)/predictions/epoch-last/strip (image | prediction | ground truth)"
 
-test: env ## the whole suite, ten minutes at most
+test: env ## the suite without the slow and GPU tests, ten minutes at most
 	$(PY) -m pytest -n 2
 
 test-slow: env ## the tests that take minutes

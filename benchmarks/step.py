@@ -27,14 +27,17 @@ from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, memory_format
 from furnace.engine.optim import build_optimizer
 from furnace.methods.build import build_criterion, build_network
-from furnace.methods.unlabeled import student_images, teacher_votes
+from furnace.methods.unlabeled import student_images
 from furnace.seg_opr.losses import weighted_cross_entropy
-from furnace.seg_opr.pseudo_label import combine
+from furnace.seg_opr.pseudo_label import combine, vote_mixed
 from furnace.utils.config import Settings, load_config, parse_overrides
 from furnace.utils.errors import run
 
 ROUNDS = 3
-PASSES_PER_IMAGE = 16  # two networks, four forward passes each and two backward ones at twice the cost
+# Forward passes of one image by one network, or as much arithmetic; a backward pass is twice that.
+PASSES = {"supervised passes": 2, "teachers' passes": 4, "students' passes": 2, "backward": 8}
+# Their gradients with respect to the logits are computed here, too, not in "backward".
+LABELS_AND_LOSSES = ("supervised losses", "pseudo-labels, agreement", "unsupervised losses")
 
 
 class Clock:
@@ -68,9 +71,11 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
             labelled = [network.quarter_logits(batch.images, b) for b in (1, 2)]
         with clock.part("supervised losses"):
             loss = sum(criterion(logits, batch.labels) for logits in labelled)
-        with clock.part("teachers' passes and votes"):
-            votes = [teacher_votes(network, batch, b) for b in (1, 2)]
+        with torch.no_grad(), clock.part("teachers' passes"):
+            streams = (batch.unlabeled_0, batch.unlabeled_1)
+            teachers = [[network.quarter_logits(images, b) for images in streams] for b in (1, 2)]
         with clock.part("pseudo-labels, agreement"):
+            votes = [vote_mixed(*logits, batch.mask) for logits in teachers]
             pseudo = combine(*votes, C.num_classes)
         with clock.part("students' passes"):
             students = [network.quarter_logits(student_images(batch), b) for b in (1, 2)]
@@ -201,14 +206,19 @@ def main(argv: list[str] | None = None) -> None:
     for _ in range(args.repeats + 2):
         timed_parts(C, learner, ours.batch, parts)
     rate = matrix_rate(device, amp)
-    step_flop = PASSES_PER_IMAGE * C.batch_size * forward_flop(C)
+    pass_flop = C.batch_size * forward_flop(C)
+    step_flop = sum(PASSES.values()) * pass_flop
 
     title = f"{C.this_dir}: {C.batch_size} x {C.image_height} x {C.image_width}, {C.backbone}, {device}, {amp}"
-    table = Table("part", "seconds", "share", title=title)
-    medians = {name: median(seconds[2:]) for name, seconds in parts.parts.items()}
+    table = Table("part", "seconds", "share", "TFLOP/s", "of matrix rate", title=title)
+    medians = {name: ours.parts * median(seconds[2:]) for name, seconds in parts.parts.items()}
+    total = sum(medians.values())
     for name, seconds in medians.items():
-        table.add_row(name, f"{seconds:.4f}", f"{seconds / sum(medians.values()):.1%}")
+        achieved = PASSES.get(name, 0) * pass_flop / seconds
+        rates = (f"{achieved / 1e12:.2f}", f"{achieved / rate:.1%}") if achieved else ()
+        table.add_row(name, f"{seconds:.4f}", f"{seconds / total:.1%}", *rates)
     console.print(table)
+    console.print(f"pseudo-labels, agreement and losses: {sum(medians[n] for n in LABELS_AND_LOSSES) / total:.1%}")
     figures = Table("arrangement", "seconds", "TFLOP/s", "of matrix rate", "peak GiB")
     for name, arrangement in (("published", published), ("ours", ours)):
         cut = f" (in {arrangement.parts} parts)" if arrangement.parts > 1 else ""

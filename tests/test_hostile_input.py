@@ -186,6 +186,39 @@ def test_a_damaged_snapshot_is_refused_and_its_file_named(
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(torch.ones(2))
+ODD_TENSORS = [
+    torch.ones(1).expand(10**13),
+    torch.ones(2, device="meta"),
+    torch.ones(2).to_sparse(),
+    torch.ones(2, 2).to_sparse_csr(),
+]
+
+
+def endless() -> dict:
+    content: dict = {}
+    content["state"] = content
+    return content
+
+
+def doubled(levels: int) -> list:
+    """2**levels values in a file of a few bytes."""
+    content: list = []
+    for _ in range(levels):
+        content = [content, content]
+    return content
+
+
+@pytest.mark.parametrize("odd", [*ODD_TENSORS, endless(), doubled(30)], ids=range(6))
+@pytest.mark.parametrize("place", ["model", "optimizer_1", "settings"])
+def test_what_a_file_does_not_really_hold_is_refused(tmp_path: Path, odd: object, place: str) -> None:
+    network, optimizer = trained()
+    content = {"model": network.state_dict(), "optimizer_1": optimizer.state_dict(), "settings": {}, "iteration": 4}
+    content[place] = {**content[place], "odd": odd}
+    torch.save(content, tmp_path / "odd.pth")
+    message = outcome(lambda: take_over(tmp_path / "odd.pth"))
+    assert message is not None and ("refused" in message or "damaged" in message)
+
+
 CONTENT = st.recursive(
     PLAIN,
     lambda inner: (
