@@ -6,7 +6,10 @@ from pathlib import Path
 
 from furnace.engine.checkpoint import Snapshot, save_snapshot
 from furnace.engine.distributed import rank
+from furnace.engine.figures import TRUTH
 from furnace.engine.monitor import logger
+from furnace.engine.report import REPORT
+from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
@@ -29,11 +32,13 @@ class Saver:
         self.saved_at = time.monotonic()
 
     def begin(self, fresh: bool) -> None:
-        """Remove what a killed run left unfinished, and, for a fresh run, the snapshots of an earlier one: nothing
-        should continue from them by mistake."""
+        """Remove what a killed run left unfinished, and, for a fresh run, the snapshots of an earlier one and their
+        results: nothing should continue from them, or be compared with them, by mistake."""
         self.saved_at = time.monotonic()
         if fresh and (count := clear(self.folder)):
             logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {self.folder}")
+            for told in (RESULTS, REPORT, TRUTH):  # of those snapshots
+                (Path(self.C.log_dir) / told).unlink(missing_ok=True)
         sweep(self.folder)
 
     def save_epoch(self, epoch: int) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from furnace.engine import monitor, saver
 from furnace.engine import trainer as trainer_module
 from furnace.engine.recipe import describe_division
+from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
@@ -142,8 +143,11 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
     with pytest.raises(UserError, match="the run of 2 epochs is finished; raise it with -o nepochs=N"):
         make_trainer(str(Path(finished.C.snapshot_dir) / LAST))
     trainer = make_trainer(overwrite=True, nepochs=1)
+    results = Path(trainer.C.log_dir) / RESULTS
+    results.write_text("[]")
     assert saves(trainer) == ["epoch-1.pth", LAST], "before the first iteration nothing is gone"
     trainer.fit()
+    assert not results.exists(), "they were those of the earlier run"
     assert saves(trainer) == ["epoch-0.pth", LAST]
 
 

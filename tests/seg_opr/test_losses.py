@@ -164,10 +164,11 @@ def test_losses_keep_the_dtype_of_the_logits() -> None:
         assert weighted_cross_entropy(cast, labels, torch.ones(labels.shape, dtype=dtype)).dtype == dtype
 
 
-def test_logits_of_a_lower_resolution_count_as_upsampled() -> None:
-    small, _, rng = random_case(2)
-    size = (11, 19)
-    labels = torch.from_numpy(rng.choice([0, 1, 2, 3, IGNORE_INDEX], (2, *size)))
+@pytest.mark.parametrize("num_classes", [2, 11, 19, 21])
+def test_logits_of_a_lower_resolution_count_as_upsampled(num_classes: int) -> None:
+    rng, size = np.random.default_rng(num_classes), (11, 19)
+    small = torch.from_numpy(rng.normal(0, 2, (2, num_classes, 4, 6)))
+    labels = torch.from_numpy(rng.choice([*range(num_classes), IGNORE_INDEX], (2, *size)))
     weight = torch.from_numpy(rng.random((2, *size)))
     large = upsample(small, size)
     assert torch.equal(hard_pixels(small, labels, 0.3, 50), hard_pixels(large, labels, 0.3, 50))
