@@ -6,20 +6,16 @@ from furnace.engine.checkpoint import Snapshot, check_finite, load_network, load
 from furnace.engine.distributed import restarts
 from furnace.engine.learner import Learner
 from furnace.engine.snapshot_folder import AUTO, newest_sound
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 
 Found = tuple[Snapshot, str]
 # Settings that change neither what is learned nor from what.
-IRRELEVANT = {
-    "volna", "root_dir", "this_dir", "log_dir", "snapshot_dir", "num_workers", "cache", "compile", "snapshot_iter",
-    "record_info_iter", "display_iter", "autosave_minutes", "keep_snapshots", "eval_source", "eval_folder",
-    "eval_crop_size", "eval_stride_rate", "eval_scale_array", "eval_flip", "eval_batch_size", "class_names",
-}  # fmt: skip
+IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
 
 
 def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
-    """The snapshot to continue from, None for a run from its begin, and what there is to say about the choice.
+    """The snapshot to continue from, None for a run from its start, and what there is to say about the choice.
 
     Args:
         resume: a path, "auto" or None. After a restart by torchrun it is "auto", whatever the command said.

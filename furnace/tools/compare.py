@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from furnace.engine.cell_plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
-from furnace.engine.cell_runner import CellFailed, Runner
-from furnace.engine.cells import Cell, HoldOut, check_holdout, parse_method, plan_cells, subset_sources
-from furnace.engine.comparison import BEST, LAST, Score, aggregate
-from furnace.engine.comparison_files import MARKDOWN, PLOT, duration, points, tables, write_files
+from furnace.compare.cells import Cell, HoldOut, check_holdout, parse_method, plan_cells, subset_sources
+from furnace.compare.plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
+from furnace.compare.runner import CellFailed, Runner
+from furnace.compare.scores import BEST, LAST, Score, aggregate
+from furnace.compare.tables import MARKDOWN, PLOT, duration, points, tables, write_files
 from furnace.engine.distributed import parse_devices
 from furnace.methods.build import METHODS
 from furnace.utils.config import load_config, parse_overrides

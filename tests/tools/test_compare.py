@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from furnace.compare.cells import SOURCES, first_difference, plan_cells
+from furnace.compare.runner import Runner
 from furnace.datasets.toy import make_toy
-from furnace.engine.cell_runner import Runner
-from furnace.engine.cells import COSTS, PLACES, first_difference, plan_cells
 from furnace.tools.compare import main
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 from tests.conftest import REPOSITORY
 from tests.stub_experiment import write_stub
 
@@ -202,7 +202,7 @@ def test_settings_of_later_versions_count_with_their_defaults() -> None:
 
 
 def test_excluded_settings_exist() -> None:
-    assert set(Settings.model_fields) >= PLACES | COSTS
+    assert set(Settings.model_fields) >= PLACES | SOURCES | COSTS | EVALUATION
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from furnace.engine.comparison import BASELINE, BEST, LAST, Row
+from furnace.compare.scores import BASELINE, BEST, LAST, Row
 from furnace.utils.files import write_atomically
 
 MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"

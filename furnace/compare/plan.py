@@ -7,8 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from furnace.engine.cells import Cell
-from furnace.engine.comparison_files import duration
+from furnace.compare.cells import Cell
+from furnace.compare.tables import duration
 
 Results = dict[str, dict[str, Any]]  # of finished cells, by name
 

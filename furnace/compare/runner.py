@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from furnace.engine.cells import Cell
+from furnace.compare.cells import Cell
 from furnace.engine.checkpoint import LAST, list_epochs
 from furnace.engine.figures import FIGURES, read_figures
 from furnace.engine.recipe import RECORD as RUN_RECORD

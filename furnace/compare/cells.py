@@ -8,17 +8,14 @@ from typing import Any
 
 from furnace.datasets.splits import list_hash, read_lines, read_list
 from furnace.methods.build import METHODS
-from furnace.utils.config import Config, Settings, load_config, parse_overrides
+from furnace.utils.config import Config, load_config, parse_overrides
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
+from furnace.utils.settings import COSTS, PLACES, Settings
 
 RECORD = "cell.json"
-# Where things are, told apart by the lists' hashes instead, and what changes cost alone: neither changes a result.
-PLACES = {
-    "volna", "root_dir", "this_dir", "log_dir", "snapshot_dir",
-    "dataset_path", "train_source", "unsup_source", "eval_source",
-}  # fmt: skip
-COSTS = {"num_workers", "cache", "record_info_iter", "display_iter", "autosave_minutes", "eval_batch_size"}
+# Told apart by the lists' hashes instead.
+SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Cell:
             lists["unlabelled"] = self.C.unsup_source
         if self.holdout:
             lists["hold-out"] = self.holdout.source
-        settings = self.C.model_dump(exclude=PLACES | COSTS)
+        settings = self.C.model_dump(exclude=PLACES | SOURCES | COSTS)
         hashes = {name: list_hash(source) if Path(source).is_file() else None for name, source in lists.items()}
         return {"settings": settings, "lists": hashes}
 

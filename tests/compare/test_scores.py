@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furnace.engine.comparison import Row, Score, aggregate, paired_difference
-from furnace.engine.comparison_files import cells_of, duration, plot, tables, to_csv
+from furnace.compare.scores import Row, Score, aggregate, paired_difference
+from furnace.compare.tables import cells_of, duration, plot, tables, to_csv
 
 SHARES = st.floats(0, 1)
 METHODS = ("supervised", "cps", "cpcl")
