@@ -21,6 +21,7 @@ from furnace.engine.numerics import autocast, chosen_amp
 from furnace.methods.build import build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
+from furnace.utils.arguments import add_overrides
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="experiment folder, for the window and the network")
     parser.add_argument("-d", "--devices", help="0, or cpu")
-    parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
+    add_overrides(parser)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--images", type=int, default=16)
     args = parser.parse_args(argv)

@@ -18,6 +18,7 @@ from furnace.engine.inference import BRANCHES
 from furnace.engine.predictor import Outputs, Predictor
 from furnace.engine.submission import Submission
 from furnace.engine.trainer import Trainer
+from furnace.utils.arguments import add_overrides
 from furnace.utils.config import Settings, load_config, parse_overrides
 from furnace.utils.errors import UserError
 from furnace.utils.terminal import open_console
@@ -149,9 +150,7 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
         description=description, epilog=examples + STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-d", "--devices", help="0, or 0,2, or 0-3, or * (every GPU), or cpu; default: what is there")
-    parser.add_argument(
-        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
-    )
+    add_overrides(parser)
     parser.add_argument("--settings", action="store_true", help="print every setting, its value and meaning, and stop")
     return parser
 

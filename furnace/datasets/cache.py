@@ -10,7 +10,6 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,7 +25,7 @@ from furnace.datasets.cache_folder import OFF, free_bytes, hold, writing
 from furnace.datasets.reading import DAMAGED, Files, read_image, read_label
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
-from furnace.utils.progress import progress_bar, thread_count
+from furnace.utils.progress import parallel
 
 # Magic, decoder, height, width, channels (0 for labels), checksum of the pixels, size and mtime_ns of the source.
 HEADER = struct.Struct("<8s5I2q20x")
@@ -124,10 +123,7 @@ class Cache(Files):
                 f"{self.folder}: C.cache needs {needed / GIB:.2f} GiB for {len(missing)} files and "
                 f"{free / GIB:.2f} GiB are free there; make room, name another folder, or set C.cache = {OFF}"
             )
-        with progress_bar() as progress, ThreadPoolExecutor(thread_count()) as pool:
-            decoded = pool.map(lambda source: self._enter(source, skip_unreadable), missing)
-            for _ in progress.track(decoded, total=len(missing), description="filling the cache"):
-                pass
+        parallel(lambda source: self._enter(source, skip_unreadable), missing, "filling the cache")
 
     def _enter(self, source: Source, skip_unreadable: bool) -> None:
         try:
@@ -191,5 +187,4 @@ def entry_name(kind: str, path: Path) -> str:
 
 def decoded_bytes(sources: list[Source]) -> int:
     """Size of the entries of all sources."""
-    with ThreadPoolExecutor(thread_count()) as pool:
-        return sum(pool.map(Source.decoded_bytes, sources))
+    return sum(parallel(Source.decoded_bytes, sources))

@@ -3,8 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from furnace.datasets.reading import check_sizes, check_values, decode_label, re
 from furnace.datasets.splits import Sample, read_lines, scan_list
 from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError
-from furnace.utils.progress import progress_bar, thread_count
+from furnace.utils.progress import parallel
 
 DECODES, SIZES, VALUES, EMPTY = "decodes", "same size", "values", "has a class"
 LABEL_VALUES = 256
@@ -75,8 +74,8 @@ def file_identity(path: Path) -> tuple[int, int] | str:
 def missing_files(listing: Listing) -> list[Path]:
     """Images and labels of a listing that are not there."""
     paths = [path for sample in listing.samples for path in _files(sample, listing.labelled)]
-    with ThreadPoolExecutor(thread_count()) as pool:
-        return [path for path, there in zip(paths, pool.map(os.path.isfile, paths), strict=True) if not there]
+    there = parallel(os.path.isfile, paths)
+    return [path for path, is_there in zip(paths, there, strict=True) if not is_there]
 
 
 def duplicates(listings: Iterable[Listing]) -> list[list[tuple[str, Path]]]:
@@ -144,11 +143,3 @@ def inspect_all(listing: Listing, num_classes: int, limit: int | None, seed: int
         chosen = np.random.default_rng(seed).choice(len(there), limit, replace=False)
         there = [there[i] for i in sorted(chosen)]
     return parallel(lambda sample: inspect(sample, num_classes, listing.labelled), there, listing.title)
-
-
-def parallel(work: Callable, items: Sequence, description: str) -> list:
-    """`work` of each item, in their order, on several cores and with a progress bar."""
-    if not items:
-        return []
-    with progress_bar() as progress, ThreadPoolExecutor(thread_count()) as pool:
-        return list(progress.track(pool.map(work, items), total=len(items), description=description))

@@ -19,6 +19,7 @@ from furnace.compare.scores import BEST, LAST, Score, aggregate
 from furnace.compare.tables import MARKDOWN, PLOT, duration, points, tables, write_files
 from furnace.engine.distributed import parse_devices
 from furnace.methods.build import METHODS
+from furnace.utils.arguments import add_overrides, whole_numbers
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError, run
 
@@ -76,8 +77,15 @@ def build_parser() -> ArgumentParser:
         default="supervised,cpcl",
         help=f"of {', '.join(METHODS)}; with other settings as NAME:key=value:... (default: supervised,cpcl)",
     )
-    parser.add_argument("--ratios", default="16,8,4", help="labeled_ratio, one or several (default: 16,8,4)")
-    parser.add_argument("--seeds", default="0,1,2", help="one or several (default: 0,1,2)")
+    parser.add_argument(
+        "--ratios",
+        type=whole_numbers("--ratios", 1),
+        default="16,8,4",
+        help="labeled_ratio, one or several (default: 16,8,4)",
+    )
+    parser.add_argument(
+        "--seeds", type=whole_numbers("--seeds", 0), default="0,1,2", help="one or several (default: 0,1,2)"
+    )
     parser.add_argument("--draw-subsets", action="store_true", help="each seed draws labelled images of its own")
     parser.add_argument("--list", help="with --draw-subsets: list of all training images (default: the data set's)")
     parser.add_argument(
@@ -86,9 +94,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--holdout-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
     parser.add_argument("-d", "--devices", help="0, or 0-3 for a run on each, or cpu (default: what is there)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time on each device")
-    parser.add_argument(
-        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for all runs"
-    )
+    add_overrides(parser, "for all runs")
     parser.add_argument("--out", type=Path, help="folder for everything (default: log/compare/EXPERIMENT)")
     parser.add_argument(
         "--keep", choices=("none", "last", "all"), default="last", help="snapshots to keep of a finished run"
@@ -115,7 +121,6 @@ def find_experiment(name: str) -> Path:
 def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
     """All cells, their labelled subsets drawn if that is asked for."""
     methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
-    ratios, seeds = whole_numbers("--ratios", args.ratios, 1), whole_numbers("--seeds", args.seeds, 0)
     for method in methods:
         parse_method(method)
     out = (args.out or REPOSITORY / "log" / "compare" / experiment.name).resolve()
@@ -129,17 +134,9 @@ def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
     subsets = None
     if args.draw_subsets:
         subsets = out / "subsets"
-        for seed in seeds:
-            draw_subsets(experiment, subsets, ratios, seed, overrides, args)
-    return plan_cells(experiment, out, methods, ratios, seeds, overrides, holdout, subsets)
-
-
-def whole_numbers(option: str, text: str, least: int) -> list[int]:
-    """ "2,4,8" as [2, 4, 8]. Raises UserError."""
-    parts = list(dict.fromkeys(part.strip() for part in text.split(",")))
-    if not all(part.isdecimal() and part.isascii() and int(part) >= least for part in parts):
-        raise UserError(f"{option} {text}: expected whole numbers from {least}, separated by commas")
-    return [int(part) for part in parts]
+        for seed in args.seeds:
+            draw_subsets(experiment, subsets, args.ratios, seed, overrides, args)
+    return plan_cells(experiment, out, methods, args.ratios, args.seeds, overrides, holdout, subsets)
 
 
 def draw_subsets(

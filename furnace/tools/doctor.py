@@ -12,6 +12,7 @@ from furnace.engine.checkup import Checkup
 from furnace.engine.distributed import parse_devices
 from furnace.engine.findings import SAMPLE, Level, findings_table
 from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.arguments import add_overrides
 from furnace.utils.config import Settings, load_config, parse_overrides
 from furnace.utils.errors import run
 
@@ -49,9 +50,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("experiment", help="folder with a config.py, such as exp_voc")
     parser.add_argument("--full", action="store_true", help="decode every image and label, not a sample")
     parser.add_argument("-d", "--devices", help="where to measure the time: 0, or cpu; default: what is there")
-    parser.add_argument(
-        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
-    )
+    add_overrides(parser)
     return parser
 
 

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,10 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.partition import make_partition
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import Sample, read_lines, read_list, write_list
+from furnace.utils.arguments import add_overrides, whole_numbers
 from furnace.utils.config import Config, load_config, parse_overrides
 from furnace.utils.errors import UserError, run
-from furnace.utils.progress import progress_bar, thread_count
+from furnace.utils.progress import parallel
 
 LABEL_VALUES = 256
 DEFAULT_RATIOS = [2, 4, 8, 16]
@@ -55,25 +55,15 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("experiment", help="folder whose config.py describes the data, such as exp_voc")
     parser.add_argument(
-        "--ratios", type=whole_numbers, default=[], help="1/R of the images labelled (default: 2,4,8,16)"
+        "--ratios", type=whole_numbers("--ratios", 1), default=[], help="1/R of the images labelled (default: 2,4,8,16)"
     )
-    parser.add_argument("--numbers", type=whole_numbers, default=[], help="so many images labelled")
+    parser.add_argument("--numbers", type=whole_numbers("--numbers", 1), default=[], help="so many images labelled")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
     parser.add_argument("--list", type=Path, help="list of all training images (default: the data set's)")
     parser.add_argument("--out", type=Path, help="folder for the lists (default: where config.py looks for them)")
     parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")
-    parser.add_argument(
-        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="another setting for this run"
-    )
+    add_overrides(parser)
     return parser
-
-
-def whole_numbers(text: str) -> list[int]:
-    """`"2,4,8"` as [2, 4, 8]. Raises UserError unless all are above 0."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{text!r}: expected whole numbers above 0, separated by commas, such as 2,4,8,16")
-    return [int(part) for part in parts]
 
 
 def full_list(C: Config) -> Path:
@@ -125,8 +115,7 @@ def read_presence(samples: Sequence[Sample], num_classes: int) -> np.ndarray:
         label = read_label(sample.label, num_classes)
         return np.bincount(label.ravel(), minlength=LABEL_VALUES)[:num_classes] > 0
 
-    with progress_bar() as progress, ThreadPoolExecutor(thread_count()) as pool:
-        return np.stack(list(progress.track(pool.map(shown, samples), total=len(samples), description="labels")))
+    return np.stack(parallel(shown, samples, "labels"))
 
 
 def print_summary(shown: dict[Path, np.ndarray], everything: np.ndarray, names: Sequence[str]) -> None:

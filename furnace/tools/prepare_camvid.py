@@ -8,9 +8,9 @@ import numpy as np
 from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.encoding import check_png, check_values, decode_indices, encode_label
-from furnace.datasets.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.datasets.protocols import Layout
 from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
 
 COUNTS = {"train": 367, "val": 101, "test": 233}

@@ -17,8 +17,8 @@ from scipy.io import loadmat
 from furnace.datasets.archives import Source, open_source, published_difference
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.encoding import check_jpeg, check_values, decode_indices, encode_label
-from furnace.datasets.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.datasets.protocols import Layout
+from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
 
 VOC_BYTES, VOC_MD5 = 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from furnace.datasets.splits import read_lines
-from furnace.tools.make_splits import labeled_sizes, main, whole_numbers
+from furnace.tools.make_splits import build_parser, labeled_sizes, main
 from furnace.tools.prepare_city import main as prepare_city
 from furnace.utils.errors import UserError
 from tests.official_archives import (
@@ -158,6 +158,6 @@ def test_sizes():
 
 @pytest.mark.parametrize("text", ["", "2,", "0", "-1", "2.5", "two"])
 def test_numbers_are_checked(text):
-    with pytest.raises(UserError, match="whole numbers above 0"):
-        whole_numbers(text)
-    assert whole_numbers("2, 16") == [2, 16]
+    with pytest.raises(UserError, match=r"--ratios .*: expected whole numbers from 1"):
+        build_parser().parse_args(["exp_voc", f"--ratios={text}"])
+    assert build_parser().parse_args(["exp_voc", "--ratios", "2, 16,2"]).ratios == [2, 16]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from furnace.datasets import preparing
 from furnace.datasets.protocols import PROTOCOLS
 from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import list_hash, read_list
+from furnace.tools import preparing
 from furnace.tools.prepare_voc import main
 from furnace.utils.config import load_config
 from furnace.utils.errors import UserError

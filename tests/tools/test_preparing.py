@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from furnace.datasets import preparing
 from furnace.datasets.archives import open_source
 from furnace.datasets.encoding import check_png
-from furnace.datasets.preparing import Plan, Task, carry_out, is_complete, make_tasks, prepare, preparing_parser
 from furnace.datasets.protocols import Layout
+from furnace.tools import preparing
+from furnace.tools.preparing import Plan, Task, carry_out, is_complete, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError
 from tests.official_archives import png, write_zip
 

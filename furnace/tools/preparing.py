@@ -25,7 +25,7 @@ from furnace.datasets.protocols import (
 from furnace.datasets.splits import check_replaceable, read_lines, write_list
 from furnace.utils.errors import UserError
 from furnace.utils.files import link_atomically, write_atomically
-from furnace.utils.progress import progress_bar, thread_count
+from furnace.utils.progress import files_bar, thread_count
 
 WAITING_PER_THREAD = 4  # files read ahead of the threads; bounds the memory
 TABLE_WIDTH = 112
@@ -158,7 +158,7 @@ def carry_out(tasks: list[Task], link: bool) -> None:
         check_space(tasks)
     threads = thread_count()
     waiting: deque[Future] = deque()
-    with progress_bar() as progress, ThreadPoolExecutor(threads) as pool:
+    with files_bar() as progress, ThreadPoolExecutor(threads) as pool:
         bar = progress.add_task("files", total=len(tasks))
         for task, content in read_members(tasks):
             waiting.append(pool.submit(make_file, task, content, link))
