@@ -1,7 +1,7 @@
 """Snapshots: what they hold, written whole or not at all, checked when loaded, and found by epoch."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from furnace.utils.weights import load_file
 LAST = "epoch-last.pth"
 OPTIMIZERS = ("optimizer_1", "optimizer_2")
 ARCHITECTURE = ("num_classes", "backbone", "head_channels", "pretrained_model", "method")
+SHOWN = 80  # characters of a setting in a message
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,24 @@ def load_snapshot(path: str | Path) -> Snapshot:
     )
 
 
-def load_network(network: nn.Module, snapshot: Snapshot, path: str | Path) -> None:
+def read_progress(path: Path) -> tuple[int, int]:
+    """Epoch and iteration of a snapshot, tensors stay on the disk; -1 where a damaged or foreign file has none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["epoch"]), int(content["iteration"])
+    except Exception:  # from a damaged file the unpickler raises nearly anything
+        return -1, -1
+
+
+def load_network(
+    network: nn.Module, snapshot: Snapshot, path: str | Path, settings: Mapping[str, Any] | None = None
+) -> None:
     """Fill `network` from a snapshot; names and shapes must all match.
+
+    Args:
+        network: the one to fill.
+        snapshot, path: what was loaded, and from where.
+        settings: those that `network` was built by, for the message.
 
     Raises:
         UserError: naming the first difference, and the settings that differ if the snapshot tells them.
@@ -141,8 +158,17 @@ def load_network(network: nn.Module, snapshot: Snapshot, path: str | Path) -> No
         what = f"{name} has shape {tuple(snapshot.model[name].shape)}, the network's has {tuple(own[name].shape)}"
     else:
         what = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {(missing + extra)[0][:80]}"
-    hint = ", ".join(f"C.{key} = {snapshot.settings[key]!r}" for key in ARCHITECTURE if key in snapshot.settings)
-    raise UserError(f"{path}: {what}; it was made with {hint or 'other settings: check C.num_classes and C.backbone'}")
+    raise UserError(f"{path}: {what}; it was made with {differing(snapshot.settings, settings or {})}")
+
+
+def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The settings of the architecture in which a snapshot differs from a run, as far as both are known."""
+    hints = []
+    for key in (key for key in ARCHITECTURE if key in theirs):
+        their, our = repr(theirs[key])[:SHOWN], repr(ours[key])[:SHOWN] if key in ours else None
+        if their != our:  # as text: a file may hold anything under these names
+            hints.append(f"C.{key} = {their}" + (f", here {our}" if our else ""))
+    return "; ".join(hints) or "other settings: check C.num_classes and C.backbone"
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, path: str | Path) -> None:

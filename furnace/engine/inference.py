@@ -52,7 +52,7 @@ class Segmenter:
         if method != self.C.method and method in METHODS:
             self.C = self.C.model_copy(update={"method": method})
             self._build()
-        load_network(self.network, snapshot, path)
+        load_network(self.network, snapshot, path, self.C.model_dump())
         return snapshot
 
     def _build(self) -> None:

@@ -48,11 +48,11 @@ def restore(
     Raises:
         UserError: the snapshot is of another network, or its run is finished and there should be `more` of it.
     """
-    load_network(learner.network, snapshot, path)
+    own = C.model_dump()
+    load_network(learner.network, snapshot, path, own)
     _restore_optimizers(learner, snapshot, path, notes)
     if snapshot.scaler and learner.scaler.is_enabled():
         _restore_scaler(learner.scaler, snapshot.scaler, path)
-    own = C.model_dump()
     changed = [key for key, value in snapshot.settings.items() if key in own and own[key] != value]
     changed = [key for key in changed if key not in IRRELEVANT]
     if changed:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from furnace.engine.checkpoint import Snapshot, save_snapshot
+from furnace.engine.checkpoint import Snapshot, read_progress, save_snapshot
 from furnace.engine.distributed import rank
 from furnace.engine.figures import TRUTH
 from furnace.engine.monitor import logger
@@ -76,8 +76,16 @@ class Saver:
             logger.warning(f"no autosave: {error}")
 
     def finish(self, epoch: int) -> None:
-        """Remove the autosave, once the last `epoch`'s snapshot is there: it holds all that the autosave could give."""
-        path = self.folder / f"epoch-{epoch}.pth"
-        if rank() == 0 and path.is_file():
+        """Make the last `epoch`'s snapshot `epoch-last.pth`, and remove the autosave, of which it holds all.
+
+        A snapshot of this number but another state, of a run with another C.niters_per_epoch or of more epochs, is
+        none of this run's end: then everything stays as it is.
+        """
+        path, iteration = self.folder / f"epoch-{epoch}.pth", self.capture().iteration
+        if rank() > 0:
+            return
+        if not path.is_file() and iteration == (epoch + 1) * self.C.niters_per_epoch:
+            self.save_epoch(epoch)  # the disk was full when it was due: the autosave has made up for it
+        if read_progress(path)[1] == iteration:
             copy_as_last(path)  # a kill may have come between the two
             (self.folder / AUTOSAVE).unlink(missing_ok=True)

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
-from furnace.engine.checkpoint import LAST, Snapshot, check_finite, list_epochs, load_snapshot
+from furnace.engine.checkpoint import LAST, Snapshot, check_finite, list_epochs, load_snapshot, read_progress
 from furnace.utils.errors import UserError
 from furnace.utils.files import part_of, replacing
 
@@ -22,11 +23,24 @@ def copy_as_last(path: Path) -> None:
 
 
 def list_saves(folder: str | Path) -> list[Path]:
-    """Everything a run can be continued from, the latest saved first."""
+    """Everything a run can be continued from, the latest saved first.
+
+    The latest need not be the furthest: a run may have gone back to an earlier epoch. Of files with the same time, as
+    coarse clocks and careless copies leave them, the furthest comes first.
+    """
     folder = Path(folder)
     named = [path for path in (folder / AUTOSAVE, folder / LAST) if path.is_file()]
     epochs = list(reversed(list_epochs(folder).values()))
-    return sorted([*epochs, *named], key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = {path: path.stat() for path in [*epochs, *named]}
+    # Hard links are one file: which of its names comes first does not matter.
+    files = {(status.st_mtime_ns, status.st_ino) for status in found.values()}
+    sharing = Counter(time for time, _ in files)
+
+    def order(path: Path) -> tuple:
+        time = found[path].st_mtime_ns
+        return (time, *read_progress(path)) if sharing[time] > 1 else (time,)
+
+    return sorted(found, key=order, reverse=True)
 
 
 def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
@@ -51,8 +65,11 @@ def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Remove all but the `keep` epochs that were saved last, 0 for none; returns what was removed."""
-    epochs = sorted(list_epochs(folder).values(), key=lambda path: path.stat().st_mtime_ns)
+    """Remove all but the `keep` epochs that were saved last, 0 for none; returns what was removed.
+
+    Of epochs saved at the same time, as far as the disk can tell, the later ones stay.
+    """
+    epochs = sorted(list_epochs(folder).values(), key=lambda path: path.stat().st_mtime_ns)  # keeps the order of equals
     surplus = epochs[: len(epochs) - keep] if keep else []
     for path in surplus:
         path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from furnace.engine import snapshot_folder
 from furnace.engine.checkpoint import (
     Snapshot,
     check_finite,
@@ -25,7 +26,7 @@ from furnace.engine.checkpoint import (
     load_snapshot,
     save_snapshot,
 )
-from furnace.engine.snapshot_folder import AUTOSAVE, LAST, clear, copy_as_last, newest_sound, prune
+from furnace.engine.snapshot_folder import AUTOSAVE, LAST, clear, copy_as_last, list_saves, newest_sound, prune
 from furnace.utils import files
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
@@ -119,6 +120,22 @@ def test_another_number_of_classes_is_named_with_the_settings(saved: Path) -> No
         load_network(Small(5), load_snapshot(saved), saved)
 
 
+def test_only_the_settings_that_differ_are_named_from_both_sides(saved: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_network(Small(5), load_snapshot(saved), saved, {"num_classes": 5, "backbone": "resnet18"})
+    assert str(error.value).endswith("; it was made with C.num_classes = 3, here 5")
+    with pytest.raises(UserError, match=r"made with other settings: check C\.num_classes and C\.backbone"):
+        load_network(Small(5), load_snapshot(saved), saved, SETTINGS)
+
+
+def test_settings_that_are_no_values_are_still_compared(saved: Path) -> None:
+    odd = Snapshot(load_snapshot(saved).model, [], 3, 12, {"num_classes": torch.ones(2), "method": "m" * 5000})
+    with pytest.raises(
+        UserError, match=r"C\.num_classes = tensor\(\[1\., 1\.\]\), here 5; C\.method = 'm{79}, here 'cps'$"
+    ):
+        load_network(Small(5), odd, saved, {"num_classes": 5, "method": "cps"})
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -195,6 +212,13 @@ def test_only_the_latest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [AUTOSAVE, "epoch-10.pth", "epoch-8.pth"]
 
 
+def test_of_epochs_with_the_same_time_the_later_are_kept(tmp_path: Path) -> None:
+    for epoch in (10, 2, 9):
+        (tmp_path / f"epoch-{epoch}.pth").touch()
+    same_time(tmp_path)
+    assert [path.name for path in prune(tmp_path, 1)] == ["epoch-2.pth", "epoch-9.pth"]
+
+
 def test_what_was_saved_last_is_kept_whatever_its_number(tmp_path: Path) -> None:
     for age, epoch in enumerate((2, 9, 8, 7)):  # a run gone back to epoch 1, which has come to epoch 2 again
         path = tmp_path / f"epoch-{epoch}.pth"
@@ -216,6 +240,32 @@ def test_the_latest_save_is_found_whatever_its_name(tmp_path: Path) -> None:
     autosave = save_at(tmp_path / AUTOSAVE, 13, age=30)
     path, snapshot, faults = newest_sound(tmp_path)
     assert (path, snapshot.iteration, faults) == (autosave, 13, [])
+
+
+def same_time(folder: Path) -> None:
+    """As a disk whose clock is coarse, or a copy that keeps no times, may leave them."""
+    for path in folder.iterdir():
+        os.utime(path, (1000, 1000))
+
+
+@pytest.mark.parametrize("autosave, first", [((9, 42), AUTOSAVE), ((8, 39), "epoch-9.pth")])
+def test_of_saves_with_the_same_time_the_furthest_comes_first(tmp_path: Path, autosave: tuple, first: str) -> None:
+    for name, (epoch, iteration) in {"epoch-9.pth": (9, 40), "epoch-2.pth": (2, 12), AUTOSAVE: autosave}.items():
+        save_snapshot(tmp_path / name, snapshot_of(*trained(), iteration=iteration, epoch=epoch))
+    (tmp_path / "epoch-11.pth").write_bytes(b"damaged")
+    same_time(tmp_path)
+    names = [path.name for path in list_saves(tmp_path)]
+    assert names[0] == first
+    assert names[-2:] == ["epoch-2.pth", "epoch-11.pth"]
+    os.utime(tmp_path / "epoch-2.pth", (1001, 1001))  # a run that has gone back is where it was saved last
+    assert list_saves(tmp_path)[0].name == "epoch-2.pth"
+
+
+def test_hard_links_are_no_reason_to_look_into_files(tmp_path: Path, monkeypatch) -> None:
+    save_at(tmp_path / "epoch-2.pth", 9, age=60)
+    copy_as_last(save_at(tmp_path / "epoch-4.pth", 15, age=30))
+    monkeypatch.setattr(snapshot_folder, "read_progress", lambda path: pytest.fail(f"reads {path}"))
+    assert [path.name for path in list_saves(tmp_path)] == ["epoch-4.pth", LAST, "epoch-2.pth"]
 
 
 def damage_end(content: bytes) -> bytes:

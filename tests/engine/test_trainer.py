@@ -151,6 +151,38 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
     assert saves(trainer) == ["epoch-0.pth", LAST]
 
 
+def test_asked_again_with_other_epochs_the_end_of_the_run_stays_the_last(make_trainer) -> None:
+    make_trainer(nepochs=4, niters_per_epoch=2, snapshot_iter=1, keep_snapshots=0).fit()
+    again = make_trainer("auto", nepochs=2, niters_per_epoch=4)  # in epochs of four, the second is the last
+    again.fit()
+    assert saves(again) == ["epoch-1.pth", "epoch-2.pth", "epoch-3.pth", LAST]
+    assert torch.load(Path(again.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 8
+
+
+def test_asked_again_for_fewer_epochs_nothing_is_lost(make_trainer) -> None:
+    first = make_trainer(nepochs=4, niters_per_epoch=2, snapshot_iter=1, autosave_minutes=1e-9)
+    step = first.learner.step
+    first.learner.step = lambda batch, iteration: step(batch, iteration) if iteration < 7 else 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        first.fit()
+    fewer = make_trainer("auto", nepochs=3, niters_per_epoch=2)
+    fewer.fit()
+    assert AUTOSAVE in saves(fewer)
+    assert make_trainer("auto", nepochs=4, niters_per_epoch=2).start_iteration == 7
+
+
+def test_a_last_epoch_that_found_the_disk_full_is_written_when_asked_again(make_trainer, monkeypatch) -> None:
+    first = make_trainer()
+    with monkeypatch.context() as patched:
+        patched.setattr(first.saver, "save_epoch", lambda epoch: (_ for _ in ()).throw(UserError("no space left")))
+        with pytest.raises(UserError, match="no space left"):
+            first.fit()
+    assert saves(first) == [AUTOSAVE]
+    make_trainer("auto").fit()
+    assert saves(first) == ["epoch-1.pth", LAST]
+    assert torch.load(Path(first.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 6
+
+
 def test_a_run_that_was_cut_early_is_not_replaced_unasked(make_trainer) -> None:
     trainer = make_trainer()
     trainer.saver.save_state()
@@ -185,7 +217,9 @@ def test_other_settings_than_the_snapshot_s_are_named(make_trainer) -> None:
     assert "lr 0.005 -> 0.125" in note
     assert "nepochs 2 -> 3" in note
     assert "num_workers" not in note
-    with pytest.raises(UserError, match=r"tensors are missing and .*C\.backbone = 'resnet18'"):
+    with pytest.raises(
+        UserError, match=r"tensors are missing and .*; it was made with C\.backbone = 'resnet18', here 'resnet34'$"
+    ):
         make_trainer("auto", nepochs=3, backbone="resnet34")
 
 
