@@ -10,7 +10,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from furnace.engine.distributed import launch, launched, local_device, parse_devices, start, stop
+from furnace.engine.distributed import choose_devices, launch, local_device, start, stop
 from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
@@ -34,7 +34,7 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )
     args = parser.parse_args(argv)
-    with prepared(folder, args, alone=args.dry_run) as (C, device):
+    with prepared(folder, args, alone=args.dry_run, restarts=TRAIN_RESTARTS) as (C, device):
         trainer = Trainer(C, device, args.resume, args.overwrite)
         if args.dry_run:
             return dry_run(trainer)
@@ -157,20 +157,18 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
 
 @contextmanager
 def prepared(
-    folder: str | Path, args: argparse.Namespace, alone: bool = False
+    folder: str | Path, args: argparse.Namespace, alone: bool = False, restarts: int = 0
 ) -> Iterator[tuple[Settings, torch.device]]:
     """The settings and this process's device, all processes having joined; with several devices, start those first.
 
-    `alone`: on the first device only.
+    `alone`: on the first device only. `restarts`: of all processes, when one is killed.
     """
     C = load_config(folder, parse_overrides(args.override))
     if args.settings:
         open_console().print(settings_table(C))
         sys.exit()
-    # What `-d` names, `launch` has made the only GPUs that its processes see.
-    named = None if launched() and args.devices != "cpu" else args.devices
-    devices = parse_devices(named)[: 1 if alone else None]
-    launch(devices, TRAIN_RESTARTS if hasattr(args, "resume") else 0)
+    devices = choose_devices(args.devices)[: 1 if alone else None]
+    launch(devices, restarts)
     device = local_device(devices)
     start(device)
     try:

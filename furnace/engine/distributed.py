@@ -13,6 +13,7 @@ from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 
 CPU = torch.device("cpu")
+OURS = "FURNACE_LAUNCHED"  # tells the processes of `launch` from those of a torchrun of the user's own
 
 
 def rank() -> int:
@@ -81,7 +82,24 @@ def launch(devices: Sequence[torch.device], restarts: int = 0) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[device.index] for device in devices)
+    os.environ[OURS] = "1"
     sys.exit(run_processes(len(devices), sys.argv, restarts))
+
+
+def choose_devices(text: str | None) -> list[torch.device]:
+    """The devices that `-d` names, for this process or for all those that it will `launch`.
+
+    Raises:
+        UserError: as `parse_devices`; or torchrun has given its processes a GPU each, and `-d` names others.
+    """
+    if not launched() or (text or "").strip().lower() == CPU.type:
+        return parse_devices(text)
+    if text and OURS not in os.environ:
+        raise UserError(
+            f"-d {text}: torchrun gives each process the GPU of its number; leave -d out, and choose the GPUs with "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    return parse_devices(None)  # `launch` has made the chosen GPUs the only ones that are seen
 
 
 def parse_devices(text: str | None) -> list[torch.device]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from furnace import cli
 from furnace.engine import distributed
 from furnace.engine.checkpoint import Snapshot, save_snapshot
-from furnace.engine.distributed import CPU, parse_devices
+from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
 from furnace.engine.evaluator import Evaluator
 from furnace.methods.build import build_network
 from furnace.utils.config import Config
@@ -99,6 +99,7 @@ def test_several_devices_start_a_process_each(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    monkeypatch.setenv(OURS, "")  # which launch() sets, so that it is taken back after this test
     monkeypatch.setattr(distributed, "run_processes", run_processes)
     monkeypatch.setattr(distributed.sys, "argv", ["train.py", "-d", "0,2"])
     with pytest.raises(SystemExit) as end:
@@ -106,11 +107,13 @@ def test_several_devices_start_a_process_each(monkeypatch: pytest.MonkeyPatch):
     assert end.value.code == 3
     assert started == [(2, ["train.py", "-d", "0,2"], 1)]
     assert distributed.os.environ["CUDA_VISIBLE_DEVICES"] == "3,7"
+    assert distributed.os.environ[OURS]
 
 
 def test_a_started_process_takes_the_gpu_of_its_number_whatever_was_named(monkeypatch: pytest.MonkeyPatch):
     current = []
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv(OURS, "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
@@ -125,3 +128,14 @@ def test_a_started_process_takes_the_gpu_of_its_number_whatever_was_named(monkey
         cli.prepared(REPOSITORY / "exp_toy", args),
     ):
         pass
+
+
+def test_devices_beside_a_torchrun_of_ones_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.delenv(OURS, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_devices(None) == [torch.device("cuda", 0)]
+    assert choose_devices("CPU") == [CPU]
+    with pytest.raises(UserError, match=r"^-d 0-1: torchrun gives .* CUDA_VISIBLE_DEVICES$"):
+        choose_devices("0-1")
