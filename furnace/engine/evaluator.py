@@ -1,5 +1,6 @@
 """Evaluation: snapshots to scores, by sliding windows over the validation images."""
 
+import math
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.inference import Segmenter, to_array
 from furnace.engine.monitor import logger, open_log, progress_bar
 from furnace.engine.report import EXAMPLES, REPORT, Example, write_report
-from furnace.engine.results import RESULTS, Result, percent, results_table, save_results, summary
+from furnace.engine.results import RESULTS, Result, find_entry, percent, results_table, save_results, summary
 from furnace.seg_opr.confusion import confusion_matrix, scores
 from furnace.utils.config import Settings
 from furnace.utils.terminal import open_console
@@ -59,20 +60,22 @@ class Evaluator:
         paths = find_snapshots(which, self.C.snapshot_dir)
         if rank() == 0:
             open_log(self.C.log_dir, "val", self.console)
-        results, entries = [], []
+        results: list[Result] = []
+        entries: list[dict] = []
         for path in paths:
             result = self.evaluate(path, self.segmenter.load(path).epoch)
             results.append(result)
             if rank() == 0:
                 self.console.print(results_table(result, self.classes))
                 logger.info(summary(result))
-                entries = save_results(self.C, results, self.classes)
-        best = max(results, key=lambda result: result.scores.miou)
+                entries = save_results(self.C, [result], self.classes)
+        best = max(results, key=rank_of)
         if rank() == 0:
             if len(results) > 1:
                 logger.info(f"best of {len(results)}: {Path(best.snapshot).name}, mIoU {percent(best.scores.miou)}")
             self.segmenter.load(best.snapshot)
-            write_report(self.C, entries, (best.snapshot, best.branch), self.examples(best), self.classes)
+            shown = find_entry(entries, self.C, best)
+            write_report(self.C, entries, shown, self.examples(best), self.classes)
             logger.info(f"results: {Path(self.C.log_dir) / RESULTS}; to look at: {Path(self.C.log_dir) / REPORT}")
         return results
 
@@ -119,6 +122,11 @@ class Evaluator:
         picture = strip([image, colour(labels, palette), colour(label, palette)])
         save_picture(self.save_to / snapshot / "strip" / f"{name}.png", picture)
         save_labels(self.save_to / snapshot / "label" / f"{name}.png", labels, palette)
+
+
+def rank_of(result: Result) -> float:
+    """mIoU, below every other where there was nothing to measure: NaN compares with nothing."""
+    return -1.0 if math.isnan(result.scores.miou) else result.scores.miou
 
 
 def image_miou(confusion: Tensor) -> Tensor:

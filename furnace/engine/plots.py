@@ -1,5 +1,6 @@
 """Plots of the report, as SVG for its page."""
 
+from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
 
@@ -16,24 +17,33 @@ STYLE = {
     "grid.color": "#e4e4e4",
     "axes.axisbelow": True,
 }
+DASHES = ("-", "--", ":", "-.")  # of the lines of one branch
 COLOURS = {"1": "#1f6fb4", "2": "#d1661f", "both": "#3f8f3f"}
 LARGEST_WITH_NUMBERS = 21  # classes
 SMOOTHED_TO = 200  # points of a training curve
 HEIGHT_PER_CLASS = 0.24
 
 
-def epochs_plot(entries: Sequence[dict]) -> str:
-    """mIoU in percent over epochs, a line for each branch."""
+def epochs_plot(entries: Sequence[dict], names: Sequence[str]) -> str:
+    """mIoU in percent over epochs: a line for each of the `names`, of which each entry has one. Entries without an
+    mIoU, where there was nothing to measure, are left out."""
+    lines: dict[str, list[dict]] = {}
+    for entry, name in zip(entries, names, strict=True):
+        if entry["miou"] is not None:
+            lines.setdefault(name, []).append(entry)
+    drawn = Counter()
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6, 3)
-        for branch in sorted({entry["branch"] for entry in entries}):
-            points = sorted(
-                (e["epoch"], 100 * e["miou"]) for e in entries if e["branch"] == branch and e["miou"] is not None
-            )
-            axes.plot(*zip(*points, strict=True), "o-", label=f"branch {branch}", color=COLOURS.get(branch))
+        for name in sorted(lines):
+            points = sorted((entry["epoch"], 100 * entry["miou"]) for entry in lines[name])
+            branch = lines[name][0]["branch"]
+            dashes = DASHES[drawn[branch] % len(DASHES)]
+            axes.plot(*zip(*points, strict=True), marker="o", linestyle=dashes, label=name, color=COLOURS.get(branch))
+            drawn[branch] += 1
         axes.set(xlabel="epoch", ylabel="mIoU (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False)
+        if lines:
+            axes.legend(frameon=False)
         return to_svg(figure)
 
 
@@ -92,7 +102,8 @@ def curves_plot(figures: Sequence[dict], names: Sequence[str], label: str) -> st
             if parts:
                 axes.plot(*np.array([part.mean(axis=0) for part in parts]).T, label=name, linewidth=1.2)
         axes.set(xlabel="iteration", ylabel=label)
-        axes.legend(frameon=False, ncols=3)
+        if axes.lines:
+            axes.legend(frameon=False, ncols=3)
         return to_svg(figure)
 
 

@@ -29,6 +29,14 @@ EXAMPLE_HEIGHT = 240
 JPEG_QUALITY = 85
 COSTS = ("step_seconds", "data_seconds")
 JUDGED = ("intersection", "union", "branch_1", "branch_2")
+# Of the evaluations, what the page shows where it differs among them, and its title.
+VARIED = {
+    "eval_source": "list",
+    "scales": "scales",
+    "flip": "mirrored",
+    "crop": "window",
+    "stride_rate": "stride",
+}
 NOT_LOSSES = ("iteration", "lr", "overlap", "memory_gib", *COSTS)
 
 
@@ -44,18 +52,17 @@ class Example:
 
 
 def write_report(
-    C: Settings, entries: Sequence[dict], best: tuple[str, str], examples: Sequence[Example], classes: Classes
+    C: Settings, entries: Sequence[dict], shown: dict, examples: Sequence[Example], classes: Classes
 ) -> Path:
     """Write the page.
 
     Args:
         C: settings of the evaluation; those of the training come from the record beside its snapshots.
         entries: of `results.json`, all of them.
-        best: snapshot and branch of the entry to show in detail.
+        shown: the entry to show in detail, one of them.
         examples: images of that entry, best first.
         classes: names and colours.
     """
-    shown = next(entry for entry in entries if (entry["snapshot"], entry["branch"]) == best)
     figures, truth = (read_figures(Path(C.log_dir) / name) for name in (FIGURES, TRUTH))
     record = read_record(Path(C.snapshot_dir) / RECORD)
     page = (
@@ -64,6 +71,7 @@ def write_report(
         .render(
             title=f"{C.this_dir}: {C.method} on {C.dataset_name}",
             entries=entries,
+            varied=varied(entries),
             shown=shown,
             rows=class_rows(shown, classes),
             plots={name: Markup(svg) for name, svg in draw_plots(entries, shown, figures, truth).items()},
@@ -81,7 +89,7 @@ def write_report(
 def environment() -> Environment:
     """Templates beside this file; what they show is escaped."""
     found = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    found.filters |= {"percent": percent, "filename": lambda path: Path(path).name}
+    found.filters |= {"percent": percent, "filename": lambda path: Path(path).name, "told": told}
     return found
 
 
@@ -93,10 +101,36 @@ def read_record(path: Path) -> dict:
         return {}
 
 
+def varied(entries: Sequence[dict]) -> dict[str, str]:
+    """The keys of `VARIED` whose values differ among the entries, and their titles."""
+    return {key: title for key, title in VARIED.items() if len({str(entry.get(key)) for entry in entries}) > 1}
+
+
+def told(entry: dict, key: str) -> str:
+    """A value of `VARIED` for people; "-" where an older file lacks it."""
+    value = entry.get(key)
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(f"{number:g}" for number in value)
+    return Path(value).name if isinstance(value, str) else f"{value:g}"
+
+
+def series(entries: Sequence[dict]) -> list[str]:
+    """For each entry the line that it belongs to: its branch, and what else differs among them."""
+    titles = varied(entries)
+    return [
+        ", ".join([f"branch {entry['branch']}", *(f"{title} {told(entry, key)}" for key, title in titles.items())])
+        for entry in entries
+    ]
+
+
 def draw_plots(entries: Sequence[dict], shown: dict, figures: Sequence[dict], truth: Sequence[dict]) -> dict[str, str]:
     """The page's plots by name, as SVG; those that there is nothing for are missing."""
     plots = {
-        "epochs": epochs_plot(entries),
+        "epochs": epochs_plot(entries, series(entries)),
         "classes": bars_plot(shown["classes"], shown["iou"], shown["miou"]),
         "confusion": confusion_plot(shown["classes"], shown["confusion"]),
     }

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from torch import Tensor
@@ -15,6 +16,8 @@ from furnace.utils.config import Settings
 from furnace.utils.files import write_atomically
 
 RESULTS = "results.json"
+# What an entry's scores follow from, beside its snapshot.
+CONDITIONS = ("branch", "eval_source", "scales", "flip", "crop", "stride_rate")
 
 
 @dataclass(frozen=True)
@@ -59,29 +62,50 @@ def summary(result: Result) -> str:
 
 
 def save_results(C: Settings, results: list[Result], classes: Classes) -> list[dict]:
-    """Add the results to `results.json`; those of the same snapshot and branch are replaced. Returns all entries."""
+    """Add the results to `results.json`, in place of those of the same evaluations. Returns all entries."""
     path = Path(C.log_dir) / RESULTS
-    entries = {(entry["snapshot"], entry["branch"]): entry for entry in read_results(path)}
+    entries = {evaluation_of(entry): entry for entry in read_results(path)}
     for result in results:
-        entries[result.snapshot, result.branch] = result_entry(C, result, classes)
+        entry = result_entry(C, result, classes)
+        entries[evaluation_of(entry)] = entry
     ordered = sorted(entries.values(), key=lambda entry: (entry["epoch"], entry["snapshot"], entry["branch"]))
     write_atomically(path, json.dumps(ordered, indent=1).encode())
     return ordered
+
+
+def evaluation_of(entry: dict) -> tuple:
+    """What tells one evaluation from another: snapshot and `CONDITIONS`, None where an older file lacks one."""
+    values = (entry.get(name) for name in CONDITIONS)
+    hashable = (tuple(value) if isinstance(value, list) else value for value in values)
+    return str(Path(entry["snapshot"]).resolve()), *hashable
+
+
+def find_entry(entries: list[dict], C: Settings, result: Result) -> dict:
+    """The entry of a result that has been saved."""
+    wanted = evaluation_of({"snapshot": result.snapshot, **conditions(C, result)})
+    return next(entry for entry in entries if evaluation_of(entry) == wanted)
+
+
+def conditions(C: Settings, result: Result) -> dict[str, Any]:
+    """The `CONDITIONS` of a result."""
+    return {
+        "branch": result.branch,
+        "eval_source": C.eval_source,
+        "scales": C.eval_scale_array,
+        "flip": C.eval_flip,
+        "crop": C.eval_crop_size,
+        "stride_rate": C.eval_stride_rate,
+    }
 
 
 def result_entry(C: Settings, result: Result, classes: Classes) -> dict:
     """What `results.json` says of a result."""
     found = {key: plain(value) for key, value in asdict(result.scores).items()}
     return {
-        "snapshot": result.snapshot,
+        "snapshot": str(Path(result.snapshot).resolve()),
         "epoch": result.epoch,
-        "branch": result.branch,
         "images": result.images,
-        "eval_source": C.eval_source,
-        "scales": C.eval_scale_array,
-        "flip": C.eval_flip,
-        "crop": C.eval_crop_size,
-        "stride_rate": C.eval_stride_rate,
+        **conditions(C, result),
         "seconds": round(result.seconds, 2),
         "finished": datetime.now().isoformat(timespec="seconds"),
         "classes": list(classes.names),
@@ -95,7 +119,9 @@ def read_results(path: str | Path) -> list[dict]:
     """The entries of a `results.json`, none where there is no such file or it can't be read."""
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return []
+    if not isinstance(entries, list):
         return []
     return [entry for entry in entries if isinstance(entry, dict) and {"snapshot", "branch", "epoch"} <= entry.keys()]
 

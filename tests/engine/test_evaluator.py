@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
-from furnace.engine.evaluator import Evaluator
+from furnace.engine.evaluator import Evaluator, rank_of
 from furnace.engine.report import REPORT
 from furnace.engine.results import RESULTS, read_results
 from furnace.utils.config import Settings
@@ -108,7 +108,53 @@ def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
     assert f"mIoU {100 * result.scores.miou:.2f}" in (tmp_path / "log" / "val_last.log").read_text()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, {}]", '[{"snapshot": "a"}]'])
+def test_other_conditions_stand_beside_the_plain_ones(C: Settings, tmp_path: Path):
+    changes = [{}, {"eval_scale_array": [0.5, 1]}, {"eval_flip": True}, {"eval_crop_size": 32}, {"eval_stride_rate": 1}]
+    for change in [*changes, {"eval_flip": True}]:
+        changed = C.model_copy(update=change)
+        (result,) = Evaluator(changed, CPU, console=quiet()).run("1")
+    entries = read_results(tmp_path / "log" / RESULTS)
+    found = [(e["scales"], e["flip"], e["crop"], e["stride_rate"]) for e in entries]
+    rate = C.eval_stride_rate
+    plain = [1.0]
+    assert found == [
+        (plain, False, SIDE, rate),
+        ([0.5, 1], False, SIDE, rate),
+        (plain, True, SIDE, rate),
+        (plain, False, 32, rate),
+        (plain, False, SIDE, 1),
+    ]
+    assert entries[2]["miou"] == result.scores.miou
+    # What a relative path or a link names is the same snapshot.
+    (tmp_path / "link").symlink_to(C.snapshot_dir)
+    Evaluator(C, CPU, console=quiet()).run(str(tmp_path / "link" / "epoch-1.pth"))
+    assert len(read_results(tmp_path / "log" / RESULTS)) == len(changes)
+
+
+def test_entries_of_older_files_stay(C: Settings, tmp_path: Path):
+    path = tmp_path / "log" / RESULTS
+    Evaluator(C, CPU, console=quiet()).run("1")
+    (entry,) = read_results(path)
+    old = {key: value for key, value in entry.items() if key not in ("scales", "flip", "stride_rate")}
+    path.write_text(json.dumps([old]))
+    Evaluator(C, CPU, console=quiet()).run("1")
+    assert [len(found) for found in read_results(path)] == [len(old), len(entry)]
+
+
+def test_without_a_labelled_pixel_there_is_nothing_to_measure(C: Settings, lively_snapshot: Path, tmp_path: Path):
+    place(lively_snapshot, C, "epoch-3.pth")
+    for sample in read_list(C.eval_source, C.dataset_path, C.eval_folder):
+        size = Image.open(sample.label).size
+        Image.fromarray(np.full(size[::-1], 255, dtype=np.uint8)).save(sample.label)
+    console = quiet()
+    results = Evaluator(C, CPU, console=console).run("1-")
+    assert len(results) == 2 and all(np.isnan(result.scores.miou) for result in results)
+    assert read_results(tmp_path / "log" / RESULTS)[0]["miou"] is None
+    assert 'id="miou">-<' in (tmp_path / "log" / REPORT).read_text()
+    assert rank_of(results[0]) < 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "5", "[1, {}]", '[{"snapshot": "a"}]'])
 def test_unreadable_results_are_begun_anew(tmp_path: Path, content: str):
     (tmp_path / RESULTS).write_text(content)
     assert read_results(tmp_path / RESULTS) == []

@@ -13,6 +13,7 @@ import pytest
 
 from furnace.datasets.catalog import Classes
 from furnace.engine.figures import FIGURES, TRUTH
+from furnace.engine.plots import epochs_plot
 from furnace.engine.recipe import RECORD
 from furnace.engine.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
 from furnace.utils.config import Settings
@@ -82,10 +83,15 @@ class Page(HTMLParser):
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+def written(path: Path) -> Page:
+    """The page as the file has it."""
+    return Page(path.read_text(encoding="utf-8"))
+
+
 def opened(path: Path) -> Page:
-    """The page as a browser builds it, its scripts having run; as it was written where there is no browser."""
+    """The page as a browser builds it, its scripts having run."""
     if BROWSER is None:
-        return Page(path.read_text(encoding="utf-8"))
+        pytest.skip("no chromium or google-chrome on the PATH to open the page with")
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
     profile = path.parent / "profile"
     done = subprocess.run(
@@ -125,11 +131,12 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
     image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     label = rng.integers(0, 3, (30, 40), dtype=np.uint8)
     examples = [Example(f"image_{i}", 0.9 - i / 10, image, label, label) for i in range(3)]
-    return write_report(C, ENTRIES, (ENTRIES[1]["snapshot"], "1"), examples, CLASSES)
+    return write_report(C, ENTRIES, ENTRIES[1], examples, CLASSES)
 
 
-def test_page_shows_what_the_json_says(report: Path):
-    page = opened(report)
+@pytest.mark.parametrize("read", [written, opened])
+def test_page_shows_what_the_json_says(report: Path, read: Callable[[Path], Page]):
+    page = read(report)
     shown = {(row[0], row[2]): row[3] for row in page.tables["evaluations"][1:]}
     assert shown == {("epoch-2.pth", "1"): "61.00", ("epoch-4.pth", "1"): "84.40", ("epoch-4.pth", "2"): "70.00"}
     assert page.tables["classes"][1:] == [
@@ -161,15 +168,42 @@ def test_a_click_sorts(report: Path, column: int, order: list[str]):
     assert "addEventListener" in text
     clicked = report.with_name("clicked.html")
     clicked.write_text(text.replace("</body>", SORT.format(column=column)), encoding="utf-8")
-    rows = [row[0] for row in opened(clicked).tables["classes"][1:]]
-    assert rows == (order if BROWSER else list(CLASSES.names))  # unsorted where no script can run
+    assert [row[0] for row in opened(clicked).tables["classes"][1:]] == order
 
 
 def test_page_without_a_training_run(make_settings: Callable[..., Settings], tmp_path: Path):
     C = make_settings(log_dir=str(tmp_path / "log"))
-    page = Page(write_report(C, ENTRIES[:1], (ENTRIES[0]["snapshot"], "1"), [], CLASSES).read_text())
+    page = written(write_report(C, ENTRIES[:1], ENTRIES[0], [], CLASSES))
     assert page.tags.count("svg") == 3
     assert ["dataset_name", "pascal_voc"] in page.tables["settings"]
+
+
+def test_evaluations_show_what_differs(make_settings: Callable[..., Settings], tmp_path: Path):
+    C = make_settings(log_dir=str(tmp_path / "log"))
+    plain, scaled, old = make_entry(4, "1", 0.61), make_entry(4, "1", 0.64), make_entry(4, "1", 0.62)
+    plain["crop"] = scaled["crop"] = old["crop"] = 512
+    scaled |= {"scales": [0.5, 1.0], "flip": True}
+    del old["scales"]
+    path = write_report(C, [plain, scaled, old], scaled, [], CLASSES)
+    assert [row[1:6] for row in written(path).tables["evaluations"]] == [
+        ["epoch", "branch", "scales", "mirrored", "mIoU"],
+        ["4", "1", "1", "no", "61.00"],
+        ["4", "1", "0.5, 1", "yes", "64.00"],
+        ["4", "1", "-", "no", "62.00"],
+    ]
+    text = path.read_text()
+    assert re.search(r'class="shown"><td>[^\n]*64\.00', text) and text.count('class="shown"') == 1
+    assert "branch 1, scales 0.5, 1, mirrored yes" in text  # a line of its own over the epochs
+
+
+@pytest.mark.filterwarnings("error")  # a legend of nothing
+def test_plots_of_nothing_to_measure(make_settings: Callable[..., Settings], tmp_path: Path):
+    C = make_settings(log_dir=str(tmp_path / "log"))
+    nothing = make_entry(2, "1", 0.5) | {"miou": None, "iou": [None] * 3, "pixel_accuracy": None}
+    page = written(write_report(C, [nothing], nothing, [], CLASSES))
+    assert page.tables["evaluations"][1][3] == "-" and page.tags.count("svg") == 3
+    assert "branch 1" not in epochs_plot([nothing], ["branch 1"])
+    assert "branch 1" in epochs_plot([nothing, make_entry(4, "1", 0.5)], ["branch 1"] * 2)
 
 
 def test_large_pictures_are_scaled_down():
