@@ -99,11 +99,12 @@ class Exporter:
         name = f"{self.C.this_dir}_{snapshots[0].stem}_branch-{self.branch}{FORMATS[self.form.kind]}"
         path = Path(path or Path(self.C.log_dir) / "export" / name)
         model, metadata = self.deployed(), self.metadata(epoch)
-        with replacing(path) as part, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch announces the future of its exporters
-            SAVE[self.form.kind](model, self.example(EXAMPLE_SHAPE), metadata, part)
+        with replacing(path) as part:  # what differs from the network never gets its name
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch announces the future of its exporters
+                SAVE[self.form.kind](model, self.example(EXAMPLE_SHAPE), metadata, part)
+            self.compare(model, LOAD[self.form.kind](part), path)
         self.console.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB", soft_wrap=True)
-        self.compare(model, LOAD[self.form.kind](path), path)
         return path
 
     def deployed(self) -> Deployed:
@@ -168,7 +169,7 @@ class Exporter:
             size = "x".join(map(str, images.shape))
             self.console.print(f"{name} {size}: {what} {difference:.2e}", soft_wrap=True, highlight=False)
             if not difference <= limit:
-                raise UserError(f"{path}: differs from the network by {difference:.2e} on {name}, {size}; don't use it")
+                raise UserError(f"{path}: differs from the network by {difference:.2e} on {name}, {size}; not written")
             largest = max(largest, difference)
         self.console.print(f"largest of all: {largest:.2e}", highlight=False)
         return largest
@@ -220,7 +221,8 @@ def save_pt2(model: nn.Module, example: Tensor, metadata: dict[str, str], path: 
 
 
 def load_pt2(path: Path) -> Run:
-    return torch.export.load(str(path)).module()
+    with open(path, "rb") as file:  # likewise
+        return torch.export.load(file).module()
 
 
 def dynamic_shapes() -> tuple[dict]:

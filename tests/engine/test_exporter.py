@@ -60,6 +60,29 @@ def test_onnx(C: Settings):
     assert said.count("share of labels that differ") == 4 and "2009_000000 1x3x" in said and "largest of all" in said
 
 
+@pytest.mark.parametrize("branch", ["1", "both"])
+def test_onnx_of_scores_takes_normalised_images(C: Settings, branch: str):
+    path, said = export(C, branch, Form("onnx"))
+    session = onnxruntime.InferenceSession(str(path))
+    (found,) = session.run(["scores"], {"images": ((PIXELS / 255 - MEAN) / STD).numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), plain_scores(C, branch), rtol=1e-3, atol=1e-4)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert "float32, (pixel / 255 - mean) / std" in metadata["input"] and json.loads(metadata["branch"]) == branch
+    assert ("probabilities" if branch == "both" else "logits") in metadata["output"]
+    assert said.count("largest difference") == 4
+
+
+def test_pt2_of_labels(C: Settings):
+    path, said = export(C, "2", Form("pt2", normalize=True, labels=True))
+    extra = {METADATA: ""}
+    found = torch.export.load(path, extra_files=extra).module()(PIXELS)
+    expected = plain_scores(C, "2").argmax(1)
+    assert len(expected.unique()) > 2 and found.dtype == torch.uint8
+    assert (found != expected).double().mean() < 1e-3
+    assert "labels" in json.loads(extra[METADATA])["output"]
+    assert said.count("share of labels that differ") == 4
+
+
 @pytest.mark.parametrize(("kind", "branch"), [("torchscript", "2"), ("pt2", "both")])
 def test_pytorch_formats(C: Settings, kind: str, branch: str):
     path, said = export(C, branch, Form(kind))
@@ -88,6 +111,13 @@ def test_a_file_that_differs_is_refused(C: Settings, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(exporter.LOAD, "torchscript", load_wrong)
     with pytest.raises(UserError, match="differs from the network"):
         export(C, "1", Form("torchscript"))
+    folder = Path(C.log_dir) / "export"
+    assert list(folder.iterdir()) == []
+    kept = folder / "model.pt"
+    kept.write_text("the one before")
+    with pytest.raises(UserError, match="not written"):
+        Exporter(C, "1", Form("torchscript"), Console(file=StringIO())).run("last", kept)
+    assert kept.read_text() == "the one before" and list(folder.iterdir()) == [kept]
 
 
 def test_without_images_and_with_several_snapshots(C: Settings, lively_snapshot: Path):
