@@ -12,15 +12,15 @@ C.labeled_ratio = 8
 C.dataset_name = "pascal_voc"
 C.dataset_path = f"{C.volna}/DATA/pascal_voc"
 C.train_folder, C.eval_folder = "train_aug", "val"
-C.train_source = f"{C.dataset_path}/subset_train_aug/train_aug_labeled_1-{C.labeled_ratio}.txt"
-C.unsup_source = f"{C.dataset_path}/subset_train_aug/train_aug_unlabeled_1-{C.labeled_ratio}.txt"
+partitions = f"{C.dataset_path}/subset_train_aug"
+C.train_source = f"{partitions}/train_aug_labeled_1-{C.labeled_ratio}.txt"
+C.unsup_source = f"{partitions}/train_aug_unlabeled_1-{C.labeled_ratio}.txt"
 C.eval_source = f"{C.dataset_path}/val.txt"
-# Few labels, 92 (16), 183 (8), 366 (4) or 732 (2): the iterations stay those of the partition
-# C.train_source = f"{C.dataset_path}/subset_train_aug/train_pseudoseg_labeled_1-{C.labeled_ratio}.txt"
-# Full supervision: all 1,464 official labels
-# C.train_source = f"{C.dataset_path}/train.txt"
-# Both of these take every augmented image as unlabelled
-# C.unsup_source = f"{C.dataset_path}/train_aug.txt"
+# Few labels, 92 (16), 183 (8), 366 (4) or 732 (2), or all 1,464 official ones: every augmented image is unlabelled, and
+# the iterations stay those of the partition
+every = f"{C.dataset_path}/train_aug.txt"
+# C.train_source, C.unsup_source = f"{partitions}/train_pseudoseg_labeled_1-{C.labeled_ratio}.txt", every
+# C.train_source, C.unsup_source = f"{C.dataset_path}/train.txt", every
 C.num_classes = 21
 C.image_height = C.image_width = 512
 

@@ -274,3 +274,14 @@ def test_pairs_are_parsed_at_their_first_equals_sign(overrides: dict[str, str]) 
 def test_pair_without_name_or_equals_sign_is_refused(pair: str) -> None:
     with pytest.raises(UserError, match=r"-o .*: not of the form key=value"):
         parse_overrides(["lr=1", pair])
+
+
+@pytest.mark.parametrize("labeled", ["train_pseudoseg_labeled_1-8.txt", "pascal_voc/train.txt"])
+def test_other_numbers_of_labels_of_voc_are_one_line_edits(write_config, labeled: str) -> None:
+    lines = (VOC / "config.py").read_text(encoding="utf-8").splitlines()
+    commented = [line for line in lines if line.startswith("# C.train_source")]
+    (line,) = [line for line in commented if labeled.replace("1-8", "1-{C.labeled_ratio}").split("/")[-1] in line]
+    C = load_config(write_config(text="\n".join(lines).replace(line, line.removeprefix("# "))))
+    assert C.train_source.endswith(labeled)
+    assert C.unsup_source.endswith("pascal_voc/train_aug.txt")
+    assert C.niters_per_epoch == load_config(VOC).niters_per_epoch
