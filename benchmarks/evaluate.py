@@ -7,6 +7,7 @@ python benchmarks/evaluate.py exp_toy -d cpu --size 96 128
 import argparse
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -15,9 +16,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.published import published_prediction
+from benchmarks.published import published_precision, published_prediction
 from furnace.engine.distributed import parse_devices
-from furnace.engine.numerics import autocast, chosen_amp
+from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_precision
 from furnace.methods.build import build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
@@ -40,18 +41,20 @@ def main(argv: list[str] | None = None) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*args.size, 3), dtype=np.uint8) for _ in range(args.images)]
     network = build_network(C, pretrained=False).to(device).eval()
+    fast = deepcopy(network).to(memory_format=memory_format(device))
+    amp = chosen_amp(C.amp, device)
+    set_precision(amp)
     normalize = Normalize(C.image_mean, C.image_std).to(device)
     window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, batch_size=C.eval_batch_size)
 
     def published() -> list[np.ndarray]:
-        return [
-            published_prediction(network, i, C.eval_crop_size, C.eval_stride_rate, C.image_mean, C.image_std, device)
-            for i in images
-        ]
+        given = (C.eval_crop_size, C.eval_stride_rate, C.image_mean, C.image_std, device)
+        with published_precision():
+            return [published_prediction(network, image, *given) for image in images]
 
     def ours() -> list[np.ndarray]:
-        with autocast(device, chosen_amp(C.amp, device)):
-            stream = window.stream(((i, None) for i in images), network, lambda pixels: normalize(pixels.to(device)))
+        with autocast(device, amp):
+            stream = window.stream(((i, None) for i in images), fast, lambda pixels: normalize(pixels.to(device)))
             return [scores.argmax(0).cpu().numpy() for _, scores in stream]
 
     seconds, predictions = {}, {}

@@ -1,6 +1,8 @@
 """The published arrangement of a step and of an evaluation, for comparison: float32, full-resolution maps, agreement
 counted on the CPU, one window at a time. Same mathematics, same networks."""
 
+from contextlib import AbstractContextManager
+
 import cv2
 import numpy as np
 import torch
@@ -12,6 +14,11 @@ from furnace.datasets.dataset import TrainBatch
 from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.seg_opr.pseudo_label import disagreement
 from furnace.seg_opr.sliding import starts
+
+
+def published_precision() -> AbstractContextManager:
+    """PyTorch's own precision, and the search for the fastest convolutions, whatever ours has set in this process."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
 
 
 def published_losses(network: Network, batch: TrainBatch, class_weight: Tensor | None, unsup_weight: float, ohem: int):

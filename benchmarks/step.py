@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.published import published_losses
+from benchmarks.published import published_losses, published_precision
 from furnace.datasets.dataset import TrainBatch
 from furnace.engine.distributed import parse_devices
 from furnace.engine.estimate import random_batch
@@ -101,7 +101,8 @@ def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], 
         for optimizer in optimizers:
             optimizer.zero_grad()
         ohem = C.ohem_min_kept * len(batch.images) if C.ohem else 0
-        published_losses(network, batch, class_weight, C.unsup_weight, ohem).backward()
+        with published_precision():
+            published_losses(network, batch, class_weight, C.unsup_weight, ohem).backward()
         for optimizer in optimizers:
             optimizer.step()
 
