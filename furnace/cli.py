@@ -15,6 +15,7 @@ from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
 from furnace.engine.inference import BRANCHES
+from furnace.engine.launcher import OVERWRITE
 from furnace.engine.predictor import Outputs, Predictor
 from furnace.engine.submission import Submission
 from furnace.engine.trainer import Trainer
@@ -28,8 +29,9 @@ from furnace.utils.visualize import OPACITY
 def train(folder: str | Path, argv: list[str] | None = None) -> int:
     """`python train.py` in an experiment folder; returns 1 where a dry run finds problems."""
     parser = experiment_parser("Train the experiment that config.py beside this file describes.", TRAIN_EXAMPLES)
-    parser.add_argument("-c", "--continue", dest="resume", metavar="PATH", help=CONTINUE)
-    parser.add_argument("--overwrite", action="store_true", help="start anew where there are snapshots already")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("-c", "--continue", dest="resume", metavar="PATH", help=CONTINUE)
+    either.add_argument(OVERWRITE, action="store_true", help="start anew where there are snapshots already")
     parser.add_argument(
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )

@@ -110,3 +110,10 @@ def test_a_users_error_is_one_line_and_status_2(options: list[str], tmp_path: Pa
     assert (
         done.stderr.strip() == "error: predict.py: nothing to predict; name a picture, a folder, a pattern or a video"
     )
+
+
+def test_continuing_and_starting_anew_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.train(REPOSITORY / "exp_toy", ["-c", "auto", "--overwrite"])
+    assert end.value.code == 2
+    assert "--overwrite: not allowed with argument -c" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
 CONTINUE = ("-c", "auto")
+OVERWRITE = "--overwrite"
 
 
 def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
@@ -30,7 +31,8 @@ def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     for attempt in range(restarts + 1):
         try:
-            elastic_launch(_config(count), sys.executable)(*command, *(CONTINUE if attempt else ()))
+            words = [*(word for word in command if word != OVERWRITE), *CONTINUE] if attempt else command
+            elastic_launch(_config(count), sys.executable)(*words)
             return 0
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
