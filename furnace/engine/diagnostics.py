@@ -15,6 +15,7 @@ from furnace.engine.distributed import rank
 from furnace.engine.figures import TRUTH, append_figures
 from furnace.engine.monitor import logger
 from furnace.engine.results import percent
+from furnace.engine.spared import Spared
 from furnace.methods.method import Outcome
 from furnace.seg_opr.confusion import confusion_matrix, scores
 from furnace.seg_opr.losses import IGNORE_INDEX
@@ -46,6 +47,7 @@ class Diagnostics:
         self.C, self.dataset = C, dataset
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.collapse = CollapseWatch(self.classes)
+        self.spared = Spared(logger.warning)
         if C.diagnose and dataset.unlabeled is not None:
             check_labels(dataset)
 
@@ -98,7 +100,9 @@ class Diagnostics:
         """The strip, to TensorBoard and as a file, and the histograms of the confidence."""
         picture = draw_strip(batch, pseudo, self.classes, truth)
         writer.add_image("pseudo/strip", picture, iteration, dataformats="HWC")
-        save_picture(Path(self.C.log_dir) / STRIPS / f"iteration-{iteration + 1:06d}.png", picture)
+        folder = Path(self.C.log_dir) / STRIPS
+        with self.spared(folder):
+            save_picture(folder / f"iteration-{iteration + 1:06d}.png", picture)
         for number, votes in enumerate(pseudo.votes, 1):
             add_histogram(writer, f"confidence/branch_{number}", votes.confidence, iteration)
 
@@ -141,7 +145,9 @@ class Diagnostics:
         for name, value in figures.items():
             if name != "iteration":
                 writer.add_scalar(f"truth/{name}", value, iteration)
-        append_figures(Path(self.C.log_dir) / TRUTH, figures)
+        file = Path(self.C.log_dir) / TRUTH
+        with self.spared(file):
+            append_figures(file, figures)
         logger.info(f"iteration {iteration + 1} against withheld labels: {'; '.join(parts)}")
 
 

@@ -39,8 +39,8 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
             "-c auto goes on from the last save"
         )
     if isinstance(error, OSError) and error.errno in FULL:
-        file = error.filename or C.log_dir
-        return UserError(f"{file}: no space left on the disk to write logs and pictures; make room, then -c auto")
+        file = error.filename or "a temporary file"
+        return UserError(f"{file}: no space left on the disk; make room, then -c auto goes on from the last save")
     return None
 
 

@@ -4,15 +4,16 @@ import json
 import math
 from pathlib import Path
 
+from furnace.utils.files import append
+
 FIGURES = "figures.jsonl"  # of training
 TRUTH = "truth.jsonl"  # of pseudo labels against withheld labels
 
 
 def append_figures(path: Path, figures: dict[str, float]) -> None:
-    """Add a record to a file; what is not finite becomes null."""
+    """Add a record to a file; what is not finite becomes null. Raises OSError, and leaves the file as it was."""
     line = json.dumps({name: value if math.isfinite(value) else None for name, value in figures.items()})
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    append(path, f"{line}\n".encode())
 
 
 def read_figures(path: Path) -> list[dict[str, float | None]]:

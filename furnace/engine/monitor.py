@@ -14,11 +14,11 @@ from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
-from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from furnace.engine.distributed import rank
 from furnace.engine.figures import FIGURES, append_figures
+from furnace.engine.spared import Spared, tensorboard_writer
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
 GIB = 2**30
@@ -26,12 +26,27 @@ Batch = TypeVar("Batch")
 logger = logging.getLogger("furnace")
 
 
+class LogFile(logging.FileHandler):
+    """A text log that costs one warning on the terminal where it can't be written, not a traceback for each line."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8")
+        self.spared = Spared(logger.warning)  # which by then fails here again, but reaches the terminal
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self.spared.tell(Path(self.baseFilename), error)
+        else:
+            super().handleError(record)
+
+
 def open_log(folder: str | Path, kind: str, console: Console) -> Path:
     """Send log lines to the terminal and to `folder`/`kind`_TIME.log; `kind`_last.log links to it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{kind}_{datetime.now():%Y_%m_%d_%H_%M_%S}.log"
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file = LogFile(path)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     to_terminal = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
     for handler in list(logger.handlers):
@@ -104,7 +119,9 @@ class Monitor:
         self.progress = progress_bar(console)
         self.task = self.progress.add_task("epoch 0", total=total, completed=start)
         # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
-        self.writer = SummaryWriter(str(Path(folder) / "tb"), write_to_disk=self.first, purge_step=start or None)
+        self.spared = Spared(logger.warning)
+        tb = Path(folder) / "tb"
+        self.writer = tensorboard_writer(tb, self.spared, write_to_disk=self.first, purge_step=start or None)
         self.figures_file = Path(folder) / FIGURES
         self.sums: dict[str, Tensor] = {}
         self.count = 0
@@ -161,7 +178,8 @@ class Monitor:
         for name, value in costs.items():
             self.writer.add_scalar(f"cost/{name}", value, iteration)
         if self.first:
-            append_figures(self.figures_file, {"iteration": iteration, "lr": lr, **means, **costs})
+            with self.spared(self.figures_file):
+                append_figures(self.figures_file, {"iteration": iteration, "lr": lr, **means, **costs})
         done = iteration + 1
         if done % self.display_iter < self.record_iter or done == self.total:
             epoch = iteration // self.niters_per_epoch

@@ -22,6 +22,15 @@ def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
         part.write_bytes(data)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add `data` to a file, all of it or nothing: half a record would spoil those that come later. Raises OSError."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if file.write(data) < len(data):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def link_atomically(path: Path, source: Path) -> None:
     """Make `path` a hard link to `source`, or a symbolic one where they lie on different disks. Raises UserError."""
     source = source.resolve()

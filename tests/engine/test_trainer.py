@@ -8,13 +8,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from furnace.engine import monitor, saver
+from furnace.engine import diagnostics, figures, saver, spared
 from furnace.engine import trainer as trainer_module
 from furnace.engine.recipe import describe_division
 from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
+from furnace.utils import files
 from furnace.utils.config import Config
 from furnace.utils.errors import UserError
 from tests.tiny_run import NARROW
@@ -433,13 +434,45 @@ def test_where_no_image_can_be_read_nothing_is_replaced_for_ever(make_trainer) -
         trainer.fit()
 
 
-def test_a_full_disk_under_the_logs_is_one_line(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "figures.jsonl")
+def no_space(*args) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "somewhere.bin")
 
-    monkeypatch.setattr(monitor, "append_figures", full)
-    with pytest.raises(UserError, match=r"figures\.jsonl: no space left on the disk"):
-        make_trainer().fit()
+
+def test_a_full_disk_costs_figures_and_pictures_but_not_the_run(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((figures, "append"), (spared, "append"), (diagnostics, "save_picture")):
+        monkeypatch.setattr(module, name, no_space)
+    trainer = make_trainer(method="cpcl", image_iter=2, record_info_iter=1, diagnose=True)
+    trainer.fit()
+    assert saves(trainer) == ["epoch-1.pth", LAST]
+    said = [line for line in log_of(trainer).splitlines() if "can't be written (No space left on device)" in line]
+    told = sorted(Path(line.split(" WARNING ")[1].split(": ")[0]).name.split(".")[0] for line in said)
+    assert told == ["events", "figures", "strips", "truth"], "each once, though each has failed several times"
+
+
+def test_a_full_disk_under_anything_else_is_one_line(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer()
+    monkeypatch.setattr(trainer.learner, "step", no_space)
+    with pytest.raises(UserError, match=r"^somewhere\.bin: no space left on the disk; make room"):
+        trainer.fit()
+
+
+def test_an_epoch_s_snapshot_that_finds_the_disk_full_ends_the_run_and_keeps_what_was_saved(
+    make_trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(nepochs=3, snapshot_iter=1, autosave_minutes=1e-9)
+    autosave = trainer.saver.try_state
+
+    def then_full() -> None:
+        autosave()
+        if trainer.iteration == 5:
+            monkeypatch.setattr(files, "_flush", no_space)
+
+    trainer.saver.try_state = then_full
+    with pytest.raises(UserError, match=r"epoch-1\.pth: no space left on the disk .* MiB are needed"):
+        trainer.fit()
+    assert "no autosave: " in log_of(trainer)
+    monkeypatch.undo()
+    assert make_trainer("auto", nepochs=3).start_iteration == 5
 
 
 def test_the_start_up_table_shows_how_a_batch_is_divided(settings) -> None:

@@ -1,0 +1,82 @@
+"""What a run writes and can do without: figures, pictures, TensorBoard and log. A full disk costs them, not the run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
+
+from furnace.utils.files import append
+
+SCHEME = "spared"
+FLUSH_SECONDS = 30  # what a kill may cost of TensorBoard's records
+
+
+class Spared:
+    """`with spared(path):` around the writing of a file: where it fails, one warning a path, and the run goes on.
+
+    Args:
+        warn: takes the one line.
+    """
+
+    def __init__(self, warn: Callable[[str], None]):
+        self.warn, self.told = warn, set()
+
+    @contextmanager
+    def __call__(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.tell(path, error)
+
+    def tell(self, path: Path, error: OSError) -> None:
+        """Warn of a file that could not be written, unless that has been said."""
+        if path not in self.told:
+            self.told.add(path)
+            reason = error.strerror or error
+            self.warn(f"{path}: can't be written ({reason}); the run goes on, without it until it can be written again")
+
+
+class RecordFile:
+    """A file of TensorBoard's records, which are written when it is flushed: all of them, or none where that fails.
+
+    By itself tensorboardX loses its writing thread to a full disk, and training would wait for that thread for ever.
+    """
+
+    def __init__(self, path: Path, spared: Spared):
+        self.path, self.spared, self.pending = path, spared, bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.pending += data
+
+    def flush(self) -> None:
+        with self.spared(self.path):
+            append(self.path, bytes(self.pending))
+        self.pending.clear()
+
+    close = flush
+
+
+class RecordFiles:
+    """Opens the files of TensorBoard whose names begin with `SCHEME`, as tensorboardX asks it of other file systems."""
+
+    def __init__(self, spared: Spared):
+        self.spared = spared
+
+    def open(self, name: str) -> RecordFile:
+        return RecordFile(self._path(name), self.spared)
+
+    def directory_check(self, name: str) -> None:
+        path = self._path(name)
+        with self.spared(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return Path(name.removeprefix(f"{SCHEME}:"))
+
+
+def tensorboard_writer(folder: Path, spared: Spared, **settings) -> SummaryWriter:
+    """A writer of TensorBoard records into `folder` that no full disk can stop; `settings` are `SummaryWriter`'s."""
+    register_writer_factory(SCHEME, RecordFiles(spared))
+    return SummaryWriter(f"{SCHEME}:{folder}", flush_secs=FLUSH_SECONDS, **settings)
