@@ -59,6 +59,6 @@ class CollapseWatch:
         if same > SAME_LABELS and self.apart / self.records < SAME_CONFIDENCE and not found:
             found["same"] = (
                 f"the branches agree on {100 * same:.2f} % of the pixels with the same confidence: they have become "
-                "one network, and their intersection and union say the same; were they begun from the same weights?"
+                "one network, and have nothing to teach each other; were they begun from the same weights?"
             )
         return found

@@ -19,7 +19,7 @@ from furnace.engine.spared import Spared
 from furnace.methods.method import Outcome
 from furnace.seg_opr.confusion import confusion_matrix, scores
 from furnace.seg_opr.losses import IGNORE_INDEX
-from furnace.seg_opr.pseudo_label import PseudoLabels, cutmix
+from furnace.seg_opr.pseudo_label import Votes, cutmix
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
 from furnace.utils.visualize import IGNORED_COLOUR, caption, colour, heat, legend, save_picture, stack, strip
@@ -33,7 +33,8 @@ BINS = 20
 class Diagnostics:
     """Looks at a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
 
-    Between those it costs nothing. Methods without pseudo labels leave nothing to look at.
+    Between those it costs nothing. Methods without a teacher leave nothing to look at; intersection and union are
+    CPCL's alone.
 
     Args:
         C: checked settings.
@@ -60,51 +61,56 @@ class Diagnostics:
             outcome: of the method.
             writer: TensorBoard's.
         """
-        pseudo, done = outcome.pseudo, iteration + 1
-        if pseudo is None or rank() > 0:
+        if not outcome.votes or rank() > 0:
             return
+        done = iteration + 1
         if done % self.C.record_info_iter == 0:
-            self.record(iteration, batch.labels, pseudo, writer)
+            self.record(iteration, batch.labels, outcome, writer)
         if done % self.C.image_iter == 0:
-            part = batch.map(lambda tensor: tensor[-len(pseudo.union) :])
-            truth = self.withheld(iteration, batch, len(pseudo.union)) if self.C.diagnose else None
-            self.show(iteration, part, pseudo, truth, writer)
+            count = len(next(iter(outcome.votes.values())).labels)
+            part = batch.map(lambda tensor: tensor[-count:])
+            truth = self.withheld(iteration, batch, count) if self.C.diagnose else None
+            self.show(iteration, part, outcome, truth, writer)
             if truth is not None:
-                self.compare(iteration, pseudo, truth, writer)
+                self.compare(iteration, outcome, truth, writer)
 
-    def record(self, iteration: int, labels: Tensor, pseudo: PseudoLabels, writer: SummaryWriter) -> None:
-        """Agreement of the branches, on the whole and by class; a look for a collapse."""
-        first, second = pseudo.votes
+    def record(self, iteration: int, labels: Tensor, outcome: Outcome, writer: SummaryWriter) -> None:
+        """How sure the teachers are, and, of two, their agreement."""
+        for branch, votes in outcome.votes.items():
+            writer.add_scalar(f"pseudo/confidence_{branch}", votes.confidence.mean().item(), iteration)
+        if outcome.pseudo is not None:
+            weights = outcome.pseudo.class_weight.tolist()
+            for name, weight in zip(self.classes.names, weights, strict=True):
+                writer.add_scalar(f"disagreement_weight/{name}", weight, iteration)
+        if len(outcome.votes) == 2:
+            self.record_agreement(iteration, labels, *outcome.votes.values(), writer)
+
+    def record_agreement(
+        self, iteration: int, labels: Tensor, first: Votes, second: Votes, writer: SummaryWriter
+    ) -> None:
+        """Agreement of two branches, on the whole and by class; a look for a collapse."""
         K = self.C.num_classes
         agreement = confusion_matrix(first.labels, second.labels, K).cpu().double()
         apart = (first.confidence - second.confidence).abs().mean().item()
-        figures = {
-            "intersection_share": (agreement.diag().sum() / agreement.sum()).item(),
-            "confidence_1": first.confidence.mean().item(),
-            "confidence_2": second.confidence.mean().item(),
-        }
-        for name, value in figures.items():
-            writer.add_scalar(f"pseudo/{name}", value, iteration)
-        by_class = scores(agreement).iou.tolist()
-        for name, agreed, weight in zip(self.classes.names, by_class, pseudo.class_weight.tolist(), strict=True):
+        writer.add_scalar("pseudo/intersection_share", (agreement.diag().sum() / agreement.sum()).item(), iteration)
+        for name, agreed in zip(self.classes.names, scores(agreement).iou.tolist(), strict=True):
             if agreed == agreed:  # NaN where neither branch predicts the class
                 writer.add_scalar(f"agreement/{name}", agreed, iteration)
-            writer.add_scalar(f"disagreement_weight/{name}", weight, iteration)
         shown = torch.bincount(labels.flatten().long().cpu(), minlength=IGNORE_INDEX + 1)[:K]
         for warning in self.collapse.step(agreement, apart, shown):
             logger.warning(f"iteration {iteration + 1}: {warning}")
 
     def show(
-        self, iteration: int, batch: TrainBatch, pseudo: PseudoLabels, truth: Tensor | None, writer: SummaryWriter
+        self, iteration: int, batch: TrainBatch, outcome: Outcome, truth: Tensor | None, writer: SummaryWriter
     ) -> None:
         """The strip, to TensorBoard and as a file, and the histograms of the confidence."""
-        picture = draw_strip(batch, pseudo, self.classes, truth)
+        picture = draw_strip(batch, outcome, self.classes, truth)
         writer.add_image("pseudo/strip", picture, iteration, dataformats="HWC")
         folder = Path(self.C.log_dir) / STRIPS
         with self.spared(folder):
             save_picture(folder / f"iteration-{iteration + 1:06d}.png", picture)
-        for number, votes in enumerate(pseudo.votes, 1):
-            add_histogram(writer, f"confidence/branch_{number}", votes.confidence, iteration)
+        for branch, votes in outcome.votes.items():
+            add_histogram(writer, f"confidence/branch_{branch}", votes.confidence, iteration)
 
     def withheld(self, iteration: int, batch: TrainBatch, count: int) -> Tensor | None:
         """Labels (count, H, W) int64 of the last `count` mixed images of a batch; None if some were replaced."""
@@ -122,17 +128,18 @@ class Diagnostics:
             return stream(0)
         return cutmix(stream(0), stream(1), batch.mask[-count:, 0])
 
-    def compare(self, iteration: int, pseudo: PseudoLabels, truth: Tensor, writer: SummaryWriter) -> None:
+    def compare(self, iteration: int, outcome: Outcome, truth: Tensor, writer: SummaryWriter) -> None:
         """Accuracy and mIoU of the pseudo labels: the trade-off that the method is about."""
-        truth = truth.to(pseudo.union.device)
+        candidates, pseudo = {}, outcome.pseudo
+        truth = truth.to(next(iter(outcome.votes.values())).labels.device)
         known = (truth != IGNORE_INDEX).sum()
-        sure = pseudo.intersection != IGNORE_INDEX
-        candidates = {
-            "intersection": (truth.where(sure, IGNORE_INDEX), pseudo.intersection.where(sure, 0)),
-            "union": (truth, pseudo.union),
-            "branch_1": (truth, pseudo.votes[0].labels),
-            "branch_2": (truth, pseudo.votes[1].labels),
-        }
+        if pseudo is not None:
+            sure = pseudo.intersection != IGNORE_INDEX
+            candidates = {
+                "intersection": (truth.where(sure, IGNORE_INDEX), pseudo.intersection.where(sure, 0)),
+                "union": (truth, pseudo.union),
+            }
+        candidates |= {f"branch_{branch}": (truth, votes.labels) for branch, votes in outcome.votes.items()}
         figures, parts = {"iteration": iteration}, []
         for name, (target, labels) in candidates.items():
             confusion = confusion_matrix(target, labels, self.C.num_classes)
@@ -161,22 +168,23 @@ def check_labels(dataset: TrainSet) -> None:
             )
 
 
-def draw_strip(batch: TrainBatch, pseudo: PseudoLabels, classes: Classes, truth: Tensor | None = None) -> np.ndarray:
+def draw_strip(batch: TrainBatch, outcome: Outcome, classes: Classes, truth: Tensor | None = None) -> np.ndarray:
     """The first images of a batch, a row each, with captions, and the legend below, RGB (H, W, 3) uint8."""
     mixed = batch.unlabeled_0
     if batch.mask is not None:
         mixed = cutmix(batch.unlabeled_0, batch.unlabeled_1, batch.mask)
-    sure = pseudo.intersection != IGNORE_INDEX
     pictures = {"image": batch.unlabeled_0, "CutMix": mixed}
-    labels = {
-        "branch 1": pseudo.votes[0].labels,
-        "branch 2": pseudo.votes[1].labels,
-        "intersection": pseudo.intersection,
-        "union": pseudo.union,
-    } | ({} if truth is None else {"withheld label": truth})
-    weights = {"weight, intersection": pseudo.weight_intersection * sure, "weight, union": pseudo.weight_union}
+    labels = {f"branch {branch}": votes.labels for branch, votes in outcome.votes.items()}
+    if (pseudo := outcome.pseudo) is not None:
+        sure = pseudo.intersection != IGNORE_INDEX
+        labels |= {"intersection": pseudo.intersection, "union": pseudo.union}
+        weights = {"weight, intersection": pseudo.weight_intersection * sure, "weight, union": pseudo.weight_union}
+    else:  # every pixel counts alike
+        weights = {f"confidence {branch}": votes.confidence for branch, votes in outcome.votes.items()}
+    if truth is not None:
+        labels["withheld label"] = truth
     rows = []
-    for i in range(min(ROWS, len(pseudo.union))):
+    for i in range(min(ROWS, len(mixed))):
         tiles = {name: tile(images[i].permute(1, 2, 0).cpu().numpy(), True) for name, images in pictures.items()}
         tiles |= {name: tile(colour(maps[i].cpu().numpy(), classes.palette)) for name, maps in labels.items()}
         tiles |= {name: tile(heat(maps[i].float().cpu().numpy())) for name, maps in weights.items()}

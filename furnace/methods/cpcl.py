@@ -63,7 +63,8 @@ class CPCL(SemiSupervised):
             names[1]: loss_unsup_2,
             "overlap": pseudo.overlap,
         }
-        return Outcome(loss, {name: value.detach() for name, value in scalars.items()}, pseudo)
+        scalars = {name: value.detach() for name, value in scalars.items()}
+        return Outcome(loss, scalars, {1: votes_1, 2: votes_2}, pseudo)
 
     def pseudo_loss(self, logits: Tensor, pseudo: PseudoLabels, target: str) -> Tensor:
         """Loss () of a student's logits (B, K, h, w) against the labels `target`, "intersection" or "union"."""

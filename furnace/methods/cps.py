@@ -31,4 +31,4 @@ class CPS(SemiSupervised):
             "cross_2": loss_cross_2,
             "overlap": (votes_1.labels == votes_2.labels).double().mean(),
         }
-        return Outcome(loss, {name: value.detach() for name, value in scalars.items()})
+        return Outcome(loss, {name: value.detach() for name, value in scalars.items()}, {1: votes_1, 2: votes_2})

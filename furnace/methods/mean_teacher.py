@@ -53,7 +53,7 @@ class MeanTeacher(SemiSupervised):
 
         loss = loss_sup + self.unsup_weight * loss_teacher
         scalars = {"loss": loss, "sup": loss_sup, "teacher": loss_teacher, "confidence": votes.confidence.mean()}
-        return Outcome(loss, {name: value.detach() for name, value in scalars.items()})
+        return Outcome(loss, {name: value.detach() for name, value in scalars.items()}, {TEACHER: votes})
 
     def after_step(self, network: Network, iteration: int) -> None:
         # At the beginning the mean of all students so far: the first ones are soon forgotten.

@@ -6,16 +6,21 @@ from torch import Tensor, nn
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainBatch
-from furnace.seg_opr.pseudo_label import PseudoLabels
+from furnace.seg_opr.pseudo_label import PseudoLabels, Votes
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
 
 @dataclass
 class Outcome:
-    """What one step gives: `loss` () to minimise, `scalars` () by name to show, and the pseudo labels if any."""
+    """What one step gives.
+
+    `loss` () to minimise, `scalars` () by name to show; for pictures, what each branch that teaches says of the
+    unlabelled images as the students see them, by its number, and CPCL's pseudo labels if any.
+    """
 
     loss: Tensor
     scalars: dict[str, Tensor] = field(default_factory=dict)
+    votes: dict[int, Votes] = field(default_factory=dict)
     pseudo: PseudoLabels | None = None
 
 

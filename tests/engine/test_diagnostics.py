@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from furnace.datasets.loaders import build_train_set
 from furnace.engine.collapse import RECORDS_PER_CHECK, CollapseWatch
 from furnace.engine.diagnostics import STRIPS, TILE_HEIGHT, Diagnostics, draw_strip
 from furnace.engine.figures import TRUTH
+from furnace.methods.build import build_method, build_network
 from furnace.methods.method import Outcome
 from furnace.seg_opr.pseudo_label import PseudoLabels, make_pseudo_labels
 from furnace.utils.config import Settings
@@ -25,6 +27,15 @@ from tests.engine.test_monitor import read_events
 from tests.tiny_data import NUM_CLASSES, PALETTE
 
 SIZE = (16, 20)
+TILE_WIDTH = TILE_HEIGHT * SIZE[1] // SIZE[0]
+COLOURS = np.array([*voc_palette(NUM_CLASSES)] + [(0, 0, 0)] * (255 - NUM_CLASSES) + [PALETTE[255]])
+
+
+def tile_of(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    """The middle of each source pixel of a strip's tile."""
+    top = CAPTION_HEIGHT + row * (TILE_HEIGHT + 4) + 5
+    left = column * (TILE_WIDTH + 4) + 5
+    return picture[top : top + TILE_HEIGHT : 10, left : left + TILE_WIDTH : 10][: SIZE[0], : SIZE[1]]
 
 
 @pytest.fixture
@@ -49,6 +60,11 @@ def draw_pseudo(count: int, seed: int = 0) -> PseudoLabels:
     torch.manual_seed(seed)
     first = 3 * torch.randn(count, NUM_CLASSES, *SIZE)
     return make_pseudo_labels(first, torch.where(torch.rand(count, 1, *SIZE) < 0.6, first, first.flip(1)))
+
+
+def outcome_of(pseudo: PseudoLabels) -> Outcome:
+    """As CPCL gives it."""
+    return Outcome(torch.zeros(()), {}, dict(enumerate(pseudo.votes, 1)), pseudo)
 
 
 def loaded_batch(diagnostics: Diagnostics, iteration: int) -> TrainBatch:
@@ -76,7 +92,7 @@ def test_withheld_labels_belong_to_the_mixed_images(C: Settings, cutmix: bool, c
 
 def test_figures_are_naive_counts(C: Settings, diagnostics: Diagnostics, writer: SummaryWriter):
     batch, pseudo = loaded_batch(diagnostics, 3), draw_pseudo(C.batch_size)
-    diagnostics.step(3, batch, Outcome(torch.zeros(()), {}, pseudo), writer)
+    diagnostics.step(3, batch, outcome_of(pseudo), writer)
     writer.close()
     events = read_events(Path(C.log_dir))
     first, second = (votes.labels.numpy() for votes in pseudo.votes)
@@ -112,24 +128,45 @@ def test_figures_are_naive_counts(C: Settings, diagnostics: Diagnostics, writer:
 
 def test_strip_shows_the_maps(diagnostics: Diagnostics, C: Settings):
     batch, pseudo = loaded_batch(diagnostics, 1), draw_pseudo(C.batch_size)
-    picture = draw_strip(batch, pseudo, diagnostics.classes, pseudo.union)
-    width = TILE_HEIGHT * SIZE[1] // SIZE[0]
-    assert picture.shape[1] == 9 * width + 8 * 4
-
-    def shown(row: int, column: int) -> np.ndarray:
-        """The middle of each source pixel of a tile."""
-        top = CAPTION_HEIGHT + row * (TILE_HEIGHT + 4) + 5
-        left = column * (width + 4) + 5
-        return picture[top : top + TILE_HEIGHT : 10, left : left + width : 10][: SIZE[0], : SIZE[1]]
-
-    palette = np.array([*voc_palette(NUM_CLASSES)] + [(0, 0, 0)] * (255 - NUM_CLASSES) + [PALETTE[255]])
+    picture = draw_strip(batch, outcome_of(pseudo), diagnostics.classes, pseudo.union)
+    assert picture.shape[1] == 9 * TILE_WIDTH + 8 * 4
     maps = [pseudo.votes[0].labels, pseudo.votes[1].labels, pseudo.intersection, pseudo.union, pseudo.union]
     for row in (0, 1):
         for column, labels in enumerate(maps, 2):
-            np.testing.assert_array_equal(shown(row, column), palette[labels[row].numpy()])
+            np.testing.assert_array_equal(tile_of(picture, row, column), COLOURS[labels[row].numpy()])
     # Ignored pixels weigh nothing: the darkest colour.
-    dark = shown(0, 7).astype(int).sum(2)
+    dark = tile_of(picture, 0, 7).astype(int).sum(2)
     assert dark[(pseudo.intersection[0] == 255).numpy()].max() <= dark.min()
+
+
+@pytest.mark.parametrize(("method", "teachers"), [("cps", [1, 2]), ("mean_teacher", [2])])
+def test_methods_without_cpcls_labels_show_their_teachers(
+    make_settings: Callable[..., Settings], C: Settings, writer: SummaryWriter, method: str, teachers: list[int]
+):
+    C = C.model_copy(update={"method": method, "head_channels": 8})
+    diagnostics = Diagnostics(C, build_train_set(C))
+    batch = loaded_batch(diagnostics, 3)
+    images = {name: getattr(batch, name).float() / 255 for name in ("images", "unlabeled_0", "unlabeled_1")}
+    outcome = build_method(C)(build_network(C), TrainBatch(labels=batch.labels.long(), mask=batch.mask, **images))
+    assert list(outcome.votes) == teachers and not any(v.confidence.requires_grad for v in outcome.votes.values())
+    diagnostics.step(3, batch, outcome, writer)
+    writer.close()
+    picture = np.asarray(Image.open(Path(C.log_dir) / STRIPS / "iteration-000004.png"))
+    tiles = 2 + 2 * len(teachers) + 1
+    assert picture.shape[1] == tiles * (TILE_WIDTH + 4) - 4
+    truth = diagnostics.withheld(3, batch, C.batch_size)
+    maps = [*(outcome.votes[branch].labels for branch in teachers), truth]
+    for column, labels in enumerate(maps, 2):
+        np.testing.assert_array_equal(tile_of(picture, 1, column), COLOURS[labels[1].numpy()])
+    (record,) = [json.loads(line) for line in (Path(C.log_dir) / TRUTH).read_text().splitlines()]
+    for branch in teachers:
+        found = outcome.votes[branch].labels[truth != 255] == truth[truth != 255]
+        assert record[f"branch_{branch}_accuracy"] == pytest.approx(found.double().mean().item())
+    assert "union_miou" not in record and ("branch_1_miou" in record) == (1 in teachers)
+    events = read_events(Path(C.log_dir))
+    confidence = outcome.votes[2].confidence.mean().item()
+    assert events[3, "pseudo/confidence_2"] == pytest.approx(confidence, rel=1e-5)
+    assert ((3, "pseudo/intersection_share") in events) == (len(teachers) == 2)
 
 
 def test_nothing_is_looked_at_between(diagnostics: Diagnostics):
@@ -137,8 +174,8 @@ def test_nothing_is_looked_at_between(diagnostics: Diagnostics):
         def __getattr__(self, name: str):
             raise AssertionError(f"{name} was looked at")
 
-    diagnostics.step(0, Untouchable(), Outcome(Untouchable(), {}, Untouchable()), Untouchable())
-    diagnostics.step(1, Untouchable(), Outcome(Untouchable(), {}, None), Untouchable())
+    diagnostics.step(0, Untouchable(), Outcome(Untouchable(), {}, {1: Untouchable()}, Untouchable()), Untouchable())
+    diagnostics.step(1, Untouchable(), Outcome(Untouchable(), {}), Untouchable())
 
 
 def test_replaced_images_are_not_compared(diagnostics: Diagnostics):
