@@ -71,8 +71,7 @@ class SlidingWindow:
             yield image.result()
 
     def _scale(self, image: np.ndarray, scale: float, normalize: Normalize) -> "_Scaled":
-        if scale != 1:
-            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        image = rescale(image, scale)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         height, width = image.shape[:2]
         if max(height, width) <= self.crop:
@@ -139,6 +138,18 @@ class _Image:
             for part in self.scaled
         ]
         return self.tag, sum(resized[1:], start=resized[0])
+
+
+def rescale(image: np.ndarray, scale: float) -> np.ndarray:
+    """An image (H, W, 3) uint8 at `scale`, as published, each side of a pixel at least."""
+    if scale == 1:
+        return image
+    height, width = image.shape[:2]
+    # By factors where that leaves something: a size in pixels would move OpenCV's sampling points.
+    if round(min(height, width) * scale) >= 1:
+        return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
 def starts(side: int, crop: int, stride_rate: float) -> list[int]:

@@ -171,6 +171,16 @@ def test_scales_are_summed_at_the_size_of_the_image() -> None:
     torch.testing.assert_close(scores, torch.full_like(scores, 3))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (2, 3)])
+@pytest.mark.parametrize("scale", [0.2, 0.5, 1.75])
+def test_an_image_of_a_pixel_has_scores_at_every_scale(size: tuple[int, int], scale: float) -> None:
+    image = random_image(*size)
+    scores = SlidingWindow(8, scales=(scale,)).scores(image, lambda windows: windows, to_double)
+    assert scores.shape == (3, *size) and scores.isfinite().all()
+    if size == (1, 1):
+        assert scores.flatten().tolist() == image.flatten().tolist()
+
+
 def test_padding_of_a_single_window_is_zero_after_normalisation_and_of_many_before() -> None:
     seen = []
 
