@@ -145,7 +145,13 @@ def draw_subsets(
     """Let make_splits write the lists of a seed that are not there yet; the smaller are part of the larger."""
     missing = []
     for ratio in ratios:
-        sources = subset_sources(load_config(experiment, {**overrides, "labeled_ratio": str(ratio)}), subsets, seed)
+        C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
+        if not C.train_source.endswith(f"_labeled_1-{ratio}.txt"):
+            raise UserError(
+                f"--draw-subsets: C.train_source = {C.train_source}: is not named ..._labeled_1-{ratio}.txt, as the "
+                "lists that are drawn will be; name it so in config.py, by C.labeled_ratio, or leave --draw-subsets out"
+            )
+        sources = subset_sources(C, subsets, seed)
         if not all(Path(source).is_file() for source in sources.values()):
             missing.append(str(ratio))
     if not missing:

@@ -16,12 +16,13 @@ from furnace.datasets.splits import Sample, read_list, write_list
 from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import write_atomically
+from furnace.utils.places import CHECKOUT, data_root
 
-ROOT = Path(__file__).resolve().parents[2]
 PATTERN = "exp_toy"  # whose commands are copied; they are the same everywhere
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
 MASK_SUFFIXES = ("", "_mask", "_label", "_gtFine", "_labelIds", "_L")  # after the image's name
 MIN_MASKS = 3  # two for a batch, one to validate with
+MIN_UNLABELED = 2  # for a batch: BatchNorm learns nothing from one
 CROP_STEP = 32
 
 
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", args.name):
         raise UserError(f"{args.name}: as a name take small letters, digits and _, such as leaves")
-    folder, lists = args.root / f"exp_{args.name}", args.root / "DATA" / args.name
+    folder, lists = args.root / f"exp_{args.name}", data_root(args.root) / "DATA" / args.name
     if folder.exists():
         raise UserError(f"{folder}: is there already; take another name, or remove it")
     if args.name in CATALOG or any(lists.glob("*.txt")):
@@ -116,8 +117,11 @@ def main(argv: list[str] | None = None) -> None:
             f"{masks}: the masks hold the class 0 only, and {IGNORE_INDEX} means unknown; give what you look for 1"
         )
     train, val = divide(labeled, args.val)
-    if not unlabeled:
-        raise UserError(f"{images}: every image has a mask; without unlabelled images use method supervised")
+    if len(unlabeled) < MIN_UNLABELED:
+        raise UserError(
+            f"{images}: {len(unlabeled)} images without masks to learn from, and a batch takes {MIN_UNLABELED} at "
+            "least; add pictures of the same kind, which need no masks"
+        )
 
     root = Path(os.path.commonpath([images, masks]))
     for name, samples in (("labeled", train), ("val", val), ("unlabeled", unlabeled)):
@@ -140,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     write_atomically(folder / "config.py", text.encode())
     for command in COMMANDS:
-        shutil.copy(ROOT / PATTERN / command, folder / command)
+        shutil.copy(CHECKOUT / PATTERN / command, folder / command)
     Console(highlight=False).print(
         f"{folder}: {len(train)} images with masks and {len(unlabeled)} without to learn from, {len(val)} to validate "
         f"with, {num_classes} classes; next: cd {folder.name} && python train.py --dry-run",
@@ -163,7 +167,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--classes", help="their names in the order of the indices, separated by commas")
     parser.add_argument("--val", type=float, default=0.2, help="share of the masks to validate with (default: 0.2)")
     parser.add_argument("--cpu", action="store_true", help="settings for a first look in minutes, without a GPU")
-    parser.add_argument("--root", type=Path, default=ROOT, help="where exp_NAME and DATA go (default: this checkout)")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=CHECKOUT,
+        help="where exp_NAME goes, and DATA unless the environment variable volna says where (default: this checkout)",
+    )
     return parser
 
 

@@ -174,6 +174,13 @@ def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
     assert few < many and (len(few), len(many)) == (2, 4)
 
 
+@pytest.mark.parametrize("name", ["labeled.txt", "train_labeled_92.txt"])
+def test_lists_of_other_names_can_not_be_drawn(stub: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"--draw-subsets: .*{name}: is not named \.\.\._labeled_1-4\.txt"):
+        main(arguments(stub, "--draw-subsets", "-o", f"train_source={stub / name}", ratios="4"))
+    assert not (stub.parent / "out").exists()
+
+
 def test_plan_shows_time_and_runs_nothing(stub: Path, capsys: pytest.CaptureFixture) -> None:
     words = arguments(stub, "--dry-run", "--probe", "3", "-o", "niters_per_epoch=60")
     assert main(words) == 0

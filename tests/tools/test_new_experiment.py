@@ -9,6 +9,7 @@ import pytest
 
 from furnace.datasets.loaders import build_train_set
 from furnace.datasets.splits import read_list
+from furnace.engine.trainer import check_shares
 from furnace.tools.new_experiment import main, pair
 from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
@@ -72,6 +73,32 @@ def test_the_command_of_the_page(folder: Path):
     places = {"mine/images": str(folder / "photos"), "mine/masks": str(folder / "masks")}
     main([*(places.get(argument, argument) for argument in arguments), "--root", str(folder)])
     assert load_config(folder / "exp_mine").class_names[6] == "sign symbol"
+
+
+def test_lists_go_where_the_environment_says(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("volna", str(tmp_path / "elsewhere"))
+    begin(folder)
+    C = load_config(folder / "exp_mine")
+    assert C.train_source == str(tmp_path / "elsewhere" / "DATA" / "mine" / "labeled.txt")
+    assert len(read_list(C.train_source, C.dataset_path)) == 8 and not (folder / "DATA").exists()
+
+
+@pytest.mark.parametrize("bare", [0, 1])
+def test_too_few_images_without_masks_are_refused_before_anything_is_written(folder: Path, bare: int):
+    for i in range(MASKED + bare, MASKED + BARE):
+        next((folder / "photos").rglob(f"p{i}.jpg")).unlink()
+    with pytest.raises(UserError, match=f"photos: {bare} images without masks.*batch takes 2"):
+        begin(folder)
+    assert not (folder / "DATA").exists() and not (folder / "exp_mine").exists()
+
+
+def test_two_images_without_masks_make_a_batch_that_trains(folder: Path):
+    for i in range(MASKED + 2, MASKED + BARE):
+        next((folder / "photos").rglob(f"p{i}.jpg")).unlink()
+    begin(folder)
+    C = load_config(folder / "exp_mine")
+    assert C.batch_size == 2
+    check_shares(C)
 
 
 def test_refusals(folder: Path):

@@ -1,0 +1,11 @@
+"""Where data lie, for commands that have no config.py to say it."""
+
+import os
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def data_root(default: Path = CHECKOUT) -> Path:
+    """The folder that holds DATA: the environment variable volna, as a config.py takes it, or the checkout."""
+    return Path(os.environ.get("volna") or default)
