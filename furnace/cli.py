@@ -10,6 +10,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from furnace.base_model.pretrained import no_downloads
 from furnace.engine.distributed import choose_devices, launch, local_device, start, stop
 from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
@@ -37,10 +38,10 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     with prepared(folder, args, alone=args.dry_run, restarts=TRAIN_RESTARTS) as (C, device):
-        trainer = Trainer(C, device, args.resume, args.overwrite)
         if args.dry_run:
-            return dry_run(trainer)
-        trainer.fit()
+            with no_downloads():
+                return dry_run(Trainer(C, device, args.resume, args.overwrite))
+        Trainer(C, device, args.resume, args.overwrite).fit()
     return 0
 
 

@@ -1,5 +1,8 @@
 """Backbone weights from a local file or from torchvision, with a report of what matched."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,6 +14,17 @@ from furnace.utils.errors import UserError
 from furnace.utils.weights import MATCH_NEEDED, read_state_dict
 
 IMAGENET = "imagenet"
+_downloading: ContextVar[bool] = ContextVar("downloading", default=True)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Within it, backbones whose weights would have to be downloaded stay random, and the report says so."""
+    token = _downloading.set(False)
+    try:
+        yield
+    finally:
+        _downloading.reset(token)
 
 
 def load_backbone_weights(network: nn.Module, backbone: str, pretrained_model: str | None) -> str:
@@ -21,6 +35,8 @@ def load_backbone_weights(network: nn.Module, backbone: str, pretrained_model: s
     """
     if pretrained_model is None:
         return "backbone weights: random"
+    if pretrained_model == IMAGENET and not _downloading.get() and not (file := imagenet_file(backbone)).is_file():
+        return f"backbone weights: random for now, as nothing is downloaded; a start takes {file.name}"
     weights = imagenet_weights(backbone) if pretrained_model == IMAGENET else read_state_dict(pretrained_model)
     return " ".join(dict.fromkeys(fill(branch.backbone, weights, pretrained_model) for branch in network.children()))
 
@@ -47,12 +63,17 @@ def fill(backbone: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     return report
 
 
+def imagenet_file(backbone: str) -> Path:
+    """Where torchvision keeps its ImageNet weights, once they are downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(models.get_model_weights(backbone).DEFAULT.url).name
+
+
 def imagenet_weights(backbone: str) -> dict[str, Tensor]:
     """torchvision's ImageNet weights of a plain-stem ResNet, downloaded once into torch's own cache."""
     try:
         return models.get_model_weights(backbone).DEFAULT.get_state_dict(progress=True, map_location="cpu")
     except (URLError, OSError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        cache = imagenet_file(backbone).parent
         url = models.get_model_weights(backbone).DEFAULT.url
         raise UserError(
             f'pretrained_model = "imagenet": downloading {url} failed ({error}); put the file into {cache} '

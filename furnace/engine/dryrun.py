@@ -1,6 +1,5 @@
 """A look at a run before it starts: its recipe, all checks, and what it will need, with nothing trained or written."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,8 +10,10 @@ from furnace.engine.checkpoint import is_snapshot_epoch
 from furnace.engine.checkup import Checkup
 from furnace.engine.estimate import PROBE_BATCH, PROBE_SIDES, random_batch, random_learner
 from furnace.engine.findings import SAMPLE, Finding, Level, findings_table, room
+from furnace.engine.memory import main_memory
 from furnace.engine.monitor import peak_memory
 from furnace.engine.recipe import recipe_table
+from furnace.engine.resources import MEMORY, TIME
 from furnace.engine.trainer import Trainer
 from furnace.utils.config import Settings
 
@@ -21,26 +22,32 @@ def dry_run(trainer: Trainer) -> int:
     """Print recipe, checks and estimates of a run that could start now; returns 1 where there are problems, else 0."""
     C, device, console = trainer.C, trainer.device, trainer.console
     console.print(recipe_table(C, trainer.dataset, trainer.network, device, trainer.start_iteration))
-    findings = [*Checkup(C, device, SAMPLE).run(), check_memory(C, device), check_disk(C, trainer)]
+    findings = Checkup(C, device, SAMPLE).run()
+    if not any(finding.check == MEMORY for finding in findings):
+        timed = any(finding.check == TIME and finding.level != Level.PROBLEM for finding in findings)
+        findings.append(check_memory(C, device, timed))
+    findings.append(check_disk(C, trainer))
     console.print(findings_table(C, findings))
     problems = sum(finding.level == Level.PROBLEM for finding in findings)
     console.print(f"problems: {problems}; nothing was trained or written", highlight=False)
     return 1 if problems else 0
 
 
-def check_memory(C: Settings, device: torch.device) -> Finding:
-    """What a step needs: measured on a GPU, on which the time has been estimated before, else extrapolated."""
+def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Finding:
+    """What a step needs, steps having been `timed` before: measured on a GPU, extrapolated on a CPU."""
+    if not timed:
+        return Finding(Level.NOTE, MEMORY, "not measured", "put the other problems right first")
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         text = f"{room(peak_memory())} of {room(total)} at the most on {device}, without torch.compile"
-        return Finding(Level.OK, "memory", text)
+        return Finding(Level.OK, MEMORY, text)
     # The steps that were timed have brought weights, gradients and momentum into memory.
     needed, total = peak_memory() + activation_bytes(C), main_memory()
     text = f"about {room(needed)} of {room(total)}, and a few hundred MiB for each worker process"
     if needed > total:
         advice = "raise C.accumulate, or lower C.batch_size or the crop"
-        return Finding(Level.PROBLEM, "memory", text, advice)
-    return Finding(Level.OK, "memory", text)
+        return Finding(Level.PROBLEM, MEMORY, text, advice)
+    return Finding(Level.OK, MEMORY, text)
 
 
 def activation_bytes(C: Settings) -> float:
@@ -63,11 +70,6 @@ def activation_bytes(C: Settings) -> float:
     pixels = C.batch_size * C.image_height * C.image_width / C.accumulate
     del outcome
     return sum(saved.values()) * pixels / (PROBE_BATCH * side**2)
-
-
-def main_memory() -> int:
-    """Bytes of main memory that this machine, or this container, has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_disk(C: Settings, trainer: Trainer) -> Finding:

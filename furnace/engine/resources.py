@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import torch
-from torchvision import models
 
-from furnace.base_model.network import IMAGENET
+from furnace.base_model.pretrained import IMAGENET, imagenet_file
 from furnace.datasets.cache import RESERVE, Cache
 from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
@@ -17,15 +16,14 @@ from furnace.methods.build import METHODS, build_network
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
 
+MEMORY, TIME = "memory", "training time"
+
 
 def check_weights(C: Settings) -> Finding:
     """Whether the backbone's weights are there and fit; nothing is downloaded."""
     check = "pretrained weights"
-    if C.pretrained_model == IMAGENET:
-        name = Path(models.get_model_weights(C.backbone).DEFAULT.url).name
-        file = Path(torch.hub.get_dir()) / "checkpoints" / name
-        if not file.is_file():
-            return Finding(Level.NOTE, check, f"{file} is not there yet", "the first start downloads it")
+    if C.pretrained_model == IMAGENET and not (file := imagenet_file(C.backbone)).is_file():
+        return Finding(Level.NOTE, check, f"{file} is not there yet", "the first start downloads it")
     try:
         report = build_network(C).weights_report.removeprefix("backbone weights: ")
     except UserError as error:
@@ -59,18 +57,17 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
     recipe = Finding(
         Level.OK, "recipe", f"{C.nepochs} epochs of {C.niters_per_epoch} iterations, {iterations:,} in all"
     )
-    check = "training time"
     try:
         found = estimate(C, build_train_set(C, METHODS[C.method].unlabeled), device)
     except UserError as error:
-        return [recipe, Finding(Level.PROBLEM, check, f"can't be measured: {error}")]
+        return [recipe, Finding(Level.PROBLEM, TIME, f"can't be measured: {error}")]
     except torch.OutOfMemoryError:
-        return [recipe, Finding(Level.PROBLEM, check, out_of_memory(C, 0, on_gpu=True))]
+        return [recipe, Finding(Level.PROBLEM, MEMORY, out_of_memory(C, 0, on_gpu=True))]
     text = (
         f"about {found.hours:,.1f} hours on {device_name(device)}, without evaluation: an iteration computes for "
         f"{duration(found.step)} and loads for {duration(found.loading)}"
     )
     if found.parallel and found.loading > found.step:
         advice = f"{device} waits for the loader: raise C.num_workers, or set C.cache"
-        return [recipe, Finding(Level.NOTE, check, text, advice)]
-    return [recipe, Finding(Level.OK, check, text)]
+        return [recipe, Finding(Level.NOTE, TIME, text, advice)]
+    return [recipe, Finding(Level.OK, TIME, text)]

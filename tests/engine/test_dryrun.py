@@ -2,14 +2,19 @@
 
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from rich.console import Console
 
-from furnace.engine import dryrun
+from furnace.base_model import pretrained
+from furnace.base_model.pretrained import no_downloads
+from furnace.engine import dryrun, resources
 from furnace.engine.distributed import CPU
-from furnace.engine.dryrun import activation_bytes, check_disk, check_memory, main_memory
+from furnace.engine.dryrun import activation_bytes, check_disk, check_memory, dry_run
 from furnace.engine.findings import Level
 from furnace.engine.trainer import Trainer
 from furnace.utils.config import Settings
@@ -44,9 +49,38 @@ def test_memory_that_is_not_there_is_a_problem(C: Settings, monkeypatch: pytest.
     assert found.level == Level.PROBLEM and "1.0 MiB" in found.text and "C.accumulate" in found.advice
 
 
-def test_main_memory_is_what_the_kernel_says():
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    assert main_memory() == pytest.approx(int(line.split()[1]) * 1024, rel=0.01)
+def test_memory_is_not_judged_where_no_step_could_be_timed(C: Settings):
+    found = check_memory(C, CPU, timed=False)
+    assert found.level == Level.NOTE and found.text == "not measured"
+
+
+def dry_run_of(C: Settings) -> tuple[int, str]:
+    console = Console(file=StringIO(), width=400)
+    return dry_run(Trainer(C, CPU, console=console)), console.file.getvalue()
+
+
+def test_a_step_that_does_not_fit_is_a_problem_of_memory(C: Settings, monkeypatch: pytest.MonkeyPatch):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(resources, "estimate", run_out)
+    status, said = dry_run_of(C)
+    lines = [line.split() for line in said.splitlines() if "memory" in line.split()[:2]]
+    assert status == 1 and len(lines) == 1 and lines[0][:4] == ["problem", "memory", "CUDA", "out"], said
+
+
+def test_nothing_is_downloaded(C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def download(*_, **__):
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(pretrained, "imagenet_weights", download)
+    C.pretrained_model = "imagenet"
+    with no_downloads():
+        status, said = dry_run_of(C)
+    assert "is not there yet" in said and "nothing is downloaded" in said and not (tmp_path / "hub").exists()
+    with pytest.raises(AssertionError, match="downloaded"):
+        Trainer(C, CPU)
 
 
 def test_disk_needed_is_that_of_the_snapshots(C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

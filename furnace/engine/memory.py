@@ -1,0 +1,40 @@
+"""How much main memory a process may have: the machine's, or less where a container or a job is given less."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+MOUNT, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+LIMIT_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # by controller: cgroup v2, cgroup v1
+
+
+def main_memory(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> int:
+    """Bytes of main memory that this process may have."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *cgroup_limits(mount, membership)])
+
+
+def cgroup_limits(mount: Path, membership: Path) -> Iterator[int]:
+    """Limits in bytes of the process's control groups and of all above them, as any may be the least.
+
+    Args:
+        mount: where the groups are mounted; in a container often its own group alone.
+        membership: lines "number:controllers:path".
+    """
+    lines = membership.read_text(encoding="utf-8").splitlines() if membership.is_file() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        for controller in controllers.split(","):
+            if controller in LIMIT_FILES:
+                root = mount / controller
+                group = root / path.strip("/")
+                folders = [group, *(folder for folder in group.parents if folder.is_relative_to(root))]
+                yield from (limit for folder in folders if (limit := read_limit(folder / LIMIT_FILES[controller])))
+
+
+def read_limit(file: Path) -> int | None:
+    """The number of bytes in a file; None where it says "max", or there is none."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
