@@ -18,6 +18,7 @@ from furnace.datasets.dataset import TrainSet
 from furnace.datasets.splits import list_hash
 from furnace.engine.distributed import world_size
 from furnace.engine.numerics import chosen_amp, chosen_compile
+from furnace.engine.snapshot_folder import list_saves
 from furnace.utils.config import Settings
 from furnace.utils.files import write_atomically
 
@@ -94,8 +95,37 @@ def device_name(device: torch.device) -> str:
 
 
 def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
-    """Write what the run used, settings, lists and versions, beside its snapshots."""
-    record = {
+    """Write what the run used, settings, lists and versions, beside its snapshots.
+
+    A run that goes on, which is one that has saves there, adds itself to `continuations` with the settings that are
+    others now; what the record says of the beginning stays.
+    """
+    path = Path(C.snapshot_dir) / RECORD
+    record = begun(C, dataset, device)
+    first = read_record(path) if list_saves(path.parent) else {}
+    if first:
+        before = dict(first["settings"])
+        for continuation in first.get("continuations", []):
+            before |= continuation["settings"]
+        now = json.loads(json.dumps(record["settings"]))
+        record["settings"] = {name: value for name, value in now.items() if value != before.get(name)}
+        record = {**first, "continuations": [*first.get("continuations", []), record]}
+    write_atomically(path, json.dumps(record, indent=2).encode())
+    return path
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a run noted beside its snapshots; nothing for snapshots from elsewhere."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else {}
+
+
+def begun(C: Settings, dataset: TrainSet, device: torch.device) -> dict[str, Any]:
+    """What a process that trains uses."""
+    return {
         "started": datetime.now().isoformat(timespec="seconds"),
         "command": sys.argv,
         "settings": C.model_dump(),
@@ -104,9 +134,6 @@ def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
         "processes": world_size(),
         "versions": versions(),
     }
-    path = Path(C.snapshot_dir) / RECORD
-    write_atomically(path, json.dumps(record, indent=2).encode())
-    return path
 
 
 def versions() -> dict[str, str]:

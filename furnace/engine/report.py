@@ -1,7 +1,6 @@
 """The report: one self-contained HTML page of an experiment's results, beside `results.json`."""
 
 import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,7 +15,7 @@ from PIL import Image
 from furnace.datasets.catalog import Classes
 from furnace.engine.figures import FIGURES, TRUTH, read_figures
 from furnace.engine.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
-from furnace.engine.recipe import RECORD
+from furnace.engine.recipe import RECORD, read_record
 from furnace.engine.results import percent
 from furnace.utils.config import Settings
 from furnace.utils.files import write_atomically
@@ -91,14 +90,6 @@ def environment() -> Environment:
     found = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     found.filters |= {"percent": percent, "filename": lambda path: Path(path).name, "told": told}
     return found
-
-
-def read_record(path: Path) -> dict:
-    """What `train.py` noted beside its snapshots; nothing for snapshots from elsewhere."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
 
 
 def varied(entries: Sequence[dict]) -> dict[str, str]:

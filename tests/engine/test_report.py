@@ -124,6 +124,15 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
                 "device": "cpu",
                 "processes": 1,
                 "versions": {"torch": "2"},
+                "continuations": [
+                    {
+                        "started": "2026-01-02T00:00:00",
+                        "command": ["train.py", "-c", "auto"],
+                        "settings": {"nepochs": 9},
+                        "device": "cpu",
+                        "processes": 2,
+                    }
+                ],
             }
         )
     )
@@ -151,6 +160,8 @@ def test_page_shows_what_the_json_says(report: Path, read: Callable[[Path], Page
     assert re.search(r'id="miou">84\.40<', text)
     assert [text.index(f"image_{i}: mIoU {90 - 10 * i}.00") for i in range(3)]
     assert "lr=&lt;1&gt;" in text
+    again = ["continued", "2026-01-02T00:00:00 on cpu, 2 process(es): train.py -c auto; nepochs = 9"]
+    assert again in page.tables[None]
 
 
 def test_page_needs_nothing_else(report: Path):
