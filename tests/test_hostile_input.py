@@ -366,20 +366,54 @@ def hostile_tar(path: Path, rng: random.Random) -> None:
     path.write_bytes(content[: rng.randrange(1, len(content) + 1)] if rng.random() < 0.3 else content)
 
 
+def hostile_zip(path: Path, rng: random.Random) -> None:
+    """The same in a zip, the damage mostly in the list at its end, where names, sizes and positions are."""
+    names = ["../out", "/out", "a/../../out", "VOCdevkit/a", "./b", "\u00e9" * 99, "a\\..\\out"]
+    packings = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(rng.randrange(1, 6)):
+            info = zipfile.ZipInfo(rng.choice(names) + str(number))
+            info.compress_type = rng.choice(packings)
+            info.external_attr = rng.choice([0, 0o100644, 0o120777, 0o20777]) << 16
+            archive.writestr(info, b"/etc/passwd" + rng.randbytes(rng.randrange(50)))
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.randrange(5)):
+        at = rng.randrange(len(content)) if rng.random() < 0.3 else rng.randrange(content.find(b"PK\1\2"), len(content))
+        content[at] ^= rng.randrange(1, 256)
+    path.write_bytes(content[: rng.randrange(1, len(content) + 1)] if rng.random() < 0.1 else content)
+
+
+def read_all(path: Path) -> None:
+    source = open_source(path)
+    dict(source.read(source.entries))
+
+
+@pytest.mark.parametrize("write", [hostile_tar, hostile_zip])
 @settings(max_examples=80)
-@given(st.randoms(use_true_random=False))
+@given(rng=st.randoms(use_true_random=False))
 def test_any_archive_is_read_or_refused_and_writes_nothing(
-    tmp_path_factory: pytest.TempPathFactory, rng: random.Random
+    tmp_path_factory: pytest.TempPathFactory, write: Callable, rng: random.Random
 ) -> None:
     folder = tmp_path_factory.mktemp("archive")
     path = folder / "in" / "VOCtrainval_11-May-2012.tar"
     path.parent.mkdir()
-    hostile_tar(path, rng)
-    outcome(lambda: dict(open_source(path).read(open_source(path).entries)))
+    write(path, rng)
+    outcome(lambda: read_all(path))
     target = folder / "target" / "pascal_voc"
     assert outcome(lambda: prepare_voc.main(["--voc", str(path), "--sbd", str(path), "--target", str(target)]))
     written = {item.relative_to(folder).parts[0] for item in folder.rglob("*")}
     assert written <= {"in", "target"}
+
+
+def test_a_thousand_damaged_zips_are_read_or_refused(tmp_path: Path) -> None:
+    """Reading alone is quick enough for the rare ones, such as names that are no text."""
+    messages = []
+    for seed in range(1000):
+        hostile_zip(tmp_path / "a.zip", random.Random(seed))
+        messages.append(outcome(lambda: read_all(tmp_path / "a.zip")))
+    assert messages.count(None) > 20
+    assert any("codec can't decode" in message for message in messages if message)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
 def test_the_network_of_these_tests_is_the_one_that_snapshots_fit() -> None:

@@ -21,10 +21,13 @@ from pathlib import Path, PurePosixPath
 from furnace.utils.errors import UserError
 
 MAX_MEMBER_BYTES = 64 * 2**20  # no image or label of these data sets comes near; memory is asked for below it only
+MAX_NAME_BYTES = 2**16  # of a long name, or of all else that a tar says about one member
+MAX_LISTING_BYTES = 2**27  # of the names of all members; the largest of these data sets takes a tenth
+ENTRY_BYTES = 256  # that a member takes besides its name, about
 CHUNK_BYTES = 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What a source says about one member: size in bytes, and whether it is a plain file (no link, no device)."""
 
@@ -55,11 +58,17 @@ class Source(ABC):
         """Every member by its name.
 
         Raises:
-            UserError: the source is damaged, or a member has a name that leads outside or is there twice.
+            UserError: the source is damaged, a member has a name that leads outside or is there twice, or there are
+                more members than fit into little memory.
         """
-        found = {}
+        found, listing = {}, 0
         for name, entry in self._entries():
             name = inner_name(name, self.path)
+            if (listing := listing + len(name) + ENTRY_BYTES) > MAX_LISTING_BYTES:
+                raise UserError(
+                    f"{self.path}: the names of {len(found)} files alone take {MAX_LISTING_BYTES >> 20} MiB, and there "
+                    "are more; this is not the official archive"
+                )
             if name in found:
                 raise UserError(f"{self.path}: holds {name} twice; this is not the official archive")
             found[name] = entry
@@ -94,12 +103,55 @@ class Source(ABC):
             raise UserError(f"{self.path}: {name} is not text; download or copy it again") from error
 
 
+class Member(tarfile.TarInfo):
+    """A member of a tar whose headers take little memory: those of a compressed file may claim, and be, any length."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "Member":
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in EXTENSIONS and not 0 <= member.size <= MAX_NAME_BYTES:
+            raise tarfile.TarError(f"a name or header of {member.size} bytes, the limit is {MAX_NAME_BYTES}")
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            member._refuse_sparse()
+        return member
+
+    def _refuse_sparse(self, *_) -> None:
+        raise tarfile.TarError("a sparse file, whose map has no limit")
+
+    _proc_gnusparse_10 = _refuse_sparse  # the one that a header of allowed length can ask for
+
+
+EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, Iterator[Member]]]:
+    """A tar and its members one by one, none of which stays in memory."""
+
+    def members() -> Iterator[Member]:
+        while member := tar.next():
+            if member.size < 0:  # the next member would be the one before, without end
+                raise tarfile.TarError(f"{member.name} has {member.size} bytes")
+            yield member
+            tar.members.clear()
+            tar.pax_headers.clear()
+
+    with _damage_named(path), tarfile.open(path, "r:*", tarinfo=Member) as tar:
+        yield tar, members()
+
+
 class TarSource(Source):
     """A tar, compressed or not."""
 
     def _entries(self) -> Iterator[tuple[str, Entry]]:
-        with _damage_named(self.path), tarfile.open(self.path, "r:*") as tar:
-            for info in tar:
+        with _open_tar(self.path) as (tar, members):
+            for info in members:
                 if not info.isdir():
                     yield info.name, Entry(info.size, info.isfile())
             while tar.fileobj.read(CHUNK_BYTES):  # a compressed file's checksum comes at its very end
@@ -107,8 +159,8 @@ class TarSource(Source):
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         wanted = set(names)
-        with _damage_named(self.path), tarfile.open(self.path, "r:*") as tar:
-            while wanted and (info := tar.next()):
+        with _open_tar(self.path) as (tar, members):
+            while wanted and (info := next(members, None)):
                 name = inner_name(info.name, self.path)
                 if name in wanted:
                     wanted.remove(name)
@@ -211,8 +263,9 @@ def _damage_named(path: Path) -> Iterator[None]:
     faults = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError)
     try:
         yield
-    # The last three: a name or compression that the modules don't know, an encrypted member, a read that fails.
-    except (*faults, NotImplementedError, RuntimeError, OSError) as error:
+    # The others: a compression that the modules don't know, an encrypted member, a read that fails, a name that is no
+    # text, a position beyond all files.
+    except (*faults, NotImplementedError, RuntimeError, OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: can't be read as a tar or zip, or is truncated ({error}); download it again and compare its size"
         ) from error
