@@ -15,6 +15,7 @@ from furnace.engine.distributed import choose_devices, launch, local_device, sta
 from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
+from furnace.engine.faults import Advice, memory_explained, smaller_steps, smaller_windows
 from furnace.engine.inference import BRANCHES
 from furnace.engine.launcher import OVERWRITE
 from furnace.engine.predictor import Outputs, Predictor
@@ -37,7 +38,7 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )
     args = parser.parse_args(argv)
-    with prepared(folder, args, alone=args.dry_run, restarts=TRAIN_RESTARTS) as (C, device):
+    with prepared(folder, args, args.dry_run, TRAIN_RESTARTS, smaller_steps) as (C, device):
         if args.dry_run:
             with no_downloads():
                 return dry_run(Trainer(C, device, args.resume, args.overwrite))
@@ -160,11 +161,16 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
 
 @contextmanager
 def prepared(
-    folder: str | Path, args: argparse.Namespace, alone: bool = False, restarts: int = 0
+    folder: str | Path,
+    args: argparse.Namespace,
+    alone: bool = False,
+    restarts: int = 0,
+    out_of_memory: Advice = smaller_windows,
 ) -> Iterator[tuple[Settings, torch.device]]:
     """The settings and this process's device, all processes having joined; with several devices, start those first.
 
-    `alone`: on the first device only. `restarts`: of all processes, when one is killed.
+    `alone`: on the first device only. `restarts`: of all processes, when one is killed. `out_of_memory`: says what to
+    change then.
     """
     C = load_config(folder, parse_overrides(args.override))
     if args.settings:
@@ -172,12 +178,13 @@ def prepared(
         sys.exit()
     devices = choose_devices(args.devices)[: 1 if alone else None]
     launch(devices, restarts)
-    device = local_device(devices)
-    start(device)
-    try:
-        yield C, device
-    finally:
-        stop()
+    with memory_explained(C, out_of_memory):
+        device = local_device(devices)
+        start(device)
+        try:
+            yield C, device
+        finally:
+            stop()
 
 
 def settings_table(C: Settings) -> Table:

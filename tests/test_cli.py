@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from furnace import cli
+from furnace.base_model.network import Network
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY, TINY_RUN
 from tests.tiny_data import write_image
@@ -94,6 +96,45 @@ def test_diagnosed_training_leaves_pictures_and_figures(options: list[str], tmp_
     ]
     assert len((log / "truth.jsonl").read_text().splitlines()) == 2
     assert len((log / "figures.jsonl").read_text().splitlines()) == 6
+
+
+SHORTAGES = [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "CUDA"),
+    (RuntimeError("CUDA error: out of memory"), "CUDA"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "CPU"),
+    (MemoryError(), "CPU"),
+]
+SMALLER_WINDOWS = (
+    r"lower C\.eval_batch_size = \d+ .*, C\.eval_crop_size = 40 or the largest of C\.eval_scale_array"
+)
+SMALLER_STEPS = r"raise C\.accumulate = 1 .* lower C\.batch_size = 3, C\.image_height x C\.image_width = 16 x 20"
+
+
+@pytest.mark.parametrize("error, where", SHORTAGES)
+@pytest.mark.parametrize("name, more", [*((n, []) for n in COMMANDS), ("eval", ["--submit", "upload"])])
+def test_out_of_memory_names_the_settings_to_lower(
+    name: str, more: list[str], error: Exception, where: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Wherever it happens: here when the network goes to its device, before anything that a loop looks after."""
+
+    def hungry(*_, **__) -> None:
+        raise error
+
+    monkeypatch.setattr(Network, "to", hungry)
+    inputs = ["a.png"] if name == "predict" else []
+    what = SMALLER_STEPS if name == "train" else SMALLER_WINDOWS
+    with pytest.raises(UserError, match=rf"^{where} out of memory: {what}.*, or end other programs$") as told:
+        COMMANDS[name](REPOSITORY / "exp_voc", [*options, *inputs, *more])
+    assert "\n" not in str(told.value)
+
+
+def test_any_other_error_keeps_its_traceback(options: list[str], monkeypatch: pytest.MonkeyPatch):
+    def broken(*_, **__) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Network, "to", broken)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        cli.evaluate(REPOSITORY / "exp_voc", options)
 
 
 @pytest.mark.parametrize("opacity", ["2", "-0.1", "much"])

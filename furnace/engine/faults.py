@@ -1,6 +1,8 @@
-"""What went wrong while training, in the words of someone who has to put it right."""
+"""What went wrong, in training or for lack of memory, in the words of someone who has to put it right."""
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -11,7 +13,9 @@ from furnace.utils.config import Settings
 from furnace.utils.errors import UserError, last_message
 from furnace.utils.files import FULL
 
-NO_MEMORY = re.compile(r"DefaultCPUAllocator|not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
+NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|not enough memory|can't allocate memory|out of memory|insufficient memory", re.IGNORECASE
+)
 LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE)
 WORKER_LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", re.DOTALL)
 NAMES_SHOWN = 16
@@ -29,8 +33,8 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
     if isinstance(error, UserError):
         return UserError(last_message(error))
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY.search(text):
-        return UserError(out_of_memory(C, iteration, isinstance(error, torch.OutOfMemoryError)))
+    if is_out_of_memory(error):
+        return UserError(out_of_memory(C, smaller_steps, is_of_gpu(error), f" in iteration {iteration}"))
     if lost := WORKER_LOST.search(text):
         return UserError(worker_lost(lost[1], lost[2], dataset))
     if processes > 1 and isinstance(error, RuntimeError) and LOST_PEER.search(text):
@@ -44,13 +48,49 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
     return None
 
 
-def out_of_memory(C: Settings, iteration: int, on_gpu: bool) -> str:
-    """Which settings to lower."""
-    where, mixed = ("CUDA", "amp=bf16 if it is off, ") if on_gpu else ("CPU", "num_workers, ")
+Advice = Callable[[Settings], str]
+
+
+@contextmanager
+def memory_explained(C: Settings, advice: Advice) -> Iterator[None]:
+    """Turn an error for lack of memory into a UserError that names what to change."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_out_of_memory(error):
+            raise
+        raise UserError(out_of_memory(C, advice, is_of_gpu(error))) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch, CUDA, OpenCV or Python had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY.search(str(error)) is not None
+
+
+def is_of_gpu(error: Exception) -> bool:
+    """Whether it was a GPU's; where a context can't be made for it, that is another error than the allocator's."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
+
+
+def out_of_memory(C: Settings, advice: Advice, on_gpu: bool, when: str = "") -> str:
+    """Whose memory, and which settings to change."""
+    where, more = ("CUDA", "amp=bf16 if it is off") if on_gpu else ("CPU", "num_workers")
+    return f"{where} out of memory{when}: {advice(C)}, {more}, or end other programs"
+
+
+def smaller_steps(C: Settings) -> str:
+    """What to change in training."""
     return (
-        f"{where} out of memory in iteration {iteration}: raise C.accumulate = {C.accumulate} (same batch in more "
-        f"parts, -o accumulate={2 * C.accumulate}), or lower C.batch_size = {C.batch_size}, "
-        f"C.image_height x C.image_width = {C.image_height} x {C.image_width}, {mixed}or end other programs"
+        f"raise C.accumulate = {C.accumulate} (same batch in more parts, -o accumulate={2 * C.accumulate}), or lower "
+        f"C.batch_size = {C.batch_size}, C.image_height x C.image_width = {C.image_height} x {C.image_width}"
+    )
+
+
+def smaller_windows(C: Settings) -> str:
+    """What to change in evaluation, prediction and export."""
+    return (
+        f"lower C.eval_batch_size = {C.eval_batch_size} (-o eval_batch_size=1), C.eval_crop_size = {C.eval_crop_size} "
+        f"or the largest of C.eval_scale_array = {C.eval_scale_array}"
     )
 
 

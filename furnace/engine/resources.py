@@ -9,7 +9,7 @@ from furnace.datasets.cache import RESERVE, Cache
 from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
 from furnace.engine.estimate import estimate
-from furnace.engine.faults import out_of_memory
+from furnace.engine.faults import out_of_memory, smaller_steps
 from furnace.engine.findings import Finding, Level, duration, room
 from furnace.engine.recipe import device_name
 from furnace.methods.build import METHODS, build_network
@@ -62,7 +62,7 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
     except UserError as error:
         return [recipe, Finding(Level.PROBLEM, TIME, f"can't be measured: {error}")]
     except torch.OutOfMemoryError:
-        return [recipe, Finding(Level.PROBLEM, MEMORY, out_of_memory(C, 0, on_gpu=True))]
+        return [recipe, Finding(Level.PROBLEM, MEMORY, out_of_memory(C, smaller_steps, on_gpu=True))]
     text = (
         f"about {found.hours:,.1f} hours on {device_name(device)}, without evaluation: an iteration computes for "
         f"{duration(found.step)} and loads for {duration(found.loading)}"
