@@ -55,7 +55,7 @@ def summary(result: Result) -> str:
     """The line of the text log."""
     found = result.scores
     return (
-        f"{Path(result.snapshot).name} branch {result.branch}: mIoU {percent(found.miou)}, without background "
+        f"{Path(result.snapshot).name} branch {result.branch}: mIoU {percent(found.miou)}, without class 0 "
         f"{percent(found.miou_no_background)}, pixel accuracy {percent(found.pixel_accuracy)}, mean class accuracy "
         f"{percent(found.mean_accuracy)}; {result.images} images in {result.seconds:.1f} s"
     )
