@@ -1,5 +1,6 @@
 """A look at a run before it starts: its recipe, all checks, and what it will need, with nothing trained or written."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,9 @@ def check_disk(C: Settings, trainer: Trainer) -> Finding:
     needed = (count + 1) * (weights + momentum)  # and the autosave, or one that is being written
     folder = Path(C.snapshot_dir)
     existing = next(path for path in [folder, *folder.parents] if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        advice = "name another folder (-o log_dir=... or -o snapshot_dir=...)"
+        return Finding(Level.PROBLEM, "snapshots", f"{folder}: can't be made, {existing} can't be written into", advice)
     free = shutil.disk_usage(existing).free
     text = f"{count} snapshots of {room(weights + momentum)}: {room(needed)} at the most, {room(free)} free in {folder}"
     if needed > free:

@@ -21,6 +21,7 @@ from furnace.engine.report import EXAMPLES, REPORT, Example, write_report
 from furnace.engine.results import RESULTS, Result, find_entry, percent, results_table, save_results, summary
 from furnace.seg_opr.confusion import confusion_matrix, scores
 from furnace.utils.config import Settings
+from furnace.utils.files import explained
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import colour, save_labels, save_picture, strip
 
@@ -120,8 +121,9 @@ class Evaluator:
         """Strip image | prediction | ground truth, and the label map as a palette PNG."""
         labels, palette = to_array(prediction), self.classes.palette
         picture = strip([image, colour(labels, palette), colour(label, palette)])
-        save_picture(self.save_to / snapshot / "strip" / f"{name}.png", picture)
-        save_labels(self.save_to / snapshot / "label" / f"{name}.png", labels, palette)
+        with explained(self.save_to):
+            save_picture(self.save_to / snapshot / "strip" / f"{name}.png", picture)
+            save_labels(self.save_to / snapshot / "label" / f"{name}.png", labels, palette)
 
 
 def rank_of(result: Result) -> float:

@@ -20,6 +20,7 @@ from furnace.engine.distributed import rank
 from furnace.engine.figures import FIGURES, append_figures
 from furnace.engine.spared import Spared, tensorboard_writer
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
+from furnace.utils.files import explained
 
 GIB = 2**30
 Batch = TypeVar("Batch")
@@ -42,11 +43,15 @@ class LogFile(logging.FileHandler):
 
 
 def open_log(folder: str | Path, kind: str, console: Console) -> Path:
-    """Send log lines to the terminal and to `folder`/`kind`_TIME.log; `kind`_last.log links to it."""
+    """Send log lines to the terminal and to `folder`/`kind`_TIME.log; `kind`_last.log links to it.
+
+    Raises UserError where the folder can't be made or written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{kind}_{datetime.now():%Y_%m_%d_%H_%M_%S}.log"
-    to_file = LogFile(path)
+    with explained(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        to_file = LogFile(path)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     to_terminal = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
     for handler in list(logger.handlers):

@@ -21,6 +21,7 @@ from furnace.engine.monitor import FiguresProgress, progress_bar
 from furnace.utils.background import Behind, ahead
 from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.files import explained
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY, legend, overlay, save_labels, save_picture
 
@@ -74,13 +75,14 @@ class Predictor:
 
         share = found[rank() :: world_size()]
         pictures = [entry for entry in share if not entry.is_video]
-        with progress_bar(self.console) as progress, Behind() as behind:
+        with explained(self.outputs.folder), progress_bar(self.console) as progress, Behind() as behind:
             if pictures:
                 self.predict_pictures(pictures, progress, behind)
             for video in (entry for entry in share if entry.is_video):
                 self.predict_video(video, progress, behind)
         if rank() == 0:
-            save_picture(self.outputs.folder / "legend.png", legend(self.classes.names, self.classes.palette))
+            with explained(self.outputs.folder):
+                save_picture(self.outputs.folder / "legend.png", legend(self.classes.names, self.classes.palette))
             self.console.print(f"{len(found)} predicted by {snapshots[0].name}: {self.outputs.folder}", soft_wrap=True)
         return found
 

@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(highlight=False)
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be 1 or more")
+    if args.probe < 0:
+        raise UserError(f"--probe {args.probe}: must be 0 or more")
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)] * args.jobs
     experiment = find_experiment(args.experiment)
     cells = make_plan(experiment, args)

@@ -4,14 +4,18 @@ import argparse
 from pathlib import Path
 
 from furnace.datasets.toy import FOLDERS, make_toy
-from furnace.utils.errors import run
+from furnace.utils.errors import UserError, run
+from furnace.utils.files import explained
 from furnace.utils.places import data_root
 
 
 def main(argv: list[str] | None = None) -> None:
     """Generate, and say so."""
     args = build_parser().parse_args(argv)
-    make_toy(args.target, args.seed)
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must be 0 or more")
+    with explained(args.target):
+        make_toy(args.target, args.seed)
     print(f"{args.target}: {' and '.join(f'{count} {name}' for name, count in FOLDERS.items())} images")
 
 

@@ -76,6 +76,15 @@ def replacing(path: Path, needed: int | None = None, flush: bool = True) -> Iter
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses within the block into a UserError, about `path` where the refusal names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise _explained(Path(error.filename or path), error, None) from error
+
+
 def _flush(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk: a rename alone may overtake it."""
     descriptor = os.open(path, os.O_RDONLY)

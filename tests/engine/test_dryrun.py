@@ -83,6 +83,14 @@ def test_nothing_is_downloaded(C: Settings, tmp_path: Path, monkeypatch: pytest.
         Trainer(C, CPU)
 
 
+def test_snapshots_that_can_not_be_written_are_a_problem(C: Settings, tmp_path: Path):
+    trainer = Trainer(C, CPU)
+    (tmp_path / "a_file").write_text("")
+    C.snapshot_dir = str(tmp_path / "a_file" / "snapshot")
+    found = check_disk(C, trainer)
+    assert found.level == Level.PROBLEM and "a_file can't be written into" in found.text
+
+
 def test_disk_needed_is_that_of_the_snapshots(C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trainer = Trainer(C, CPU)
     found = check_disk(C, trainer)

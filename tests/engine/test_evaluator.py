@@ -160,6 +160,15 @@ def test_unreadable_results_are_begun_anew(tmp_path: Path, content: str):
     assert read_results(tmp_path / RESULTS) == []
 
 
+def test_folders_that_can_not_be_written_are_named(C: Settings, tmp_path: Path):
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(UserError, match="a_file/.*can't be written"):
+        Evaluator(C, CPU, save_to=tmp_path / "a_file", console=quiet()).run("1")
+    C.log_dir = str(tmp_path / "a_file")
+    with pytest.raises(UserError, match="a_file: can't be written"):
+        Evaluator(C, CPU, console=quiet()).run("1")
+
+
 def test_missing_list_and_snapshot(C: Settings):
     evaluator = Evaluator(C, CPU, console=quiet())
     with pytest.raises(UserError, match="no such snapshot"):

@@ -174,6 +174,11 @@ def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
     assert few < many and (len(few), len(many)) == (2, 4)
 
 
+def test_a_probe_of_fewer_than_no_iterations_is_refused(stub: Path) -> None:
+    with pytest.raises(UserError, match="--probe -3: must be 0 or more"):
+        main(arguments(stub, "--probe", "-3"))
+
+
 @pytest.mark.parametrize("name", ["labeled.txt", "train_labeled_92.txt"])
 def test_lists_of_other_names_can_not_be_drawn(stub: Path, name: str) -> None:
     with pytest.raises(UserError, match=rf"--draw-subsets: .*{name}: is not named \.\.\._labeled_1-4\.txt"):

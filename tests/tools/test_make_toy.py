@@ -7,6 +7,7 @@ import pytest
 from furnace.datasets import toy
 from furnace.tools import make_toy
 from furnace.utils.config import load_config
+from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
 
 
@@ -19,6 +20,18 @@ def test_they_go_where_the_experiment_looks(tmp_path: Path, monkeypatch: pytest.
     assert Path(C.train_source).is_file() and Path(C.train_source).is_relative_to(tmp_path)
     make_toy.main(["--target", str(tmp_path / "there")])
     assert (tmp_path / "there" / "val.txt").is_file()
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
+    (tmp_path / "toy").write_text("")
+    with pytest.raises(UserError, match="toy/.*can't be written"):
+        make_toy.main(["--target", str(tmp_path / "toy")])
+
+
+def test_a_seed_below_zero_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="--seed -1: must be 0 or more"):
+        make_toy.main(["--target", str(tmp_path / "toy"), "--seed", "-1"])
+    assert not (tmp_path / "toy").exists()
 
 
 def test_without_the_variable_they_go_to_the_checkout():
