@@ -4,6 +4,7 @@ Every fault is followed by `-c auto`. A run that reaches its end must have the w
 disturbed, bit for bit; then the next one begins.
 """
 
+import itertools
 import random
 import tempfile
 import time
@@ -40,8 +41,9 @@ class Torture:
         self.outcomes: dict[str, Counter] = defaultdict(Counter)
         self.failures: list[str] = []
 
-    def run(self, seconds: float) -> None:
-        """Inject until the time is over, each fault once before any comes again, and let the last run finish.
+    def run(self, seconds: float, rounds: int | None = None) -> None:
+        """Inject until the time is over, or for so many rounds whatever the time, each fault once before any comes
+        again, and let the last run finish.
 
         The undisturbed run comes first, and does not count: however slow the machine, some fault is injected.
         """
@@ -50,18 +52,21 @@ class Torture:
         self.reference = self.victim.result()
         self.victim.reset()
         end = time.monotonic() + seconds
-        waiting: list[str] = []
-        while time.monotonic() < end:
-            waiting = waiting or self.rng.sample(self.names, len(self.names))
-            self.inject(waiting.pop())
-            self._compare_if_finished()
+        turns = itertools.count() if rounds is None else range(rounds)
+        order = (name for _ in turns for name in self.rng.sample(self.names, len(self.names)))
+        for name in order:
+            if rounds is None and time.monotonic() > end:
+                break
+            self.inject(name)
         self.victim.start()
         self._attempt("the rest without a fault", lambda: f"status {self.victim.end().expect(0).status}")
         self._compare_if_finished()
 
     def inject(self, name: str) -> None:
-        """Do one fault to the victim and note what came of it."""
+        """Do one fault to the victim and note what came of it; again where the run was over before the fault came."""
         self._attempt(name, lambda: FAULTS[name](self.victim, self.rng))
+        while self._compare_if_finished():
+            self._attempt(name, lambda: FAULTS[name](self.victim, self.rng))
 
     def _attempt(self, name: str, fault) -> None:
         try:
@@ -69,20 +74,22 @@ class Torture:
         except Failed as error:
             outcome = "NOT SURVIVED"
             self.failures.append(f"{name}: {error}")
-            self.victim.process.kill()
-            self.victim.process.join()
+            if self.victim.process:
+                self.victim.process.kill()
+                self.victim.process.join()
             self.victim.reset()
         self.outcomes[name][outcome] += 1
         self.console.print(f"{name}: {outcome}", highlight=False, soft_wrap=True)
 
-    def _compare_if_finished(self) -> None:
-        if self.victim.process.exitcode != 0:
-            return
+    def _compare_if_finished(self) -> bool:
+        if self.victim.process is None or self.victim.process.exitcode != 0:
+            return False
         same = same_weights(self.victim.result(), self.reference)
         self.outcomes[RUNS]["bit for bit" if same else "NOT SURVIVED: other weights"] += 1
         if not same:
             self.failures.append(f"{RUNS}: other weights")
         self.victim.reset()
+        return True
 
     def table(self) -> Table:
         """What was injected how often, and what became of it."""
@@ -98,13 +105,14 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__.splitlines()[0], epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10); a run is then finished")
+    parser.add_argument("--rounds", type=int, help="each fault so many times, however long that takes")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another order (default: 0)")
     parser.add_argument("--only", choices=FAULTS, action="append", help="this fault, and those of further --only")
     args = parser.parse_args(argv)
     console = Console()
     with tempfile.TemporaryDirectory(prefix="torture_") as folder:
         torture = Torture(Victim(Path(folder)), args.seed, args.only or list(FAULTS), console)
-        torture.run(60 * args.minutes)
+        torture.run(60 * args.minutes, args.rounds)
     console.print(torture.table())
     for failure in torture.failures:
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)

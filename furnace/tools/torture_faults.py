@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from furnace.datasets.dataset import TrainBatch
+from furnace.engine.snapshot_folder import list_saves
 from furnace.engine.trainer import Trainer
 from furnace.tools.torture_victim import Failed, Victim
 from furnace.utils import files
@@ -132,11 +133,16 @@ def _damage_the_latest_save(victim: Victim, damage: Callable[[Path], None]) -> s
         victim.end().expect(KILLED)
         saves = victim.saves()
     damage(saves[0])
-    victim.start()
-    if not victim.wait_until_training():
-        victim.end().expect(0, say="-c auto: continues")
-    victim.kill(signal.SIGTERM)
-    victim.end().expect(TERMINATED, 0, say="-c auto: continues").expect(TERMINATED, 0, say=saves[0].name)
+    with open(saves[0], "rb") as damaged:  # held open, so that no other file gets its number
+        victim.start()
+        if not victim.wait_until_training():
+            victim.end().expect(0, say="-c auto: continues")
+        victim.kill(signal.SIGTERM)
+        victim.end().expect(TERMINATED, 0, say="-c auto: continues").expect(TERMINATED, 0, say=saves[0].name)
+        number = os.fstat(damaged.fileno()).st_ino
+        for path in list_saves(victim.snapshot_dir):
+            if path.stat().st_ino == number:
+                path.unlink()  # or one day only damaged ones would be left
     return "named, an earlier one taken"
 
 

@@ -147,6 +147,7 @@ class Victim:
     def reset(self) -> None:
         """Forget the run."""
         shutil.rmtree(self.log_dir, ignore_errors=True)
+        self.process = None
 
     def result(self) -> dict:
         """The last snapshot of a finished run."""

@@ -150,6 +150,19 @@ def test_killed_restarted_stopped_and_continued_two_processes_learn_the_same(
     assert same_weights(torch.load(command.log_dir / "snapshot" / LAST, weights_only=True), undisturbed)
 
 
+def test_a_process_killed_under_torchrun_begins_again_from_the_last_save(command: Command) -> None:
+    """The least there is of it: one process, whose loader is itself. What is learned is compared in the slow one."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "--max-restarts=1"]
+    process = command.start(*torchrun, *command.arguments(nepochs=1, niters_per_epoch=8, num_workers=0))
+    command.wait_for(process, "iteration 3/8")
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    assert process.wait(HANG_SECONDS) == 0, command.said()
+    before, after = command.said().split("-c auto: continues", 1)
+    assert "iteration 8/8" in after and "iteration 8/8" not in before
+    assert "iteration 1/8" not in after, "it began anew"
+    assert torch.load(command.log_dir / "snapshot" / LAST, weights_only=True)["iteration"] == 8
+
+
 @pytest.mark.slow
 def test_torchrun_restarts_from_the_last_save(command: Command, undisturbed: dict) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2"]

@@ -1,15 +1,23 @@
 """The trainer's own promises: what it saves when, what it refuses, and what it does when a step goes wrong."""
 
 import errno
+import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch.utils.data import get_worker_info
 
+from furnace.datasets.randomness import Purpose
+from furnace.datasets.reading import Files
 from furnace.engine import diagnostics, figures, saver, spared
 from furnace.engine import trainer as trainer_module
+from furnace.engine.faults import worker_lost
 from furnace.engine.recipe import describe_division
 from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
@@ -395,6 +403,42 @@ def test_an_unreadable_image_is_named_and_what_was_learned_saved(make_trainer, n
     assert "\n" not in str(error.value)
     assert saves(trainer) == [AUTOSAVE]
     assert make_trainer("auto").start_iteration == first
+
+
+class DeadlyFiles(Files):
+    """Reading this image kills the process that does it, as the kernel does where memory runs out."""
+
+    deadly: Path
+
+    def image(self, path: Path) -> np.ndarray:
+        if path == self.deadly:
+            assert get_worker_info() is not None, "that would be the test itself"
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().image(path)
+
+
+@pytest.mark.parametrize("purpose", [Purpose.ORDER_LABELED, Purpose.ORDER_UNLABELED_1])
+def test_a_loader_that_is_killed_leaves_the_name_of_what_it_read_and_all_that_was_learned(
+    make_trainer, purpose: Purpose
+) -> None:
+    changes = {"method": "cpcl", "num_workers": 1}
+    trainer = make_trainer(**changes)
+    trainer.dataset.files = DeadlyFiles(trainer.C.num_classes)
+    bad = trainer.dataset.files.deadly = trainer.dataset.sample(1, 0, purpose).image
+    with pytest.raises(UserError) as error:
+        trainer.fit()
+    how = "(is killed by signal: Killed|exited unexpectedly)"  # whether PyTorch hears of it by a signal or by silence
+    told = rf"a loader process \(\d+\) {how}; files being read by loaders: {bad}; if none is to blame"
+    assert re.match(told, str(error.value)), error.value
+    assert "\n" not in str(error.value)
+    assert make_trainer("auto", **changes).start_iteration == trainer.iteration
+
+
+def test_loaders_that_were_reading_nothing_are_not_blamed_on_a_file(make_trainer) -> None:
+    dataset = make_trainer().dataset
+    dataset.watch(2)
+    said = worker_lost("7", "exited unexpectedly", dataset)
+    assert said.startswith("a loader process (7) exited unexpectedly; files being read by loaders: none; if none is to")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

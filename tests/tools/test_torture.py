@@ -1,6 +1,7 @@
 """The torture itself, shortly: every fault it injects is survived, and it notices where one is not."""
 
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,13 @@ from furnace.tools.torture_faults import FAULTS
 from furnace.tools.torture_victim import Ending, Failed, same_weights
 from tests.conftest import REPOSITORY
 
-SHORT = ("SIGINT", "latest save truncated", "a pickle with code planted", "loss not finite", "disk full")
+SHORT = {  # and what becomes of each: the run has not ended before it came
+    "SIGINT": "status 130, saved",
+    "latest save truncated": "named, an earlier one taken",
+    "a pickle with code planted": "named, an earlier one taken",
+    "loss not finite": "status 2, iteration, files and loss named, state before it saved",
+    "disk full": "size and space named, earlier saves kept",
+}
 
 
 @pytest.fixture
@@ -29,14 +36,16 @@ def short_path() -> Iterator[Path]:
 def test_a_short_torture_is_survived(short_path: Path) -> None:
     chosen = [part for name in SHORT for part in ("--only", name)]
     done = subprocess.run(
-        [sys.executable, "-m", "furnace.tools.torture", "--minutes", "0.2", *chosen],
+        [sys.executable, "-m", "furnace.tools.torture", "--rounds", "1", *chosen],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
         env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "TMPDIR": str(short_path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert RUNS in done.stdout
     assert "bit for bit" in done.stdout
-    assert sum(name in done.stdout for name in SHORT) >= 1
+    for name in SHORT:
+        (row,) = re.findall(rf"{name} +│ +\d+ +│ +(.*?) +│", done.stdout)
+        assert f"1 x {SHORT[name]}" in row, name
     left = [
         path.name for path in short_path.iterdir() if not path.name.startswith("torchinductor")
     ]  # PyTorch's own cache
@@ -59,6 +68,9 @@ class Corpse:
 
     def reset(self) -> None:
         self.resets += 1
+
+    def result(self) -> dict:
+        return {}
 
 
 def test_what_is_not_survived_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +112,19 @@ def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture) -> None:
         main(["--only", "flood"])
     assert end.value.code == 2
     assert "invalid choice: 'flood'" in capsys.readouterr().err
+
+
+def test_a_fault_that_came_too_late_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    victim, seen = Corpse(), []
+
+    def late(victim: Corpse, rng: random.Random) -> str:
+        seen.append(victim)
+        victim.exitcode = 0 if len(seen) < 3 else 1
+        return "status 0" if len(seen) < 3 else "killed"
+
+    monkeypatch.setitem(FAULTS, "late", late)
+    torture = Torture(victim, 0, ["late"], Console(quiet=True))
+    torture.reference = victim.result()
+    torture.inject("late")
+    assert torture.outcomes["late"] == {"status 0": 2, "killed": 1}
+    assert torture.outcomes[RUNS] == {"bit for bit": 2}
