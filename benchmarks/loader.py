@@ -33,8 +33,9 @@ from furnace.datasets.reading import Files  # noqa: E402
 from furnace.datasets.splits import Sample, read_list  # noqa: E402
 from furnace.datasets.transforms import Crop, draw_crop, scaled_side  # noqa: E402
 from furnace.seg_opr.losses import IGNORE_INDEX  # noqa: E402
-from furnace.tools.make_splits import whole_numbers  # noqa: E402
+from furnace.utils.arguments import whole_numbers  # noqa: E402
 from furnace.utils.errors import run  # noqa: E402
+from furnace.utils.files import write_atomically  # noqa: E402
 from furnace.utils.visualize import save_labels  # noqa: E402
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -68,12 +69,14 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, and write JSON where asked to."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--camvid", type=Path, metavar="FOLDER", help="measure on CamVid, as prepare_camvid makes it")
-    parser.add_argument("--workers", default="1,2", help="worker processes to try (default: 1,2)")
+    parser.add_argument(
+        "--workers", type=whole_numbers("--workers", 1), default="1,2", help="worker processes to try (default: 1,2)"
+    )
     parser.add_argument("--quick", action="store_true", help="images of a quarter of the side, few of them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
-    workers = whole_numbers(args.workers)
+    workers = args.workers
     rounds = 6 if args.quick else 48
     results = []
     for kind in [*KINDS, *([CAMVID] if args.camvid else [])]:
@@ -86,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             results.append(measure(kind, samples, Path(folder) / "cache", workers, rounds))
         Console().print(report(results[-1]))
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        write_atomically(args.json, json.dumps(results, indent=1).encode())
 
 
 def quarter(kind: Kind) -> Kind:

@@ -126,6 +126,8 @@ def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
     for method in methods:
         parse_method(method)
     out = (args.out or REPOSITORY / "log" / "compare" / experiment.name).resolve()
+    if not (existing := next(path for path in (out, *out.parents) if path.exists())).is_dir():
+        raise UserError(f"--out {out}: {existing} is a file; name another folder")
     overrides = parse_overrides(args.override)
     if taken := OF_A_CELL & overrides.keys():
         raise UserError(f"-o {min(taken)}=...: differs from run to run; --methods, --ratios, --seeds and --out set it")

@@ -242,8 +242,10 @@ def survey(labeled: list[Sample]) -> tuple[np.ndarray, tuple[int, int]]:
 
 def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
     """Training and validation samples, the latter evenly spread. Raises UserError for a share that leaves nothing."""
+    if not 0 < share < 1:  # nor NaN
+        raise UserError(f"--val {share:g}: must lie between 0 and 1")
     count = max(round(share * len(labeled)), 1)
-    if not 0 < share < 1 or len(labeled) - count < 2:
+    if len(labeled) - count < 2:
         raise UserError(
             f"--val {share:g}: leaves {len(labeled) - count} of {len(labeled)} masks to learn from; two at least"
         )

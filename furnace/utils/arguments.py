@@ -13,6 +13,13 @@ def add_overrides(parser: ArgumentParser, what: str = "for this run") -> None:
     )
 
 
+def positive(text: str) -> int:
+    """A whole number from 1. Raises ValueError otherwise, as argparse wants it."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 def whole_numbers(option: str, least: int) -> Callable[[str], list[int]]:
     """The type of `option`: "2,4,8" as [2, 4, 8], each once. It raises UserError unless all are `least` or more."""
 

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+ROOT_VARIABLE = "volna"  # as in the published code
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def data_root(default: Path = CHECKOUT) -> Path:
     """The folder that holds DATA: the environment variable volna, as a config.py takes it, or the checkout."""
-    return Path(os.environ.get("volna") or default)
+    return Path(os.environ.get(ROOT_VARIABLE) or default)

@@ -14,3 +14,10 @@ def test_same_predictions(capsys: pytest.CaptureFixture, size: tuple[str, str]):
     evaluate.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", *options])
     same = re.search(r"([\d.]+)% of the predicted pixels", capsys.readouterr().out)
     assert float(same[1]) > 99.9
+
+
+@pytest.mark.parametrize("words", [("--images", "0"), ("--size", "-3", "20"), ("--images", "x")])
+def test_numbers_below_one_are_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", *words])
+    assert stopped.value.code == 2 and "invalid positive value" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_nothing_is_downloaded(C: Settings, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pretrained, "imagenet_weights", download)
     C.pretrained_model = "imagenet"
     with no_downloads():
-        status, said = dry_run_of(C)
+        _, said = dry_run_of(C)
     assert "is not there yet" in said and "nothing is downloaded" in said and not (tmp_path / "hub").exists()
     with pytest.raises(AssertionError, match="downloaded"):
         Trainer(C, CPU)

@@ -162,7 +162,7 @@ def test_unreadable_results_are_begun_anew(tmp_path: Path, content: str):
 
 def test_folders_that_can_not_be_written_are_named(C: Settings, tmp_path: Path):
     (tmp_path / "a_file").write_text("")
-    with pytest.raises(UserError, match="a_file/.*can't be written"):
+    with pytest.raises(UserError, match=r"a_file/.*can't be written"):
         Evaluator(C, CPU, save_to=tmp_path / "a_file", console=quiet()).run("1")
     C.log_dir = str(tmp_path / "a_file")
     with pytest.raises(UserError, match="a_file: can't be written"):

@@ -179,6 +179,12 @@ def test_a_probe_of_fewer_than_no_iterations_is_refused(stub: Path) -> None:
         main(arguments(stub, "--probe", "-3"))
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(stub: Path) -> None:
+    (stub.parent / "a_file").write_text("")
+    with pytest.raises(UserError, match="a_file is a file"):
+        main(arguments(stub, "--out", str(stub.parent / "a_file" / "out")))
+
+
 @pytest.mark.parametrize("name", ["labeled.txt", "train_labeled_92.txt"])
 def test_lists_of_other_names_can_not_be_drawn(stub: Path, name: str) -> None:
     with pytest.raises(UserError, match=rf"--draw-subsets: .*{name}: is not named \.\.\._labeled_1-4\.txt"):

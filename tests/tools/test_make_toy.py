@@ -24,7 +24,7 @@ def test_they_go_where_the_experiment_looks(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
     (tmp_path / "toy").write_text("")
-    with pytest.raises(UserError, match="toy/.*can't be written"):
+    with pytest.raises(UserError, match=r"toy/.*can't be written"):
         make_toy.main(["--target", str(tmp_path / "toy")])
 
 

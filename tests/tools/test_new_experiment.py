@@ -108,6 +108,9 @@ def test_refusals(folder: Path):
         begin(folder, "--classes", "a,b")
     with pytest.raises(UserError, match="leaves 1 of 10"):
         begin(folder, "--val", "0.9")
+    for share in ("0", "1", "-1", "nan"):
+        with pytest.raises(UserError, match=f"--val {share}: must lie between 0 and 1"):
+            begin(folder, "--val", share)
     with pytest.raises(UserError, match="no such folder"):
         main(["mine", "--images", str(folder / "nowhere"), "--masks", str(folder / "masks"), "--root", str(folder)])
     with pytest.raises(UserError, match="folder of their own"):
