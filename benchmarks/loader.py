@@ -32,10 +32,10 @@ from furnace.datasets.randomness import Purpose, random_stream  # noqa: E402
 from furnace.datasets.reading import Files  # noqa: E402
 from furnace.datasets.splits import Sample, read_list  # noqa: E402
 from furnace.datasets.transforms import Crop, draw_crop, scaled_side  # noqa: E402
-from furnace.seg_opr.losses import IGNORE_INDEX  # noqa: E402
 from furnace.utils.arguments import whole_numbers  # noqa: E402
 from furnace.utils.errors import run  # noqa: E402
 from furnace.utils.files import write_atomically  # noqa: E402
+from furnace.utils.labels import IGNORE_INDEX  # noqa: E402
 from furnace.utils.visualize import save_labels  # noqa: E402
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -123,15 +123,15 @@ def measure(kind: Kind, samples: list[Sample], cache_folder: Path, workers: list
     files = make_set(kind, samples, Files(kind.classes))
     cache = make_set(kind, samples, Cache(kind.classes, cache_folder))
     cache.prepare()
-    labelled = {
+    labeled = {
         "decoding": lambda i: files.files.pair(files.sample(0, i, Purpose.ORDER_LABELED)),
-        "published": lambda i: published.labelled(files, i),
+        "published": lambda i: published.labeled(files, i),
         "files": lambda i: files.labeled_sample(0, i),
         "cache": lambda i: cache.labeled_sample(0, i),
     }
-    unlabelled = {
+    unlabeled = {
         "decoding": lambda i: files.files.image(files.sample(0, i, Purpose.ORDER_UNLABELED_0).image),
-        "published": lambda i: published.unlabelled(files, i),
+        "published": lambda i: published.unlabeled(files, i),
         "files": lambda i: files.unlabeled_image(0, i, 0),
         "cache": lambda i: cache.unlabeled_image(0, i, 0),
     }
@@ -139,8 +139,8 @@ def measure(kind: Kind, samples: list[Sample], cache_folder: Path, workers: list
         "name": kind.name,
         "size": kind.size,
         "crop": kind.crop,
-        "labelled": compare(labelled, rounds),
-        "unlabelled": compare(unlabelled, rounds),
+        "labelled": compare(labeled, rounds),
+        "unlabelled": compare(unlabeled, rounds),
         "samples_per_second": {
             way: {n: samples_per_second(dataset, n, rounds) for n in workers}
             for way, dataset in (("files", files), ("cache", cache))
@@ -168,13 +168,13 @@ class Published:
     """The published arrangement: the list is made anew for each sample, the whole image is normalised and scaled as
     float64, and the crop is cut out of that.
 
-    `labelled` and `unlabelled` give the crop (3, h, w) float64, with its label (h, w) int64, from the draws of ours.
+    `labeled` and `unlabeled` give the crop (3, h, w) float64, with its label (h, w) int64, from the draws of ours.
     """
 
     def __init__(self, samples: list[Sample], kind: Kind):
         self.samples, self.kind = samples, kind
 
-    def labelled(self, dataset: TrainSet, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def labeled(self, dataset: TrainSet, position: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self._find(dataset.sample(0, position, Purpose.ORDER_LABELED))
         label = dataset.files.label(sample.label)
         image, drawn = self._scaled(dataset, sample, position, Purpose.CROP_LABELED)
@@ -184,7 +184,7 @@ class Published:
         ]
         return self._cut(image, drawn, 0), self._cut(label[np.ix_(*sides)].astype(np.int64), drawn, IGNORE_INDEX)
 
-    def unlabelled(self, dataset: TrainSet, position: int) -> np.ndarray:
+    def unlabeled(self, dataset: TrainSet, position: int) -> np.ndarray:
         sample = self._find(dataset.sample(0, position, Purpose.ORDER_UNLABELED_0))
         return self._cut(*self._scaled(dataset, sample, position, Purpose.CROP_UNLABELED_0), 0)
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainBatch
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.seg_opr.pseudo_label import disagreement
 from furnace.seg_opr.sliding import starts
+from furnace.utils.labels import IGNORE_INDEX
 
 
 def published_precision() -> AbstractContextManager:

@@ -31,8 +31,9 @@ from furnace.methods.unlabeled import student_images
 from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import combine, vote_mixed
 from furnace.utils.arguments import add_overrides, positive
-from furnace.utils.config import Settings, load_config, parse_overrides
+from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
+from furnace.utils.settings import Settings
 
 ROUNDS = 3
 # Forward passes of one image by one network, or as much arithmetic; a backward pass is twice that.
@@ -69,9 +70,9 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
         optimizer.zero_grad(set_to_none=True)
     with autocast(device, chosen_amp(C.amp, device)):
         with clock.part("supervised passes"):
-            labelled = [network.quarter_logits(batch.images, b) for b in (1, 2)]
+            labeled = [network.quarter_logits(batch.images, b) for b in (1, 2)]
         with clock.part("supervised losses"):
-            loss = sum(criterion(logits, batch.labels) for logits in labelled)
+            loss = sum(criterion(logits, batch.labels) for logits in labeled)
         with torch.no_grad(), clock.part("teachers' passes"):
             streams = (batch.unlabeled_0, batch.unlabeled_1)
             teachers = [[network.quarter_logits(images, b) for images in streams] for b in (1, 2)]

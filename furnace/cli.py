@@ -22,8 +22,9 @@ from furnace.engine.predictor import Outputs, Predictor
 from furnace.engine.submission import Submission
 from furnace.engine.trainer import Trainer
 from furnace.utils.arguments import add_overrides
-from furnace.utils.config import Settings, load_config, parse_overrides
+from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY
 

@@ -104,9 +104,7 @@ SHORTAGES = [
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "CPU"),
     (MemoryError(), "CPU"),
 ]
-SMALLER_WINDOWS = (
-    r"lower C\.eval_batch_size = \d+ .*, C\.eval_crop_size = 40 or the largest of C\.eval_scale_array"
-)
+SMALLER_WINDOWS = r"lower C\.eval_batch_size = \d+ .*, C\.eval_crop_size = 40 or the largest of C\.eval_scale_array"
 SMALLER_STEPS = r"raise C\.accumulate = 1 .* lower C\.batch_size = 3, C\.image_height x C\.image_width = 16 x 20"
 
 

@@ -37,8 +37,9 @@ from furnace.engine.checkpoint import (
 )
 from furnace.engine.distributed import parse_devices
 from furnace.tools import prepare_voc
-from furnace.utils.config import Settings, load_config, parse_overrides
+from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from furnace.utils.weights import read_state_dict
 from tests.conftest import REPOSITORY
 from tests.engine.test_checkpoint import Small, trained

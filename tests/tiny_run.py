@@ -9,7 +9,7 @@ from torch import nn
 from furnace.base_model.network import Network
 from furnace.engine.checkpoint import LAST, Snapshot, save_snapshot
 from furnace.methods.build import build_network
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 EPOCH = 1
 NARROW = {"head_channels": 8}

@@ -51,7 +51,7 @@ class Cell:
         return self.C.nepochs * self.C.niters_per_epoch
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         """Number of labelled images."""
         return len(read_lines(self.C.train_source))
 
@@ -174,7 +174,7 @@ def check_holdout(cell: Cell) -> None:
         "the labelled images": read_list(C.train_source, C.dataset_path, C.train_folder),
     }
     if METHODS[C.method].unlabeled:
-        sources["the unlabelled images"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labelled=False)
+        sources["the unlabelled images"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labeled=False)
     for what, samples in sources.items():
         shared = held & {sample.image.resolve() for sample in samples}
         if shared:

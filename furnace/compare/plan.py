@@ -63,7 +63,7 @@ def plan_table(
         finished = sum(cell.name in results for cell in group)
         table.add_row(
             escape(method),
-            f"{group[0].labelled} (1/{ratio})",
+            f"{group[0].labeled} (1/{ratio})",
             ", ".join(str(cell.seed) for cell in group),
             str(group[0].iterations),
             f"{finished} of {len(group)}",

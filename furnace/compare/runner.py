@@ -141,7 +141,7 @@ class Runner:
         }
         return {
             **result,
-            "labelled": cell.labelled,
+            "labelled": cell.labeled,
             "iterations": cell.iterations,
             "train_seconds": round(seconds["train"], 1),
             "evaluate_seconds": round(seconds["evaluate"], 1),

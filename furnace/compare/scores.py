@@ -16,7 +16,7 @@ class Score:
     method: str
     ratio: int
     seed: int
-    labelled: int
+    labeled: int
     miou: Mapping[str, float]
     seconds: float
     memory_gib: float | None
@@ -34,7 +34,7 @@ class Row:
     which: str
     method: str
     ratio: int
-    labelled: int
+    labeled: int
     seeds: tuple[int, ...]
     mean: float
     std: float | None
@@ -70,7 +70,7 @@ def make_row(which: str, by_seed: Mapping[int, Score], base: Mapping[int, float]
         which=which,
         method=first.method,
         ratio=first.ratio,
-        labelled=first.labelled,
+        labeled=first.labeled,
         seeds=tuple(values),
         mean=statistics.fmean(values.values()),
         std=statistics.stdev(values.values()) if len(values) > 1 else None,

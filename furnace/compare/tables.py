@@ -73,7 +73,7 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
 def cells_of(row: Row) -> tuple[str, ...]:
     """A row as text."""
     return (
-        f"{row.labelled} (1/{row.ratio})",
+        f"{row.labeled} (1/{row.ratio})",
         row.method,
         ", ".join(map(str, row.seeds)),
         points(row.mean),
@@ -119,18 +119,18 @@ def plot(title: str, rows: Sequence[Row]) -> bytes:
     methods = list(dict.fromkeys(row.method for row in rows))
     for axes, which in zip(panels, kinds, strict=True):
         for method in methods:
-            chosen = sorted((r for r in rows if (r.method, r.which) == (method, which)), key=lambda r: r.labelled)
+            chosen = sorted((r for r in rows if (r.method, r.which) == (method, which)), key=lambda r: r.labeled)
             axes.errorbar(
-                [row.labelled for row in chosen],
+                [row.labeled for row in chosen],
                 [100 * row.mean for row in chosen],
                 [100 * (row.std or 0) for row in chosen],
                 marker="o",
                 capsize=3,
                 label=method,
             )
-        counts = {row.labelled: row.ratio for row in rows}
+        counts = {row.labeled: row.ratio for row in rows}
         axes.set_xscale("log", base=2)
-        axes.set_xticks(list(counts), [f"{labelled}\n1/{ratio}" for labelled, ratio in counts.items()])
+        axes.set_xticks(list(counts), [f"{labeled}\n1/{ratio}" for labeled, ratio in counts.items()])
         axes.minorticks_off()
         axes.set(title=TITLES[which], xlabel="labelled images")
         axes.grid(alpha=0.3)

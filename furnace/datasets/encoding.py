@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from furnace.datasets.reading import is_cut_off
-from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.visualize import Palette, full_palette
 
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"

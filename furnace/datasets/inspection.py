@@ -11,8 +11,8 @@ import numpy as np
 
 from furnace.datasets.reading import check_sizes, check_values, decode_label, read_image
 from furnace.datasets.splits import Sample, read_lines, scan_list
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError
+from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.progress import parallel
 
 DECODES, SIZES, VALUES, EMPTY = "decodes", "same size", "values", "has a class"
@@ -30,19 +30,19 @@ class Listing:
     title: str
     source: str
     folder: str
-    labelled: bool
+    labeled: bool
     lines: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     faults: list[UserError] = field(default_factory=list)
 
 
-def open_listing(title: str, source: str, root: str, folder: str, labelled: bool) -> Listing:
+def open_listing(title: str, source: str, root: str, folder: str, labeled: bool) -> Listing:
     """Read a list, or folder, past its faults."""
-    listing = Listing(title, source, folder, labelled)
+    listing = Listing(title, source, folder, labeled)
     try:
-        if labelled or not Path(source).is_dir():
+        if labeled or not Path(source).is_dir():
             listing.lines = [line.split("\t")[0].strip() for _, line in read_lines(source)]
-        listing.samples, listing.faults = scan_list(source, root, folder, labelled)
+        listing.samples, listing.faults = scan_list(source, root, folder, labeled)
     except UserError as error:
         listing.faults = [error]
     return listing
@@ -73,7 +73,7 @@ def file_identity(path: Path) -> tuple[int, int] | str:
 
 def missing_files(listing: Listing) -> list[Path]:
     """Images and labels of a listing that are not there."""
-    paths = [path for sample in listing.samples for path in _files(sample, listing.labelled)]
+    paths = [path for sample in listing.samples for path in _files(sample, listing.labeled)]
     there = parallel(os.path.isfile, paths)
     return [path for path, is_there in zip(paths, there, strict=True) if not is_there]
 
@@ -99,8 +99,8 @@ def _content_hash(entry: tuple[str, Path]) -> bytes:
     return hashlib.blake2b(entry[1].read_bytes()).digest()
 
 
-def _files(sample: Sample, labelled: bool) -> list[Path]:
-    return [sample.image, sample.label] if labelled else [sample.image]
+def _files(sample: Sample, labeled: bool) -> list[Path]:
+    return [sample.image, sample.label] if labeled else [sample.image]
 
 
 @dataclass
@@ -112,11 +112,11 @@ class Inspection:
     counts: np.ndarray | None = None
 
 
-def inspect(sample: Sample, num_classes: int, labelled: bool) -> Inspection:
-    """Decode an image and, where it is `labelled`, its label, and check them."""
+def inspect(sample: Sample, num_classes: int, labeled: bool) -> Inspection:
+    """Decode an image and, where it is `labeled`, its label, and check them."""
     found = Inspection(sample)
     image = _attempt(found, DECODES, lambda: read_image(sample.image))
-    label = _attempt(found, DECODES, lambda: decode_label(sample.label)) if labelled else None
+    label = _attempt(found, DECODES, lambda: decode_label(sample.label)) if labeled else None
     if image is not None and label is not None:
         _attempt(found, SIZES, lambda: check_sizes(sample, image.shape[:2], label.shape))
     if label is not None:
@@ -138,8 +138,8 @@ def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None
 
 def inspect_all(listing: Listing, num_classes: int, limit: int | None, seed: int = 0) -> list[Inspection]:
     """Inspect the samples whose files are there, all or `limit` of them drawn by `seed`, in parallel."""
-    there = [s for s in listing.samples if all(path.is_file() for path in _files(s, listing.labelled))]
+    there = [s for s in listing.samples if all(path.is_file() for path in _files(s, listing.labeled))]
     if limit is not None and limit < len(there):
         chosen = np.random.default_rng(seed).choice(len(there), limit, replace=False)
         there = [there[i] for i in sorted(chosen)]
-    return parallel(lambda sample: inspect(sample, num_classes, listing.labelled), there, listing.title)
+    return parallel(lambda sample: inspect(sample, num_classes, listing.labeled), there, listing.title)

@@ -12,8 +12,8 @@ from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.dataset import EvalSet, TrainSet, collate
 from furnace.datasets.reading import Files
 from furnace.datasets.splits import read_list
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 
 
 class BatchPositions(Sampler):
@@ -49,7 +49,7 @@ def build_train_set(C: Settings, unlabeled: bool = True) -> TrainSet:
     labeled = read_list(C.train_source, C.dataset_path, C.train_folder)
     samples = {"train_source": labeled}
     if unlabeled:
-        samples["unsup_source"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labelled=False)
+        samples["unsup_source"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labeled=False)
     for name, found in samples.items():
         if len(found) < C.batch_size:
             raise UserError(

@@ -11,8 +11,8 @@ from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
 from furnace.datasets.splits import Sample
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError
+from furnace.utils.labels import IGNORE_INDEX
 
 MAX_PIXELS = 2**27  # a larger image is taken for a fault, before memory is asked for; Pillow's own limit is higher
 MAX_FILE_BYTES = 2**29  # likewise: even an uncompressed image of MAX_PIXELS is smaller

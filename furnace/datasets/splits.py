@@ -26,11 +26,11 @@ class Sample:
     label: Path | None
 
 
-def read_list(source: str | Path, root: str | Path, folder: str = "", labelled: bool = True) -> list[Sample]:
+def read_list(source: str | Path, root: str | Path, folder: str = "", labeled: bool = True) -> list[Sample]:
     """The samples of a list file, or of a folder of images.
 
     Args:
-        source: a list file; with `labelled=False` also a folder, which is searched recursively.
+        source: a list file; with `labeled=False` also a folder, which is searched recursively.
         root: the data set's folder, from which paths in the list are taken, a leading "/" or not.
         folder: sub-folder of `root` whose `image/` and `label/` hold the files of ids.
         labelled: whether every sample needs a label.
@@ -38,18 +38,18 @@ def read_list(source: str | Path, root: str | Path, folder: str = "", labelled: 
     Raises:
         UserError: there is no such list, a line can't be read, or an id has no image.
     """
-    samples, faults = scan_list(source, root, folder, labelled)
+    samples, faults = scan_list(source, root, folder, labeled)
     if faults:
         raise faults[0]
     return samples
 
 
 def scan_list(
-    source: str | Path, root: str | Path, folder: str = "", labelled: bool = True
+    source: str | Path, root: str | Path, folder: str = "", labeled: bool = True
 ) -> tuple[list[Sample], list[UserError]]:
     """As `read_list`, but the faults of single lines are returned beside the samples of the others."""
     source, root = Path(source), Path(root)
-    if source.is_dir() and not labelled:
+    if source.is_dir() and not labeled:
         return _read_folder(source), []
     lines = read_lines(source)
     ids = any("\t" not in line and Path(line).suffix.lower() not in IMAGE_SUFFIXES for _, line in lines)
@@ -57,7 +57,7 @@ def scan_list(
     samples, faults = [], []
     for number, line in lines:
         try:
-            samples.append(_parse(line, root, folder, images, labelled, f"{source}:{number}"))
+            samples.append(_parse(line, root, folder, images, labeled, f"{source}:{number}"))
         except UserError as error:
             faults.append(error)
     return samples, faults
@@ -110,7 +110,7 @@ def check_replaceable(path: Path, lines: Sequence[str]) -> None:
         raise UserError(f"{path}: is there already and lists other images; move it away to write it anew")
 
 
-def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labelled: bool, where: str) -> Sample:
+def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labeled: bool, where: str) -> Sample:
     fields = [field.strip() for field in line.split("\t")]
     if "\0" in line or len(fields) > 2 or not all(fields):
         raise UserError(f"{where}: can't read {line[:80]!r}; expected an image id, or IMAGE<TAB>LABEL")
@@ -118,7 +118,7 @@ def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labelled
         image, label = (root / field.lstrip("/") for field in fields)
         return Sample(image.stem, image, label)
     if Path(line).suffix.lower() in IMAGE_SUFFIXES:
-        if labelled:
+        if labeled:
             raise UserError(f"{where}: {line[:80]!r} names no label; expected an image id, or IMAGE<TAB>LABEL")
         # An absolute path is one only if it leads somewhere: the published lists begin with "/", too.
         image = Path(line) if os.path.isfile(line) else root / line.lstrip("/")

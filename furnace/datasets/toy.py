@@ -7,7 +7,7 @@ import numpy as np
 
 from furnace.datasets.catalog import TOY_NAMES, voc_palette
 from furnace.datasets.splits import write_list
-from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.visualize import save_labels, save_picture
 
 SIDES = (96, 129)  # smallest side, and one past the largest
@@ -41,9 +41,9 @@ def make_toy(
         write_list(folder / f"{name}.txt", names, overwrite=True)
     names = [f"train_{index:04d}" for index in range(counts["train"])]
     for ratio in ratios:
-        labelled = len(names) // ratio
-        write_list(folder / "subset_train" / f"train_labeled_1-{ratio}.txt", names[:labelled], overwrite=True)
-        write_list(folder / "subset_train" / f"train_unlabeled_1-{ratio}.txt", names[labelled:], overwrite=True)
+        labeled = len(names) // ratio
+        write_list(folder / "subset_train" / f"train_labeled_1-{ratio}.txt", names[:labeled], overwrite=True)
+        write_list(folder / "subset_train" / f"train_unlabeled_1-{ratio}.txt", names[labeled:], overwrite=True)
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from math import ceil, floor
 import cv2
 import numpy as np
 
-from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.labels import IGNORE_INDEX
 
 MAX_PHASE_ERROR = 1 / 512  # of a source pixel, in aligning a scaled part with the scaled whole
 

@@ -22,7 +22,7 @@ from furnace.datasets.splits import list_hash
 from furnace.engine.findings import Finding, Level, counted, few
 from furnace.engine.resources import check_cache, check_time, check_weights
 from furnace.methods.build import METHODS
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 HASH_SHOWN = 12
 LABELLED, UNLABELLED, VALIDATION = "labelled", "unlabelled", "validation"
@@ -72,7 +72,7 @@ class Checkup:
             sources[UNLABELLED] = (C.unsup_source, C.train_folder)
         sources[VALIDATION] = (C.eval_source, C.eval_folder)
         for title, (source, folder) in sources.items():
-            listing = open_listing(title, source, C.dataset_path, folder, labelled=title != UNLABELLED)
+            listing = open_listing(title, source, C.dataset_path, folder, labeled=title != UNLABELLED)
             self.listings[title] = listing
             self._check_list(listing)
 
@@ -127,7 +127,7 @@ class Checkup:
                 text = f"{counted(missing, 'file')} missing: {few(missing)}"
                 self._add(Level.PROBLEM, f"{title} files", text, "see DATA/README.md, or correct the list")
             elif listing.samples:
-                what = "images and labels" if listing.labelled else "images"
+                what = "images and labels" if listing.labeled else "images"
                 self._add(Level.OK, f"{title} files", f"all {what} are there")
 
     def check_contents(self) -> None:
@@ -141,7 +141,7 @@ class Checkup:
                     self._add(level, f"{title} {check}", f"{len(faults)} of {len(found)}: {few(faults)}", advice)
             if found and not any(inspection.faults for inspection in found):
                 read = "all" if len(found) == len(listing.samples) else f"{len(found)} of {len(listing.samples)}"
-                fine = "decode; sizes and values of the labels are right" if listing.labelled else "decode"
+                fine = "decode; sizes and values of the labels are right" if listing.labeled else "decode"
                 self._add(Level.OK, f"{title} contents", f"{read} {fine}")
 
     def check_classes(self) -> None:
@@ -177,11 +177,11 @@ class Checkup:
 
     def check_cache(self) -> None:
         """There is room for the decoded training images."""
-        labelled = self.listings[LABELLED].samples
-        unlabelled = self.listings[UNLABELLED].samples if UNLABELLED in self.listings else []
-        if labelled or unlabelled:
-            images = [sample.image for sample in [*labelled, *unlabelled]]
-            self.findings.append(check_cache(self.C, images, [sample.label for sample in labelled]))
+        labeled = self.listings[LABELLED].samples
+        unlabeled = self.listings[UNLABELLED].samples if UNLABELLED in self.listings else []
+        if labeled or unlabeled:
+            images = [sample.image for sample in [*labeled, *unlabeled]]
+            self.findings.append(check_cache(self.C, images, [sample.label for sample in labeled]))
 
     def _add(self, level: Level, check: str, text: str, advice: str = "") -> None:
         self.findings.append(Finding(level, check, text, advice))

@@ -47,13 +47,13 @@ class CollapseWatch:
 
     def _check(self) -> dict[str, str]:
         found = {}
-        labelled = self.shown / self.shown.sum().clamp(min=1)
+        labeled = self.shown / self.shown.sum().clamp(min=1)
         for branch, counts in ((1, self.agreement.sum(1)), (2, self.agreement.sum(0))):
             share, index = (counts / counts.sum()).max(0)
-            if share > SWALLOWED and labelled[index] < USUAL:
+            if share > SWALLOWED and labeled[index] < USUAL:
                 found[f"swallowed {branch}"] = (
                     f"branch {branch} takes {100 * share:.1f} % of the pixels for {self.classes.names[index]}, which "
-                    f"the labels show on {100 * labelled[index]:.0f} %; if it stays so, lower lr or unsup_weight"
+                    f"the labels show on {100 * labeled[index]:.0f} %; if it stays so, lower lr or unsup_weight"
                 )
         same = self.agreement.diag().sum() / self.agreement.sum()
         if same > SAME_LABELS and self.apart / self.records < SAME_CONFIDENCE and not found:

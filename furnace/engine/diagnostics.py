@@ -18,10 +18,10 @@ from furnace.engine.results import percent
 from furnace.engine.spared import Spared
 from furnace.methods.method import Outcome
 from furnace.seg_opr.confusion import confusion_matrix, scores
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.seg_opr.pseudo_label import Votes, cutmix
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.settings import Settings
 from furnace.utils.visualize import IGNORED_COLOUR, caption, colour, heat, legend, save_picture, stack, strip
 
 STRIPS = "strips"

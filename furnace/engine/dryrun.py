@@ -16,7 +16,7 @@ from furnace.engine.monitor import peak_memory
 from furnace.engine.recipe import recipe_table
 from furnace.engine.resources import MEMORY, TIME
 from furnace.engine.trainer import Trainer
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 
 def dry_run(trainer: Trainer) -> int:

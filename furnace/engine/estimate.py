@@ -15,7 +15,7 @@ from furnace.datasets.dataset import TrainBatch, TrainSet
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import METHODS, build_network
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 STEPS, STEPS_SECONDS = 3, 5  # timed, after one that is not; fewer where they take longer
 PROBE_BATCH, PROBE_SIDES = 2, (64, 128)  # for a CPU, on which a whole step can take an hour

@@ -20,8 +20,8 @@ from furnace.engine.monitor import logger, open_log, progress_bar
 from furnace.engine.report import EXAMPLES, REPORT, Example, write_report
 from furnace.engine.results import RESULTS, Result, find_entry, percent, results_table, save_results, summary
 from furnace.seg_opr.confusion import confusion_matrix, scores
-from furnace.utils.config import Settings
 from furnace.utils.files import explained
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import colour, save_labels, save_picture, strip
 

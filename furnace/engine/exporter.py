@@ -19,11 +19,11 @@ from furnace.engine.checkpoint import find_snapshots
 from furnace.engine.distributed import CPU
 from furnace.engine.inference import Segmenter
 from furnace.seg_opr.interpolate import upsample
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.seg_opr.normalize import Normalize
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
 from furnace.utils.files import replacing
+from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
@@ -143,7 +143,7 @@ class Exporter:
     def real_images(self) -> Iterator[tuple[str, Tensor]]:
         """The first images of the evaluation list, if there is one."""
         try:
-            samples = read_list(self.C.eval_source, self.C.dataset_path, self.C.eval_folder, labelled=False)
+            samples = read_list(self.C.eval_source, self.C.dataset_path, self.C.eval_folder, labeled=False)
         except UserError as error:
             self.console.print(f"not compared on real images: {error}", markup=False, soft_wrap=True)
             return

@@ -9,9 +9,9 @@ import torch
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.randomness import Purpose
 from furnace.engine.guard import Fault
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError, last_message
 from furnace.utils.files import FULL
+from furnace.utils.settings import Settings
 
 NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|not enough memory|can't allocate memory|out of memory|insufficient memory", re.IGNORECASE

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 SAMPLE = 64  # images of each list that are decoded unless all are wanted
 SHOWN = 3  # names in one finding

@@ -13,8 +13,8 @@ from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_pre
 from furnace.methods.build import METHODS, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 
 BRANCHES = ("1", "2", "both")
 Tag = TypeVar("Tag")

@@ -16,7 +16,7 @@ from furnace.engine.numerics import autocast, chosen_amp, chosen_compile, set_pr
 from furnace.engine.optim import build_optimizer, poly_lr
 from furnace.methods.build import build_method
 from furnace.methods.method import Method, Outcome
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 
 class Objective(nn.Module):

@@ -19,9 +19,9 @@ from furnace.engine.inference import Segmenter, to_array
 from furnace.engine.inputs import Input, find_inputs
 from furnace.engine.monitor import FiguresProgress, progress_bar
 from furnace.utils.background import Behind, ahead
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY, legend, overlay, save_labels, save_picture
 

@@ -19,8 +19,8 @@ from furnace.datasets.splits import list_hash
 from furnace.engine.distributed import world_size
 from furnace.engine.numerics import chosen_amp, chosen_compile
 from furnace.engine.snapshot_folder import list_saves
-from furnace.utils.config import Settings
 from furnace.utils.files import write_atomically
+from furnace.utils.settings import Settings
 
 PRECISIONS = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast, scaled loss", "off": "float32"}
 
@@ -50,8 +50,8 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     if start_iteration:
         table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
     streams = 0 if dataset.unlabeled is None else 2 if C.cutmix else 1
-    unlabelled = f" + {streams} x {C.batch_size} unlabelled" if streams else ""
-    table.add_row("batch", f"{C.batch_size} labelled{unlabelled}")
+    unlabeled = f" + {streams} x {C.batch_size} unlabelled" if streams else ""
+    table.add_row("batch", f"{C.batch_size} labelled{unlabeled}")
     for line in describe_division(C, device, world_size()):
         table.add_row("", line)
     table.add_row(

@@ -17,8 +17,8 @@ from furnace.engine.figures import FIGURES, TRUTH, read_figures
 from furnace.engine.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
 from furnace.engine.recipe import RECORD, read_record
 from furnace.engine.results import percent
-from furnace.utils.config import Settings
 from furnace.utils.files import write_atomically
+from furnace.utils.settings import Settings
 from furnace.utils.visualize import colour, overlay
 
 REPORT = "report.html"

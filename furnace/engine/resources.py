@@ -13,8 +13,8 @@ from furnace.engine.faults import out_of_memory, smaller_steps
 from furnace.engine.findings import Finding, Level, duration, room
 from furnace.engine.recipe import device_name
 from furnace.methods.build import METHODS, build_network
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 
 MEMORY, TIME = "memory", "training time"
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from furnace.datasets.catalog import Classes
 from furnace.seg_opr.confusion import Scores
-from furnace.utils.config import Settings
 from furnace.utils.files import write_atomically
+from furnace.utils.settings import Settings
 
 RESULTS = "results.json"
 # What an entry's scores follow from, beside its snapshot.

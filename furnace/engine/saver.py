@@ -11,8 +11,8 @@ from furnace.engine.monitor import logger
 from furnace.engine.report import REPORT
 from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 
 SECONDS = 60  # of a minute
 

@@ -17,9 +17,9 @@ from furnace.engine.distributed import rank, world_size
 from furnace.engine.inference import Segmenter, to_array
 from furnace.engine.monitor import progress_bar
 from furnace.utils.background import Behind, ahead
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
 # Segmentation trained on more than the challenge's own images, as the augmented labels and ImageNet are.
@@ -89,7 +89,7 @@ class Submission:
         self.C, self.folder, self.server = C, folder, server
         self.console = console or open_console(quiet=rank() > 0)
         source, images = (C.test_source, C.test_folder) if C.test_source else (C.eval_source, C.eval_folder)
-        self.samples: list[Sample] = read_list(source, C.dataset_path, images, labelled=False)
+        self.samples: list[Sample] = read_list(source, C.dataset_path, images, labeled=False)
         self.split = Path(source).stem
         self.segmenter = Segmenter(C, device, branch)
 

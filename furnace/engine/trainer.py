@@ -26,8 +26,8 @@ from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_saves
 from furnace.methods.build import METHODS, build_network
 from furnace.seg_opr.normalize import Normalize
-from furnace.utils.config import Settings
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
 

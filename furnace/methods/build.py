@@ -9,9 +9,10 @@ from furnace.methods.cps import CPS
 from furnace.methods.mean_teacher import MeanTeacher
 from furnace.methods.method import Method
 from furnace.methods.supervised import Supervised
-from furnace.seg_opr.losses import IGNORE_INDEX, MeanCrossEntropy, OhemCrossEntropy
+from furnace.seg_opr.losses import MeanCrossEntropy, OhemCrossEntropy
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
-from furnace.utils.config import Settings
+from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.settings import Settings
 
 METHODS: dict[str, type[Method]] = {"cpcl": CPCL, "supervised": Supervised, "cps": CPS, "mean_teacher": MeanTeacher}
 

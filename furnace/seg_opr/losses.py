@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from furnace.seg_opr.upsampled import full_size, map_images, sum_over_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
-
-IGNORE_INDEX = 255
+from furnace.utils.labels import IGNORE_INDEX
 
 
 def mean_cross_entropy(

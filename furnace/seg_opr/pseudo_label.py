@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from furnace.seg_opr.confusion import confusion_matrix
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.seg_opr.upsampled import full_size, map_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
+from furnace.utils.labels import IGNORE_INDEX
 
 
 class Votes(NamedTuple):

@@ -239,7 +239,7 @@ def to_score(cell: Cell, result: dict[str, Any]) -> Score:
         method=cell.method,
         ratio=cell.ratio,
         seed=cell.seed,
-        labelled=result["labelled"],
+        labeled=result["labelled"],
         miou={which: result[which]["miou"] for which in (LAST, BEST) if which in result},
         seconds=result["train_seconds"] + result["evaluate_seconds"],
         memory_gib=result["peak_memory_gib"],

@@ -11,10 +11,11 @@ from furnace.datasets.catalog import find_classes
 from furnace.engine.checkup import Checkup
 from furnace.engine.distributed import parse_devices
 from furnace.engine.findings import SAMPLE, Level, findings_table
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.arguments import add_overrides
-from furnace.utils.config import Settings, load_config, parse_overrides
+from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
+from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.settings import Settings
 
 EXAMPLES = """examples:
   python -m furnace.tools.doctor exp_voc                     lists, files, 64 images of each list, weights, time

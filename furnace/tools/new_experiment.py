@@ -13,9 +13,9 @@ from rich.console import Console
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.reading import check_sizes, read_image, read_label
 from furnace.datasets.splits import Sample, read_list, write_list
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import write_atomically
+from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.places import CHECKOUT, data_root
 
 PATTERN = "exp_toy"  # whose commands are copied; they are the same everywhere
@@ -213,7 +213,7 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
     found = Masks(masks)
-    samples = [s for s in read_list(images, images, labelled=False) if not s.image.is_relative_to(masks)]
+    samples = [s for s in read_list(images, images, labeled=False) if not s.image.is_relative_to(masks)]
     labeled, unlabeled = [], []
     for sample in samples:
         mask = found.take(sample.image.relative_to(images).with_suffix(""))

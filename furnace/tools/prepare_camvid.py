@@ -9,9 +9,9 @@ from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.encoding import check_png, check_values, decode_indices, encode_label
 from furnace.datasets.protocols import Layout
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
+from furnace.utils.labels import IGNORE_INDEX
 
 COUNTS = {"train": 367, "val": 101, "test": 233}
 VOID = 11  # the tutorial's value of unlabelled pixels

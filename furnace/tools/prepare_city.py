@@ -9,9 +9,9 @@ from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
 from furnace.datasets.encoding import check_png, decode_indices, encode_label
 from furnace.datasets.protocols import Layout
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
+from furnace.utils.labels import IGNORE_INDEX
 
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
 LABELLED = ("train", "val")  # the labels of test are not public

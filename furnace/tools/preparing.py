@@ -25,11 +25,11 @@ from furnace.datasets.protocols import (
 from furnace.datasets.splits import check_replaceable, read_lines, write_list
 from furnace.utils.errors import UserError
 from furnace.utils.files import link_atomically, write_atomically
+from furnace.utils.places import data_root
 from furnace.utils.progress import files_bar, thread_count
 
 WAITING_PER_THREAD = 4  # files read ahead of the threads; bounds the memory
 TABLE_WIDTH = 112
-ROOT_VARIABLE = "volna"  # as in the published code: the folder that holds DATA
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def preparing_parser(description: str, example: str, name: str) -> ArgumentParse
     parser = ArgumentParser(
         description=description, epilog=f"example:\n  {example}", formatter_class=RawDescriptionHelpFormatter
     )
-    data = Path(os.environ.get(ROOT_VARIABLE) or Path(__file__).resolve().parents[2]) / "DATA"
-    parser.add_argument("--target", type=Path, default=data / name, help="folder to make (default: %(default)s)")
+    parser.add_argument(
+        "--target", type=Path, default=data_root() / "DATA" / name, help="folder to make (default: %(default)s)"
+    )
     parser.add_argument("--splits-from", type=Path, metavar="FOLDER", help="folder of published partitions to install")
     parser.add_argument("--link", action="store_true", help="link files of extracted folders instead of copying them")
     parser.add_argument("--dry-run", action="store_true", help="check and count, but write nothing")

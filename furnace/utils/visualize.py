@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.labels import IGNORE_INDEX
 
 IGNORED_COLOUR = (224, 224, 192)
 GAP = 4

@@ -18,12 +18,12 @@ def test_the_published_arrangement_gives_our_crops(kind, tmp_path: Path) -> None
     dataset, published = make_set(kind, samples, Files(kind.classes)), Published(samples, kind)
     for position in range(20):
         ours = dataset.labeled_sample(0, position)
-        image, label = published.labelled(dataset, position)
+        image, label = published.labeled(dataset, position)
         pixels = 255 * (image.transpose(1, 2, 0) * STD + MEAN)
         assert np.abs(pixels - ours["images"]).max() <= 1.5
         np.testing.assert_array_equal(label, ours["labels"])
-        unlabelled = 255 * (published.unlabelled(dataset, position).transpose(1, 2, 0) * STD + MEAN)
-        assert np.abs(unlabelled - dataset.unlabeled_image(0, position, 0)).max() <= 1.5
+        unlabeled = 255 * (published.unlabeled(dataset, position).transpose(1, 2, 0) * STD + MEAN)
+        assert np.abs(unlabeled - dataset.unlabeled_image(0, position, 0)).max() <= 1.5
     assert POSITIONS > 100
 
 

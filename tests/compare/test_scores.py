@@ -62,7 +62,7 @@ def example() -> list[Row]:
 def test_rows_are_in_order_and_one_seed_has_no_deviation() -> None:
     rows = example()
     assert [row.which for row in rows] == ["last"] * 9 + ["best"] * 9
-    assert [(row.labelled, row.method) for row in rows[:9]] == [(n, m) for n in (22, 45, 90) for m in METHODS]
+    assert [(row.labeled, row.method) for row in rows[:9]] == [(n, m) for n in (22, 45, 90) for m in METHODS]
     (single,) = aggregate([Score("cpcl", 8, 3, 45, {"last": 0.5}, 1.0, None)])
     assert single.std is None and single.difference is None and single.memory_gib is None
     assert single.seeds == (3,)

@@ -13,8 +13,8 @@ from furnace.datasets.dataset import EvalSet, TrainBatch, TrainSet, collate
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
-from furnace.seg_opr.losses import IGNORE_INDEX
 from furnace.utils.errors import UserError
+from furnace.utils.labels import IGNORE_INDEX
 from tests.tiny_data import NUM_CLASSES, PALETTE, write_image
 
 CROP = (24, 28)
@@ -26,7 +26,7 @@ def make_train_set(voc_root: Path):
     """`make_train_set(name=value)`: five labelled and seven unlabelled images, without scaling."""
     folder = voc_root / "subset_train_aug"
     labeled = read_list(folder / "train_aug_labeled_1-8.txt", voc_root, "train_aug")
-    unlabeled = read_list(folder / "train_aug_unlabeled_1-8.txt", voc_root, "train_aug", labelled=False)
+    unlabeled = read_list(folder / "train_aug_unlabeled_1-8.txt", voc_root, "train_aug", labeled=False)
 
     def make(**changes) -> TrainSet:
         settings = {

@@ -39,7 +39,7 @@ def test_ids_stand_for_image_and_label_of_the_folder(write_source, shared_root: 
     ]
     source = write_source("2007_000003\n2007_000000\n")
     assert read_list(source, shared_root, "train_aug") == expected
-    assert read_list(str(source), str(shared_root), "train_aug", labelled=False) == expected
+    assert read_list(str(source), str(shared_root), "train_aug", labeled=False) == expected
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -47,13 +47,13 @@ def test_pairs_are_paths_from_the_root_with_a_leading_slash_or_not(write_source,
     source = write_source(f"{slash}images/a.png\t{slash}labels/a_gtFine.png\n")
     expected = [Sample("a", tmp_path / "city/images/a.png", tmp_path / "city/labels/a_gtFine.png")]
     assert read_list(source, tmp_path / "city") == expected
-    assert read_list(source, tmp_path / "city", labelled=False) == expected
+    assert read_list(source, tmp_path / "city", labeled=False) == expected
 
 
 def test_images_alone_are_unlabelled_and_may_be_absolute(write_source, tmp_path: Path) -> None:
     absolute = write_image(tmp_path / "elsewhere" / "b.jpg", np.zeros((2, 2, 3), np.uint8))
     source = write_source(f"a.JPG\n/sub/c.png\n{absolute}\n")
-    assert read_list(source, tmp_path / "root", labelled=False) == [
+    assert read_list(source, tmp_path / "root", labeled=False) == [
         Sample("a", tmp_path / "root/a.JPG", None),
         Sample("c", tmp_path / "root/sub/c.png", None),
         Sample("b", absolute, None),
@@ -64,7 +64,7 @@ def test_a_folder_is_searched_recursively_for_images(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "a/1.jpg", "0.jpeg"):
         write_image(tmp_path / "images" / name, np.zeros((2, 2, 3), np.uint8))
     (tmp_path / "images" / "notes.txt").write_text("no image")
-    samples = read_list(tmp_path / "images", tmp_path, labelled=False)
+    samples = read_list(tmp_path / "images", tmp_path, labeled=False)
     assert [(s.name, s.image.name, s.label) for s in samples] == [
         ("0", "0.jpeg", None),
         ("a/1", "1.jpg", None),
@@ -103,7 +103,7 @@ def test_a_folder_is_no_list_of_labelled_images(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no image"):
-        read_list(tmp_path, tmp_path, labelled=False)
+        read_list(tmp_path, tmp_path, labeled=False)
 
 
 def test_a_list_that_is_no_text_is_refused(write_source) -> None:
@@ -122,10 +122,10 @@ def test_a_list_that_is_no_text_is_refused(write_source) -> None:
     ],
 )
 def test_a_line_that_cannot_be_read_is_named_with_its_number(
-    write_source, shared_root: Path, line: str, labelled: bool, complaint: str
+    write_source, shared_root: Path, line: str, labeled: bool, complaint: str
 ) -> None:
     with pytest.raises(UserError, match=rf"list\.txt:3: .*{complaint}"):
-        read_list(write_source(f"2007_000001\n\n{line}\n"), shared_root, "train_aug", labelled)
+        read_list(write_source(f"2007_000001\n\n{line}\n"), shared_root, "train_aug", labeled)
 
 
 def test_missing_image_folder_is_named(write_source, tmp_path: Path) -> None:
@@ -137,31 +137,31 @@ GOOD_LINES = st.sampled_from(["2007_000001", "2008_000002", "a.png\tb.png", "/x/
 
 
 @given(st.lists(GOOD_LINES | st.text(max_size=20) | st.text("a./\t\0 \ufeff", max_size=8), max_size=5), st.booleans())
-def test_any_text_gives_samples_or_a_user_error(shared_root: Path, lines: list[str], labelled: bool) -> None:
+def test_any_text_gives_samples_or_a_user_error(shared_root: Path, lines: list[str], labeled: bool) -> None:
     source = shared_root / "any.txt"
     source.write_text("\n".join(lines), encoding="utf-8", newline="")
     try:
-        samples = read_list(source, shared_root, "train_aug", labelled)
+        samples = read_list(source, shared_root, "train_aug", labeled)
     except UserError as error:
         assert str(source) in str(error) or str(shared_root) in str(error)
     else:
         assert len(samples) == len(read_lines(source)) > 0
-        assert all(sample.name and (sample.label or not labelled) for sample in samples)
+        assert all(sample.name and (sample.label or not labeled) for sample in samples)
 
 
 @given(st.binary(max_size=40), st.booleans())
-def test_any_bytes_give_samples_or_a_user_error(shared_root: Path, content: bytes, labelled: bool) -> None:
+def test_any_bytes_give_samples_or_a_user_error(shared_root: Path, content: bytes, labeled: bool) -> None:
     source = shared_root / "any.bin"
     source.write_bytes(content)
     try:
-        assert read_list(source, shared_root, "train_aug", labelled)
+        assert read_list(source, shared_root, "train_aug", labeled)
     except UserError as error:
         assert str(shared_root) in str(error)
 
 
 @pytest.mark.parametrize("length", [300, 5000])
 def test_a_path_that_is_too_long_for_the_system_is_no_crash(write_source, tmp_path: Path, length: int) -> None:
-    (sample,) = read_list(write_source("/" + "a" * length + ".png"), tmp_path, labelled=False)
+    (sample,) = read_list(write_source("/" + "a" * length + ".png"), tmp_path, labeled=False)
     assert sample.image.parent == tmp_path
 
 

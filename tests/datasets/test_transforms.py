@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from furnace.datasets.transforms import Crop, crop_image, crop_label, draw_crop, pad, scaled_side
-from furnace.seg_opr.losses import IGNORE_INDEX
+from furnace.utils.labels import IGNORE_INDEX
 from tests.golden_values import case_names, load_arrays, load_case
 
 DATA_SETS = ("city", "voc")

@@ -15,7 +15,7 @@ from furnace.engine.evaluator import Evaluator
 from furnace.engine.learner import Learner
 from furnace.methods.cpcl import CPCL
 from furnace.seg_opr.losses import OhemCrossEntropy
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 BATCH, CLASSES, SIZE, STEPS = 8, 5, (33, 41), 10
 

@@ -6,7 +6,7 @@ from furnace.datasets.dataset import TrainBatch
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 
 def seeded_learner(C: Settings, device: torch.device, **options) -> Learner:

@@ -20,8 +20,8 @@ from furnace.engine.figures import TRUTH
 from furnace.methods.build import build_method, build_network
 from furnace.methods.method import Outcome
 from furnace.seg_opr.pseudo_label import PseudoLabels, make_pseudo_labels
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from furnace.utils.visualize import CAPTION_HEIGHT
 from tests.engine.test_monitor import read_events
 from tests.tiny_data import NUM_CLASSES, PALETTE

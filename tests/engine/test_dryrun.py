@@ -17,7 +17,7 @@ from furnace.engine.distributed import CPU
 from furnace.engine.dryrun import activation_bytes, check_disk, check_memory, dry_run
 from furnace.engine.findings import Level
 from furnace.engine.trainer import Trainer
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW
 
 

@@ -17,8 +17,8 @@ from furnace.engine.distributed import CPU
 from furnace.engine.evaluator import Evaluator, rank_of
 from furnace.engine.report import REPORT
 from furnace.engine.results import RESULTS, read_results
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW, load_plain, place
 
 SIDE = 40  # of the window, which all tiny images fit

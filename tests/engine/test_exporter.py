@@ -15,8 +15,8 @@ from torch import Tensor
 
 from furnace.engine import exporter
 from furnace.engine.exporter import METADATA, Exporter, Form
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW, load_plain, place
 
 PIXELS = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (3, 3, 47, 70), dtype=np.uint8))

@@ -12,8 +12,8 @@ from PIL import Image
 from furnace.engine.distributed import CPU
 from furnace.engine.inference import Segmenter
 from furnace.engine.predictor import Outputs, Predictor
-from furnace.utils.config import Settings
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.tiny_data import PALETTE, write_image
 from tests.tiny_run import NARROW, load_plain, place
 

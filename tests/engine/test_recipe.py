@@ -9,7 +9,7 @@ import pytest
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.distributed import CPU
 from furnace.engine.recipe import RECORD, read_record, write_record
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 
 def test_continuations_are_added(make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch):

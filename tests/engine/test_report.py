@@ -16,7 +16,7 @@ from furnace.engine.figures import FIGURES, TRUTH
 from furnace.engine.plots import epochs_plot
 from furnace.engine.recipe import RECORD
 from furnace.engine.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 
 CLASSES = Classes(("sky & sea", "<b>road</b>", "car"), ((1, 2, 3), (200, 0, 0), (0, 200, 0)))
 CONFUSION = [[50, 2, 0], [5, 30, 0], [0, 0, 0]]

@@ -17,8 +17,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from furnace.engine.distributed import CPU
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.submission import Submission
-from furnace.utils.config import Settings, load_config
+from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY, TINY_RUN
 from tests.tiny_data import PALETTE, write_image
 from tests.tiny_run import NARROW, place, write_lively

@@ -6,7 +6,7 @@ import torch
 
 from furnace.methods.build import METHODS
 from furnace.seg_opr.losses import MeanCrossEntropy
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.methods.test_methods import WEIGHT, check, make_batch, plain_loss, study, supervised, teach
 

@@ -15,7 +15,7 @@ from furnace.datasets.dataset import TrainBatch
 from furnace.methods.build import METHODS, build_method, build_network
 from furnace.methods.method import Method
 from furnace.seg_opr.losses import MeanCrossEntropy
-from furnace.utils.config import Settings
+from furnace.utils.settings import Settings
 from tests.golden_values import relative_error
 
 K, B, SIZE, WEIGHT = 4, 2, (20, 24), 1.7

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from furnace.seg_opr.confusion import confusion_matrix
 from furnace.seg_opr.interpolate import upsample
-from furnace.seg_opr.losses import IGNORE_INDEX, weighted_cross_entropy
+from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import PseudoLabels, cutmix, disagreement, make_pseudo_labels, vote, vote_mixed
+from furnace.utils.labels import IGNORE_INDEX
 from tests.golden_values import case_names, load_case, relative_error
 
 DATA_SETS = ("city", "voc")

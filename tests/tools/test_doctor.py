@@ -90,7 +90,7 @@ def change_size(root: Path) -> None:
     write_image(root / "train_aug/image/2007_000002.png", np.zeros((7, 9, 3), np.uint8))
 
 
-def share_with_unlabelled(root: Path) -> None:
+def share_with_unlabeled(root: Path) -> None:
     with open(root / UNLABELED, "a") as file:
         file.write("\n2007_000004\n")
 
@@ -124,7 +124,7 @@ FAULTS = {
     damage_label: r"problem labelled decodes 1 of 5: \S+label/2007_000003\.png: can't be decoded",
     change_value: r"problem validation values 1 of 3: \S+2009_000001\.png: label value 21 is neither a class",
     change_size: r"problem labelled same size 1 of 5: \S+label/2007_000002\.png: \d+x\d+ pixels, but its image .* 9x7",
-    share_with_unlabelled: r"problem labelled / unlabelled 1 image in both: 2007_000004 -> take them out",
+    share_with_unlabeled: r"problem labelled / unlabelled 1 image in both: 2007_000004 -> take them out",
     link_to_validation: r"problem labelled / validation 1 image in both: 2007_000000 -> .* scores are too high",
     copy_to_validation: r"problem duplicate images 1 image with copies in training and validation: "
     r"\S+image/2008_000000\.png = \S+2009_000000\.png",
@@ -171,7 +171,7 @@ def test_too_little_room_for_the_cache_is_a_problem(examine, tmp_path: Path, mon
 
 @pytest.mark.usefixtures("without_time")
 def test_the_fault_of_the_published_few_label_lists_is_named_but_no_problem(examine, voc_root, monkeypatch) -> None:
-    share_with_unlabelled(voc_root)
+    share_with_unlabeled(voc_root)
     known = {list_hash(voc_root / LABELED): "few, labelled", list_hash(voc_root / UNLABELED): "few, unlabelled"}
     monkeypatch.setattr(protocols, "PROTOCOLS", known)
     status, output = examine()
@@ -182,7 +182,7 @@ def test_the_fault_of_the_published_few_label_lists_is_named_but_no_problem(exam
 
 @pytest.mark.usefixtures("without_time")
 def test_shared_images_are_found_in_lists_alone(examine, voc_root: Path) -> None:
-    share_with_unlabelled(voc_root)
+    share_with_unlabeled(voc_root)
     shutil.rmtree(voc_root / "train_aug")
     status, output = examine()
     assert status == 1
@@ -275,7 +275,7 @@ def test_duplicates_are_files_of_the_same_content_and_not_the_same_file(voc_root
     (images / "2008_000000.png").unlink()
     (images / "2008_000000.png").symlink_to(images / "2007_000002.png")
     listings = [
-        open_listing(title, str(voc_root / source), str(voc_root), "train_aug", labelled=False)
+        open_listing(title, str(voc_root / source), str(voc_root), "train_aug", labeled=False)
         for title, source in (("labelled", LABELED), ("unlabelled", UNLABELED))
     ]
     (group,) = duplicates(listings)

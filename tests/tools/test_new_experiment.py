@@ -45,7 +45,7 @@ def test_lists_and_settings_fit_the_images(folder: Path, capsys: pytest.CaptureF
     assert C.niters_per_epoch == 2 and C.dataset_path == str(folder)
     labeled = read_list(C.train_source, C.dataset_path)
     val = read_list(C.eval_source, C.dataset_path)
-    unlabeled = read_list(C.unsup_source, C.dataset_path, labelled=False)
+    unlabeled = read_list(C.unsup_source, C.dataset_path, labeled=False)
     assert (len(labeled), len(val), len(unlabeled)) == (8, 2, BARE)
     for sample in labeled + val:
         assert sample.label.name.removesuffix(".png").removesuffix("_mask") == sample.image.stem

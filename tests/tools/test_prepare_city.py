@@ -53,10 +53,10 @@ def files(folder: Path) -> set[str]:
 
 
 def expected_files() -> set[str]:
-    labelled = [(split, frame) for split in ("train", "val") for frame in CITY_FRAMES[split]]
+    labeled = [(split, frame) for split in ("train", "val") for frame in CITY_FRAMES[split]]
     return {
         *(f"images/{split}/{frame}.png" for split, frames in CITY_FRAMES.items() for frame in frames),
-        *(f"segmentation/{split}/{frame}_gtFine.png" for split, frame in labelled),
+        *(f"segmentation/{split}/{frame}_gtFine.png" for split, frame in labeled),
         *(f"config_new/{split}.txt" for split in CITY_FRAMES),
     }
 
@@ -91,7 +91,7 @@ def test_exp_city_reads_what_was_prepared(images, labels, target):
     samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
     samples += read_list(f"{C.dataset_path}/config_new/train.txt", C.dataset_path, C.train_folder)
     assert [read_pair(sample, C.num_classes)[1].shape for sample in samples] == [(12, 16)] * 5
-    assert len(read_list(f"{C.dataset_path}/config_new/test.txt", C.dataset_path, labelled=False)) == 1
+    assert len(read_list(f"{C.dataset_path}/config_new/test.txt", C.dataset_path, labeled=False)) == 1
 
 
 @pytest.mark.parametrize("form", ["parent", "inner", "tar"])

@@ -46,12 +46,12 @@ def test_epochs_have_the_published_number_of_iterations(folder: Path, iterations
     ],
 )
 def test_everything_derived_follows_an_overridden_labeled_ratio(
-    folder: Path, ratio: int, nepochs: int, labelled: int, all_images: int, batch_size: int
+    folder: Path, ratio: int, nepochs: int, labeled: int, all_images: int, batch_size: int
 ) -> None:
     C = load_config(folder, {"labeled_ratio": str(ratio)})
     assert (C.nepochs, C.batch_size) == (nepochs, batch_size)
-    assert (C.num_train_imgs, C.num_unsup_imgs) == (labelled, all_images - labelled)
-    assert C.niters_per_epoch == (all_images - labelled) // batch_size
+    assert (C.num_train_imgs, C.num_unsup_imgs) == (labeled, all_images - labeled)
+    assert C.niters_per_epoch == (all_images - labeled) // batch_size
     assert C.train_source.endswith(f"train_aug_labeled_1-{ratio}.txt")
     assert C.unsup_source.endswith(f"train_aug_unlabeled_1-{ratio}.txt")
 
