@@ -15,7 +15,7 @@ from furnace.engine.distributed import choose_devices, launch, local_device, sta
 from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
-from furnace.engine.faults import Advice, memory_explained, smaller_steps, smaller_windows
+from furnace.engine.faults import Advice, explained, smaller_steps, smaller_windows
 from furnace.engine.inference import BRANCHES
 from furnace.engine.launcher import OVERWRITE
 from furnace.engine.predictor import Outputs, Predictor
@@ -179,7 +179,7 @@ def prepared(
         sys.exit()
     devices = choose_devices(args.devices)[: 1 if alone else None]
     launch(devices, restarts)
-    with memory_explained(C, out_of_memory):
+    with explained(C, out_of_memory):
         device = local_device(devices)
         start(device)
         try:

@@ -1,5 +1,7 @@
 """The commands of the experiment folders: their help, what they start with which settings, and how they end."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 
 from furnace import cli
 from furnace.base_model.network import Network
+from furnace.datasets.dataset import EvalSet
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY, TINY_RUN
 from tests.tiny_data import write_image
@@ -133,6 +136,15 @@ def test_any_other_error_keeps_its_traceback(options: list[str], monkeypatch: py
     monkeypatch.setattr(Network, "to", broken)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         cli.evaluate(REPOSITORY / "exp_voc", options)
+
+
+def test_a_loader_killed_while_evaluating_is_one_line(options: list[str], lively_snapshot: Path, monkeypatch):
+    monkeypatch.setattr(EvalSet, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(
+        UserError, match=r"^a loader process \(\d+\) .*; mostly .* lower C\.num_workers"
+    ) as told:
+        cli.evaluate(REPOSITORY / "exp_voc", [*options, "-e", str(lively_snapshot), "-o", "num_workers=1"])
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("opacity", ["2", "-0.1", "much"])

@@ -18,6 +18,7 @@ NO_MEMORY = re.compile(
 )
 LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE)
 WORKER_LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", re.DOTALL)
+LESS_LOADING = "lower C.num_workers, and see dmesg"
 NAMES_SHOWN = 16
 
 
@@ -36,7 +37,11 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
     if is_out_of_memory(error):
         return UserError(out_of_memory(C, smaller_steps, is_of_gpu(error), f" in iteration {iteration}"))
     if lost := WORKER_LOST.search(text):
-        return UserError(worker_lost(lost[1], lost[2], dataset))
+        files = ", ".join(map(str, dataset.being_read())) or "none"
+        return UserError(
+            f"{loader_lost(lost)}; files being read by loaders: {files}; if none is to blame, memory ran out: "
+            f"{LESS_LOADING}"
+        )
     if processes > 1 and isinstance(error, RuntimeError) and LOST_PEER.search(text):
         return UserError(
             "another process of this run has ended, its own message says why (a kill leaves none); "
@@ -52,14 +57,18 @@ Advice = Callable[[Settings], str]
 
 
 @contextmanager
-def memory_explained(C: Settings, advice: Advice) -> Iterator[None]:
-    """Turn an error for lack of memory into a UserError that names what to change."""
+def explained(C: Settings, advice: Advice) -> Iterator[None]:
+    """Turn what comes of a lack of memory, or of a loader that was killed, into a UserError that says what to do."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if isinstance(error, UserError) or not is_out_of_memory(error):
-            raise
-        raise UserError(out_of_memory(C, advice, is_of_gpu(error))) from error
+        if is_out_of_memory(error):
+            raise UserError(out_of_memory(C, advice, is_of_gpu(error))) from error
+        if lost := WORKER_LOST.search(str(error)):
+            raise UserError(f"{loader_lost(lost)}; mostly memory ran out: {LESS_LOADING}") from error
+        raise
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -94,14 +103,10 @@ def smaller_windows(C: Settings) -> str:
     )
 
 
-def worker_lost(pid: str, how: str, dataset: TrainSet) -> str:
-    """Which files the workers were at when one of them died."""
-    files = ", ".join(map(str, dataset.being_read())) or "none"
-    reason = how.split(".")[0].strip()
-    return (
-        f"a loader process ({pid.strip()}) {reason}; files being read by loaders: {files}; if none is to blame, "
-        "memory ran out: lower C.num_workers, and see dmesg"
-    )
+def loader_lost(lost: re.Match) -> str:
+    """What PyTorch says of a loader that has died, of which it gives number and reason."""
+    pid, how = lost.groups()
+    return f"a loader process ({pid.strip()}) {how.split('.')[0].strip()}"
 
 
 def not_finite(fault: Fault, C: Settings, dataset: TrainSet) -> str:

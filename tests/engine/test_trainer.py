@@ -17,7 +17,7 @@ from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
 from furnace.engine import diagnostics, figures, saver, spared
 from furnace.engine import trainer as trainer_module
-from furnace.engine.faults import worker_lost
+from furnace.engine.faults import explain
 from furnace.engine.recipe import describe_division
 from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
@@ -435,9 +435,10 @@ def test_a_loader_that_is_killed_leaves_the_name_of_what_it_read_and_all_that_wa
 
 
 def test_loaders_that_were_reading_nothing_are_not_blamed_on_a_file(make_trainer) -> None:
-    dataset = make_trainer().dataset
-    dataset.watch(2)
-    said = worker_lost("7", "exited unexpectedly", dataset)
+    trainer = make_trainer()
+    trainer.dataset.watch(2)
+    error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly. Rerunning with fewer workers may help.")
+    said = str(explain(error, trainer.C, trainer.dataset, iteration=0, processes=1))
     assert said.startswith("a loader process (7) exited unexpectedly; files being read by loaders: none; if none is to")
 
 

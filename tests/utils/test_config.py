@@ -33,7 +33,7 @@ def test_epochs_have_the_published_number_of_iterations(folder: Path, iterations
 
 
 @pytest.mark.parametrize(
-    "folder, ratio, nepochs, labelled, all_images, batch_size",
+    "folder, ratio, nepochs, labeled, all_images, batch_size",
     [
         (VOC, 16, 32, 661, 10582, 8),
         (VOC, 8, 34, 1322, 10582, 8),
