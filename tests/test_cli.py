@@ -140,9 +140,7 @@ def test_any_other_error_keeps_its_traceback(options: list[str], monkeypatch: py
 
 def test_a_loader_killed_while_evaluating_is_one_line(options: list[str], lively_snapshot: Path, monkeypatch):
     monkeypatch.setattr(EvalSet, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(
-        UserError, match=r"^a loader process \(\d+\) .*; mostly .* lower C\.num_workers"
-    ) as told:
+    with pytest.raises(UserError, match=r"^a loader process \(\d+\) .*; mostly .* lower C\.num_workers") as told:
         cli.evaluate(REPOSITORY / "exp_voc", [*options, "-e", str(lively_snapshot), "-o", "num_workers=1"])
     assert "\n" not in str(told.value)
 

@@ -124,12 +124,10 @@ class Runner:
         chosen, curve = last, {}
         if cell.holdout:
             source = {"eval_source": cell.holdout.source, "eval_folder": cell.holdout.folder}
-            self._evaluate(cell, record, device, lock, range(last + 1), HOLD_OUT, **source)
-            curve = scores_by_epoch(cell.folder / HOLD_OUT)
+            curve = self._evaluate(cell, record, device, lock, range(last + 1), HOLD_OUT, **source)
             chosen = max(curve, key=lambda epoch: (curve[epoch], epoch))
         for epoch in dict.fromkeys((last, chosen)):
-            self._evaluate(cell, record, device, lock, range(epoch, epoch + 1), TEST)
-        test = scores_by_epoch(cell.folder / TEST)
+            test = self._evaluate(cell, record, device, lock, range(epoch, epoch + 1), TEST)
         result = {"last": {"epoch": last, "miou": test[last]}}
         if cell.holdout:
             result["best"] = {"epoch": chosen, "miou": test[chosen], "hold-out": curve}
@@ -154,14 +152,19 @@ class Runner:
 
     def _evaluate(
         self, cell: Cell, record: dict[str, Any], device: str, lock: int, epochs: range, folder: str, **source: str
-    ) -> None:
-        """Evaluate those of the epochs that have a snapshot and are not in `folder`/results.json yet."""
+    ) -> dict[int, float]:
+        """mIoU by epoch, after evaluating those that have a snapshot and are not in `folder`/results.json yet."""
         known = scores_by_epoch(cell.folder / folder)
         missing = [epoch for epoch in list_epochs(cell.snapshots) if epoch in epochs and epoch not in known]
         if missing:
             words = self._words("eval.py", device, "-e", f"{missing[0]}-{missing[-1]}")
             words += cell.arguments(log_dir=str(cell.folder / folder), **source)
             self._attempt(cell, record, "evaluate", words, lock)
+        scores = scores_by_epoch(cell.folder / folder)
+        if None in scores.values():
+            where = source.get("eval_source", cell.C.eval_source)
+            raise CellFailed(f"{where}: no pixel has a label, so that there is nothing to compare")
+        return scores
 
     def _attempt(self, cell: Cell, record: dict[str, Any], what: str, words: list[str], lock: int) -> None:
         """Run a command of a cell and record how long it took. Raises CellFailed."""
@@ -227,8 +230,8 @@ class Runner:
                 signal.signal(signum, handler)
 
 
-def scores_by_epoch(folder: Path) -> dict[int, float]:
-    """mIoU of each epoch that `folder`/results.json knows."""
+def scores_by_epoch(folder: Path) -> dict[int, float | None]:
+    """mIoU of each epoch that `folder`/results.json knows; None where no pixel has a label."""
     return {entry["epoch"]: entry["miou"] for entry in read_results(folder / RESULTS)}
 
 

@@ -97,6 +97,12 @@ def folder_of(cell: dict) -> str:
     return f"{slug}_1-{cell['ratio']}_seed-{cell['seed']}"
 
 
+def test_labels_that_say_nothing_are_a_failure_and_not_a_figure(stub: Path, capsys: pytest.CaptureFixture) -> None:
+    (stub / "blank").touch()
+    assert main(arguments(stub, seeds="0")) == 1
+    assert "val.txt: no pixel has a label" in capsys.readouterr().out.replace("\n", "")
+
+
 def test_finished_runs_are_kept_and_failed_ones_repeated(stub: Path, capsys: pytest.CaptureFixture) -> None:
     (stub / "fail_cpcl").touch()
     assert main(arguments(stub)) == 1
