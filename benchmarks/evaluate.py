@@ -22,7 +22,7 @@ from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_pre
 from furnace.methods.build import build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
-from furnace.utils.arguments import add_overrides, positive
+from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
 
@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("experiment", help="experiment folder, for the window and the network")
     parser.add_argument("-d", "--devices", help="0, or cpu")
     add_overrides(parser)
-    parser.add_argument("--size", type=positive, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--images", type=positive, default=16)
+    parser.add_argument("--size", type=number("--size", 1), nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--images", type=number("--images", 1), default=16)
     args = parser.parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
     device = parse_devices(args.devices)[0]

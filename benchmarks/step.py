@@ -30,7 +30,7 @@ from furnace.methods.build import build_criterion, build_network
 from furnace.methods.unlabeled import student_images
 from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import combine, vote_mixed
-from furnace.utils.arguments import add_overrides, positive
+from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.settings import Settings
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-d", "--devices", help="0, or cpu")
     add_overrides(parser)
     parser.add_argument(
-        "--repeats", type=positive, default=5, help=f"steps timed in each of {ROUNDS} rounds (default: 5)"
+        "--repeats", type=number("--repeats", 1), default=5, help=f"steps timed in each of {ROUNDS} rounds (default: 5)"
     )
     args = parser.parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))

@@ -266,8 +266,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     # The others: a compression that the modules don't know, an encrypted member, a read that fails, a name that is no
     # text, a position beyond all files.
     except (*faults, NotImplementedError, RuntimeError, OSError, ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[:1]  # of a file that is no tar, what each kind of compression says
+        reason = "".join(str(error).splitlines()[:1]).strip(": ")  # tarfile lists what each compression says
         raise UserError(
-            f"{path}: can't be read as a tar or zip, or is truncated ({''.join(reason)}); download it again and "
-            "compare its size"
+            f"{path}: can't be read as a tar or zip, or is truncated ({reason}); download it again and compare its size"
         ) from error

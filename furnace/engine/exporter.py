@@ -90,13 +90,16 @@ class Exporter:
         """Export the one snapshot that `which` names, by default to `export/` in the log folder, and compare.
 
         Raises:
-            UserError: several snapshots, or the file does not compute what the network does.
+            UserError: several snapshots, a path of another format, or the file does not compute what the network does.
         """
         snapshots = find_snapshots(which, self.C.snapshot_dir)
         if len(snapshots) > 1:
             raise UserError(f"-e {which}: names {len(snapshots)} snapshots; export takes one, such as -e last")
+        suffix = FORMATS[self.form.kind]
+        if path and (Path(path).is_dir() or Path(path).suffix in {*FORMATS.values()} - {suffix}):
+            raise UserError(f"-p {path}: --format {self.form.kind} writes one file; name it, such as model{suffix}")
         epoch = self.segmenter.load(snapshots[0]).epoch
-        name = f"{self.C.this_dir}_{snapshots[0].stem}_branch-{self.branch}{FORMATS[self.form.kind]}"
+        name = f"{self.C.this_dir}_{snapshots[0].stem}_branch-{self.branch}{suffix}"
         path = Path(path or Path(self.C.log_dir) / "export" / name)
         model, metadata = self.deployed(), self.metadata(epoch)
         with replacing(path) as part:  # what differs from the network never gets its name

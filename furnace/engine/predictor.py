@@ -14,7 +14,7 @@ from torch import Tensor
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
 from furnace.engine.checkpoint import find_snapshots
-from furnace.engine.distributed import rank, world_size
+from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.inference import Segmenter, to_array
 from furnace.engine.inputs import Input, find_inputs
 from furnace.engine.monitor import FiguresProgress, progress_bar
@@ -59,6 +59,7 @@ class Predictor:
         self.console = console or open_console(quiet=rank() > 0)
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.segmenter = Segmenter(C, device, branch)
+        self.unreadable: list[str] = []
 
     def run(self, which: str, paths: list[str]) -> list[Input]:
         """Predict files, folders and glob patterns with the one snapshot that `which` names; returns what was found.
@@ -71,6 +72,8 @@ class Predictor:
             raise UserError(f"-e {which}: names {len(snapshots)} snapshots; prediction takes one, such as -e last")
         found = find_inputs(paths, skip=self.outputs.folder)
         self.check_targets(found)
+        with explained(self.outputs.folder):
+            self.outputs.folder.mkdir(parents=True, exist_ok=True)
         self.segmenter.load(snapshots[0])
 
         share = found[rank() :: world_size()]
@@ -80,10 +83,14 @@ class Predictor:
                 self.predict_pictures(pictures, progress, behind)
             for video in (entry for entry in share if entry.is_video):
                 self.predict_video(video, progress, behind)
+        for reason in self.unreadable:
+            Console(stderr=True).print(f"left out: {reason}", style="yellow", markup=False, soft_wrap=True)
+        left_out = int(whole_batch().total(torch.tensor(len(self.unreadable), device=self.segmenter.device)))
         if rank() == 0:
             with explained(self.outputs.folder):
                 save_picture(self.outputs.folder / "legend.png", legend(self.classes.names, self.classes.palette))
-            self.console.print(f"{len(found)} predicted by {snapshots[0].name}: {self.outputs.folder}", soft_wrap=True)
+            done = f"{len(found) - left_out} predicted by {snapshots[0].name}: {self.outputs.folder}"
+            self.console.print(done + (f"; {left_out} could not be read" if left_out else ""), soft_wrap=True)
         return found
 
     def check_targets(self, found: list[Input]) -> None:
@@ -98,12 +105,29 @@ class Predictor:
 
     def predict_pictures(self, pictures: list[Input], progress: FiguresProgress, behind: Behind) -> None:
         task = progress.add_task("pictures", total=len(pictures))
-        images = ((image, (entry, image)) for entry, image in ahead(lambda entry: read_image(entry.path), pictures))
-        for (entry, image), scores in self.segmenter.stream(images):
+
+        def readable() -> Iterator[tuple[np.ndarray, tuple[Input, np.ndarray]]]:
+            for entry, image in ahead(self.read, pictures):
+                if image is None:
+                    progress.advance(task)
+                else:
+                    yield image, (entry, image)
+
+        for (entry, image), scores in self.segmenter.stream(readable()):
             labels = self.save_maps(entry.name, scores, behind)
             if self.outputs.overlay:
                 behind(self.save_overlay, entry.name, image, labels)
             progress.advance(task)
+
+    def read(self, picture: Input) -> np.ndarray | None:
+        """RGB pixels (H, W, 3) uint8; None where they can't be read and `C.on_bad_image` says skip, else UserError."""
+        try:
+            return read_image(picture.path)
+        except UserError as error:
+            if self.C.on_bad_image != "skip":
+                raise UserError(f"{error}; -o on_bad_image=skip leaves such pictures out") from error
+            self.unreadable.append(str(error))
+            return None
 
     def predict_video(self, video: Input, progress: FiguresProgress, behind: Behind) -> None:
         """Frame by frame; the overlay is a video, everything else numbered pictures."""

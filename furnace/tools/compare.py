@@ -19,7 +19,7 @@ from furnace.compare.scores import BEST, LAST, Score, aggregate
 from furnace.compare.tables import MARKDOWN, PLOT, duration, points, tables, write_files
 from furnace.engine.distributed import parse_devices
 from furnace.methods.build import METHODS
-from furnace.utils.arguments import add_overrides, whole_numbers
+from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError, run
 
@@ -41,10 +41,6 @@ def main(argv: list[str] | None = None) -> int:
     """Plan, show, run and write; returns the exit status, 1 if a run failed."""
     args = build_parser().parse_args(argv)
     console = Console(highlight=False)
-    if args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs}: must be 1 or more")
-    if args.probe < 0:
-        raise UserError(f"--probe {args.probe}: must be 0 or more")
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)] * args.jobs
     experiment = find_experiment(args.experiment)
     cells = make_plan(experiment, args)
@@ -95,7 +91,9 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--holdout-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
     parser.add_argument("-d", "--devices", help="0, or 0-3 for a run on each, or cpu (default: what is there)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time on each device")
+    parser.add_argument(
+        "--jobs", type=number("--jobs", 1), default=1, metavar="N", help="runs at the same time on each device"
+    )
     add_overrides(parser, "for all runs")
     parser.add_argument("--out", type=Path, help="folder for everything (default: log/compare/EXPERIMENT)")
     parser.add_argument(
@@ -103,7 +101,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--probe",
-        type=int,
+        type=number("--probe", 0),
         default=DEFAULT_PROBE,
         metavar="N",
         help=f"iterations to measure the time of a method with, 0: none (default: {DEFAULT_PROBE})",
@@ -193,8 +191,8 @@ def carry_out(
     """Run what is not finished, saying so as it comes, and add to `results`; returns what to say of the failures."""
     waiting = [cell for cell in cells if cell.name not in results]
     failures = {}
-    for number, (cell, result) in enumerate(runner.run_all(waiting, devices), 1):
-        where = f"{number}/{len(waiting)} {escape(cell.name)}"
+    for position, (cell, result) in enumerate(runner.run_all(waiting, devices), 1):
+        where = f"{position}/{len(waiting)} {escape(cell.name)}"
         if isinstance(result, CellFailed):
             failures[cell.name] = f"[bold red]failed:[/] {escape(cell.name)}: {escape(str(result))}"
             console.print(f"{where}: [red]failed[/]")

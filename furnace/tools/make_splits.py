@@ -12,7 +12,7 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.partition import make_partition
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import Sample, read_lines, read_list, write_list
-from furnace.utils.arguments import add_overrides, whole_numbers
+from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import Config, load_config, parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.progress import parallel
@@ -58,7 +58,9 @@ def build_parser() -> ArgumentParser:
         "--ratios", type=whole_numbers("--ratios", 1), default=[], help="1/R of the images labelled (default: 2,4,8,16)"
     )
     parser.add_argument("--numbers", type=whole_numbers("--numbers", 1), default=[], help="so many images labelled")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default: 0)")
+    parser.add_argument(
+        "--seed", type=number("--seed", 0), default=0, help="another seed draws other images (default: 0)"
+    )
     parser.add_argument("--list", type=Path, help="list of all training images (default: the data set's)")
     parser.add_argument("--out", type=Path, help="folder for the lists (default: where config.py looks for them)")
     parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")

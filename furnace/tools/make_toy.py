@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from furnace.datasets.toy import FOLDERS, make_toy
-from furnace.utils.errors import UserError, run
+from furnace.utils.arguments import number
+from furnace.utils.errors import run
 from furnace.utils.files import explained
 from furnace.utils.places import data_root
 
@@ -12,8 +13,6 @@ from furnace.utils.places import data_root
 def main(argv: list[str] | None = None) -> None:
     """Generate, and say so."""
     args = build_parser().parse_args(argv)
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must be 0 or more")
     with explained(args.target):
         make_toy(args.target, args.seed)
     print(f"{args.target}: {' and '.join(f'{count} {name}' for name, count in FOLDERS.items())} images")
@@ -26,7 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     default = data_root() / "DATA" / "toy"
     parser.add_argument("--target", default=default, type=Path, help="folder to fill (default: DATA/toy)")
-    parser.add_argument("--seed", default=0, type=int, help="another seed gives other images (default: 0)")
+    parser.add_argument(
+        "--seed", default=0, type=number("--seed", 0), help="another seed gives other images (default: 0)"
+    )
     return parser
 
 

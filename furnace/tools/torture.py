@@ -17,6 +17,7 @@ from rich.table import Table
 
 from furnace.tools.torture_faults import FAULTS
 from furnace.tools.torture_victim import Failed, Victim, same_weights
+from furnace.utils.arguments import number
 from furnace.utils.errors import run
 
 EXAMPLES = """examples:
@@ -104,9 +105,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(
         description=__doc__.splitlines()[0], epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10); a run is then finished")
-    parser.add_argument("--rounds", type=int, help="each fault so many times, however long that takes")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another order (default: 0)")
+    parser.add_argument(
+        "--minutes",
+        type=number("--minutes", 0, float),
+        default=10,
+        help="how long (default: 10); a run is then finished",
+    )
+    parser.add_argument(
+        "--rounds", type=number("--rounds", 1), help="each fault so many times, however long that takes"
+    )
+    parser.add_argument("--seed", type=number("--seed", 0), default=0, help="another seed, another order (default: 0)")
     parser.add_argument("--only", choices=FAULTS, action="append", help="this fault, and those of further --only")
     args = parser.parse_args(argv)
     console = Console()

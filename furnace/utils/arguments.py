@@ -1,5 +1,6 @@
 """Arguments that several commands have."""
 
+import math
 from argparse import ArgumentParser
 from collections.abc import Callable
 
@@ -13,11 +14,19 @@ def add_overrides(parser: ArgumentParser, what: str = "for this run") -> None:
     )
 
 
-def positive(text: str) -> int:
-    """A whole number from 1. Raises ValueError otherwise, as argparse wants it."""
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
+def number(option: str, least: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """The type of `option`: a finite number of a kind. It raises UserError unless it is `least` or more."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise UserError(f"{option} {text}: expected a {'whole ' if kind is int else ''}number from {least}")
+        return value
+
+    return parse
 
 
 def whole_numbers(option: str, least: int) -> Callable[[str], list[int]]:

@@ -166,7 +166,8 @@ class Settings(BaseModel):
     on_nan: Literal["stop", "skip"] = Field("stop", description="when the loss or gradients of a batch are not finite")
     max_nan_skips: NonNegativeInt = Field(10, description="on_nan = skip: batches to skip in the whole run, then stop")
     on_bad_image: Literal["stop", "skip"] = Field(
-        "stop", description="when an image or label can't be read: stop, or take the next one and report at the end"
+        "stop",
+        description="when an image or label can't be read: stop, or take the next one (in prediction: none) and report",
     )
 
     # Evaluation

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from furnace.engine import exporter
 from furnace.engine.exporter import METADATA, Exporter, Form
+from furnace.engine.inference import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW, load_plain, place
@@ -127,3 +128,10 @@ def test_without_images_and_with_several_snapshots(C: Settings, lively_snapshot:
     C.eval_source = "nowhere.txt"
     path, said = export(C, "1", Form("torchscript", labels=True))
     assert "not compared on real images: nowhere.txt" in said and path.is_file()
+
+
+@pytest.mark.parametrize("name", ["", "model.onnx"])
+def test_a_path_of_another_kind_is_refused_before_the_work(C: Settings, tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(UserError, match=r"--format torchscript writes one file; name it, such as model\.pt$"):
+        Exporter(C, "1", Form("torchscript"), Console(file=StringIO())).run("last", tmp_path / name)

@@ -155,3 +155,21 @@ def test_second_branch_needs_two(make_settings: Callable[..., Settings], tmp_pat
     C = make_settings(method="supervised", head_channels=8)
     with pytest.raises(UserError, match="one branch only"):
         Predictor(C, CPU, "2", Outputs(tmp_path))
+
+
+def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C: Settings, photos: Path, tmp_path: Path, capsys):
+    (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"cut\.png: can't be decoded.*; -o on_bad_image=skip leaves such pictures out"):
+        Predictor(C, CPU, None, Outputs(tmp_path / "stopped")).run("last", [str(photos)])
+    C.on_bad_image = "skip"
+    Predictor(C, CPU, None, Outputs(tmp_path / "out")).run("last", [str(photos)])
+    assert sorted(path.name for path in (tmp_path / "out" / "label").rglob("*.png")) == ["a.png", "b.png"]
+    said = capsys.readouterr()
+    assert "left out:" in said.err and "cut.png" in said.err
+    assert "2 predicted" in said.out and "1 could not be read" in said.out.replace("\n", " ")
+
+
+def test_a_folder_for_results_that_cannot_be_one_is_told_before_the_work(C: Settings, photos: Path, monkeypatch):
+    monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(UserError, match=r"notes\.txt: can't be written \(File exists\)"):
+        Predictor(C, CPU, None, Outputs(photos / "notes.txt")).run("last", [str(photos / "a.png")])

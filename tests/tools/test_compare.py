@@ -181,7 +181,7 @@ def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
 
 
 def test_a_probe_of_fewer_than_no_iterations_is_refused(stub: Path) -> None:
-    with pytest.raises(UserError, match="--probe -3: must be 0 or more"):
+    with pytest.raises(UserError, match="--probe -3: expected a whole number from 0"):
         main(arguments(stub, "--probe", "-3"))
 
 
@@ -240,7 +240,7 @@ def test_excluded_settings_exist() -> None:
         (["--ratios", "3"], "train_labeled_1-3.txt: no such list"),
         (["--holdout", "nowhere.txt"], "no such list"),
         (["-o", "seed=4"], "--seeds"),
-        (["--jobs", "0"], "1 or more"),
+        (["--jobs", "0"], "--jobs 0: expected a whole number from 1"),
     ],
 )
 def test_bad_input_is_named(stub: Path, words: list[str], message: str) -> None:

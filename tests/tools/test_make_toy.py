@@ -29,7 +29,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
 
 
 def test_a_seed_below_zero_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="--seed -1: must be 0 or more"):
+    with pytest.raises(UserError, match="--seed -1: expected a whole number from 0"):
         make_toy.main(["--target", str(tmp_path / "toy"), "--seed", "-1"])
     assert not (tmp_path / "toy").exists()
 
