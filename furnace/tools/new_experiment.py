@@ -28,7 +28,7 @@ CROP_STEP = 32
 
 @dataclass(frozen=True)
 class Scope:
-    """What a machine can do: settings, and the largest batch, crop and evaluation window."""
+    """What a machine can do: settings, the largest batch, crop and evaluation window, and the iterations an epoch."""
 
     backbone: str
     head_channels: int
@@ -39,11 +39,13 @@ class Scope:
     crop: int
     window: int
     num_workers: int
+    epoch: str
 
 
-GPU = Scope("resnet50", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512, 4)
-# A first look in minutes: half the resolution, and short.
-CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256, 1)
+EPOCH = "C.max_samples // C.batch_size"
+GPU = Scope("resnet50", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512, 4, EPOCH)
+# A first look in minutes, however many images there are: half the resolution, and short.
+CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256, 1, f"min({EPOCH}, 80)  # 80: for a first look")
 EXAMPLES = """examples:
   python -m furnace.tools.new_experiment leaves --images ~/leaves/images --masks ~/leaves/masks
   python -m furnace.tools.new_experiment roads --images a --masks b --classes sky,road,car --val 0.3
@@ -84,7 +86,7 @@ C.nepochs = {scope.nepochs}
 C.num_train_imgs = {train}
 C.num_unsup_imgs = {unlabeled}
 C.max_samples = max(C.num_train_imgs, C.num_unsup_imgs)
-C.niters_per_epoch = C.max_samples // C.batch_size
+C.niters_per_epoch = {scope.epoch}
 C.num_workers = {scope.num_workers}
 C.snapshot_iter = 1
 C.image_iter = 50

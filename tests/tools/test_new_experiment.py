@@ -38,6 +38,14 @@ def begin(folder: Path, *extra: str, name: str = "mine") -> None:
     main([name, *paths, *extra])
 
 
+def test_a_first_look_is_short_however_many_images_there_are(folder: Path):
+    begin(folder, "--cpu", name="short")
+    begin(folder, name="whole")
+    many = {"max_samples": "4000", "batch_size": "4"}
+    assert load_config(folder / "exp_short", many).niters_per_epoch == 80
+    assert load_config(folder / "exp_whole", many).niters_per_epoch == 1000
+
+
 def test_lists_and_settings_fit_the_images(folder: Path, capsys: pytest.CaptureFixture):
     begin(folder, "--cpu")
     C = load_config(folder / "exp_mine")
