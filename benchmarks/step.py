@@ -20,9 +20,9 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import published_losses, published_precision
+from furnace.checks.estimate import random_batch
 from furnace.datasets.dataset import TrainBatch
 from furnace.engine.distributed import parse_devices
-from furnace.engine.estimate import random_batch
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, memory_format
 from furnace.engine.optim import build_optimizer

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from furnace.base_model.pretrained import no_downloads
+from furnace.checks.dryrun import dry_run
 from furnace.engine.distributed import choose_devices, launch, local_device, start, stop
-from furnace.engine.dryrun import dry_run
 from furnace.engine.evaluator import Evaluator
 from furnace.engine.exporter import FORMATS, Exporter, Form
 from furnace.engine.faults import Advice, explained, smaller_steps, smaller_windows

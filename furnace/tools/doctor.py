@@ -7,10 +7,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from furnace.checks.checkup import Checkup
+from furnace.checks.findings import SAMPLE, Level, findings_table
 from furnace.datasets.catalog import find_classes
-from furnace.engine.checkup import Checkup
 from furnace.engine.distributed import parse_devices
-from furnace.engine.findings import SAMPLE, Level, findings_table
 from furnace.utils.arguments import add_overrides
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from furnace.checks import checkup, resources
+from furnace.checks.estimate import Estimate
+from furnace.checks.findings import duration, room
 from furnace.datasets import protocols
 from furnace.datasets.inspection import duplicates, open_listing
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import list_hash
-from furnace.engine import checkup, resources
-from furnace.engine.estimate import Estimate
-from furnace.engine.findings import duration, room
 from furnace.tools import doctor
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY, TINY_RUN

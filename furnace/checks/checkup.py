@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from furnace.checks.findings import Finding, Level, counted, few
+from furnace.checks.resources import check_cache, check_time, check_weights
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.inspection import (
     DECODES,
@@ -19,8 +21,6 @@ from furnace.datasets.inspection import (
 )
 from furnace.datasets.protocols import recognize
 from furnace.datasets.splits import list_hash
-from furnace.engine.findings import Finding, Level, counted, few
-from furnace.engine.resources import check_cache, check_time, check_weights
 from furnace.methods.build import METHODS
 from furnace.utils.settings import Settings
 

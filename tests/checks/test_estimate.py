@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from furnace.checks import estimate
+from furnace.checks.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.datasets.loaders import build_train_loader, build_train_set
-from furnace.engine import estimate
-from furnace.engine.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.methods.build import METHODS
 
 CPU = torch.device("cpu")

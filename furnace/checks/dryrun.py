@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from furnace.checks.checkup import Checkup
+from furnace.checks.estimate import PROBE_BATCH, PROBE_SIDES, random_batch, random_learner
+from furnace.checks.findings import SAMPLE, Finding, Level, findings_table, room
+from furnace.checks.memory import main_memory
+from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.checkpoint import is_snapshot_epoch
-from furnace.engine.checkup import Checkup
-from furnace.engine.estimate import PROBE_BATCH, PROBE_SIDES, random_batch, random_learner
-from furnace.engine.findings import SAMPLE, Finding, Level, findings_table, room
-from furnace.engine.memory import main_memory
 from furnace.engine.monitor import peak_memory
 from furnace.engine.recipe import recipe_table
-from furnace.engine.resources import MEMORY, TIME
 from furnace.engine.trainer import Trainer
 from furnace.utils.settings import Settings
 

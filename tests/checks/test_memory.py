@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from furnace.engine.memory import main_memory
+from furnace.checks.memory import main_memory
 
 GIB = 2**30
 

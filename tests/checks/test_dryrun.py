@@ -12,10 +12,10 @@ from rich.console import Console
 
 from furnace.base_model import pretrained
 from furnace.base_model.pretrained import no_downloads
-from furnace.engine import dryrun, resources
+from furnace.checks import dryrun, resources
+from furnace.checks.dryrun import activation_bytes, check_disk, check_memory, dry_run
+from furnace.checks.findings import Level
 from furnace.engine.distributed import CPU
-from furnace.engine.dryrun import activation_bytes, check_disk, check_memory, dry_run
-from furnace.engine.findings import Level
 from furnace.engine.trainer import Trainer
 from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from furnace.base_model.pretrained import IMAGENET, imagenet_file
+from furnace.checks.estimate import estimate
+from furnace.checks.findings import Finding, Level, duration, room
 from furnace.datasets.cache import RESERVE, Cache
 from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
-from furnace.engine.estimate import estimate
 from furnace.engine.faults import out_of_memory, smaller_steps
-from furnace.engine.findings import Finding, Level, duration, room
 from furnace.engine.recipe import device_name
 from furnace.methods.build import METHODS, build_network
 from furnace.utils.errors import UserError
