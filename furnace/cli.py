@@ -13,14 +13,14 @@ from rich.table import Table
 from furnace.base_model.pretrained import no_downloads
 from furnace.checks.dryrun import dry_run
 from furnace.engine.distributed import choose_devices, launch, local_device, start, stop
-from furnace.engine.evaluator import Evaluator
-from furnace.engine.exporter import FORMATS, Exporter, Form
 from furnace.engine.faults import Advice, explained, smaller_steps, smaller_windows
-from furnace.engine.inference import BRANCHES
 from furnace.engine.launcher import OVERWRITE
-from furnace.engine.predictor import Outputs, Predictor
-from furnace.engine.submission import Submission
 from furnace.engine.trainer import Trainer
+from furnace.inference.evaluator import Evaluator
+from furnace.inference.exporter import FORMATS, Exporter, Form
+from furnace.inference.predictor import Outputs, Predictor
+from furnace.inference.segmenter import BRANCHES
+from furnace.inference.submission import Submission
 from furnace.utils.arguments import add_overrides
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError

@@ -18,10 +18,10 @@ from typing import Any
 
 from furnace.compare.cells import Cell
 from furnace.engine.checkpoint import LAST, list_epochs
-from furnace.engine.figures import FIGURES, read_figures
+from furnace.engine.figures import FIGURES, RESULTS, read_figures
 from furnace.engine.recipe import RECORD as RUN_RECORD
-from furnace.engine.results import RESULTS, read_results
 from furnace.engine.snapshot_folder import clear
+from furnace.inference.results import read_results
 from furnace.utils.errors import Stopped, UserError
 
 OUTPUT, LOCK, HOLD_OUT, TEST = "output.log", "lock", "hold-out", "test"

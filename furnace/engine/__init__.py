@@ -1,1 +1,1 @@
-"""What runs an experiment: trainer, evaluator, checkpoints, optimizers, processes, monitor."""
+"""What trains an experiment: trainer, learner, snapshots, faults, processes, monitor."""

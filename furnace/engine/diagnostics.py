@@ -12,9 +12,8 @@ from furnace.datasets.catalog import Classes, find_classes
 from furnace.datasets.dataset import TrainBatch, TrainSet
 from furnace.engine.collapse import CollapseWatch
 from furnace.engine.distributed import rank
-from furnace.engine.figures import TRUTH, append_figures
+from furnace.engine.figures import TRUTH, append_figures, percent
 from furnace.engine.monitor import logger
-from furnace.engine.results import percent
 from furnace.engine.spared import Spared
 from furnace.methods.method import Outcome
 from furnace.seg_opr.confusion import confusion_matrix, scores

@@ -1,4 +1,4 @@
-"""Figures of a run in files, one JSON object a line, which any tool can plot."""
+"""Figures of a run: the files in which they stand, one JSON object a line where they are many, and percentages."""
 
 import json
 import math
@@ -8,6 +8,8 @@ from furnace.utils.files import append
 
 FIGURES = "figures.jsonl"  # of training
 TRUTH = "truth.jsonl"  # of pseudo labels against withheld labels
+RESULTS = "results.json"  # of evaluations
+REPORT = "report.html"  # of all these
 
 
 def append_figures(path: Path, figures: dict[str, float]) -> None:
@@ -33,3 +35,8 @@ def read_figures(path: Path) -> list[dict[str, float | None]]:
             continue
         found[figures["iteration"]] = figures
     return [found[iteration] for iteration in sorted(found)]
+
+
+def percent(share: float | None) -> str:
+    """0.7374 as "73.74"; NaN and None as "-"."""
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}"

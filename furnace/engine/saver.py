@@ -6,10 +6,8 @@ from pathlib import Path
 
 from furnace.engine.checkpoint import Snapshot, read_progress, save_snapshot
 from furnace.engine.distributed import rank
-from furnace.engine.figures import TRUTH
+from furnace.engine.figures import REPORT, RESULTS, TRUTH
 from furnace.engine.monitor import logger
-from furnace.engine.report import REPORT
-from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings

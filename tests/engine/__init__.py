@@ -1,1 +1,1 @@
-"""Tests of training and evaluation."""
+"""Tests of training."""

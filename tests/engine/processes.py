@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from furnace.datasets.dataset import TrainBatch
 from furnace.engine.distributed import CPU, start, stop, whole_batch
-from furnace.engine.evaluator import Evaluator
 from furnace.engine.learner import Learner
+from furnace.inference.evaluator import Evaluator
 from furnace.methods.cpcl import CPCL
 from furnace.seg_opr.losses import OhemCrossEntropy
 from furnace.utils.settings import Settings

@@ -17,7 +17,7 @@ from furnace import cli
 from furnace.engine import distributed, launcher
 from furnace.engine.checkpoint import Snapshot, save_snapshot
 from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
-from furnace.engine.evaluator import Evaluator
+from furnace.inference.evaluator import Evaluator
 from furnace.methods.build import build_network
 from furnace.utils.config import Config
 from furnace.utils.errors import UserError

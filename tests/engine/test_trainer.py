@@ -18,8 +18,8 @@ from furnace.datasets.reading import Files
 from furnace.engine import diagnostics, figures, saver, spared
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
+from furnace.engine.figures import RESULTS
 from furnace.engine.recipe import describe_division
-from furnace.engine.results import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from furnace.engine.distributed import CPU
-from furnace.engine.inference import Segmenter
 from furnace.engine.trainer import Trainer
+from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW, write_lively

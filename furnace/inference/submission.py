@@ -14,8 +14,8 @@ from furnace.datasets.reading import read_image
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.checkpoint import find_snapshots
 from furnace.engine.distributed import rank, world_size
-from furnace.engine.inference import Segmenter, to_array
 from furnace.engine.monitor import progress_bar
+from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import Behind, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically

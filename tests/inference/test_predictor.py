@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from furnace.engine.distributed import CPU
-from furnace.engine.inference import Segmenter
-from furnace.engine.predictor import Outputs, Predictor
+from furnace.inference.predictor import Outputs, Predictor
+from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import PALETTE, write_image

@@ -14,9 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
-from furnace.engine.evaluator import Evaluator, rank_of
-from furnace.engine.report import REPORT
-from furnace.engine.results import RESULTS, read_results
+from furnace.engine.figures import REPORT, RESULTS
+from furnace.inference.evaluator import Evaluator, rank_of
+from furnace.inference.results import read_results
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW, load_plain, place

@@ -13,15 +13,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.figures import FIGURES, TRUTH, read_figures
-from furnace.engine.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
+from furnace.engine.figures import FIGURES, REPORT, TRUTH, percent, read_figures
 from furnace.engine.recipe import RECORD, read_record
-from furnace.engine.results import percent
+from furnace.inference.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings
 from furnace.utils.visualize import colour, overlay
 
-REPORT = "report.html"
 TEMPLATE = "report.html.j2"
 EXAMPLES = 4  # images of each kind, best and worst
 EXAMPLE_HEIGHT = 240

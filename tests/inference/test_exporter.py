@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from furnace.engine import exporter
-from furnace.engine.exporter import METADATA, Exporter, Form
-from furnace.engine.inference import Segmenter
+from furnace.inference import exporter
+from furnace.inference.exporter import METADATA, Exporter, Form
+from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW, load_plain, place

@@ -17,7 +17,7 @@ from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
 from furnace.engine.checkpoint import find_snapshots
 from furnace.engine.distributed import CPU
-from furnace.engine.inference import Segmenter
+from furnace.inference.segmenter import Segmenter
 from furnace.seg_opr.interpolate import upsample
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.errors import UserError

@@ -15,8 +15,8 @@ from rich.console import Console
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from furnace.engine.distributed import CPU
-from furnace.engine.evaluator import Evaluator
-from furnace.engine.submission import Submission
+from furnace.inference.evaluator import Evaluator
+from furnace.inference.submission import Submission
 from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings

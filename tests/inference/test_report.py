@@ -13,9 +13,9 @@ import pytest
 
 from furnace.datasets.catalog import Classes
 from furnace.engine.figures import FIGURES, TRUTH
-from furnace.engine.plots import epochs_plot
 from furnace.engine.recipe import RECORD
-from furnace.engine.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
+from furnace.inference.plots import epochs_plot
+from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
 from furnace.utils.settings import Settings
 
 CLASSES = Classes(("sky & sea", "<b>road</b>", "car"), ((1, 2, 3), (200, 0, 0), (0, 200, 0)))

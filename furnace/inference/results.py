@@ -11,11 +11,11 @@ from rich.table import Table
 from torch import Tensor
 
 from furnace.datasets.catalog import Classes
+from furnace.engine.figures import RESULTS, percent
 from furnace.seg_opr.confusion import Scores
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings
 
-RESULTS = "results.json"
 # What an entry's scores follow from, beside its snapshot.
 CONDITIONS = ("branch", "eval_source", "scales", "flip", "crop", "stride_rate")
 
@@ -131,8 +131,3 @@ def plain(value: Tensor | float) -> list | float | None:
     if isinstance(value, Tensor):
         return [plain(item) for item in value.tolist()]
     return None if math.isnan(value) else value
-
-
-def percent(share: float | None) -> str:
-    """0.7374 as "73.74"; NaN and None as "-"."""
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}"

@@ -15,10 +15,11 @@ from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.checkpoint import find_snapshots
 from furnace.engine.distributed import rank, whole_batch, world_size
-from furnace.engine.inference import Segmenter, to_array
+from furnace.engine.figures import REPORT, RESULTS, percent
 from furnace.engine.monitor import logger, open_log, progress_bar
-from furnace.engine.report import EXAMPLES, REPORT, Example, write_report
-from furnace.engine.results import RESULTS, Result, find_entry, percent, results_table, save_results, summary
+from furnace.inference.report import EXAMPLES, Example, write_report
+from furnace.inference.results import Result, find_entry, results_table, save_results, summary
+from furnace.inference.segmenter import Segmenter, to_array
 from furnace.seg_opr.confusion import confusion_matrix, scores
 from furnace.utils.files import explained
 from furnace.utils.settings import Settings

@@ -15,9 +15,9 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
 from furnace.engine.checkpoint import find_snapshots
 from furnace.engine.distributed import rank, whole_batch, world_size
-from furnace.engine.inference import Segmenter, to_array
-from furnace.engine.inputs import Input, find_inputs
 from furnace.engine.monitor import FiguresProgress, progress_bar
+from furnace.inference.inputs import Input, find_inputs
+from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import Behind, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained

@@ -1,0 +1,1 @@
+"""A trained network at work: evaluation, prediction, benchmark servers, export, and the report."""

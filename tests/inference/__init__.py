@@ -1,0 +1,1 @@
+"""Tests of what a trained network is used for."""
