@@ -112,7 +112,7 @@ def test_a_list_that_is_no_text_is_refused(write_source) -> None:
 
 
 @pytest.mark.parametrize(
-    "line, labelled, complaint",
+    "line, labeled, complaint",
     [
         ("a.png\tb.png\tc.png", True, "expected an image id, or IMAGE<TAB>LABEL"),
         ("a.png\t\tb.png", False, "expected an image id, or IMAGE<TAB>LABEL"),
