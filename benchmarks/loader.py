@@ -205,7 +205,7 @@ class Published:
     def _cut(self, array: np.ndarray, drawn: Crop, fill: int) -> np.ndarray:
         height, width = self.kind.crop
         part = array[drawn.top : drawn.top + height, drawn.left : drawn.left + width]
-        above, before = ((side - part_side) // 2 for side, part_side in zip((height, width), part.shape, strict=False))
+        above, before = (height - part.shape[0]) // 2, (width - part.shape[1]) // 2
         sides = [(above, height - above - part.shape[0]), (before, width - before - part.shape[1])]
         padded = np.pad(part, [*sides, *[(0, 0)] * (part.ndim - 2)], constant_values=fill)
         return np.ascontiguousarray(padded.transpose(2, 0, 1)) if padded.ndim == 3 else padded

@@ -13,7 +13,7 @@ from rich.table import Table
 from furnace.base_model.pretrained import no_downloads
 from furnace.checks.dryrun import dry_run
 from furnace.engine.distributed import choose_devices, launch, local_device, start, stop
-from furnace.engine.faults import Advice, explained, smaller_steps, smaller_windows
+from furnace.engine.faults import Advice, faults_explained, smaller_steps, smaller_windows
 from furnace.engine.launcher import OVERWRITE
 from furnace.engine.trainer import Trainer
 from furnace.inference.evaluator import Evaluator
@@ -179,7 +179,7 @@ def prepared(
         sys.exit()
     devices = choose_devices(args.devices)[: 1 if alone else None]
     launch(devices, restarts)
-    with explained(C, out_of_memory):
+    with faults_explained(C, out_of_memory):
         device = local_device(devices)
         start(device)
         try:

@@ -241,3 +241,11 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
     if not chosen:
         raise UserError(f"-e {which}: no such snapshot; {have}")
     return chosen
+
+
+def find_snapshot(which: str, folder: str | Path, what: str) -> Path:
+    """The one snapshot that `-e` names, as `what` takes no more; raises UserError for several, too."""
+    found = find_snapshots(which, folder)
+    if len(found) > 1:
+        raise UserError(f"-e {which}: names {len(found)} snapshots; {what} takes one, such as -e last")
+    return found[0]

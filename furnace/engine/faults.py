@@ -57,7 +57,7 @@ Advice = Callable[[Settings], str]
 
 
 @contextmanager
-def explained(C: Settings, advice: Advice) -> Iterator[None]:
+def faults_explained(C: Settings, advice: Advice) -> Iterator[None]:
     """Turn what comes of a lack of memory, or of a loader that was killed, into a UserError that says what to do."""
     try:
         yield

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
-from furnace.engine.checkpoint import find_snapshots
+from furnace.engine.checkpoint import find_snapshot
 from furnace.engine.distributed import CPU
 from furnace.inference.segmenter import Segmenter
 from furnace.seg_opr.interpolate import upsample
@@ -92,14 +92,12 @@ class Exporter:
         Raises:
             UserError: several snapshots, a path of another format, or the file does not compute what the network does.
         """
-        snapshots = find_snapshots(which, self.C.snapshot_dir)
-        if len(snapshots) > 1:
-            raise UserError(f"-e {which}: names {len(snapshots)} snapshots; export takes one, such as -e last")
+        snapshot = find_snapshot(which, self.C.snapshot_dir, "export")
         suffix = FORMATS[self.form.kind]
         if path and (Path(path).is_dir() or Path(path).suffix in {*FORMATS.values()} - {suffix}):
             raise UserError(f"-p {path}: --format {self.form.kind} writes one file; name it, such as model{suffix}")
-        epoch = self.segmenter.load(snapshots[0]).epoch
-        name = f"{self.C.this_dir}_{snapshots[0].stem}_branch-{self.branch}{suffix}"
+        epoch = self.segmenter.load(snapshot).epoch
+        name = f"{self.C.this_dir}_{snapshot.stem}_branch-{self.branch}{suffix}"
         path = Path(path or Path(self.C.log_dir) / "export" / name)
         model, metadata = self.deployed(), self.metadata(epoch)
         with replacing(path) as part:  # what differs from the network never gets its name

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
-from furnace.engine.checkpoint import find_snapshots
+from furnace.engine.checkpoint import find_snapshot
 from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.monitor import FiguresProgress, progress_bar
 from furnace.inference.inputs import Input, find_inputs
@@ -67,14 +67,12 @@ class Predictor:
         Raises:
             UserError: nothing to predict, several snapshots, an input that would be overwritten or can't be read.
         """
-        snapshots = find_snapshots(which, self.C.snapshot_dir)
-        if len(snapshots) > 1:
-            raise UserError(f"-e {which}: names {len(snapshots)} snapshots; prediction takes one, such as -e last")
+        snapshot = find_snapshot(which, self.C.snapshot_dir, "prediction")
         found = find_inputs(paths, skip=self.outputs.folder)
         self.check_targets(found)
         with explained(self.outputs.folder):
             self.outputs.folder.mkdir(parents=True, exist_ok=True)
-        self.segmenter.load(snapshots[0])
+        self.segmenter.load(snapshot)
 
         share = found[rank() :: world_size()]
         pictures = [entry for entry in share if not entry.is_video]
@@ -89,7 +87,7 @@ class Predictor:
         if rank() == 0:
             with explained(self.outputs.folder):
                 save_picture(self.outputs.folder / "legend.png", legend(self.classes.names, self.classes.palette))
-            done = f"{len(found) - left_out} predicted by {snapshots[0].name}: {self.outputs.folder}"
+            done = f"{len(found) - left_out} predicted by {snapshot.name}: {self.outputs.folder}"
             self.console.print(done + (f"; {left_out} could not be read" if left_out else ""), soft_wrap=True)
         return found
 

@@ -12,7 +12,7 @@ from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
 from furnace.datasets.encoding import encode_label
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import Sample, read_list
-from furnace.engine.checkpoint import find_snapshots
+from furnace.engine.checkpoint import find_snapshot
 from furnace.engine.distributed import rank, world_size
 from furnace.engine.monitor import progress_bar
 from furnace.inference.segmenter import Segmenter, to_array
@@ -99,14 +99,12 @@ class Submission:
         Raises:
             UserError: several snapshots, or an image is missing or damaged.
         """
-        snapshots = find_snapshots(which, self.C.snapshot_dir)
-        if len(snapshots) > 1:
-            raise UserError(f"-e {which}: names {len(snapshots)} snapshots; a submission takes one, such as -e last")
-        self.segmenter.load(snapshots[0])
+        snapshot = find_snapshot(which, self.C.snapshot_dir, "a submission")
+        self.segmenter.load(snapshot)
         share = self.samples[rank() :: world_size()]
         written = []
         with progress_bar(self.console) as progress, Behind() as behind:
-            task = progress.add_task(snapshots[0].stem, total=len(share))
+            task = progress.add_task(snapshot.stem, total=len(share))
             images = ((image, sample.name) for sample, image in ahead(lambda sample: read_image(sample.image), share))
             for name, scores in self.segmenter.stream(images):
                 path = self.folder / self.server.place(Path(name).name, self.split)

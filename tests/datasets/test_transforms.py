@@ -52,7 +52,7 @@ def crop_and_pad(scaled: np.ndarray, drawn: Crop, crop: tuple[int, int], fill) -
     """The window of a scaled whole image, in the middle of a filled crop."""
     window = scaled[drawn.top : drawn.top + crop[0], drawn.left : drawn.left + crop[1]]
     padded = np.zeros((*crop, *scaled.shape[2:]), dtype=scaled.dtype) + np.array(fill, dtype=scaled.dtype)
-    top, left = ((target - side) // 2 for target, side in zip(crop, window.shape, strict=False))
+    top, left = ((target - side) // 2 for target, side in zip(crop, window.shape[:2], strict=True))
     padded[top : top + window.shape[0], left : left + window.shape[1]] = window
     return padded
 
