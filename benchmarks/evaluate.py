@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from benchmarks.published import published_precision, published_prediction
 from furnace.engine.distributed import parse_devices
@@ -25,6 +24,7 @@ from furnace.seg_opr.sliding import SlidingWindow
 from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
+from furnace.utils.terminal import open_console
 
 
 @torch.inference_mode()
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         predictions[name] = evaluate()
         seconds[name] = time.perf_counter() - begin
     same = np.mean([np.mean(a == b) for a, b in zip(*predictions.values(), strict=True)])
-    console = Console()
+    console = open_console()
     for name, total in seconds.items():
         console.print(f"{name:10} {args.images / total:8.2f} images/s {total / args.images:8.4f} s an image")
     console.print(

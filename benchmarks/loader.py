@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
@@ -36,6 +35,7 @@ from furnace.utils.arguments import whole_numbers  # noqa: E402
 from furnace.utils.errors import run  # noqa: E402
 from furnace.utils.files import write_atomically  # noqa: E402
 from furnace.utils.labels import IGNORE_INDEX  # noqa: E402
+from furnace.utils.terminal import open_console  # noqa: E402
 from furnace.utils.visualize import save_labels  # noqa: E402
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
             else:
                 samples = read_list(args.camvid / "train.txt", args.camvid, "train")[: 2 * GENERATED]
             results.append(measure(kind, samples, Path(folder) / "cache", workers, rounds))
-        Console().print(report(results[-1]))
+        open_console().print(report(results[-1]))
     if args.json:
         write_atomically(args.json, json.dumps(results, indent=1).encode())
 

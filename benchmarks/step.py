@@ -15,7 +15,6 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,6 +33,7 @@ from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.settings import Settings
+from furnace.utils.terminal import open_console
 
 ROUNDS = 3
 # Forward passes of one image by one network, or as much arithmetic; a backward pass is twice that.
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     C = load_config(args.experiment, parse_overrides(args.override))
     device = parse_devices(args.devices)[0]
     amp = AMP_DTYPES[chosen_amp(C.amp, device)] or torch.float32
-    console = Console()
+    console = open_console()
     torch.manual_seed(0)
     batch = random_batch(C, device, C.batch_size, C.image_height, C.image_width)
 

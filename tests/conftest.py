@@ -35,10 +35,11 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
-def no_environment_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away the environment variables that would change settings."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable that would change settings, and tables so wide that no folder's name wraps what a test looks for."""
     for variable in ENVIRONMENT:
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("COLUMNS", "400")
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ def options(voc_root: Path, tmp_path: Path, lively_snapshot: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_shows_an_example_of_every_command(name: str, capsys: pytest.CaptureFixture):
+def test_help_shows_an_example_of_every_command(name: str, capsys: pytest.CaptureFixture, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
         COMMANDS[name](REPOSITORY / "exp_voc", ["--help"])
     shown = capsys.readouterr().out
@@ -46,10 +47,7 @@ def test_every_folder_has_the_same_commands(name: str):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_settings_are_printed_and_nothing_else_happens(
-    name: str, options: list[str], capsys, monkeypatch, tmp_path: Path
-):
-    monkeypatch.setenv("COLUMNS", "300")  # the folders' length must not wrap the words looked for
+def test_settings_are_printed_and_nothing_else_happens(name: str, options: list[str], capsys, tmp_path: Path):
     with pytest.raises(SystemExit):
         COMMANDS[name](REPOSITORY / "exp_voc", [*options, "-o", "lr=0.125", "--settings"])
     shown = capsys.readouterr().out

@@ -22,6 +22,7 @@ from furnace.methods.build import METHODS
 from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError, run
+from furnace.utils.terminal import open_console
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAILED_STATUS = 1
@@ -40,7 +41,7 @@ Interrupt it as you like: the same command goes on from there, finished runs are
 def main(argv: list[str] | None = None) -> int:
     """Plan, show, run and write; returns the exit status, 1 if a run failed."""
     args = build_parser().parse_args(argv)
-    console = Console(highlight=False)
+    console = open_console(highlight=False)
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)] * args.jobs
     experiment = find_experiment(args.experiment)
     cells = make_plan(experiment, args)

@@ -4,7 +4,6 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from furnace.checks.checkup import Checkup
@@ -16,6 +15,7 @@ from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
+from furnace.utils.terminal import open_console
 
 EXAMPLES = """examples:
   python -m furnace.tools.doctor exp_voc                     lists, files, 64 images of each list, weights, time
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     C = load_config(args.experiment, parse_overrides(args.override))
     checkup = Checkup(C, parse_devices(args.devices)[0], None if args.full else SAMPLE)
     findings = checkup.run()
-    console = Console()
+    console = open_console()
     if counts := checkup.class_counts():
         console.print(class_table(C, counts, checkup))
     console.print(findings_table(C, findings))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from furnace.datasets.catalog import find_classes
@@ -16,6 +15,7 @@ from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import Config, load_config, parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.progress import parallel
+from furnace.utils.terminal import open_console
 
 LABEL_VALUES = 256
 DEFAULT_RATIOS = [2, 4, 8, 16]
@@ -122,7 +122,7 @@ def read_presence(samples: Sequence[Sample], num_classes: int) -> np.ndarray:
 
 def print_summary(shown: dict[Path, np.ndarray], everything: np.ndarray, names: Sequence[str]) -> None:
     """Print what each labelled list shows, by `presence` of its images, and what the data lack altogether."""
-    console = Console(markup=False, highlight=False)
+    console = open_console(markup=False, highlight=False)
     table = Table("labelled list", "images", "classes", "rarest class", box=None)
     possible = everything.any(axis=0)
     for file, presence in shown.items():

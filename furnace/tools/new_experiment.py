@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.reading import check_sizes, read_image, read_label
@@ -17,6 +16,7 @@ from furnace.utils.errors import UserError, run
 from furnace.utils.files import write_atomically
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.places import CHECKOUT, data_root
+from furnace.utils.terminal import open_console
 
 PATTERN = "exp_toy"  # whose commands are copied; they are the same everywhere
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     write_atomically(folder / "config.py", text.encode())
     for command in COMMANDS:
         shutil.copy(CHECKOUT / PATTERN / command, folder / command)
-    Console(highlight=False).print(
+    open_console(highlight=False).print(
         f"{folder}: {len(train)} images with masks and {len(unlabeled)} without to learn from, {len(val)} to validate "
         f"with, {num_classes} classes; next: cd {folder.name} && python train.py --dry-run",
         soft_wrap=True,

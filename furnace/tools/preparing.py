@@ -27,9 +27,9 @@ from furnace.utils.errors import UserError
 from furnace.utils.files import link_atomically, write_atomically
 from furnace.utils.places import data_root
 from furnace.utils.progress import files_bar, thread_count
+from furnace.utils.terminal import open_console
 
 WAITING_PER_THREAD = 4  # files read ahead of the threads; bounds the memory
-TABLE_WIDTH = 112
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def check_space(tasks: list[Task]) -> None:
 
 def print_summary(plan: Plan, partitions: list[Partition], written: int, args: Namespace) -> None:
     """Print what is there, what the complete data set has, and which published protocols the lists are."""
-    console = Console(markup=False, highlight=False)
+    console = open_console(markup=False, highlight=False)
     table = Table("", "planned" if args.dry_run else "prepared", "published", "", box=None)
     table.columns[1].justify = table.columns[2].justify = "right"
     found = count_planned(plan, args.target) if args.dry_run else count_prepared(plan, args.target)
@@ -218,7 +218,6 @@ def print_summary(plan: Plan, partitions: list[Partition], written: int, args: N
         table.add_row(
             partition.destination, str(len(partition.lines)), "", partition.protocol or "no published partition"
         )
-    console.width = max(console.width, TABLE_WIDTH) if not console.is_terminal else console.width
     console.print(table)
     for note in [*shared_images(partitions), *([] if args.dry_run else strays(plan))]:
         console.print(f"note: {note}", soft_wrap=True)

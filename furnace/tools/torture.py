@@ -19,6 +19,7 @@ from furnace.tools.torture_faults import FAULTS
 from furnace.tools.torture_victim import Failed, Victim, same_weights
 from furnace.utils.arguments import number
 from furnace.utils.errors import run
+from furnace.utils.terminal import open_console
 
 EXAMPLES = """examples:
   python -m furnace.tools.torture --minutes 10
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=number("--seed", 0), default=0, help="another seed, another order (default: 0)")
     parser.add_argument("--only", choices=FAULTS, action="append", help="this fault, and those of further --only")
     args = parser.parse_args(argv)
-    console = Console()
+    console = open_console()
     with tempfile.TemporaryDirectory(prefix="torture_") as folder:
         torture = Torture(Victim(Path(folder)), args.seed, args.only or list(FAULTS), console)
         torture.run(60 * args.minutes, args.rounds)

@@ -2,13 +2,14 @@
 
 import os
 import sys
+from typing import Any
 
 from rich.console import Console
 
 WIDTH_WITHOUT_TERMINAL = 160
 
 
-def open_console(quiet: bool = False) -> Console:
-    """A console for stdout; NO_COLOR and COLUMNS are heeded."""
+def open_console(**options: Any) -> Console:
+    """A console for stdout; NO_COLOR and COLUMNS are heeded, `options` are those of rich."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(quiet=quiet, width=None if narrow else WIDTH_WITHOUT_TERMINAL)
+    return Console(**options, width=None if narrow else WIDTH_WITHOUT_TERMINAL)

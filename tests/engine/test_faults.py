@@ -51,7 +51,7 @@ class Command:
         ]
 
     def start(self, *command: str) -> subprocess.Popen:
-        environment = {**os.environ, "COLUMNS": "400", "PYTHONPATH": str(REPOSITORY)}
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         self.output = open(self.folder / "output.txt", "w+", encoding="utf-8")  # noqa: SIM115
         return subprocess.Popen(
             [sys.executable, *command], stdout=self.output, stderr=self.output, env=environment, start_new_session=True

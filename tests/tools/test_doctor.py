@@ -27,9 +27,8 @@ UNLABELED = "subset_train_aug/train_aug_unlabeled_1-8.txt"
 
 
 @pytest.fixture
-def examine(tmp_path: Path, voc_root: Path, capsys: pytest.CaptureFixture, monkeypatch) -> Callable:
+def examine(tmp_path: Path, voc_root: Path, capsys: pytest.CaptureFixture) -> Callable:
     """`examine("--full", key=value)`: the exit status, and the output with its lines joined."""
-    monkeypatch.setenv("COLUMNS", "400")
     settings = {**TINY_RUN, "volna": tmp_path, "head_channels": 8}
 
     def run(*arguments: str, **changes) -> tuple[int, str]:
