@@ -109,7 +109,7 @@ TRAIN_EXAMPLES = """examples:
   python train.py -o labeled_ratio=16 -o lr=0.01  other settings for this run
   python train.py -c auto                         go on from the last save, or begin if there is none
   python train.py -c ../log/exp_voc/snapshot/epoch-last.pth
-  python train.py --dry-run                       recipe, checks, hours and memory, without training
+  python train.py --dry-run                       recipe, checks, time and memory, without training
   python train.py --settings                      every setting, its value and its meaning
 """
 EVAL_EXAMPLES = """examples:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from furnace.checks.findings import Finding, Level, counted, few
+from furnace.checks.findings import Finding, Level
 from furnace.checks.resources import check_cache, check_time, check_weights
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.inspection import (
@@ -23,6 +23,7 @@ from furnace.datasets.protocols import recognize
 from furnace.datasets.splits import list_hash
 from furnace.methods.build import METHODS
 from furnace.utils.settings import Settings
+from furnace.utils.wording import counted, few
 
 HASH_SHOWN = 12
 LABELLED, UNLABELLED, VALIDATION = "labelled", "unlabelled", "validation"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from furnace.checks.checkup import Checkup
 from furnace.checks.estimate import PROBE_BATCH, PROBE_SIDES, random_batch, random_learner
-from furnace.checks.findings import SAMPLE, Finding, Level, findings_table, room
+from furnace.checks.findings import SAMPLE, Finding, Level, findings_table
 from furnace.checks.memory import main_memory
 from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.checkpoint import is_snapshot_epoch
@@ -17,6 +17,7 @@ from furnace.engine.monitor import peak_memory
 from furnace.engine.recipe import recipe_table
 from furnace.engine.trainer import Trainer
 from furnace.utils.settings import Settings
+from furnace.utils.wording import byte_size
 
 
 def dry_run(trainer: Trainer) -> int:
@@ -40,11 +41,11 @@ def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Findi
         return Finding(Level.NOTE, MEMORY, "not measured", "put the other problems right first")
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        text = f"{room(peak_memory())} of {room(total)} at the most on {device}, without torch.compile"
+        text = f"{byte_size(peak_memory())} of {byte_size(total)} at the most on {device}, without torch.compile"
         return Finding(Level.OK, MEMORY, text)
     # The steps that were timed have brought weights, gradients and momentum into memory.
     needed, total = peak_memory() + activation_bytes(C), main_memory()
-    text = f"about {room(needed)} of {room(total)}, and a few hundred MiB for each worker process"
+    text = f"about {byte_size(needed)} of {byte_size(total)}, and a few hundred MiB for each worker process"
     if needed > total:
         advice = "raise C.accumulate, or lower C.batch_size or the crop"
         return Finding(Level.PROBLEM, MEMORY, text, advice)
@@ -88,7 +89,8 @@ def check_disk(C: Settings, trainer: Trainer) -> Finding:
         advice = "name another folder (-o log_dir=... or -o snapshot_dir=...)"
         return Finding(Level.PROBLEM, "snapshots", f"{folder}: can't be made, {existing} can't be written into", advice)
     free = shutil.disk_usage(existing).free
-    text = f"{count} snapshots of {room(weights + momentum)}: {room(needed)} at the most, {room(free)} free in {folder}"
+    each = byte_size(weights + momentum)
+    text = f"{count} snapshots of {each}: {byte_size(needed)} at the most, {byte_size(free)} free in {folder}"
     if needed > free:
         advice = "make room, set C.keep_snapshots or C.snapshot_iter, or name another folder (-o snapshot_dir=...)"
         return Finding(Level.PROBLEM, "snapshots", text, advice)

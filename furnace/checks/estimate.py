@@ -20,7 +20,6 @@ from furnace.utils.settings import Settings
 STEPS, STEPS_SECONDS = 3, 5  # timed, after one that is not; fewer where they take longer
 PROBE_BATCH, PROBE_SIDES = 2, (64, 128)  # for a CPU, on which a whole step can take an hour
 SAMPLE_SECONDS, MIN_SAMPLES, MAX_SAMPLES = 2, 2, 40
-SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class Estimate:
     parallel: bool
 
     @property
-    def hours(self) -> float:
+    def seconds(self) -> float:
         """Of all iterations, without evaluation."""
-        seconds = max(self.step, self.loading) if self.parallel else self.step + self.loading
-        return self.iterations * seconds / SECONDS_PER_HOUR
+        iteration = max(self.step, self.loading) if self.parallel else self.step + self.loading
+        return self.iterations * iteration
 
 
 def estimate(C: Settings, dataset: TrainSet, device: torch.device) -> Estimate:

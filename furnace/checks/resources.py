@@ -6,7 +6,7 @@ import torch
 
 from furnace.base_model.pretrained import IMAGENET, imagenet_file
 from furnace.checks.estimate import estimate
-from furnace.checks.findings import Finding, Level, duration, room
+from furnace.checks.findings import Finding, Level
 from furnace.datasets.cache import RESERVE, Cache
 from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
@@ -15,6 +15,7 @@ from furnace.engine.recipe import device_name
 from furnace.methods.build import METHODS, build_network
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
+from furnace.utils.wording import byte_size, duration
 
 MEMORY, TIME = "memory", "training time"
 
@@ -42,17 +43,18 @@ def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
     if not isinstance(files, Cache):
         root = Path(C.dataset_path)
         needed = Cache(C.num_classes, root / "cache").missing_bytes(images, labels)
-        text = f"C.cache = {OFF}: {room(needed)} would be needed, {room(free_bytes(root))} are free on the data's disk"
+        free = byte_size(free_bytes(root))
+        text = f"C.cache = {OFF}: {byte_size(needed)} would be needed, {free} are free on the data's disk"
         return Finding(Level.OK, "cache", text)
     needed, free = files.missing_bytes(images, labels), free_bytes(files.folder)
-    text = f"C.cache = {C.cache}: {room(needed)} still needed, {room(free)} free in {files.folder}"
+    text = f"C.cache = {C.cache}: {byte_size(needed)} still needed, {byte_size(free)} free in {files.folder}"
     if needed and needed + RESERVE > free:
         return Finding(Level.PROBLEM, "cache", text, f"make room, name another folder, or set C.cache = {OFF}")
     return Finding(Level.OK, "cache", text)
 
 
 def check_time(C: Settings, device: torch.device) -> list[Finding]:
-    """How many iterations the recipe has, and how many hours they would take here."""
+    """How many iterations the recipe has, and how long they would take here."""
     iterations = C.nepochs * C.niters_per_epoch
     recipe = Finding(
         Level.OK, "recipe", f"{C.nepochs} epochs of {C.niters_per_epoch} iterations, {iterations:,} in all"
@@ -64,7 +66,7 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
     except torch.OutOfMemoryError:
         return [recipe, Finding(Level.PROBLEM, MEMORY, out_of_memory(C, smaller_steps, on_gpu=True))]
     text = (
-        f"about {found.hours:,.1f} hours on {device_name(device)}, without evaluation: an iteration computes for "
+        f"about {duration(found.seconds)} on {device_name(device)}, without evaluation: an iteration computes for "
         f"{duration(found.step)} and loads for {duration(found.loading)}"
     )
     if found.parallel and found.loading > found.step:

@@ -10,6 +10,7 @@ from typing import Any
 
 from furnace.compare.scores import BASELINE, BEST, LAST, Row
 from furnace.utils.files import write_atomically
+from furnace.utils.wording import byte_size, duration, percent
 
 MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"
 TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the hold-out"}
@@ -18,7 +19,6 @@ NOTE = (
     "mIoU on the test set in percent, mean over the seeds and sample standard deviation; the difference to "
     f"{BASELINE} is paired by seed, with its standard error. Time is one run's training and evaluation."
 )
-MINUTE, HOUR = 60, 3600
 PLOT_DPI = 150
 
 
@@ -76,27 +76,13 @@ def cells_of(row: Row) -> tuple[str, ...]:
         f"{row.labeled} (1/{row.ratio})",
         row.method,
         ", ".join(map(str, row.seeds)),
-        points(row.mean),
-        points(row.std),
-        points(row.difference, signed=True),
-        points(row.standard_error),
+        percent(row.mean),
+        percent(row.std),
+        percent(row.difference, signed=True),
+        percent(row.standard_error),
         duration(row.seconds),
-        "-" if row.memory_gib is None else f"{row.memory_gib:.1f} GiB",
+        "-" if row.memory_gib is None else byte_size(row.memory_gib * 2**30),
     )
-
-
-def points(share: float | None, signed: bool = False) -> str:
-    """A share, or a difference of shares, in percent points."""
-    return "-" if share is None else f"{100 * share:{'+' if signed else ''}.2f}"
-
-
-def duration(seconds: float | None) -> str:
-    """ "45 s", "12 min" or "3.4 h"; "?" where nobody knows."""
-    if seconds is None:
-        return "?"
-    if seconds < 2 * MINUTE:
-        return f"{seconds:.0f} s"
-    return f"{seconds / MINUTE:.0f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -26,6 +26,7 @@ from furnace.datasets.reading import DAMAGED, Files, read_image, read_label
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 from furnace.utils.progress import parallel
+from furnace.utils.wording import byte_size
 
 # Magic, decoder, height, width, channels (0 for labels), checksum of the pixels, size and mtime_ns of the source.
 HEADER = struct.Struct("<8s5I2q20x")
@@ -33,7 +34,6 @@ MAGIC = b"decoded1"
 # Other versions may decode JPEG files to slightly other pixels.
 DECODER = zlib.crc32(f"{cv2.__version__} {PIL.__version__}".encode())
 RESERVE = 2**28  # bytes to leave free
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class Cache(Files):
         needed, free = decoded_bytes(missing), free_bytes(self.folder)
         if needed + RESERVE > free:
             raise UserError(
-                f"{self.folder}: C.cache needs {needed / GIB:.2f} GiB for {len(missing)} files and "
-                f"{free / GIB:.2f} GiB are free there; make room, name another folder, or set C.cache = {OFF}"
+                f"{self.folder}: C.cache needs {byte_size(needed)} for {len(missing)} files and "
+                f"{byte_size(free)} are free there; make room, name another folder, or set C.cache = {OFF}"
             )
         parallel(lambda source: self._enter(source, skip_unreadable), missing, "filling the cache")
 

@@ -12,7 +12,7 @@ from furnace.datasets.catalog import Classes, find_classes
 from furnace.datasets.dataset import TrainBatch, TrainSet
 from furnace.engine.collapse import CollapseWatch
 from furnace.engine.distributed import rank
-from furnace.engine.figures import TRUTH, append_figures, percent
+from furnace.engine.figures import TRUTH, append_figures
 from furnace.engine.monitor import logger
 from furnace.engine.spared import Spared
 from furnace.methods.method import Outcome
@@ -22,6 +22,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 from furnace.utils.visualize import IGNORED_COLOUR, caption, colour, heat, legend, save_picture, stack, strip
+from furnace.utils.wording import percent
 
 STRIPS = "strips"
 ROWS = 2  # images of a strip

@@ -12,6 +12,7 @@ from furnace.engine.guard import Fault
 from furnace.utils.errors import UserError, last_message
 from furnace.utils.files import FULL
 from furnace.utils.settings import Settings
+from furnace.utils.wording import few
 
 NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|not enough memory|can't allocate memory|out of memory|insufficient memory", re.IGNORECASE
@@ -121,8 +122,7 @@ def not_finite(fault: Fault, C: Settings, dataset: TrainSet) -> str:
     files = []
     for name, purpose in streams.items():
         names = [dataset.sample(epoch, position, purpose).image.name for position in positions]
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        files.append(f"{name} {', '.join(names[:NAMES_SHOWN])}{more}")
+        files.append(f"{name} {few(names, NAMES_SHOWN)}")
     return (
         f"iteration {fault.iteration} (epoch {epoch}): {', '.join(fault.parts)} not finite; batch: {'; '.join(files)}"
     )

@@ -35,8 +35,3 @@ def read_figures(path: Path) -> list[dict[str, float | None]]:
             continue
         found[figures["iteration"]] = figures
     return [found[iteration] for iteration in sorted(found)]
-
-
-def percent(share: float | None) -> str:
-    """0.7374 as "73.74"; NaN and None as "-"."""
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}"

@@ -15,7 +15,7 @@ from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.checkpoint import find_snapshots
 from furnace.engine.distributed import rank, whole_batch, world_size
-from furnace.engine.figures import REPORT, RESULTS, percent
+from furnace.engine.figures import REPORT, RESULTS
 from furnace.engine.monitor import logger, open_log, progress_bar
 from furnace.inference.report import EXAMPLES, Example, write_report
 from furnace.inference.results import Result, find_entry, results_table, save_results, summary
@@ -25,6 +25,7 @@ from furnace.utils.files import explained
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import colour, save_labels, save_picture, strip
+from furnace.utils.wording import percent
 
 
 class Evaluator:

@@ -25,6 +25,7 @@ from furnace.utils.files import replacing
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
+from furnace.utils.wording import byte_size
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 METADATA = "metadata.json"
@@ -105,7 +106,7 @@ class Exporter:
                 warnings.simplefilter("ignore")  # PyTorch announces the future of its exporters
                 SAVE[self.form.kind](model, self.example(EXAMPLE_SHAPE), metadata, part)
             self.compare(model, LOAD[self.form.kind](part), path)
-        self.console.print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB", soft_wrap=True)
+        self.console.print(f"{path}: {byte_size(path.stat().st_size)}", soft_wrap=True)
         return path
 
     def deployed(self) -> Deployed:

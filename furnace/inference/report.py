@@ -13,12 +13,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.figures import FIGURES, REPORT, TRUTH, percent, read_figures
+from furnace.engine.figures import FIGURES, REPORT, TRUTH, read_figures
 from furnace.engine.recipe import RECORD, read_record
 from furnace.inference.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings
 from furnace.utils.visualize import colour, overlay
+from furnace.utils.wording import percent
 
 TEMPLATE = "report.html.j2"
 EXAMPLES = 4  # images of each kind, best and worst

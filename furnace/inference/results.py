@@ -11,10 +11,11 @@ from rich.table import Table
 from torch import Tensor
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.figures import RESULTS, percent
+from furnace.engine.figures import RESULTS
 from furnace.seg_opr.confusion import Scores
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings
+from furnace.utils.wording import percent
 
 # What an entry's scores follow from, beside its snapshot.
 CONDITIONS = ("branch", "eval_source", "scales", "flip", "crop", "stride_rate")

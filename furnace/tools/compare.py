@@ -16,13 +16,14 @@ from furnace.compare.cells import Cell, HoldOut, check_holdout, parse_method, pl
 from furnace.compare.plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
 from furnace.compare.runner import CellFailed, Runner
 from furnace.compare.scores import BEST, LAST, Score, aggregate
-from furnace.compare.tables import MARKDOWN, PLOT, duration, points, tables, write_files
+from furnace.compare.tables import MARKDOWN, PLOT, tables, write_files
 from furnace.engine.distributed import parse_devices
 from furnace.methods.build import METHODS
 from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.terminal import open_console
+from furnace.utils.wording import duration, percent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAILED_STATUS = 1
@@ -202,9 +203,9 @@ def carry_out(
         going = [cell for cell in cells if cell.name not in failures]
         left = expected_seconds(going, results, step_seconds(cells, results, probed), len(devices))
         spent = duration(result["train_seconds"] + result["evaluate_seconds"])
-        best = f", best epoch {points(result['best']['miou'])}" if "best" in result else ""
+        best = f", best epoch {percent(result['best']['miou'])}" if "best" in result else ""
         console.print(
-            f"{where}: mIoU {points(result['last']['miou'])}{best} in {spent}; left about {duration(left)}",
+            f"{where}: mIoU {percent(result['last']['miou'])}{best} in {spent}; left about {duration(left)}",
             soft_wrap=True,
         )
     return list(failures.values())

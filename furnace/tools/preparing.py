@@ -28,6 +28,7 @@ from furnace.utils.files import link_atomically, write_atomically
 from furnace.utils.places import data_root
 from furnace.utils.progress import files_bar, thread_count
 from furnace.utils.terminal import open_console
+from furnace.utils.wording import byte_size
 
 WAITING_PER_THREAD = 4  # files read ahead of the threads; bounds the memory
 
@@ -200,7 +201,7 @@ def check_space(tasks: list[Task]) -> None:
     needed = sum(task.source.entries[task.member].size for task in tasks)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"{folder}: about {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB free; make room")
+        raise UserError(f"{folder}: about {byte_size(needed)} are needed and {byte_size(free)} free; make room")
 
 
 def print_summary(plan: Plan, partitions: list[Partition], written: int, args: Namespace) -> None:

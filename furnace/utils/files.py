@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from furnace.utils.errors import UserError
+from furnace.utils.wording import byte_size
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-MIB = 2**20
 
 
 def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
@@ -97,9 +97,9 @@ def _flush(path: Path) -> None:
 def _explained(path: Path, error: OSError, needed: int | None) -> UserError:
     if error.errno not in FULL:
         return UserError(f"{path}: can't be written ({error.strerror or error}); check the folder and its permissions")
-    size = f"{needed / MIB:.1f} MiB are needed, " if needed else ""
-    free = shutil.disk_usage(path.parent).free / MIB
+    size = f"{byte_size(needed)} are needed, " if needed else ""
+    free = shutil.disk_usage(path.parent).free
     return UserError(
-        f"{path}: no space left on the disk ({size}{free:.1f} MiB are free); what was there is kept; "
+        f"{path}: no space left on the disk ({size}{byte_size(free)} are free); what was there is kept; "
         "make room and run the same command again, it goes on from here"
     )

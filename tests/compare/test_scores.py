@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from furnace.compare.scores import Row, Score, aggregate, paired_difference
-from furnace.compare.tables import cells_of, duration, plot, tables, to_csv
+from furnace.compare.tables import cells_of, plot, tables, to_csv
 
 SHARES = st.floats(0, 1)
 METHODS = ("supervised", "cps", "cpcl")
@@ -105,13 +105,6 @@ def test_markdown_has_a_table_each_with_percent_points() -> None:
         assert len({line.count("|") for line in lines}) == 1 and len({len(line) for line in lines}) == 1
     assert f"{100 * rows[2].mean:.2f}" in last and f"{100 * rows[2].difference:+.2f}" in last
     assert cells_of(rows[0])[0] == "22 (1/16)"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "?"), (45.2, "45 s"), (600, "10 min"), (9000, "2.5 h"), (100000, "27.8 h")]
-)
-def test_duration(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_plot_has_a_panel_for_each_kind_of_epoch() -> None:

@@ -178,7 +178,7 @@ def test_too_little_room_is_said_before_anything_is_written(images, label, make_
     assert make_cache().missing_bytes(images, [label]) == needed
     monkeypatch.setattr(cache_module, "GIB", 1)
     monkeypatch.setattr(cache_module, "free_bytes", lambda folder: RESERVE + needed - 1)
-    with pytest.raises(UserError, match=rf"cache: C\.cache needs {needed}\.00 GiB for 5 files .* C\.cache = off"):
+    with pytest.raises(UserError, match=rf"cache: C\.cache needs {needed}\.0 GiB for 5 files .* C\.cache = off"):
         make_cache().prepare(images, [label])
     assert entries(make_cache().folder) == []
     monkeypatch.setattr(cache_module, "free_bytes", lambda folder: RESERVE + needed)

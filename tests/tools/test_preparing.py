@@ -50,7 +50,7 @@ def test_complete_is_the_member_s_size_or_a_png_s_end(tasks):
 
 def test_too_small_a_disk_is_named_before_anything_is_written(tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: Namespace(free=10))
-    with pytest.raises(UserError, match=r"are needed and 0.00 GB free; make room"):
+    with pytest.raises(UserError, match=r"are needed and 10 bytes free; make room"):
         carry_out(tasks, link=False)
     assert not (tmp_path / "out").exists()
 

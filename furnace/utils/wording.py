@@ -1,0 +1,45 @@
+"""Counts, names, shares, sizes and times in words, the same in every message, table and page."""
+
+import math
+from collections.abc import Iterable, Sized
+
+SHOWN = 3  # names before "and 7 more"
+UNITS = ("KiB", "MiB", "GiB", "TiB")
+MINUTE, HOUR = 60, 3600
+UNKNOWN = "-"
+
+
+def few(names: Iterable[object], shown: int = SHOWN) -> str:
+    """The first names, and how many there are besides."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def counted(items: Sized, what: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{len(items)} {what}{'s' if len(items) != 1 else ''}"
+
+
+def percent(share: float | None, signed: bool = False) -> str:
+    """0.7374, or a difference of shares, as "73.74"; NaN and None as "-"."""
+    return UNKNOWN if share is None or math.isnan(share) else f"{100 * share:{'+' if signed else ''}.2f}"
+
+
+def byte_size(count: float) -> str:
+    """A number of bytes, such as "24.6 GiB"."""
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    power = min(int(math.log2(count)) // 10, len(UNITS))
+    return f"{count / 1024**power:.1f} {UNITS[power - 1]}"
+
+
+def duration(seconds: float | None) -> str:
+    """ "26 ms", "2.15 s", "45 s", "12 min" or "3.4 h"; "-" where nobody knows."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / MINUTE:.0f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:,.1f} h"
