@@ -31,11 +31,20 @@ from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import combine, vote_mixed
 from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import load_config, parse_overrides
-from furnace.utils.errors import run
+from furnace.utils.errors import UserError, run
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
 ROUNDS = 3
+# What both arrangements compute; the published one knows nothing else.
+PUBLISHED = {
+    "method": "cpcl",
+    "pseudo_labels": "both",
+    "union_choice": "disagreement",
+    "reweight": True,
+    "cutmix": True,
+    "accumulate": 1,
+}
 # Forward passes of one image by one network, or as much arithmetic; a backward pass is twice that.
 PASSES = {"supervised passes": 2, "teachers' passes": 4, "students' passes": 2, "backward": 8}
 # Their gradients with respect to the logits are computed here, too, not in "backward".
@@ -106,6 +115,17 @@ def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], 
             published_losses(network, batch, class_weight, C.unsup_weight, ohem).backward()
         for optimizer in optimizers:
             optimizer.step()
+
+    return step
+
+
+def our_step(C: Settings, learner: Learner) -> Callable[[TrainBatch], None]:
+    """A step of ours, with the hard pixels of as many images as it is given."""
+
+    def step(batch: TrainBatch) -> None:
+        if C.ohem:
+            learner.method.criterion.min_kept = C.ohem_min_kept * len(batch.images)
+        learner.step(batch, 0)
 
     return step
 
@@ -192,6 +212,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
+    for name, value in PUBLISHED.items():
+        if getattr(C, name) != value:
+            raise UserError(f"C.{name} = {getattr(C, name)}: the published step has {value}, nothing else is compared")
     device = parse_devices(args.devices)[0]
     amp = AMP_DTYPES[chosen_amp(C.amp, device)] or torch.float32
     console = open_console()
@@ -203,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     held = allocated(device)
     network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
     learner = build_learner(C, network)
-    ours = Arrangement(lambda part: learner.step(part, 0), batch, device, held)
+    ours = Arrangement(our_step(C, learner), batch, device, held)
     for _ in range(ROUNDS):  # in turn, so that a machine that slows down slows down both
         published.run(args.repeats)
         ours.run(args.repeats)

@@ -1,7 +1,8 @@
 """One training step: losses, gradients and the update of the networks, in any number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,11 +81,16 @@ class Learner:
                 branch.compile()
         self.objective = Objective(network, method)
         if world_size() > 1:
-            # Buffers need no broadcast: synchronised BatchNorm keeps them the same everywhere.
+            # Buffers need no broadcast: synchronised BatchNorm keeps them the same everywhere, and without it, each
+            # process has statistics of its own share, of which the first one's are saved.
             self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
 
     def step(self, batch: TrainBatch, iteration: int) -> Outcome:
-        """Update the networks on a normalised batch, with the learning rate of `iteration`."""
+        """Update the networks on a normalised batch, with the learning rate of `iteration`.
+
+        Returns:
+            loss and scalars as means over the batch's parts; the rest, for pictures, is that of the last part.
+        """
         self.network.train()
         self.method.train()
         self.method.before_step(iteration / self.total_iterations)
@@ -106,7 +112,7 @@ class Learner:
         self.method.after_step(self.network, iteration)
         self.guard.undo(before, bad)
         self.intact = True
-        return outcomes[-1]
+        return average(outcomes)
 
     def _backward(self, batch: TrainBatch) -> list[Outcome]:
         """Accumulate the gradients of the batch's parts."""
@@ -144,6 +150,16 @@ class Learner:
 
     def learning_rate(self, iteration: int) -> float:
         return poly_lr(self.lr, iteration, self.total_iterations, self.lr_power)
+
+
+def average(outcomes: list[Outcome]) -> Outcome:
+    """The last of the outcomes of a batch's equal parts, with the means of all of them as loss and scalars."""
+
+    def mean(values: Iterable[Tensor]) -> Tensor:
+        return torch.stack([value.detach() for value in values]).mean()
+
+    scalars = {name: mean(outcome.scalars[name] for outcome in outcomes) for name in outcomes[0].scalars}
+    return replace(outcomes[-1], loss=mean(outcome.loss for outcome in outcomes), scalars=scalars)
 
 
 def build_learner(C: Settings, network: Network, **options: Any) -> Learner:

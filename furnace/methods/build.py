@@ -40,7 +40,8 @@ def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight)
     if not C.ohem:
         return MeanCrossEntropy(IGNORE_INDEX, class_weight, whole)
-    return OhemCrossEntropy(IGNORE_INDEX, C.ohem_thresh, C.ohem_min_kept * C.batch_size, class_weight, whole)
+    images = C.batch_size // C.accumulate  # that the criterion sees at a time, over all processes
+    return OhemCrossEntropy(IGNORE_INDEX, C.ohem_thresh, C.ohem_min_kept * images, class_weight, whole)
 
 
 def build_method(C: Settings, whole: WholeBatch = ALONE) -> Method:

@@ -12,6 +12,7 @@ from benchmarks.step import Arrangement
 from furnace.datasets.dataset import TrainBatch
 from furnace.methods.build import build_method, build_network
 from furnace.utils.config import Config
+from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.engine.steps import random_batch
 
@@ -38,6 +39,11 @@ def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture):
     step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "--repeats", "1", *options])
     output = capsys.readouterr().out
     assert all(part in output for part in ("students' passes", "backward", "published", "ours", "speed-up"))
+
+
+def test_what_the_published_step_does_not_have_is_refused():
+    with pytest.raises(UserError, match=r"^C\.method = cps: the published step has cpcl"):
+        step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "-o", "method=cps"])
 
 
 def test_a_batch_too_large_for_the_memory_is_cut(make_settings: Callable[..., Config]):
