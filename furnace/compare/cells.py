@@ -16,6 +16,9 @@ from furnace.utils.settings import COSTS, PLACES, Settings
 RECORD = "cell.json"
 # Told apart by the lists' hashes instead.
 SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
+# What a comparison sets from cell to cell, and what must be the same in all, or its rows would not compare.
+OF_A_CELL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
+OF_ALL = {"eval_source", "eval_folder"}
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,20 @@ def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
 
 
 def parse_method(text: str) -> dict[str, str]:
-    """The settings of `NAME[:key=value...]`, such as "cpcl:reweight=false". Raises UserError."""
+    """The settings of `NAME[:key=value...]`, such as "cpcl:reweight=false".
+
+    Raises:
+        UserError: there is no such method, or a setting is not the method's to choose.
+    """
     name, *pairs = (part.strip() for part in text.split(":"))
     if name not in METHODS:
         raise UserError(f"--methods {text}: no such method; there are: {', '.join(METHODS)}")
-    return {"method": name, **parse_overrides(pairs)}
+    settings = parse_overrides(pairs)
+    if taken := OF_A_CELL & settings.keys():
+        raise UserError(f"--methods {text}: {min(taken)} is set from run to run; leave it out")
+    if shared := OF_ALL & settings.keys():
+        raise UserError(f"--methods {text}: all methods share one test set; use -o {min(shared)}=...")
+    return {"method": name, **settings}
 
 
 def plan_cells(

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from furnace.compare.cells import Cell
-from furnace.compare.tables import duration
+from furnace.utils.wording import duration
 
 Results = dict[str, dict[str, Any]]  # of finished cells, by name
 
@@ -23,7 +23,8 @@ def step_seconds(cells: Sequence[Cell], results: Results, probed: dict[str, floa
     """Seconds of an iteration by method: median of the finished runs, else what was `probed`, None if neither."""
     steps: dict[str, float | None] = {}
     for method in {cell.method for cell in cells}:
-        found = [results[cell.name]["step_seconds"] for cell in cells if cell.method == method and cell.name in results]
+        finished = [results[cell.name] for cell in cells if cell.method == method and cell.name in results]
+        found = [result["step_seconds"] for result in finished if result["step_seconds"] is not None]
         steps[method] = statistics.median(found) if found else probed.get(method)
     return steps
 
@@ -33,6 +34,7 @@ def overhead_seconds(results: Results) -> float:
     rest = [
         max(0, result["train_seconds"] + result["evaluate_seconds"] - result["iterations"] * result["step_seconds"])
         for result in results.values()
+        if result["step_seconds"] is not None  # a full disk may have cost the run its figures
     ]
     return statistics.fmean(rest) if rest else 0
 

@@ -22,7 +22,7 @@ from furnace.engine.figures import FIGURES, RESULTS, read_figures
 from furnace.engine.recipe import RECORD as RUN_RECORD
 from furnace.engine.snapshot_folder import clear
 from furnace.inference.results import read_results
-from furnace.utils.errors import Stopped, UserError
+from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
 OUTPUT, LOCK, HOLD_OUT, TEST = "output.log", "lock", "hold-out", "test"
 MESSAGE_LINES = 2
@@ -108,8 +108,6 @@ class Runner:
         words += cell.arguments(niters_per_epoch=str(iterations), **PROBE_OVERRIDES, **places)
         with self._stop_on_signals(), open(folder / OUTPUT, "w", encoding="utf-8") as output:
             status = self._call(words, output)
-        if self.stopping:
-            raise Stopped("while measuring", 128 + signal.SIGTERM)
         clear(folder / "snapshot")
         return median_step(folder) if status == 0 else None
 
@@ -200,6 +198,7 @@ class Runner:
                 process.send_signal(signal.SIGTERM)
             return process.wait()
         finally:
+            process.wait()  # a signal may have interrupted the first one; the process has it, too, and is saving
             self.running.discard(process)
 
     def _words(self, script: str, device: str, *options: str) -> list[str]:
@@ -220,7 +219,7 @@ class Runner:
 
         def handle(signum: int, _) -> None:
             self.stop()
-            raise Stopped("the same command goes on from here", 128 + signum)
+            raise Stopped("the same command goes on from here", SIGNAL_BASE + signum)
 
         previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:

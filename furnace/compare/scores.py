@@ -44,7 +44,7 @@ class Row:
     memory_gib: float | None
 
 
-def aggregate(scores: Sequence[Score], baseline: str = BASELINE) -> list[Row]:
+def aggregate(scores: Sequence[Score]) -> list[Row]:
     """Rows of the last epoch, then of the best one if any was chosen; fewest labels first, methods as they come."""
     rows = []
     for which in (LAST, BEST):
@@ -53,10 +53,10 @@ def aggregate(scores: Sequence[Score], baseline: str = BASELINE) -> list[Row]:
             if which in score.miou:
                 groups.setdefault((score.ratio, score.method), {})[score.seed] = score
         for ratio in sorted({ratio for ratio, _ in groups}, reverse=True):
-            base = {seed: score.miou[which] for seed, score in groups.get((ratio, baseline), {}).items()}
+            base = {seed: score.miou[which] for seed, score in groups.get((ratio, BASELINE), {}).items()}
             for (of_ratio, method), by_seed in groups.items():
                 if of_ratio == ratio:
-                    rows.append(make_row(which, by_seed, {} if method == baseline else base))
+                    rows.append(make_row(which, by_seed, {} if method == BASELINE else base))
     return rows
 
 

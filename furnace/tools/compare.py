@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from furnace.compare.cells import Cell, HoldOut, check_holdout, parse_method, plan_cells, subset_sources
+from furnace.compare.cells import OF_A_CELL, Cell, HoldOut, check_holdout, parse_method, plan_cells, subset_sources
 from furnace.compare.plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
 from furnace.compare.runner import CellFailed, Runner
 from furnace.compare.scores import BEST, LAST, Score, aggregate
@@ -22,13 +22,13 @@ from furnace.methods.build import METHODS
 from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError, run
+from furnace.utils.files import existing_part
+from furnace.utils.places import CHECKOUT
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import duration, percent
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FAILED_STATUS = 1
 DEFAULT_PROBE = 6
-OF_A_CELL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
 EXAMPLES = """examples:
   python -m furnace.tools.compare exp_camvid --methods supervised,cps,cpcl --ratios 16,8,4 --seeds 0,1,2
   python -m furnace.tools.compare exp_camvid --methods supervised,cpcl,cpcl:reweight=false --ratios 8 --seeds 0 -d 0-3
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     experiment = find_experiment(args.experiment)
     cells = make_plan(experiment, args)
     # The same lists need not be checked for every method and seed.
-    for cell in {(cell.C.train_source, METHODS[cell.C.method].unlabeled): cell for cell in cells}.values():
+    for cell in {tuple(cell.identity()["lists"].items()): cell for cell in cells}.values():
         check_holdout(cell)
     results: Results = {cell.name: result for cell in cells if (result := cell.result)}
     runner = Runner(experiment, args.keep)
@@ -114,7 +114,7 @@ def build_parser() -> ArgumentParser:
 
 def find_experiment(name: str) -> Path:
     """The experiment's folder, from here or from the checkout. Raises UserError."""
-    for folder in (Path(name), REPOSITORY / name):
+    for folder in (Path(name), CHECKOUT / name):
         if (folder / "config.py").is_file():
             return folder.resolve()
     raise UserError(f"{name}: no such experiment (a folder with config.py, such as exp_camvid)")
@@ -125,8 +125,8 @@ def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
     methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     for method in methods:
         parse_method(method)
-    out = (args.out or REPOSITORY / "log" / "compare" / experiment.name).resolve()
-    if not (existing := next(path for path in (out, *out.parents) if path.exists())).is_dir():
+    out = (args.out or CHECKOUT / "log" / "compare" / experiment.name).resolve()
+    if not (existing := existing_part(out)).is_dir():
         raise UserError(f"--out {out}: {existing} is a file; name another folder")
     overrides = parse_overrides(args.override)
     if taken := OF_A_CELL & overrides.keys():
@@ -140,7 +140,21 @@ def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
         subsets = out / "subsets"
         for seed in args.seeds:
             draw_subsets(experiment, subsets, args.ratios, seed, overrides, args)
+    else:
+        check_ratios(experiment, args.ratios, overrides)
     return plan_cells(experiment, out, methods, args.ratios, args.seeds, overrides, holdout, subsets)
+
+
+def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, str]) -> None:
+    """Raise UserError where config.py names the same labelled list for another ratio than its own."""
+    own = load_config(experiment, overrides)
+    for ratio in ratios:
+        C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
+        if ratio != own.labeled_ratio and C.train_source == own.train_source:
+            raise UserError(
+                f"--ratios {ratio}: C.train_source = {C.train_source} whatever C.labeled_ratio is; compare with "
+                f"--ratios {own.labeled_ratio}, or name a list for each ratio in config.py, as exp_voc does"
+            )
 
 
 def draw_subsets(
@@ -164,7 +178,7 @@ def draw_subsets(
     words += ["--seed", str(seed), "--out", str(subsets / f"seed-{seed}"), "--overwrite"]
     words += ["--list", str(Path(args.list).resolve())] if args.list else []
     words += [part for name, value in overrides.items() for part in ("-o", f"{name}={value}")]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"--draw-subsets: {done.stderr.strip().removeprefix('error: ')}")
 

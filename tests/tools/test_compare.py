@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from furnace.compare.cells import SOURCES, first_difference, plan_cells
+from furnace.compare.plan import overhead_seconds, step_seconds
 from furnace.compare.runner import Runner
 from furnace.datasets.toy import make_toy
 from furnace.tools.compare import main
@@ -167,6 +168,25 @@ def test_a_hold_out_that_is_tested_or_trained_on_is_refused(stub: Path, name: st
     assert not (stub / "calls").exists()
 
 
+def test_each_method_s_own_lists_are_compared_with_the_hold_out(stub: Path) -> None:
+    source = stub.parent / "DATA" / "toy" / "unlabeled.txt"
+    source.write_text("held/image/held_0000.png\nheld/image/held_0001.png\n")
+    with pytest.raises(UserError, match="shares 2 images with the unlabelled images"):
+        main(arguments(stub, "--holdout", held_out(stub), methods=f"cpcl:unsup_source={source},cpcl"))
+
+
+def test_the_time_left_is_told_without_runs_whose_figures_are_lost(stub: Path) -> None:
+    assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
+    (cell,) = plan_cells(stub, stub.parent / "out", ["cpcl"], [8], [0], {"batch_size": "2", "nepochs": str(EPOCHS)})
+    result = cell.result
+    known = {"iterations": 10, "step_seconds": 2, "train_seconds": 25, "evaluate_seconds": 5}
+    lost = {**result, "step_seconds": None}
+    assert overhead_seconds({"a": {**result, **known}, "b": lost}) == 10
+    assert overhead_seconds({"b": lost}) == 0
+    assert step_seconds([cell], {cell.name: lost}, {}) == {"cpcl": None}
+    assert step_seconds([cell], {cell.name: {**result, **known}}, {}) == {"cpcl": 2}
+
+
 def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
     assert main(arguments(stub, "--draw-subsets", ratios="4,8")) == 0
     lists = {}
@@ -235,11 +255,15 @@ def test_excluded_settings_exist() -> None:
         (["--methods", "supervised,fixmatch"], "no such method; there are: cpcl"),
         (["--methods", "cpcl:reweigth=false"], "did you mean reweight"),
         (["--methods", "cpcl:reweight"], "key=value"),
+        (["--methods", "cpcl:seed=5"], "--methods cpcl:seed=5: seed is set from run to run"),
+        (["--methods", "cpcl:method=cps"], "method is set from run to run"),
+        (["--methods", "cpcl:eval_source=other.txt"], "all methods share one test set; use -o eval_source"),
         (["--ratios", "0"], "whole numbers from 1"),
         (["--seeds", "a"], "whole numbers from 0"),
         (["--ratios", "3"], "train_labeled_1-3.txt: no such list"),
         (["--holdout", "nowhere.txt"], "no such list"),
         (["-o", "seed=4"], "--seeds"),
+        (["-o", "train_source=mine.txt"], r"--ratios 8: C.train_source = mine.txt whatever .* --ratios 16"),
         (["--jobs", "0"], "--jobs 0: expected a whole number from 1"),
     ],
 )
@@ -287,9 +311,11 @@ def test_jobs_share_a_device(stub: Path) -> None:
     assert {line.split()[3] for line in calls(stub)} == {"cpu"}
 
 
-def test_interrupted_it_lets_the_run_save_and_goes_on_later(stub: Path) -> None:
+@pytest.mark.parametrize("probe", ["0", "2"])  # in the run itself, and while its time is measured
+def test_interrupted_it_lets_the_run_save_and_goes_on_later(stub: Path, probe: str) -> None:
     (stub / "wait").touch()
-    words = [sys.executable, "-m", "furnace.tools.compare", *arguments(stub, methods="cpcl", seeds="0")]
+    words = arguments(stub, "--probe", probe, methods="cpcl", seeds="0")
+    words = [sys.executable, "-m", "furnace.tools.compare", *words]
     process = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (stub / "waiting").exists():
