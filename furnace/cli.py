@@ -1,6 +1,7 @@
 """The commands of an experiment folder: their arguments, and what they start."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from furnace.base_model.pretrained import no_downloads
 from furnace.checks.dryrun import dry_run
-from furnace.engine.distributed import choose_devices, launch, local_device, start, stop
+from furnace.engine.distributed import choose_devices, launch, local_device, rank, start, stop
 from furnace.engine.faults import Advice, faults_explained, smaller_steps, smaller_windows
 from furnace.engine.launcher import OVERWRITE
 from furnace.engine.trainer import Trainer
@@ -42,8 +43,11 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
     with prepared(folder, args, args.dry_run, TRAIN_RESTARTS, smaller_steps) as (C, device):
         if args.dry_run:
             with no_downloads():
-                return dry_run(Trainer(C, device, args.resume, args.overwrite))
+                return dry_run(Trainer(C, device, args.resume, overwrite=True), asked=args.resume or args.overwrite)
         Trainer(C, device, args.resume, args.overwrite).fit()
+        if rank() == 0:
+            same = [*(["-d", args.devices] if args.devices else []), *(w for o in args.override for w in ("-o", o))]
+            print(f"next: python eval.py -e last {shlex.join(same)}")
     return 0
 
 
@@ -190,7 +194,10 @@ def prepared(
 
 def settings_table(C: Settings) -> Table:
     """Every setting with its value and meaning."""
-    table = Table("setting", "value", "meaning", title=f"settings of {C.this_dir}")
+    table = Table(title=f"settings of {C.this_dir}")
+    table.add_column("setting", no_wrap=True)
+    for column in ("value", "meaning"):
+        table.add_column(column, overflow="fold")
     for name, field in Settings.model_fields.items():
         table.add_row(name, escape(str(getattr(C, name))), escape(field.description))
     return table

@@ -1,6 +1,7 @@
 """The commands of the experiment folders: their help, what they start with which settings, and how they end."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -85,6 +86,15 @@ def test_dry_run_checks_everything_and_writes_nothing(options: list[str], voc_ro
     assert "2007_000003.png" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"nowhere\.txt"):
         cli.train(REPOSITORY / "exp_voc", [*options, "--dry-run", "-o", "train_source=nowhere.txt"])
+
+
+def test_dry_run_notes_the_snapshots_of_an_earlier_run(options: list[str], tmp_path: Path, capsys):
+    assert cli.train(REPOSITORY / "exp_voc", options) == 0
+    assert f"next: python eval.py -e last {shlex.join(options)}\n" in capsys.readouterr().out
+    for more, noted in (([], True), (["-c", "auto", "-o", "nepochs=3"], False), (["--overwrite"], False)):
+        assert cli.train(REPOSITORY / "exp_voc", [*options, *more, "--dry-run"]) == 0
+        assert ("holds 2 snapshots of a run, the latest" in capsys.readouterr().out) == noted
+    assert (tmp_path / "log" / "snapshot" / "epoch-last.pth").is_file()
 
 
 def test_diagnosed_training_leaves_pictures_and_figures(options: list[str], tmp_path: Path):

@@ -15,13 +15,18 @@ from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.checkpoint import is_snapshot_epoch
 from furnace.engine.monitor import peak_memory
 from furnace.engine.recipe import recipe_table
-from furnace.engine.trainer import Trainer
+from furnace.engine.trainer import Trainer, check_unused
+from furnace.utils.errors import UserError
+from furnace.utils.files import existing_part
 from furnace.utils.settings import Settings
 from furnace.utils.wording import byte_size
 
 
-def dry_run(trainer: Trainer) -> int:
-    """Print recipe, checks and estimates of a run that could start now; returns 1 where there are problems, else 0."""
+def dry_run(trainer: Trainer, asked: bool = False) -> int:
+    """Print recipe, checks and estimates of a run that could start now; returns 1 where there are problems, else 0.
+
+    `asked`: that it should continue a run or replace it, so that snapshots in its folder are nothing to be noted.
+    """
     C, device, console = trainer.C, trainer.device, trainer.console
     console.print(recipe_table(C, trainer.dataset, trainer.network, device, trainer.start_iteration))
     findings = Checkup(C, device, SAMPLE).run()
@@ -29,10 +34,21 @@ def dry_run(trainer: Trainer) -> int:
         timed = any(finding.check == TIME and finding.level != Level.PROBLEM for finding in findings)
         findings.append(check_memory(C, device, timed))
     findings.append(check_disk(C, trainer))
+    if not asked:
+        findings += check_folder(C)
     console.print(findings_table(C, findings))
     problems = sum(finding.level == Level.PROBLEM for finding in findings)
     console.print(f"problems: {problems}; nothing was trained or written", highlight=False)
     return 1 if problems else 0
+
+
+def check_folder(C: Settings) -> list[Finding]:
+    """Whether training would refuse to begin, as there are snapshots already."""
+    try:
+        check_unused(C.snapshot_dir)
+    except UserError as error:
+        return [Finding(Level.NOTE, "snapshots", str(error))]
+    return []
 
 
 def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Finding:
@@ -84,7 +100,7 @@ def check_disk(C: Settings, trainer: Trainer) -> Finding:
     )
     needed = (count + 1) * (weights + momentum)  # and the autosave, or one that is being written
     folder = Path(C.snapshot_dir)
-    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    existing = existing_part(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         advice = "name another folder (-o log_dir=... or -o snapshot_dir=...)"
         return Finding(Level.PROBLEM, "snapshots", f"{folder}: can't be made, {existing} can't be written into", advice)

@@ -15,7 +15,7 @@ from furnace.engine.recipe import device_name
 from furnace.methods.build import METHODS, build_network
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
-from furnace.utils.wording import byte_size, duration
+from furnace.utils.wording import byte_size, counted, duration
 
 MEMORY, TIME = "memory", "training time"
 
@@ -55,10 +55,8 @@ def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
 
 def check_time(C: Settings, device: torch.device) -> list[Finding]:
     """How many iterations the recipe has, and how long they would take here."""
-    iterations = C.nepochs * C.niters_per_epoch
-    recipe = Finding(
-        Level.OK, "recipe", f"{C.nepochs} epochs of {C.niters_per_epoch} iterations, {iterations:,} in all"
-    )
+    epochs, steps = counted(range(C.nepochs), "epoch"), counted(range(C.niters_per_epoch), "iteration")
+    recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
     try:
         found = estimate(C, build_train_set(C, METHODS[C.method].unlabeled), device)
     except UserError as error:

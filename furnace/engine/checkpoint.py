@@ -237,6 +237,8 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
         raise UserError(f"-e {which}: use PATH.pth, EPOCH, FIRST-LAST, FIRST- or last; {have}")
     first = int(match[1])
     last = int(match[3]) if match[3] else (max(available, default=first) if match[2] else first)
+    if first > last:
+        raise UserError(f"-e {which}: runs backwards; {have}")
     chosen = [path for epoch, path in available.items() if first <= epoch <= last]
     if not chosen:
         raise UserError(f"-e {which}: no such snapshot; {have}")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 
 CPU = torch.device("cpu")
+T = TypeVar("T")
 OURS = "FURNACE_LAUNCHED"  # tells the processes of `launch` from those of a torchrun of the user's own
 
 
@@ -134,6 +136,15 @@ def _parse_range(part: str, text: str) -> Sequence[int]:
     if int(numbers[0]) > int(numbers[1]):
         raise UserError(f"-d {text}: {part} runs backwards")
     return range(int(numbers[0]), int(numbers[1]) + 1)
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every process's `value`, in the first process; nothing in the others."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
 
 
 class SharedBatch(WholeBatch):

@@ -1,4 +1,4 @@
-"""Figures of a run: the files in which they stand, one JSON object a line where they are many, and percentages."""
+"""Figures of a run: the files in which they stand, one JSON object a line where they are many."""
 
 import json
 import math
@@ -25,13 +25,13 @@ def read_figures(path: Path) -> list[dict[str, float | None]]:
     """
     found = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     for line in lines:
         try:
             figures = json.loads(line)
-        except json.JSONDecodeError:
+            found[int(figures["iteration"])] = figures
+        except (ValueError, TypeError, KeyError):
             continue
-        found[figures["iteration"]] = figures
     return [found[iteration] for iteration in sorted(found)]

@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -61,9 +62,10 @@ def open_log(folder: str | Path, kind: str, console: Console) -> Path:
     logger.addHandler(to_terminal)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    link = folder / f"{kind}_last.log"
-    link.unlink(missing_ok=True)
-    link.symlink_to(path.name)
+    with suppress(OSError):  # there are disks without symbolic links
+        link = folder / f"{kind}_last.log"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.name)
     return path
 
 
@@ -128,7 +130,7 @@ class Monitor:
         tb = Path(folder) / "tb"
         self.writer = tensorboard_writer(tb, self.spared, write_to_disk=self.first, purge_step=start or None)
         self.figures_file = Path(folder) / FIGURES
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}  # of the finite values, and how many they are
         self.count = 0
         self.waited = 0.0
         self.since = time.perf_counter()
@@ -156,9 +158,10 @@ class Monitor:
             yield batch
 
     def step(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
-        """Take in the scalars () of an iteration, on whatever device they are."""
+        """Take in the scalars () of an iteration, on whatever device they are; means leave out what is not finite."""
         for name, value in scalars.items():
-            self.sums[name] = self.sums.get(name, 0) + value.double()
+            pair = torch.stack([value.double().nan_to_num(0, 0, 0), torch.isfinite(value).double()])
+            self.sums[name] = self.sums.get(name, 0) + pair
         self.count += 1
         done = iteration + 1
         self.progress.update(self.task, completed=done, description=f"epoch {iteration // self.niters_per_epoch}")
@@ -167,8 +170,8 @@ class Monitor:
 
     def _report(self, iteration: int, lr: float) -> None:
         names = list(self.sums)
-        means = self.whole.mean(torch.stack([self.sums[n] for n in names]) / self.count)
-        means = dict(zip(names, means.tolist(), strict=True))
+        sums, counts = self.whole.total(torch.stack([self.sums[n] for n in names])).unbind(1)
+        means = dict(zip(names, (sums / counts).tolist(), strict=True))
         now = time.perf_counter()
         costs = {
             "step_seconds": (now - self.since) / self.count,

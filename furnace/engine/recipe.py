@@ -21,6 +21,7 @@ from furnace.engine.numerics import chosen_amp, chosen_compile
 from furnace.engine.snapshot_folder import list_saves
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings
+from furnace.utils.wording import counted
 
 PRECISIONS = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast, scaled loss", "off": "float32"}
 
@@ -81,7 +82,8 @@ def describe_division(C: Settings, device: torch.device, processes: int) -> list
     parts = f", in {C.accumulate} parts of {images}" if C.accumulate > 1 else ""
     lines = [f"{C.batch_size // processes} images a device{parts}"]
     seen = images * (processes if together else 1)
-    lines.append(f"BatchNorm sees {seen} of {C.batch_size} images at a time")
+    apart = "; saved are the first process's statistics" if processes > 1 and not together else ""
+    lines.append(f"BatchNorm sees {seen} of {C.batch_size} images at a time{apart}")
     if C.accumulate > 1:
         lines.append(f"agreement, OHEM and normalisers are those of {images * processes} images")
     return lines
@@ -91,7 +93,7 @@ def device_name(device: torch.device) -> str:
     """ "cuda:0 (NVIDIA H100)", or "cpu (2 threads)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    return f"cpu ({counted(range(torch.get_num_threads()), 'thread')})"
 
 
 def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:

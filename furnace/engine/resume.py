@@ -62,7 +62,7 @@ def restore(
     if iteration is None:
         iteration = (snapshot.epoch + 1) * C.niters_per_epoch
     if iteration >= C.nepochs * C.niters_per_epoch:
-        finished = f"{path}: the run of {C.nepochs} epochs is finished; raise it with -o nepochs=N"
+        finished = f"{path}: the run of {C.nepochs} epochs is finished; for more of them -o nepochs=N"
         if more:
             raise UserError(finished)
         notes.append(finished)

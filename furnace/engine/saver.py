@@ -33,9 +33,10 @@ class Saver:
         """Remove what a killed run left unfinished, and, for a fresh run, the snapshots of an earlier one and their
         results: nothing should continue from them, or be compared with them, by mistake."""
         self.saved_at = time.monotonic()
-        if fresh and (count := clear(self.folder)):
-            logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {self.folder}")
-            for told in (RESULTS, REPORT, TRUTH):  # of those snapshots
+        if fresh:
+            if count := clear(self.folder):
+                logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {self.folder}")
+            for told in (RESULTS, REPORT, TRUTH):  # of such snapshots, whether they were still there or not
                 (Path(self.C.log_dir) / told).unlink(missing_ok=True)
         sweep(self.folder)
 

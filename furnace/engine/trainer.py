@@ -24,11 +24,13 @@ from furnace.engine.resume import find_resume, restore
 from furnace.engine.saver import Saver
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_saves
+from furnace.engine.unreadable import Unreadable
 from furnace.methods.build import METHODS, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
+from furnace.utils.wording import counted
 
 
 class Trainer:
@@ -55,12 +57,8 @@ class Trainer:
     ):
         self.C, self.device = C, device
         self.console = console or open_console(quiet=rank() > 0)
-        present = list_saves(C.snapshot_dir)
-        if present and not (resume or overwrite or restarts()):
-            raise UserError(
-                f"{C.snapshot_dir}: holds {len(present)} snapshots of a run, the latest {present[0].name}; continue it "
-                "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"
-            )
+        if not (resume or overwrite or restarts()):
+            check_unused(C.snapshot_dir)
         found, self.notes = find_resume(resume, C.snapshot_dir)
         self.fresh = found is None
         self.branched = found is not None and found[1] == resume
@@ -82,7 +80,7 @@ class Trainer:
         check_agreement(self.iteration, device)
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
-        self.unreadable: list[str] = []
+        self.unreadable = Unreadable()
         # A CPU computes in step with us, so that figures cost nothing; on a GPU each look at them waits.
         self.record_iter = 1 if device.type == "cpu" else C.record_info_iter
 
@@ -107,9 +105,9 @@ class Trainer:
                 self._train(batch, monitor)
                 if self.iteration < self.total and (signum := signals.requested()):
                     self._stop(signum)
-        self._report_unreadable()
+        self.unreadable.report()
         self.saver.finish(C.nepochs - 1)
-        logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}; next: python eval.py -e last")
+        logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}")
 
     def _begin(self) -> None:
         """Log, table, record and the folder of snapshots."""
@@ -129,7 +127,7 @@ class Trainer:
         """One iteration, and what is due after it."""
         C, iteration = self.C, self.iteration
         outcome = self.learner.step(self.prepare(batch), iteration)
-        self._note_unreadable(batch.unreadable)
+        self.unreadable.note(batch.unreadable)
         self.iteration += 1
         epoch, step = divmod(iteration, C.niters_per_epoch)
         is_due = step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)
@@ -172,10 +170,11 @@ class Trainer:
     def _stop(self, signum: int) -> None:
         self._check_finite()
         path = self.saver.save_state()
-        self._report_unreadable()
+        self.unreadable.report()
         name = signal.Signals(signum).name
         raise Stopped(
-            f"{name} after iteration {self.iteration} of {self.total}; saved {path}; -c auto goes on from there",
+            f"{name} after iteration {self.iteration} of {self.total}; saved {path}; the same command with -c auto "
+            "goes on from there",
             SIGNAL_BASE + signum,
         )
 
@@ -205,9 +204,9 @@ class Trainer:
             faults = self.learner.guard.check() if self.C.on_nan == "stop" else []
             if faults:  # not known before this one came: since then the networks have not changed
                 self.iteration = faults[0].iteration
-            if self.learner.intact:
+            if self.learner.intact and self.iteration:  # before the first there is nothing to keep
                 self.saver.try_state()
-            self._report_unreadable()
+            self.unreadable.report(together=False)  # others may have ended
         except RuntimeError as error:  # a GPU that has failed gives nothing away any more
             logger.warning(f"no autosave: {str(error).splitlines()[0]}")
 
@@ -226,30 +225,20 @@ class Trainer:
             if C.on_nan == "stop":
                 self.iteration = fault.iteration
                 self.learner.guard.thaw()
+                kept = f"the state before it is saved as {AUTOSAVE}; " if self.iteration else ""
                 raise UserError(
-                    f"{not_finite(fault, C, self.dataset)}; the state before it is saved as {AUTOSAVE}; look at these "
-                    "files, then -c auto with -o on_nan=skip, a lower -o lr=... or -o amp=off"
+                    f"{not_finite(fault, C, self.dataset)}; {kept}look at these files, then -c auto with "
+                    "-o on_nan=skip, a lower -o lr=... or -o amp=off"
                 )
             self.skipped += 1
-            logger.warning(f"skipped: {not_finite(fault, C, self.dataset)}")
+            if rank() == 0:  # it is the same in all
+                logger.warning(f"skipped: {not_finite(fault, C, self.dataset)}")
             if self.skipped > C.max_nan_skips:
                 raise UserError(
                     f"{not_finite(fault, C, self.dataset)}; {self.skipped} iterations skipped, C.max_nan_skips = "
                     f"{C.max_nan_skips}; continue from an earlier snapshot with a lower -o lr=... or -o amp=off"
                 )
         return faults
-
-    def _note_unreadable(self, reasons: list[str]) -> None:
-        for reason in reasons:
-            if reason not in self.unreadable:
-                logger.warning(f"skipped: {reason}")
-                self.unreadable.append(reason)
-
-    def _report_unreadable(self) -> None:
-        """Log at the end what was skipped in this process."""
-        if self.unreadable:
-            lines = "\n".join(f"  {reason}" for reason in self.unreadable)
-            logger.warning(f"{len(self.unreadable)} images could not be read and were replaced by others:\n{lines}")
 
     def _monitor(self) -> Monitor:
         C = self.C
@@ -262,6 +251,15 @@ class Trainer:
             display_iter=C.display_iter,
             console=self.console,
             whole=whole_batch(),
+        )
+
+
+def check_unused(folder: str) -> None:
+    """Raise UserError where a folder holds a run's snapshots."""
+    if present := list_saves(folder):
+        raise UserError(
+            f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "
+            "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"
         )
 
 

@@ -134,14 +134,16 @@ class Predictor:
             target = self.outputs.folder / "overlay" / f"{video.name}.mp4"
             writer = None
             frames = ((frame, frame) for frame in read_frames(capture))
-            for number, (frame, scores) in enumerate(self.segmenter.stream(frames)):
-                labels = self.save_maps(f"{video.name}/{number:06d}", scores, behind)
-                if self.outputs.overlay:
-                    writer = writer or open_writer(target, frame.shape[:2], capture.get(cv2.CAP_PROP_FPS))
-                    writer.write(self.overlay(frame, labels)[..., ::-1])
-                progress.advance(task)
-            if writer:
-                writer.release()
+            try:
+                for number, (frame, scores) in enumerate(self.segmenter.stream(frames)):
+                    labels = self.save_maps(f"{video.name}/{number:06d}", scores, behind)
+                    if self.outputs.overlay:
+                        writer = writer or open_writer(target, frame.shape[:2], capture.get(cv2.CAP_PROP_FPS))
+                        writer.write(self.overlay(frame, labels)[..., ::-1])
+                    progress.advance(task)
+            finally:
+                if writer:
+                    writer.release()  # writes the index, without which nobody can play what there is
 
     def save_maps(self, name: str, scores: Tensor, behind: Behind) -> np.ndarray:
         """Write the label map and, if wanted, the confidence; returns the labels (H, W) uint8."""

@@ -35,7 +35,7 @@ VARIED = {
     "crop": "window",
     "stride_rate": "stride",
 }
-NOT_LOSSES = ("iteration", "lr", "overlap", "memory_gib", *COSTS)
+NOT_LOSSES = ("iteration", "lr", "overlap", "confidence", "memory_gib", *COSTS)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Segmenter:
         """Take the weights of a snapshot. Raises UserError where it is damaged or does not fit."""
         snapshot = load_snapshot(path)
         method = snapshot.settings.get("method", self.C.method)
-        if method != self.C.method and method in METHODS:
+        if method != self.C.method and isinstance(method, str) and method in METHODS:
             self.C = self.C.model_copy(update={"method": method})
             self._build()
         load_network(self.network, snapshot, path, self.C.model_dump())

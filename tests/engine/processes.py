@@ -7,11 +7,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from rich.console import Console
 from torch import Tensor, nn
 
 from furnace.datasets.dataset import TrainBatch
 from furnace.engine.distributed import CPU, start, stop, whole_batch
 from furnace.engine.learner import Learner
+from furnace.engine.monitor import open_log
+from furnace.engine.unreadable import Unreadable
 from furnace.inference.evaluator import Evaluator
 from furnace.methods.cpcl import CPCL
 from furnace.seg_opr.losses import OhemCrossEntropy
@@ -102,7 +105,16 @@ def train_steps(rank: int, processes: int, folder: Path) -> None:
 
 
 def evaluate_share(rank: int, C: Settings, snapshot: str, folder: Path) -> None:
-    """Evaluate with this process's share of the images; the first process saves the confusion matrix."""
+    """Evaluate with this process's share of the images; the first process saves the counts and the images' scores."""
     (result,) = Evaluator(C, CPU).run(snapshot)
     if rank == 0:
-        torch.save(result.confusion, folder / "confusion.pth")
+        torch.save((result.confusion, result.per_image), folder / "result.pth")
+
+
+def report_unreadable(rank: int, folder: Path) -> None:
+    """Each process meets an image of its own and one that all meet; the first one has a log."""
+    if rank == 0:
+        open_log(folder, "log", Console(quiet=True))
+    unreadable = Unreadable()
+    unreadable.note([f"own-{rank}.png: damaged", "shared.png: damaged"])
+    unreadable.report()

@@ -7,6 +7,7 @@ agreement counts, OHEM's selection, normalisers and gradients, is as in a real r
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from furnace import cli
+from furnace.datasets.reading import read_label
 from furnace.engine import distributed, launcher
 from furnace.engine.checkpoint import Snapshot, save_snapshot
 from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
@@ -21,8 +23,10 @@ from furnace.inference.evaluator import Evaluator
 from furnace.methods.build import build_network
 from furnace.utils.config import Config
 from furnace.utils.errors import UserError
+from furnace.utils.labels import IGNORE_INDEX
 from tests.conftest import REPOSITORY
-from tests.engine.processes import evaluate_share, in_processes, train_steps
+from tests.engine.processes import evaluate_share, in_processes, report_unreadable, train_steps
+from tests.tiny_data import write_palette_label
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +53,25 @@ def test_losses_change_over_the_steps(histories: dict):
     assert len({step["loss"] for step in histories[1][0]}) == len(histories[1][0])
 
 
-def test_evaluation_counts_every_image_once(make_settings: Callable[..., Config], tmp_path: Path):
+def test_evaluation_counts_every_image_once(make_settings: Callable[..., Config], voc_root: Path, tmp_path: Path):
+    label = voc_root / "val" / "label" / "2009_000001.png"
+    write_palette_label(label, np.full_like(read_label(label, 21), IGNORE_INDEX))
     C = make_settings(head_channels=8, eval_crop_size=32)
     network = build_network(C)
     snapshot = tmp_path / "epoch-0.pth"
     save_snapshot(snapshot, Snapshot(network.state_dict(), [], 0, 0, C.model_dump()))
     (alone,) = Evaluator(C, CPU).run(str(snapshot))
     in_processes(2, evaluate_share, C, str(snapshot), tmp_path)
-    assert torch.equal(torch.load(tmp_path / "confusion.pth"), alone.confusion)
+    confusion, per_image = torch.load(tmp_path / "result.pth")
+    assert torch.equal(confusion, alone.confusion)
+    torch.testing.assert_close(per_image, alone.per_image, rtol=0, atol=0, equal_nan=True)
+    assert per_image.isnan().tolist() == [False, True, False], "an image that says nothing stays one"
+
+
+def test_images_replaced_in_any_process_stand_in_the_log(tmp_path: Path):
+    in_processes(2, report_unreadable, tmp_path)
+    last = (tmp_path / "log_last.log").read_text().split("3 images could not be read and were replaced by others:\n")[1]
+    assert {line.strip() for line in last.splitlines()} == {f"{n}.png: damaged" for n in ("own-0", "own-1", "shared")}
 
 
 @pytest.mark.parametrize(

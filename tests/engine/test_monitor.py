@@ -57,6 +57,21 @@ def test_figures_are_means_since_the_last_record(tmp_path: Path):
             assert events[record["iteration"], tag] == pytest.approx(record[tag.split("/")[1]], rel=1e-6)
 
 
+def test_a_skipped_iteration_costs_its_own_figures_alone(tmp_path: Path):
+    nan, inf = float("nan"), float("inf")
+    run(make_monitor(tmp_path, record_iter=3), {0: 1.0, 1: nan, 2: 4.0, 3: nan, 4: inf, 5: -inf})
+    first, second = read_figures(tmp_path)
+    assert (first["loss"], first["union"]) == (2.5, 1.5)
+    assert (second["loss"], second["union"]) == (None, 1.5)
+
+
+def test_broken_lines_are_left_out(tmp_path: Path):
+    sound = b'{"iteration": 2, "loss": 1}'
+    lines = [b"7", b"[]", b'"x"', b"{}", b'{"iteration": null}', b'{"iteration": "x"}', b"\xff", b"{", sound, b'{"it']
+    (tmp_path / FIGURES).write_bytes(b"\n".join(lines))
+    assert read_figures(tmp_path) == [{"iteration": 2, "loss": 1}]
+
+
 def test_time_waiting_for_data_is_told_apart(tmp_path: Path):
     def slow():
         for value in range(2):
@@ -76,7 +91,7 @@ def test_a_continued_run_goes_on_in_the_same_file(tmp_path: Path):
     with open(tmp_path / FIGURES, "a") as file:
         file.write('{"iteration": 5, "lo')
     (tmp_path / FIGURES).write_text((tmp_path / FIGURES).read_text() + "\n")
-    run(make_monitor(tmp_path, start=2), {2: 7.0, 3: 7.0, 4: float("nan"), 5: 1.0})
+    run(make_monitor(tmp_path, start=2), {2: 7.0, 3: 7.0, 4: float("nan"), 5: float("nan")})
     assert [(f["iteration"], f["loss"]) for f in read_figures(tmp_path)] == [(1, 1.0), (3, 7.0), (5, None)]
     run(make_monitor(tmp_path), {0: 0.5, 1: 0.5})
     assert [(f["iteration"], f["loss"]) for f in read_figures(tmp_path)] == [(1, 0.5)]

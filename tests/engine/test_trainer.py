@@ -147,9 +147,9 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
         make_trainer()
     finished = make_trainer("auto")
     finished.fit()
-    assert "the run of 2 epochs is finished; raise it with -o nepochs=N" in log_of(finished)
+    assert "the run of 2 epochs is finished; for more of them -o nepochs=N" in log_of(finished)
     assert saves(finished) == ["epoch-1.pth", LAST]
-    with pytest.raises(UserError, match="the run of 2 epochs is finished; raise it with -o nepochs=N"):
+    with pytest.raises(UserError, match="the run of 2 epochs is finished; for more of them -o nepochs=N"):
         make_trainer(str(Path(finished.C.snapshot_dir) / LAST))
     trainer = make_trainer(overwrite=True, nepochs=1)
     results = Path(trainer.C.log_dir) / RESULTS
@@ -158,6 +158,11 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
     trainer.fit()
     assert not results.exists(), "they were those of the earlier run"
     assert saves(trainer) == ["epoch-0.pth", LAST]
+    results.write_text("[]")
+    for path in Path(trainer.C.snapshot_dir).glob("*.pth"):
+        path.unlink()
+    make_trainer(nepochs=1).fit()
+    assert not results.exists(), "removing snapshots by hand leaves no results of an earlier run, either"
 
 
 def test_asked_again_with_other_epochs_the_end_of_the_run_stays_the_last(make_trainer) -> None:
@@ -195,7 +200,7 @@ def test_a_last_epoch_that_found_the_disk_full_is_written_when_asked_again(make_
 def test_a_run_that_was_cut_early_is_not_replaced_unasked(make_trainer) -> None:
     trainer = make_trainer()
     trainer.saver.save_state()
-    with pytest.raises(UserError, match=r"holds 1 snapshots of a run, the latest autosave\.pth; continue it"):
+    with pytest.raises(UserError, match=r"holds 1 snapshot of a run, the latest autosave\.pth; continue it"):
         make_trainer()
 
 
@@ -387,16 +392,24 @@ def test_an_update_that_was_cut_is_not_saved(make_trainer) -> None:
     assert saves(trainer) == []
 
 
+def test_a_fault_before_anything_is_learned_leaves_nothing_in_the_way(make_trainer) -> None:
+    trainer = make_trainer()
+    bad = trainer.dataset.sample(0, 0, 0).image
+    content = bad.read_bytes()
+    bad.write_bytes(content[:40])
+    with pytest.raises(UserError, match=r"damaged|decoded"):
+        trainer.fit()
+    assert saves(trainer) == []
+    bad.write_bytes(content)
+    make_trainer().fit()
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_unreadable_image_is_named_and_what_was_learned_saved(make_trainer, num_workers: int) -> None:
     trainer = make_trainer(num_workers=num_workers)
-    bad = trainer.dataset.sample(1, 0, 0).image
+    batches = [[trainer.dataset.sample(0, 3 * step + i, 0).image for i in range(3)] for step in range(3)]
+    first, bad = next((step, path) for step in (1, 2) for path in batches[step] if path not in batches[0])
     bad.write_bytes(bad.read_bytes()[:40])
-    first = next(
-        iteration
-        for iteration in range(6)
-        if bad in [trainer.dataset.sample(iteration // 3, iteration % 3 * 3 + i, 0).image for i in range(3)]
-    )
     with pytest.raises(UserError) as error:
         trainer.fit()
     assert str(error.value).startswith(f"{bad}: ")
@@ -530,3 +543,5 @@ def test_the_start_up_table_shows_how_a_batch_is_divided(settings) -> None:
     C = settings(batch_size=4)
     assert describe_division(C, CPU, 1) == []
     assert describe_division(C, torch.device("cuda"), 2)[-1] == "BatchNorm sees 4 of 4 images at a time"
+    C = settings(batch_size=4, sync_bn=False)
+    assert describe_division(C, torch.device("cuda"), 2)[-1].endswith("; saved are the first process's statistics")

@@ -106,12 +106,37 @@ def test_results_inside_the_folder_are_not_predicted_again(C: Settings, photos: 
     assert len(Predictor(C, CPU, "1", outputs).run("last", [str(photos)])) == 2
 
 
-def test_video(C: Settings, tmp_path: Path):
+def test_what_there_is_of_a_video_can_be_played_when_its_end_can_not_be_written(
+    C: Settings, tmp_path: Path, monkeypatch
+):
+    write_video(tmp_path / "ride.avi", frames=3)
+    out = tmp_path / "out"
+    predictor = Predictor(C, CPU, "1", Outputs(out))
+    save_maps = predictor.save_maps
+
+    def full(name: str, *rest) -> np.ndarray:
+        if name.endswith("2"):
+            raise UserError("no space left")
+        return save_maps(name, *rest)
+
+    monkeypatch.setattr(predictor, "save_maps", full)
+    with pytest.raises(UserError, match="no space left"):
+        predictor.run("last", [str(tmp_path / "ride.avi")])
+    video = cv2.VideoCapture(str(out / "overlay" / "ride.mp4"))
+    assert [video.read()[0] for _ in range(3)] == [True, True, False]
+
+
+def write_video(path: Path, frames: int) -> None:
+    """Noise."""
     rng = np.random.default_rng(1)
-    writer = cv2.VideoWriter(str(tmp_path / "ride.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (48, SIDE))
-    for _ in range(3):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (48, SIDE))
+    for _ in range(frames):
         writer.write(rng.integers(0, 256, (SIDE, 48, 3), dtype=np.uint8))
     writer.release()
+
+
+def test_video(C: Settings, tmp_path: Path):
+    write_video(tmp_path / "ride.avi", frames=3)
     out = tmp_path / "out"
     Predictor(C, CPU, "1", Outputs(out, opacity=0)).run("last", [str(tmp_path / "ride.avi")])
     assert [path.name for path in sorted((out / "label" / "ride").iterdir())] == [f"00000{i}.png" for i in range(3)]
@@ -135,6 +160,8 @@ def test_video(C: Settings, tmp_path: Path):
         (["photos/label/x.png"], "last", "photos", "would be overwritten|could be overwritten"),
         (["photos"], "0-", "out", "names 2 snapshots"),
         (["photos"], "7", "out", "no such snapshot"),
+        (["photos"], "3-1", "out", "-e 3-1: runs backwards"),
+        (["photos"], "last", "photos", "-p .*photos: is, or holds, the input photos"),
         (["broken.png"], "last", "out", "can't be decoded"),
         (["broken.mp4"], "last", "out", "can't be opened as a video"),
     ],
