@@ -72,8 +72,9 @@ def check_values(label: np.ndarray, num_classes: int, path: Path) -> np.ndarray:
     if wrong.any():
         values = np.unique(label[wrong])
         raise UserError(
-            f"{path}: label value {values[0]} is neither a class (0 to {num_classes - 1}) nor {IGNORE_INDEX}; "
-            f"{likely_cause(values)}"
+            f"{path}: label value {values[0]} is neither a class (C.num_classes = {num_classes}: 0 to "
+            f"{num_classes - 1}) nor {IGNORE_INDEX}; "
+            f"{likely_cause(values, num_classes)}"
         )
     return label.astype(np.uint8, copy=False)
 
@@ -144,11 +145,11 @@ def is_cut_off(data: bytes) -> bool:
     return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) < 0
 
 
-def likely_cause(values: np.ndarray) -> str:
+def likely_cause(values: np.ndarray, num_classes: int) -> str:
     """What usually leads to such label values."""
     greys = {round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in voc_palette(21)}
     if set(values.tolist()) <= greys:
         return "a palette image was probably read as grey values: write the palette's indices"
-    if values.max() <= max(CITYSCAPES_LABEL_IDS):
+    if num_classes == len(CITYSCAPES_LABEL_IDS) and values.max() <= max(CITYSCAPES_LABEL_IDS):
         return "the official label ids were probably not converted to train ids"
     return "check C.num_classes and how the labels were made"

@@ -36,6 +36,8 @@ def find_inputs(paths: list[str], skip: Path) -> list[Input]:
     found: dict[Path, Input] = {}
     for text in paths:
         matches = find_matches(text, skip)
+        if not matches and skip.resolve() in (Path(text).resolve(), *Path(text).resolve().parents):
+            raise UserError(f"-p {skip}: is, or holds, the input {text}; choose another folder for the results")
         if not matches:
             raise UserError(f"{text}: no picture or video ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
         root = fixed_folder(text)

@@ -72,7 +72,10 @@ def full_list(C: Config) -> Path:
     """The list of all training images: one folder above the partitions, of the name of the training folder."""
     path = Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
     if not path.is_file():
-        raise UserError(f"{path}: no such list; prepare the data as DATA/README.md says, or name one with --list")
+        raise UserError(
+            f"{path}: no such list; name the list of all images that have labels with --list, or prepare the data as "
+            "DATA/README.md says"
+        )
     return path
 
 

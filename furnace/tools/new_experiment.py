@@ -2,7 +2,7 @@
 
 import os
 import re
-import shutil
+import shlex
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from furnace.utils.files import write_atomically
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.places import CHECKOUT, data_root
 from furnace.utils.terminal import open_console
+from furnace.utils.wording import few
 
 PATTERN = "exp_toy"  # whose commands are copied; they are the same everywhere
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
@@ -100,8 +101,9 @@ C.eval_scale_array = [{scope.eval_scale:g}]
 def main(argv: list[str] | None = None) -> None:
     """Pair images and masks, divide them, and write lists and folder."""
     args = build_parser().parse_args(argv)
+    args.name = args.name.removeprefix("exp_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", args.name):
-        raise UserError(f"{args.name}: as a name take small letters, digits and _, such as leaves")
+        raise UserError(f"{args.name!r}: as a name take small letters, digits and _, beginning with a letter")
     folder, lists = args.root / f"exp_{args.name}", data_root(args.root) / "DATA" / args.name
     if folder.exists():
         raise UserError(f"{folder}: is there already; take another name, or remove it")
@@ -112,6 +114,11 @@ def main(argv: list[str] | None = None) -> None:
     values, size = survey(labeled)
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
     num_classes = len(names) or int(values.max()) + 1
+    if not names and 2 * len(values) < num_classes:
+        raise UserError(
+            f"{masks}: the masks hold {few(values, 6)}, where class indices would be 0, 1, 2 and so on; renumber them, "
+            f"or name all {num_classes} classes with --classes"
+        )
     if values.max() >= num_classes:
         raise UserError(f"--classes: {num_classes} names, but the masks hold the value {values.max()}; name them all")
     if num_classes < 2:
@@ -146,10 +153,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     write_atomically(folder / "config.py", text.encode())
     for command in COMMANDS:
-        shutil.copy(CHECKOUT / PATTERN / command, folder / command)
-    open_console(highlight=False).print(
+        text = (CHECKOUT / PATTERN / command).read_text(encoding="utf-8")
+        if args.root.resolve() != CHECKOUT:  # else the folder above is where furnace lies
+            text = text.replace("str(HERE.parent)", repr(str(CHECKOUT)))
+        write_atomically(folder / command, text.encode())
+    console = open_console(highlight=False)
+    if missing := sorted(set(range(num_classes)) - set(values.tolist())):
+        advice = "; do they count from 1? Class indices begin at 0" if missing == [0] else ""
+        console.print(f"note: no mask holds {few(missing)}{advice}", style="yellow", soft_wrap=True)
+    console.print(
         f"{folder}: {len(train)} images with masks and {len(unlabeled)} without to learn from, {len(val)} to validate "
-        f"with, {num_classes} classes; next: cd {folder.name} && python train.py --dry-run",
+        f"with, {num_classes} classes; next: cd {shlex.quote(os.path.relpath(folder))} && python train.py --dry-run",
         soft_wrap=True,
     )
 
@@ -163,7 +177,7 @@ def build_parser() -> ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help="of the experiment")
+    parser.add_argument("name", help="of the experiment: its folder is exp_NAME")
     parser.add_argument("--images", type=Path, required=True, help="folder of all images, searched recursively")
     parser.add_argument("--masks", type=Path, required=True, help="folder of the masks of some of them, PNG")
     parser.add_argument("--classes", help="their names in the order of the indices, separated by commas")
@@ -223,8 +237,10 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     if left := found.left():
         raise UserError(f"{left[0]}: fits no image in {images}; a mask has its image's name")
     if len(labeled) < MIN_MASKS:
+        others = f" (of {len(list(masks.rglob('*')))} files in all)" if not labeled else ""
         raise UserError(
-            f"{masks}: {len(labeled)} masks with images; {MIN_MASKS} are the least, some dozens a good start"
+            f"{masks}: {len(labeled)} PNG masks with images{others}; {MIN_MASKS} are the least, some dozens a good "
+            "start"
         )
     return labeled, unlabeled
 

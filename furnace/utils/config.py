@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import traceback
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,13 @@ ENVIRONMENT = {
     "learning_rate": "lr",
     "snapshot_iter": "snapshot_iter",
     "debug": "debug",
+}
+# In place of pydantic's own words.
+MESSAGES = {
+    "float_parsing": "is no number",
+    "int_parsing": "is no whole number",
+    "int_from_float": "is no whole number",
+    "bool_parsing": "is neither true nor false",
 }
 _overrides: ContextVar[Mapping[str, Any]] = ContextVar("overrides", default=MappingProxyType({}))
 
@@ -83,7 +91,7 @@ def load_config(folder: str | Path, overrides: dict[str, str] | None = None) -> 
         raise UserError(
             f"{file}: {', '.join(unset)} not set; assign C.{unset[0]} ({Settings.model_fields[unset[0]].description})"
         )
-    check_together(C, file)
+    check_together(C, file, origins)
     if C.debug:
         C.nepochs, C.niters_per_epoch = min(C.nepochs, 2), min(C.niters_per_epoch, 10)
     return C
@@ -98,12 +106,13 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in split}
 
 
-def check_together(C: Settings, file: str | Path) -> None:
-    """Check the settings that depend on one another. Raises UserError."""
+def check_together(C: Settings, file: str | Path, origins: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Check the settings that depend on one another. Raises UserError; `origins` as in `_explained`."""
     for names, must, fits in RULES:
         if not fits(C):
             values = ", ".join(f"{name} = {getattr(C, name)}" for name in names)
-            raise UserError(f"{file}: {values}: {must}")
+            where = ", ".join(dict.fromkeys(origins.get(name, str(file)) for name in names))
+            raise UserError(f"{where}: {values}: {must}")
 
 
 @contextmanager
@@ -128,16 +137,31 @@ def _explained(file: Path, origins: Mapping[str, str]):
         name, value = str(first["loc"][0]), first["input"]
         given = f"{origins[name]}={value}" if name in origins else None
         if name not in Settings.model_fields:
-            close = get_close_matches(name, Settings.model_fields, n=1)
-            hint = f"did you mean {close[0]}?" if close else "--settings lists the known ones"
-            raise UserError(f"{given or file}: unknown setting {name!r}; {hint}") from error
+            raise UserError(f"{given or _place(file, error)}: unknown setting {name!r}; {_closest(name)}") from error
+        message = MESSAGES.get(first["type"], first["msg"])
         raise UserError(
-            f"{given or f'{file}: {name} = {value!r}'}: {first['msg']} ({Settings.model_fields[name].description})"
+            f"{given or f'{_place(file, error)}: {name} = {value!r}'}: {message} "
+            f"({Settings.model_fields[name].description})"
         ) from error
     except UserError:
         raise
     except Exception as error:  # config.py is the user's own code: whatever it raises is theirs to put right
-        raise UserError(f"{file}: {type(error).__name__}: {error}") from error
+        said = error.msg if isinstance(error, SyntaxError) else error
+        raise UserError(f"{_place(file, error)}: {type(error).__name__}: {said}") from error
+
+
+def _closest(name: str) -> str:
+    """What may have been meant by a setting that isn't there."""
+    close = get_close_matches(name, [*Settings.model_fields, *ENVIRONMENT], n=1)
+    return f"did you mean {ENVIRONMENT.get(close[0], close[0])}?" if close else "--settings lists the known ones"
+
+
+def _place(file: Path, error: Exception) -> str:
+    """The file, with the line where the error came from if that is known."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines = [error.lineno]
+    return f"{file}, line {lines[-1]}" if lines else str(file)
 
 
 def _may_be_none(field: Any) -> bool:

@@ -17,6 +17,7 @@ from furnace.datasets.cache_folder import RAM, free_bytes, locate, writing
 from furnace.datasets.loaders import build_files, build_train_loader, build_train_set
 from furnace.datasets.reading import Files
 from furnace.utils.errors import UserError
+from furnace.utils.wording import byte_size
 from tests.tiny_data import NUM_CLASSES, PALETTE, blocky_label, write_image, write_palette_label
 
 SIZE = (12, 18)
@@ -143,7 +144,9 @@ def test_entries_of_another_decoder_are_not_used(images, make_cache, decoded, mo
 
 def test_labels_are_checked_again_for_another_number_of_classes(label, make_cache) -> None:
     make_cache().prepare([], [label])
-    with pytest.raises(UserError, match=r"label\.png: label value \d+ is neither a class \(0 to 4\)"):
+    with pytest.raises(
+        UserError, match=r"label\.png: label value \d+ is neither a class \(C\.num_classes = 5: 0 to 4\)"
+    ):
         make_cache(5).label(label)
 
 
@@ -176,9 +179,8 @@ def test_too_little_room_is_said_before_anything_is_written(images, label, make_
     header = 64
     needed = COUNT * (header + 3 * SIZE[0] * SIZE[1]) + header + SIZE[0] * SIZE[1]
     assert make_cache().missing_bytes(images, [label]) == needed
-    monkeypatch.setattr(cache_module, "GIB", 1)
     monkeypatch.setattr(cache_module, "free_bytes", lambda folder: RESERVE + needed - 1)
-    with pytest.raises(UserError, match=rf"cache: C\.cache needs {needed}\.0 GiB for 5 files .* C\.cache = off"):
+    with pytest.raises(UserError, match=rf"cache: C\.cache needs {byte_size(needed)} for 5 files .* C\.cache = off"):
         make_cache().prepare(images, [label])
     assert entries(make_cache().folder) == []
     monkeypatch.setattr(cache_module, "free_bytes", lambda folder: RESERVE + needed)

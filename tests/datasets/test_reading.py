@@ -87,7 +87,8 @@ def test_palette_label_saved_as_grey_levels_is_recognised(label: np.ndarray, tmp
     palette_image = Image.open(write_palette_label(tmp_path / "label.png", label.clip(max=NUM_CLASSES - 1)))
     palette_image.convert("L").save(tmp_path / "grey.png")
     with pytest.raises(
-        UserError, match=r"grey\.png: label value \d+ is neither a class \(0 to 20\).*palette's indices"
+        UserError,
+        match=r"grey\.png: label value \d+ is neither a class \(C\.num_classes = 21: 0 to 20\).*palette's indices",
     ):
         read_label(tmp_path / "grey.png", NUM_CLASSES)
 
@@ -101,7 +102,9 @@ def test_official_cityscapes_ids_are_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [21, 200, 254])
 def test_label_value_that_is_no_class_is_named(value: int, tmp_path: Path) -> None:
     path = write_image(tmp_path / "label.png", np.array([[3, value, 255, 254]], dtype=np.uint8))
-    with pytest.raises(UserError, match=rf"label\.png: label value {value} is neither a class \(0 to 20\) nor 255"):
+    with pytest.raises(
+        UserError, match=rf"label\.png: label value {value} is neither a class \(C\.num_classes = 21: 0 to 20\) nor 255"
+    ):
         read_label(path, NUM_CLASSES)
 
 

@@ -1,13 +1,17 @@
 """An experiment begun on one's own images: pairing, lists, settings that train, and what is refused."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from furnace.datasets.loaders import build_train_set
+from furnace.datasets.reading import read_label
 from furnace.datasets.splits import read_list
 from furnace.engine.trainer import check_shares
 from furnace.tools.new_experiment import main, pair
@@ -63,8 +67,34 @@ def test_lists_and_settings_fit_the_images(folder: Path, capsys: pytest.CaptureF
     dataset.prepare()
     assert dataset[0, 0]["images"].shape == (64, 64, 3)
     assert "8 images with masks and 6 without" in capsys.readouterr().out
+
+
+def test_its_commands_work_wherever_it_lies(folder: Path, capsys: pytest.CaptureFixture):
+    begin(folder, "--cpu")
+    assert f"next: cd {os.path.relpath(folder / 'exp_mine')} && python train.py --dry-run" in capsys.readouterr().out
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for command in ("train.py", "eval.py", "predict.py", "export.py"):
-        assert (folder / "exp_mine" / command).read_text() == (REPOSITORY / "exp_voc" / command).read_text()
+        words = [sys.executable, str(folder / "exp_mine" / command), "--settings"]
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and str(folder) in done.stdout, done.stderr
+
+
+def test_masks_that_hold_no_class_indices_are_refused_or_noted(folder: Path, capsys: pytest.CaptureFixture):
+    begin(folder)
+    assert "note: no mask holds 2\n" in capsys.readouterr().out
+    masks = list((folder / "masks").rglob("*.png"))
+    for path in masks:
+        write_palette_label(path, np.where(read_label(path, 4) > 1, 2, 1).astype(np.uint8))
+    begin(folder, name="from_one")
+    assert "note: no mask holds 0; do they count from 1? Class indices begin at 0" in capsys.readouterr().out
+    for path in masks:
+        write_palette_label(path, 60 * read_label(path, 5))
+    with pytest.raises(UserError, match="the masks hold 60, 120, where class indices would be 0, 1, 2"):
+        begin(folder, name="grey")
+    for path in masks:
+        path.rename(path.with_suffix(".bmp"))
+    with pytest.raises(UserError, match=rf"masks: 0 PNG masks with images \(of {len(masks)} files in all\)"):
+        begin(folder, name="none")
 
 
 def test_names_and_a_gpus_settings(folder: Path):

@@ -159,14 +159,15 @@ def test_an_epoch_without_an_iteration_is_refused() -> None:
     "name, hint",
     [
         ("batch_siz", "did you mean batch_size?"),
-        ("learning_rate", "did you mean|--settings lists"),
+        ("learning_rate", r"did you mean lr\?"),
+        ("learning_rat", r"did you mean lr\?"),
         ("zzz", "--settings lists the known ones"),
     ],
 )
 def test_unknown_setting_is_refused_with_a_hint(name: str, hint: str, write_config) -> None:
     with pytest.raises(UserError, match=rf"^-o {name}=1: unknown setting '{name}'; .*({hint})"):
         load_config(VOC, {name: "1"})
-    with pytest.raises(UserError, match=rf"exp_own/config\.py: unknown setting '{name}'; .*({hint})"):
+    with pytest.raises(UserError, match=rf"exp_own/config\.py, line \d+: unknown setting '{name}'; .*({hint})"):
         load_config(write_config(f"C.{name} = 1"))
 
 
@@ -225,15 +226,16 @@ def test_folder_without_config_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, complaint",
     [
-        ("C = 3", "defines no C"),
-        ("", "defines no C"),
-        ("C = (", "SyntaxError"),
-        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("raise ValueError('mine')", "ValueError: mine"),
+        ("C = 3", ": defines no C"),
+        ("", ": defines no C"),
+        ("C = (", ", line 1: SyntaxError: '\\(' was never closed$"),
+        ("import no_such_module", ", line 1: ModuleNotFoundError: No module named 'no_such_module'$"),
+        ("raise ValueError('mine')", ", line 1: ValueError: mine$"),
+        ("\n\nC = D", ", line 3: NameError: name 'D' is not defined$"),
     ],
 )
 def test_a_faulty_config_file_is_explained(write_config, text: str, complaint: str) -> None:
-    with pytest.raises(UserError, match=rf"exp_own/config\.py: {complaint}"):
+    with pytest.raises(UserError, match=rf"exp_own/config\.py{complaint}"):
         load_config(write_config(text=text))
 
 
@@ -249,7 +251,7 @@ def test_settings_that_config_py_must_assign_are_asked_for(write_config) -> None
 
 
 def test_wrong_value_in_config_py_is_refused(write_config) -> None:
-    with pytest.raises(UserError, match=r"exp_own/config\.py: batch_size = 'x'"):
+    with pytest.raises(UserError, match=r"exp_own/config\.py, line \d+: batch_size = 'x': is no whole number"):
         load_config(write_config("C.batch_size = 'x'"))
 
 
