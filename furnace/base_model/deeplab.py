@@ -16,16 +16,16 @@ class ASPP(nn.Module):
     `forward(features (B, in_channels, h, w))` gives (B, channels, h, w).
     """
 
-    def __init__(self, in_channels: int, channels: int, rates: tuple[int, ...] = ASPP_RATES):
+    def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.map_convs = nn.ModuleList(
             [nn.Conv2d(in_channels, channels, 1, bias=False)]
-            + [nn.Conv2d(in_channels, channels, 3, padding=r, dilation=r, bias=False) for r in rates]
+            + [nn.Conv2d(in_channels, channels, 3, padding=r, dilation=r, bias=False) for r in ASPP_RATES]
         )
-        self.map_bn = nn.BatchNorm2d(channels * (1 + len(rates)))
+        self.map_bn = nn.BatchNorm2d(channels * (1 + len(ASPP_RATES)))
         self.global_pooling_conv = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.global_pooling_bn = nn.BatchNorm2d(channels)
-        self.red_conv = nn.Conv2d(channels * (1 + len(rates)), channels, 1, bias=False)
+        self.red_conv = nn.Conv2d(channels * (1 + len(ASPP_RATES)), channels, 1, bias=False)
         self.pool_red_conv = nn.Conv2d(channels, channels, 1, bias=False)
         self.red_bn = nn.BatchNorm2d(channels)
         self.activation = nn.LeakyReLU(0.01)

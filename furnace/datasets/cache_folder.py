@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from furnace.utils.errors import UserError
+from furnace.utils.files import existing_part
 
 OFF, RAM = "off", "ram"
 MEMORY = Path("/dev/shm")
@@ -29,8 +30,7 @@ def locate(setting: str) -> Path:
 
 def free_bytes(folder: Path) -> int:
     """Room on the disk, or in memory, that `folder` is or would be on."""
-    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_part(folder)).free
     if MEMORY in folder.parents and MEMORY_STATE.is_file():
         # The file system in memory may promise more than the machine has left.
         lines = dict(line.split(":") for line in MEMORY_STATE.read_text().splitlines())

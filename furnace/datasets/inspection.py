@@ -136,10 +136,10 @@ def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None
         return None
 
 
-def inspect_all(listing: Listing, num_classes: int, limit: int | None, seed: int = 0) -> list[Inspection]:
-    """Inspect the samples whose files are there, all or `limit` of them drawn by `seed`, in parallel."""
+def inspect_all(listing: Listing, num_classes: int, limit: int | None) -> list[Inspection]:
+    """Inspect the samples whose files are there, all or `limit` of them, the same ones each time, in parallel."""
     there = [s for s in listing.samples if all(path.is_file() for path in _files(s, listing.labeled))]
     if limit is not None and limit < len(there):
-        chosen = np.random.default_rng(seed).choice(len(there), limit, replace=False)
+        chosen = np.random.default_rng(0).choice(len(there), limit, replace=False)
         there = [there[i] for i in sorted(chosen)]
     return parallel(lambda sample: inspect(sample, num_classes, listing.labeled), there, listing.title)

@@ -100,12 +100,12 @@ def build_train_loader(
     return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(C.num_workers, pin))
 
 
-def build_eval_loader(C: Settings, samples: list, pin: bool = False) -> DataLoader:
+def build_eval_loader(C: Settings, samples: list) -> DataLoader:
     """Images one by one, (name, image, label), decoded ahead by the workers."""
-    return DataLoader(EvalSet(samples, C.num_classes), batch_size=None, **worker_settings(C.num_workers, pin))
+    return DataLoader(EvalSet(samples, C.num_classes), batch_size=None, **worker_settings(C.num_workers))
 
 
-def worker_settings(num_workers: int, pin: bool) -> dict:
+def worker_settings(num_workers: int, pin: bool = False) -> dict:
     """Arguments of DataLoader for our workers: one thread each, four batches ahead."""
     settings = {"num_workers": num_workers, "pin_memory": pin}
     if num_workers:

@@ -20,7 +20,7 @@ from furnace.engine.monitor import logger, open_log, progress_bar
 from furnace.inference.report import EXAMPLES, Example, write_report
 from furnace.inference.results import Result, find_entry, results_table, save_results, summary
 from furnace.inference.segmenter import Segmenter, to_array
-from furnace.seg_opr.confusion import confusion_matrix, scores
+from furnace.seg_opr.confusion import class_iou, confusion_matrix, scores
 from furnace.utils.files import explained
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
@@ -135,6 +135,4 @@ def rank_of(result: Result) -> float:
 
 def image_miou(confusion: Tensor) -> Tensor:
     """mIoU () float64 of one image from its confusion matrix, NaN if all is ignored; stays on the device."""
-    counts = confusion.double()
-    hits = counts.diag()
-    return (hits / (counts.sum(0) + counts.sum(1) - hits)).nanmean()
+    return class_iou(confusion).nanmean()

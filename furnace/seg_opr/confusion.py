@@ -49,12 +49,18 @@ class Scores:
     mean_accuracy: float
 
 
+def class_iou(confusion: Tensor) -> Tensor:
+    """IoU (K,) float64 of each class from counts (K, K); NaN where neither target nor prediction has it."""
+    counts = confusion.double()
+    hits = counts.diag()
+    return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
 def scores(confusion: Tensor) -> Scores:
     """Scores of a confusion matrix (K, K) with targets in its rows."""
     confusion = confusion.cpu().double()
-    hits, of_target, of_prediction = confusion.diag(), confusion.sum(1), confusion.sum(0)
-    iou = hits / (of_target + of_prediction - hits)
-    accuracy = hits / of_target
+    hits, iou = confusion.diag(), class_iou(confusion)
+    accuracy = hits / confusion.sum(1)
     return Scores(
         iou=iou,
         accuracy=accuracy,

@@ -44,16 +44,14 @@ def mean_cross_entropy(
     return sum_over_images(image_loss, logits, labels) / normalizer.where(normalizer > 0, 1)
 
 
-def weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = IGNORE_INDEX, whole: WholeBatch = ALONE
-) -> Tensor:
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, whole: WholeBatch = ALONE) -> Tensor:
     """Cross entropy times a weight per pixel, averaged over all pixels, the ignored ones counting as 0.
 
     Args:
         logits: (B, K, h, w) floating point, at the resolution of the labels or lower.
         labels: (B, H, W) int64.
         weight: (B, H, W).
-        ignore_index, whole: as in `mean_cross_entropy`.
+        whole: as in `mean_cross_entropy`.
 
     Returns:
         () of the dtype of `logits`.
@@ -61,7 +59,7 @@ def weighted_cross_entropy(
 
     def image_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         losses = F.cross_entropy(
-            full_size(logits, labels.shape[-2:]), labels, ignore_index=ignore_index, reduction="none"
+            full_size(logits, labels.shape[-2:]), labels, ignore_index=IGNORE_INDEX, reduction="none"
         )
         return (losses * weight).sum()
 
@@ -94,7 +92,8 @@ def hard_pixels(
     probability = probability.where(valid, 1)
     everywhere = whole.gather(probability.flatten())
     kth_smallest = everywhere.kthvalue(min(min_kept, everywhere.numel())).values
-    dropped = (probability > kth_smallest.clamp(min=thresh)) & (whole.total(valid.sum()) >= min_kept)
+    # Ignored pixels count as 1: where too few are valid the kth smallest is 1, above which there is nothing.
+    dropped = probability > kth_smallest.clamp(min=thresh)  # NaN is not, so that nobody overlooks it
     return labels.where(~dropped, ignore_index)
 
 

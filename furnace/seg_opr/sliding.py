@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Normalize = Callable[[Tensor], Tensor]
-Network = Callable[[Tensor], Tensor]
+ToInput = Callable[[Tensor], Tensor]
+Scorer = Callable[[Tensor], Tensor]
 Tag = TypeVar("Tag")
 
 
@@ -38,12 +38,12 @@ class SlidingWindow:
     flip: bool = False
     batch_size: int = 1
 
-    def scores(self, image: np.ndarray, network: Network, normalize: Normalize) -> Tensor:
+    def scores(self, image: np.ndarray, network: Scorer, normalize: ToInput) -> Tensor:
         """Scores (K, H, W) of an image (H, W, 3) uint8 RGB; `network` and `normalize` as in `stream`."""
         return next(self.stream([(image, None)], network, normalize))[1]
 
     def stream(
-        self, images: Iterable[tuple[np.ndarray, Tag]], network: Network, normalize: Normalize
+        self, images: Iterable[tuple[np.ndarray, Tag]], network: Scorer, normalize: ToInput
     ) -> Iterator[tuple[Tag, Tensor]]:
         """Scores of many images, in their order, the batches being filled across images.
 
@@ -70,7 +70,7 @@ class SlidingWindow:
         for image in unfinished:
             yield image.result()
 
-    def _scale(self, image: np.ndarray, scale: float, normalize: Normalize) -> "_Scaled":
+    def _scale(self, image: np.ndarray, scale: float, normalize: ToInput) -> "_Scaled":
         image = rescale(image, scale)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         height, width = image.shape[:2]
@@ -82,7 +82,7 @@ class SlidingWindow:
         rows, columns = (starts(side, self.crop, self.stride_rate) for side in canvas.shape[-2:])
         return _Scaled(canvas[0], (height, width), [(y, x) for y in rows for x in columns])
 
-    def _pass(self, waiting: deque, network: Network) -> None:
+    def _pass(self, waiting: deque, network: Scorer) -> None:
         """One batch of waiting windows through the network, and their scores to where they belong."""
         chunk = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
         windows = torch.stack([part.canvas[:, y : y + self.crop, x : x + self.crop] for part, y, x in chunk])

@@ -24,7 +24,7 @@ from furnace.datasets.protocols import (
 )
 from furnace.datasets.splits import check_replaceable, read_lines, write_list
 from furnace.utils.errors import UserError
-from furnace.utils.files import link_atomically, write_atomically
+from furnace.utils.files import existing_part, link_atomically, write_atomically
 from furnace.utils.places import data_root
 from furnace.utils.progress import files_bar, thread_count
 from furnace.utils.terminal import open_console
@@ -197,7 +197,7 @@ def make_file(task: Task, content: bytes, link: bool) -> None:
 
 def check_space(tasks: list[Task]) -> None:
     """Raise UserError unless the disk has room for the files of `tasks`."""
-    folder = next(parent for parent in tasks[0].target.absolute().parents if parent.is_dir())
+    folder = existing_part(tasks[0].target.parent)
     needed = sum(task.source.entries[task.member].size for task in tasks)
     free = shutil.disk_usage(folder).free
     if needed > free:

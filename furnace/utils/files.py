@@ -41,6 +41,12 @@ def link_atomically(path: Path, source: Path) -> None:
             part.symlink_to(source)
 
 
+def existing_part(path: Path) -> Path:
+    """The path itself, or what there is of the folders above it: where it would be made."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 def part_of(path: Path) -> Path:
     """The temporary name of `path`: always the same, so that what a killed run left is replaced by the next."""
     return path.with_name(f".{path.name}.part")
