@@ -13,7 +13,7 @@ from rich.table import Table
 
 from furnace.base_model.pretrained import no_downloads
 from furnace.checks.dryrun import dry_run
-from furnace.engine.distributed import choose_devices, launch, local_device, rank, start, stop
+from furnace.engine.distributed import abandon, choose_devices, launch, local_device, rank, start, stop
 from furnace.engine.faults import Advice, faults_explained, smaller_steps, smaller_windows
 from furnace.engine.launcher import OVERWRITE
 from furnace.engine.trainer import Trainer
@@ -24,7 +24,7 @@ from furnace.inference.segmenter import BRANCHES
 from furnace.inference.submission import Submission
 from furnace.utils.arguments import add_overrides
 from furnace.utils.config import load_config, parse_overrides
-from furnace.utils.errors import UserError
+from furnace.utils.errors import Stopped, UserError
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY
@@ -43,7 +43,8 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
     with prepared(folder, args, args.dry_run, TRAIN_RESTARTS, smaller_steps) as (C, device):
         if args.dry_run:
             with no_downloads():
-                return dry_run(Trainer(C, device, args.resume, overwrite=True), asked=args.resume or args.overwrite)
+                trainer, processes = Trainer(C, device, args.resume, overwrite=True), len(choose_devices(args.devices))
+                return dry_run(trainer, bool(args.resume or args.overwrite), processes)
         Trainer(C, device, args.resume, args.overwrite).fit()
         if rank() == 0:
             same = [*(["-d", args.devices] if args.devices else []), *(w for o in args.override for w in ("-o", o))]
@@ -188,8 +189,13 @@ def prepared(
         start(device)
         try:
             yield C, device
-        finally:
+        except Stopped:  # as all processes are
             stop()
+            raise
+        except BaseException:
+            abandon()
+            raise
+        stop()
 
 
 def settings_table(C: Settings) -> Table:

@@ -22,10 +22,11 @@ from furnace.utils.settings import Settings
 from furnace.utils.wording import byte_size
 
 
-def dry_run(trainer: Trainer, asked: bool = False) -> int:
+def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
     """Print recipe, checks and estimates of a run that could start now; returns 1 where there are problems, else 0.
 
-    `asked`: that it should continue a run or replace it, so that snapshots in its folder are nothing to be noted.
+    `asked`: that it should continue a run or replace it, so that snapshots in its folder are nothing to be noted;
+    `processes`: on how many devices it is to run, of which this is the first.
     """
     C, device, console = trainer.C, trainer.device, trainer.console
     console.print(recipe_table(C, trainer.dataset, trainer.network, device, trainer.start_iteration))
@@ -36,6 +37,9 @@ def dry_run(trainer: Trainer, asked: bool = False) -> int:
     findings.append(check_disk(C, trainer))
     if not asked:
         findings += check_folder(C)
+    if processes > 1:
+        text = f"time and memory are those of the whole batch on {device}; each of {processes} will hold a share of it"
+        findings.append(Finding(Level.NOTE, "devices", text))
     console.print(findings_table(C, findings))
     problems = sum(finding.level == Level.PROBLEM for finding in findings)
     console.print(f"problems: {problems}; nothing was trained or written", highlight=False)

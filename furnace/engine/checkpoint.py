@@ -172,7 +172,7 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, path: str | Path) -> None:
-    """Take over the momentum of every parameter; rates and decays stay those of the settings.
+    """Take over the momentum of every parameter, zero where there is none; rates and decays stay those of the settings.
 
     Raises:
         UserError: the state is of other parameters than the optimizer's.
@@ -195,6 +195,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, path: str | Pa
         elif momentum is not None:
             raise UserError(f"{path}: an optimizer's state has a momentum of another shape for parameter {index}")
     optimizer.load_state_dict({"state": found, "param_groups": own["param_groups"]})
+    for parameter in parameters if optimizer.defaults["momentum"] else []:
+        momentum, own_layout = optimizer.state[parameter].get("momentum_buffer"), torch.zeros_like(parameter)
+        # Fused kernels want it in the parameter's own memory format, which on a CPU is another than on a GPU.
+        optimizer.state[parameter]["momentum_buffer"] = own_layout if momentum is None else own_layout.copy_(momentum)
 
 
 def check_finite(snapshot: Snapshot, path: str | Path) -> None:

@@ -56,6 +56,15 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def abandon() -> None:
+    """Leave after a fault without waiting for the other processes, which may be waiting for this one."""
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        # Ending it in peace would wait until all have come: the message of the fault would never be seen.
+        dist.distributed_c10d._abort_process_group()
+    else:
+        stop()
+
+
 def local_device(devices: Sequence[torch.device]) -> torch.device:
     """The device of this process, made the current one: that of its number on this machine, where torchrun started it.
 

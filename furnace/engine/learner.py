@@ -1,11 +1,13 @@
 """One training step: losses, gradients and the update of the networks, in any number of processes."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -75,15 +77,20 @@ class Learner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.guard, self.intact = Guard(network, whole_batch(), freeze), True
         if compiled:
-            # Where compiling fails the code runs as it is, and torch logs why.
+            # Where compiling fails the code runs as it is, and torch logs why; the backward pass must be compiled
+            # together with the forward pass for that.
             torch._dynamo.config.suppress_errors = True
+            torch._functorch.config.force_non_lazy_backward_lowering = True
             for branch in network.branches:
                 branch.compile()
         self.objective = Objective(network, method)
         if world_size() > 1:
             # Buffers need no broadcast: synchronised BatchNorm keeps them the same everywhere, and without it, each
             # process has statistics of its own share, of which the first one's are saved.
-            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
+            # PyTorch has renamed the argument.
+            known = inspect.signature(DistributedDataParallel).parameters
+            name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            self.objective = DistributedDataParallel(self.objective, **{name: False})
 
     def step(self, batch: TrainBatch, iteration: int) -> Outcome:
         """Update the networks on a normalised batch, with the learning rate of `iteration`.
@@ -173,7 +180,7 @@ def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
         "total_iterations": C.nepochs * C.niters_per_epoch,
         "amp": chosen_amp(C.amp, device),
         "accumulate": C.accumulate,
-        "compiled": chosen_compile(C.compile, device),
+        "compiled": chosen_compile(C.compile, device, C.sync_bn and world_size() > 1),
         "freeze": C.on_nan == "stop",
     }
     return Learner(network, build_method(C, whole_batch()).to(device), **(described | options))

@@ -12,9 +12,10 @@ def chosen_amp(setting: str, device: torch.device) -> str:
     return setting if setting != "auto" else "bf16" if device.type == "cuda" else "off"
 
 
-def chosen_compile(setting: str, device: torch.device) -> bool:
-    """`C.compile` with "auto" decided: on a GPU."""
-    return device.type == "cuda" if setting == "auto" else setting == "on"
+def chosen_compile(setting: str, device: torch.device, synchronised: bool = False) -> bool:
+    """`C.compile` with "auto" decided: on a GPU, unless BatchNorm is `synchronised` over several: each of these layers
+    would break the graph in two, and compiling the pieces costs more than they gain."""
+    return device.type == "cuda" and not synchronised if setting == "auto" else setting == "on"
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -66,7 +66,7 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_row("", network.weights_report)
     processes = world_size()
     table.add_row("device", f"{device_name(device)}" + (f", {processes} processes" if processes > 1 else ""))
-    compiled = ", compiled" if chosen_compile(C.compile, device) else ""
+    compiled = ", compiled" if chosen_compile(C.compile, device, C.sync_bn and processes > 1) else ""
     table.add_row("precision", PRECISIONS[chosen_amp(C.amp, device)] + compiled)
     table.add_row("seed", str(C.seed))
     table.add_row("snapshots", C.snapshot_dir)

@@ -91,7 +91,8 @@ def hard_pixels(
     (probability,) = map_images(label_probability, logits, labels.where(valid, 0))
     probability = probability.where(valid, 1)
     everywhere = whole.gather(probability.flatten())
-    kth_smallest = everywhere.kthvalue(min(min_kept, everywhere.numel())).values
+    # Not kthvalue, which on a GPU is the work of a single block of threads.
+    kth_smallest = everywhere.topk(min(min_kept, everywhere.numel()), largest=False, sorted=False).values.amax()
     # Ignored pixels count as 1: where too few are valid the kth smallest is 1, above which there is nothing.
     dropped = probability > kth_smallest.clamp(min=thresh)  # NaN is not, so that nobody overlooks it
     return labels.where(~dropped, ignore_index)

@@ -142,7 +142,9 @@ class Settings(BaseModel):
 
     # Speed
     amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="mixed precision; auto: bf16 on a GPU")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: on a GPU")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile; auto: on a GPU, unless sync_bn ties several together"
+    )
     accumulate: PositiveInt = Field(
         1, description="parts of a batch that pass one after another, to save memory", le=2**16
     )

@@ -86,6 +86,23 @@ def test_a_snapshot_has_the_published_keys_and_comes_back(saved: Path) -> None:
         assert torch.equal(fresh.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
 
 
+def test_momentum_takes_the_memory_format_of_its_parameter_and_is_zero_where_there_is_none() -> None:
+    """As fused kernels want it: a snapshot of a CPU has another format than the networks of a GPU."""
+    network = nn.Conv2d(3, 4, 3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    network(torch.randn(2, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    expected = state["state"][0]["momentum_buffer"].clone()
+    state["state"][1]["momentum_buffer"] = None
+    network = network.to(memory_format=torch.channels_last)
+    fresh = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    load_optimizer(fresh, state, "epoch-3.pth")
+    found, bias = (fresh.state[parameter]["momentum_buffer"] for parameter in network.parameters())
+    assert found.stride() == network.weight.stride() != expected.stride()
+    assert torch.equal(found, expected) and torch.equal(bias, torch.zeros(4))
+
+
 def test_a_file_of_the_published_code_can_be_read(tmp_path: Path) -> None:
     network, optimizer = trained()
     model = {f"module.{name}": value for name, value in network.state_dict().items()}

@@ -22,7 +22,7 @@ from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
 from furnace.inference.evaluator import Evaluator
 from furnace.methods.build import build_network
 from furnace.utils.config import Config
-from furnace.utils.errors import UserError
+from furnace.utils.errors import Stopped, UserError
 from furnace.utils.labels import IGNORE_INDEX
 from tests.conftest import REPOSITORY
 from tests.engine.processes import evaluate_share, in_processes, report_unreadable, train_steps
@@ -155,6 +155,26 @@ def test_devices_beside_a_torchrun_of_ones_own(monkeypatch: pytest.MonkeyPatch):
     assert choose_devices("CPU") == [CPU]
     with pytest.raises(UserError, match=r"^-d 0-1: torchrun gives .* CUDA_VISIBLE_DEVICES$"):
         choose_devices("0-1")
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("nccl", ["abort"]), ("gloo", ["destroy"])])
+def test_after_a_fault_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPatch, backend: str, expected: list[str]):
+    done = []
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: done.append("destroy"))
+    monkeypatch.setattr(distributed.dist.distributed_c10d, "_abort_process_group", lambda: done.append("abort"))
+    monkeypatch.setattr(cli, "start", lambda device: None)
+    args = cli.experiment_parser("", "").parse_args(["-d", "cpu"])
+    with pytest.raises(UserError, match="mine alone"), cli.prepared(REPOSITORY / "exp_toy", args):
+        raise UserError("mine alone")
+    assert done == expected
+    done.clear()
+    with pytest.raises(Stopped), cli.prepared(REPOSITORY / "exp_toy", args):
+        raise Stopped("all of us", 130)
+    with cli.prepared(REPOSITORY / "exp_toy", args):
+        pass
+    assert done == ["destroy", "destroy"]
 
 
 def test_a_restart_continues_what_the_command_began_anew(monkeypatch: pytest.MonkeyPatch, capsys):

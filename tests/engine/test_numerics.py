@@ -28,6 +28,11 @@ def test_chosen_compile(setting: str, device: torch.device, compiled: bool):
     assert chosen_compile(setting, device) == compiled
 
 
+def test_networks_whose_batchnorm_is_synchronised_are_compiled_on_request_only():
+    assert not chosen_compile("auto", GPU, synchronised=True)
+    assert chosen_compile("on", GPU, synchronised=True)
+
+
 def test_memory_format():
     assert memory_format(GPU) == torch.channels_last
     assert memory_format(CPU) == torch.contiguous_format
