@@ -25,7 +25,7 @@ from furnace.engine.distributed import parse_devices
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, memory_format
 from furnace.engine.optim import build_optimizer
-from furnace.methods.build import build_criterion, build_network
+from furnace.methods.build import build_network
 from furnace.methods.unlabeled import student_images
 from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import combine, vote_mixed
@@ -73,7 +73,7 @@ class Clock:
 def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) -> None:
     """One step as in `furnace.methods.cpcl`, its parts on the clock; losses and pseudo labels apart from the passes."""
     network, device = learner.network, clock.device
-    criterion = build_criterion(C).to(device)
+    criterion = learner.method.criterion
     network.train()
     for optimizer in learner.optimizers:
         optimizer.zero_grad(set_to_none=True)

@@ -72,6 +72,7 @@ def plan_table(
             "-" if finished == len(group) else duration(expected_seconds(group, results, steps)),
         )
     note = "" if results else ", start and evaluation not counted"
-    in_all = duration(expected_seconds(cells, results, steps, at_once))
-    table.caption = f"in all about {in_all} with {at_once} at a time{note}"
+    in_all = expected_seconds(cells, results, steps, at_once)
+    known = "not known before a run of each method" if in_all is None else f"about {duration(in_all)}"
+    table.caption = f"in all {known} with {at_once} at a time{note}"
     return table

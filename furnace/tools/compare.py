@@ -219,7 +219,7 @@ def carry_out(
         spent = duration(result["train_seconds"] + result["evaluate_seconds"])
         best = f", best epoch {percent(result['best']['miou'])}" if "best" in result else ""
         console.print(
-            f"{where}: mIoU {percent(result['last']['miou'])}{best} in {spent}; left about {duration(left)}",
+            f"{where}: mIoU {percent(result['last']['miou'])}{best} in {spent}; left: {duration(left)}",
             soft_wrap=True,
         )
     return list(failures.values())

@@ -74,9 +74,11 @@ def test_its_commands_work_wherever_it_lies(folder: Path, capsys: pytest.Capture
     assert f"next: cd {os.path.relpath(folder / 'exp_mine')} && python train.py --dry-run" in capsys.readouterr().out
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for command in ("train.py", "eval.py", "predict.py", "export.py"):
-        words = [sys.executable, str(folder / "exp_mine" / command), "--settings"]
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0 and str(folder) in done.stdout, done.stderr
+        text = (folder / "exp_mine" / command).read_text().replace(repr(str(REPOSITORY)), "str(HERE.parent)")
+        assert text == (REPOSITORY / "exp_voc" / command).read_text(), "nothing else differs"
+    words = [sys.executable, str(folder / "exp_mine" / "train.py"), "--settings"]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and str(folder) in done.stdout, done.stderr
 
 
 def test_masks_that_hold_no_class_indices_are_refused_or_noted(folder: Path, capsys: pytest.CaptureFixture):
