@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from furnace.base_model.network import Network
-from furnace.datasets.dataset import TrainBatch
+from furnace.datasets.batch import TrainBatch
 from furnace.seg_opr.pseudo_label import disagreement
 from furnace.seg_opr.sliding import starts
 from furnace.utils.labels import IGNORE_INDEX

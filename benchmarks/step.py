@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import published_losses, published_precision
 from furnace.checks.estimate import random_batch
-from furnace.datasets.dataset import TrainBatch
+from furnace.datasets.batch import TrainBatch
 from furnace.engine.distributed import parse_devices
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, memory_format
@@ -28,7 +28,7 @@ from furnace.engine.optim import build_optimizer
 from furnace.methods.build import build_network
 from furnace.methods.unlabeled import student_images
 from furnace.seg_opr.losses import weighted_cross_entropy
-from furnace.seg_opr.pseudo_label import combine, vote_mixed
+from furnace.seg_opr.pseudo_label import combine, predict_mixed
 from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError, run
@@ -79,17 +79,17 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
         optimizer.zero_grad(set_to_none=True)
     with autocast(device, chosen_amp(C.amp, device)):
         with clock.part("supervised passes"):
-            labeled = [network.quarter_logits(batch.images, b) for b in (1, 2)]
+            labeled = [network.logits(batch.images, b) for b in (1, 2)]
         with clock.part("supervised losses"):
             loss = sum(criterion(logits, batch.labels) for logits in labeled)
         with torch.no_grad(), clock.part("teachers' passes"):
             streams = (batch.unlabeled_0, batch.unlabeled_1)
-            teachers = [[network.quarter_logits(images, b) for images in streams] for b in (1, 2)]
+            teachers = [[network.logits(images, b) for images in streams] for b in (1, 2)]
         with clock.part("pseudo-labels, agreement"):
-            votes = [vote_mixed(*logits, batch.mask) for logits in teachers]
-            pseudo = combine(*votes, C.num_classes)
+            predictions = [predict_mixed(*logits, batch.mask) for logits in teachers]
+            pseudo = combine(*predictions, C.num_classes)
         with clock.part("students' passes"):
-            students = [network.quarter_logits(student_images(batch), b) for b in (1, 2)]
+            students = [network.logits(student_images(batch), b) for b in (1, 2)]
         with clock.part("unsupervised losses"):
             inter = weighted_cross_entropy(students[0], pseudo.intersection, pseudo.weight_intersection)
             union = weighted_cross_entropy(students[1], pseudo.union, pseudo.weight_union)

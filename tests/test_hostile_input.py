@@ -27,15 +27,10 @@ from furnace.datasets import reading
 from furnace.datasets.archives import open_source
 from furnace.datasets.reading import MAX_FILE_BYTES, MAX_PIXELS, decode_label, read_image
 from furnace.datasets.splits import read_lines
-from furnace.engine.checkpoint import (
-    Snapshot,
-    find_snapshots,
-    load_network,
-    load_optimizer,
-    load_snapshot,
-    save_snapshot,
-)
+from furnace.engine.continuing import load_optimizer
 from furnace.engine.distributed import parse_devices
+from furnace.engine.snapshot_folder import find_snapshots
+from furnace.engine.snapshots import Snapshot, load_network, load_snapshot, save_snapshot
 from furnace.tools import prepare_voc
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError

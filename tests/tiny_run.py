@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from furnace.base_model.network import Network
-from furnace.engine.checkpoint import LAST, Snapshot, save_snapshot
+from furnace.engine.snapshot_folder import LAST
+from furnace.engine.snapshots import Snapshot, save_snapshot
 from furnace.methods.build import build_network
 from furnace.utils.settings import Settings
 

@@ -56,9 +56,9 @@ class Network(nn.Module):
         return list(self.children())
 
     def forward(self, images: Tensor, branch: int = 1) -> Tensor:
-        return upsample(self.quarter_logits(images, branch), images.shape[-2:])
+        return upsample(self.logits(images, branch), images.shape[-2:])
 
-    def quarter_logits(self, images: Tensor, branch: int = 1) -> Tensor:
+    def logits(self, images: Tensor, branch: int = 1) -> Tensor:
         """Logits (B, K, H/4, W/4) before the last upsampling, which the losses can do on the fly."""
         return self.branches[branch - 1](images)
 

@@ -21,7 +21,7 @@ from furnace.datasets.inspection import (
 )
 from furnace.datasets.protocols import recognize
 from furnace.datasets.splits import list_hash
-from furnace.methods.build import METHODS
+from furnace.methods.method import METHODS
 from furnace.utils.settings import Settings
 from furnace.utils.wording import counted, few
 

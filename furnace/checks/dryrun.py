@@ -12,10 +12,10 @@ from furnace.checks.estimate import PROBE_BATCH, PROBE_SIDES, random_batch, rand
 from furnace.checks.findings import SAMPLE, Finding, Level, findings_table
 from furnace.checks.memory import main_memory
 from furnace.checks.resources import MEMORY, TIME
-from furnace.engine.checkpoint import is_snapshot_epoch
 from furnace.engine.monitor import peak_memory
 from furnace.engine.recipe import recipe_table
-from furnace.engine.trainer import Trainer, check_unused
+from furnace.engine.snapshots import is_snapshot_epoch
+from furnace.engine.trainer import Trainer, check_shares, check_unused
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part
 from furnace.utils.settings import Settings
@@ -38,6 +38,7 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
     if not asked:
         findings += check_folder(C)
     if processes > 1:
+        findings += check_division(C, processes, device)
         text = f"time and memory are those of the whole batch on {device}; each of {processes} will hold a share of it"
         findings.append(Finding(Level.NOTE, "devices", text))
     console.print(findings_table(C, findings))
@@ -52,6 +53,15 @@ def check_folder(C: Settings) -> list[Finding]:
         check_unused(C.snapshot_dir)
     except UserError as error:
         return [Finding(Level.NOTE, "snapshots", str(error))]
+    return []
+
+
+def check_division(C: Settings, processes: int, device: torch.device) -> list[Finding]:
+    """Whether the batch can be divided among the processes."""
+    try:
+        check_shares(C, processes, device)
+    except UserError as error:
+        return [Finding(Level.PROBLEM, "devices", str(error))]
     return []
 
 
@@ -73,7 +83,7 @@ def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Findi
 
 
 def activation_bytes(C: Settings) -> float:
-    """Bytes that a step keeps for its backward pass; counted on a small batch, as they grow with the pixels."""
+    """Bytes of saved activations per step, extrapolated from a small batch: those of the loss that needs most."""
     learner = random_learner(C, torch.device("cpu"), accumulate=1)
     side = PROBE_SIDES[-1]
     batch = random_batch(C, torch.device("cpu"), PROBE_BATCH, side, side)
@@ -87,11 +97,14 @@ def activation_bytes(C: Settings) -> float:
         return tensor
 
     learner.network.train()
+    largest, kept = 0, []
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        outcome = learner.method(learner.network, batch)  # kept until here, so that no address is used twice
+        for loss in learner.method.losses(learner.network, batch):
+            kept.append(loss)  # so that no address is used twice
+            largest = max(largest, sum(saved.values()))
+            saved.clear()
     pixels = C.batch_size * C.image_height * C.image_width / C.accumulate
-    del outcome
-    return sum(saved.values()) * pixels / (PROBE_BATCH * side**2)
+    return largest * pixels / (PROBE_BATCH * side**2)
 
 
 def check_disk(C: Settings, trainer: Trainer) -> Finding:

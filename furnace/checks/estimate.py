@@ -9,12 +9,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cache import Cache
 from furnace.datasets.cache_folder import OFF
-from furnace.datasets.dataset import TrainBatch, TrainSet
+from furnace.datasets.dataset import TrainSet
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
-from furnace.methods.build import METHODS, build_network
+from furnace.methods.build import build_network
+from furnace.methods.method import METHODS
 from furnace.utils.settings import Settings
 
 STEPS, STEPS_SECONDS = 3, 5  # timed, after one that is not; fewer where they take longer

@@ -11,8 +11,9 @@ from furnace.datasets.cache import RESERVE, Cache
 from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
 from furnace.engine.faults import out_of_memory, smaller_steps
-from furnace.engine.recipe import device_name
-from furnace.methods.build import METHODS, build_network
+from furnace.engine.numerics import device_name
+from furnace.methods.build import build_network
+from furnace.methods.method import METHODS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import byte_size, counted, duration

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace.datasets.splits import list_hash, read_lines, read_list
-from furnace.methods.build import METHODS
+from furnace.methods.method import METHODS
 from furnace.utils.config import Config, load_config, parse_overrides
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically

@@ -17,10 +17,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from furnace.compare.cells import Cell
-from furnace.engine.checkpoint import LAST, list_epochs
-from furnace.engine.figures import FIGURES, RESULTS, read_figures
-from furnace.engine.recipe import RECORD as RUN_RECORD
-from furnace.engine.snapshot_folder import clear
+from furnace.engine.record import METRICS, RESULTS, read_metrics
+from furnace.engine.record import RECORD as RUN_RECORD
+from furnace.engine.snapshot_folder import LAST, clear, list_epochs
 from furnace.inference.results import read_results
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
@@ -129,7 +128,7 @@ class Runner:
         result = {"last": {"epoch": last, "miou": test[last]}}
         if cell.holdout:
             result["best"] = {"epoch": chosen, "miou": test[chosen], "hold-out": curve}
-        figures = read_figures(cell.folder / FIGURES)
+        figures = read_metrics(cell.folder / METRICS)
         run = json.loads((cell.snapshots / RUN_RECORD).read_text(encoding="utf-8"))
         seconds = {
             what: sum(attempt["seconds"] for attempt in record["attempts"] if attempt["what"] == what)
@@ -236,5 +235,5 @@ def scores_by_epoch(folder: Path) -> dict[int, float | None]:
 
 def median_step(folder: Path) -> float | None:
     """Seconds that an iteration of the run in `folder` took, without its first half, which pays for warming up."""
-    seconds = [entry["step_seconds"] for entry in read_figures(folder / FIGURES)]
+    seconds = [entry["step_seconds"] for entry in read_metrics(folder / METRICS)]
     return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None

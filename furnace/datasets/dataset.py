@@ -1,7 +1,6 @@
 """The two data sets of an experiment: training samples by (epoch, position), and evaluation images in order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -11,52 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.randomness import Purpose, epoch_order, random_stream
 from furnace.datasets.reading import Files, read_label, read_pair
 from furnace.datasets.splits import Sample
-from furnace.datasets.transforms import crop_image, crop_label, draw_crop
+from furnace.datasets.views import Pixels, View
 from furnace.utils.errors import UserError
 
 MAX_REPLACED = 100  # images in a row that can't be read, after which it is the disk and not an image
 IDLE = -1
+IMAGES = ("images", "unlabeled_0", "unlabeled_1")
 Read = TypeVar("Read")
-
-
-@dataclass
-class TrainBatch:
-    """One training batch.
-
-    `images`, `unlabeled_0`, `unlabeled_1`: (B, 3, H, W), uint8 RGB from the loader, normalised floats for the
-    network; `labels` (B, H, W) int64 (uint8 from the loader), 255 ignored; `mask` (B, 1, H, W) of 0 and 1,
-    the CutMix mask. The last three are None where a method takes labelled images only, the last two without CutMix.
-    `unreadable`: why images were replaced by others, if any were.
-    """
-
-    images: Tensor
-    labels: Tensor
-    unlabeled_0: Tensor | None = None
-    unlabeled_1: Tensor | None = None
-    mask: Tensor | None = None
-    unreadable: list[str] = field(default_factory=list)
-
-    def map(self, function) -> "TrainBatch":
-        """`function` of every tensor that is there."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        mapped = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return TrainBatch(**(values | mapped))
-
-    def split(self, parts: int) -> list["TrainBatch"]:
-        """The batch in `parts` of the same size, one after another."""
-        size = len(self.images) // parts
-        return [self.map(lambda tensor, i=i: tensor[i * size : (i + 1) * size]) for i in range(parts)]
-
-    def pin_memory(self) -> "TrainBatch":
-        return self.map(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "TrainBatch":
-        """A copy on `device`; asynchronous from pinned memory."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class TrainSet(Dataset):
@@ -65,18 +30,19 @@ class TrainSet(Dataset):
     Args:
         labeled: samples with labels.
         unlabeled: samples whose labels, if any, are not read; None for labelled images only.
-        crop: (height, width).
-        scales: one is drawn per image.
-        fill: RGB of the padding, uint8; that of the mean is 0 after normalisation.
+        view: geometric transforms of the labelled images.
+        unlabeled_view: of the unlabelled ones; by default the same.
+        crop: (height, width) that the views give.
         num_classes: K, to check the labels.
         samples: length of an epoch.
         seed: everything random follows from it.
         masks: draws the CutMix masks; None for one stream of unlabelled images that are not mixed.
         files: reads the images and labels; by default each time from their files.
         skip_unreadable: put the next image of the epoch's order in the place of one that can't be read.
+        valid: give the maps of valid pixels of the unlabelled images, too.
 
     `dataset[epoch, position]` is a dict of arrays by the field names of `TrainBatch`; images are (h, w, 3). Where
-    images were replaced, it has `unreadable`, too.
+    images were replaced, it has `skipped`, too.
     """
 
     def __init__(
@@ -84,18 +50,19 @@ class TrainSet(Dataset):
         labeled: Sequence[Sample],
         unlabeled: Sequence[Sample] | None,
         *,
+        view: View,
+        unlabeled_view: View | None = None,
         crop: tuple[int, int],
-        scales: Sequence[float],
-        fill: tuple[int, int, int],
         num_classes: int,
         samples: int,
         seed: int,
         masks: BoxMaskGenerator | None,
         files: Files | None = None,
         skip_unreadable: bool = False,
+        valid: bool = False,
     ):
         self.labeled, self.unlabeled = labeled, unlabeled
-        self.crop, self.scales, self.fill = crop, scales, fill
+        self.view, self.unlabeled_view, self.crop, self.valid = view, unlabeled_view or view, crop, valid
         self.samples, self.seed, self.masks = samples, seed, masks
         self.files = files or Files(num_classes)
         self.skip_unreadable = skip_unreadable
@@ -111,39 +78,45 @@ class TrainSet(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, position = key
-        self.unreadable: list[str] = []
+        self.skipped: list[str] = []
         arrays = self._arrays(epoch, position)
-        return arrays | {"unreadable": self.unreadable} if self.unreadable else arrays
+        return arrays | {"skipped": self.skipped} if self.skipped else arrays
 
     def _arrays(self, epoch: int, position: int) -> dict[str, np.ndarray]:
         sample = self.labeled_sample(epoch, position)
         if self.unlabeled is None:
             return sample
-        sample["unlabeled_0"] = self.unlabeled_image(epoch, position, 0)
+        sample |= self.unlabeled_sample(epoch, position, 0)
         if self.masks is None:
             return sample
-        sample["unlabeled_1"] = self.unlabeled_image(epoch, position, 1)
+        sample |= self.unlabeled_sample(epoch, position, 1)
         sample["mask"] = self.masks(1, self.crop, random_stream(self.seed, epoch, position, Purpose.MASK))[0]
         return sample
 
     def labeled_sample(self, epoch: int, position: int) -> dict[str, np.ndarray]:
         image, label = self._read(self.files.pair, epoch, position, Purpose.ORDER_LABELED)
-        drawn = self._draw_crop(image, epoch, position, Purpose.CROP_LABELED)
-        return {"images": crop_image(image, drawn, self.crop, self.fill), "labels": crop_label(label, drawn, self.crop)}
+        rng = random_stream(self.seed, epoch, position, Purpose.CROP_LABELED)
+        pixels = self.view.crop(Pixels(image, label), rng)
+        return {"images": pixels.image, "labels": pixels.label}
 
-    def unlabeled_image(self, epoch: int, position: int, number: int) -> np.ndarray:
-        """Crop from stream `number`, 0 or 1, of the unlabelled images."""
+    def unlabeled_sample(self, epoch: int, position: int, number: int) -> dict[str, np.ndarray]:
+        """Crop, and if wanted its valid pixels, from stream `number`, 0 or 1, of the unlabelled images."""
         purpose = Purpose.ORDER_UNLABELED_0 + number
         image = self._read(lambda sample: self.files.image(sample.image), epoch, position, purpose)
-        drawn = self._draw_crop(image, epoch, position, Purpose.CROP_UNLABELED_0 + number)
-        return crop_image(image, drawn, self.crop, self.fill)
+        valid = np.ones(image.shape[:2], np.uint8) if self.valid else None
+        pixels = self._crop_unlabeled(Pixels(image, valid=valid), epoch, position, number)
+        found = {f"unlabeled_{number}": pixels.image}
+        return found if pixels.valid is None else found | {f"valid_{number}": pixels.valid[None]}
 
     def withheld_label(self, epoch: int, position: int, number: int) -> np.ndarray:
-        """Crop (h, w) uint8 of the label that belongs to `unlabeled_image`. Nothing may be trained with it."""
+        """Crop (h, w) uint8 of the label that belongs to `unlabeled_sample`. Nothing may be trained with it."""
         path = self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).label
         label = read_label(path, self.files.num_classes)
-        drawn = self._draw_crop(label, epoch, position, Purpose.CROP_UNLABELED_0 + number)
-        return crop_label(label, drawn, self.crop)
+        return self._crop_unlabeled(Pixels(label=label), epoch, position, number).label
+
+    def _crop_unlabeled(self, pixels: Pixels, epoch: int, position: int, number: int) -> Pixels:
+        rng = random_stream(self.seed, epoch, position, Purpose.CROP_UNLABELED_0 + number)
+        return self.unlabeled_view.crop(pixels, rng)
 
     def sample(self, epoch: int, position: int, purpose: int) -> Sample:
         """Which image is at a position of an epoch, in the stream of an ORDER purpose."""
@@ -169,19 +142,15 @@ class TrainSet(Dataset):
             except UserError as error:
                 if not self.skip_unreadable:
                     raise
-                self.unreadable.append(str(error))
+                self.skipped.append(str(error))
             finally:
                 self._note((IDLE, IDLE, IDLE))
-        raise UserError(f"{MAX_REPLACED} images in a row can't be read, the last: {self.unreadable[-1]}")
+        raise UserError(f"{MAX_REPLACED} images in a row can't be read, the last: {self.skipped[-1]}")
 
     def _note(self, key: tuple[int, int, int]) -> None:
         worker = get_worker_info()
         if worker is not None and self.reading is not None:
             self.reading[worker.id] = torch.tensor(key)
-
-    def _draw_crop(self, image: np.ndarray, epoch: int, position: int, purpose: int):
-        rng = random_stream(self.seed, epoch, position, purpose)
-        return draw_crop(image.shape[:2], self.crop, self.scales, rng)
 
 
 # Two epochs of the three ORDER purposes: workers read ahead across an epoch's end.
@@ -206,7 +175,7 @@ class EvalSet(Dataset):
 
 def collate(samples: list[dict[str, np.ndarray]]) -> TrainBatch:
     """Stack samples to a `TrainBatch` of uint8; images become (B, 3, H, W) in channels-last memory."""
-    unreadable = [reason for sample in samples for reason in sample.pop("unreadable", ())]
+    skipped = [reason for sample in samples for reason in sample.pop("skipped", ())]
     arrays = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
-    images = {name: array.permute(0, 3, 1, 2) for name, array in arrays.items() if name not in ("labels", "mask")}
-    return TrainBatch(**(arrays | images), unreadable=unreadable)
+    images = {name: arrays[name].permute(0, 3, 1, 2) for name in IMAGES if name in arrays}
+    return TrainBatch(**(arrays | images), skipped=skipped)

@@ -1,9 +1,10 @@
 """Loaders: worker processes that keep a whole run supplied with batches, and evaluation with images."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from furnace.datasets.cache import Cache
@@ -12,6 +13,8 @@ from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.dataset import EvalSet, TrainSet, collate
 from furnace.datasets.reading import Files
 from furnace.datasets.splits import read_list
+from furnace.datasets.views import VIEWS, WEAK, MirrorScaleCrop, Preparation, View
+from furnace.seg_opr.normalize import Normalize
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 
@@ -40,8 +43,23 @@ class BatchPositions(Sampler):
             yield [(epoch, step * self.batch_size + i) for i in self.share]
 
 
-def build_train_set(C: Settings, unlabeled: bool = True) -> TrainSet:
+def build_view(C: Settings, name: str) -> View:
+    """The view of a name, over the geometry that the settings describe. Raises UserError if there is none."""
+    fill = tuple(round(255 * mean) for mean in C.image_mean)  # 0 after normalisation
+    geometry = MirrorScaleCrop((C.image_height, C.image_width), C.train_scale_array, fill)
+    return VIEWS.find(name)(View([geometry]))
+
+
+def build_train_set(
+    C: Settings, unlabeled: bool = True, view: str = WEAK, unlabeled_view: str = WEAK, valid: bool = False
+) -> TrainSet:
     """The training set that the settings describe, with the images of both lists.
+
+    Args:
+        C: checked settings.
+        unlabeled: read the unlabelled images, too.
+        view, unlabeled_view: names of the views that a method wants of labelled and unlabelled images.
+        valid: give the maps of valid pixels of the unlabelled images.
 
     Raises:
         UserError: a list or folder is missing or empty, or shorter than a batch.
@@ -59,16 +77,28 @@ def build_train_set(C: Settings, unlabeled: bool = True) -> TrainSet:
     return TrainSet(
         labeled,
         samples.get("unsup_source"),
+        view=build_view(C, view),
+        unlabeled_view=build_view(C, unlabeled_view),
         crop=(C.image_height, C.image_width),
-        scales=C.train_scale_array,
-        fill=tuple(round(255 * mean) for mean in C.image_mean),
         num_classes=C.num_classes,
         samples=C.niters_per_epoch * C.batch_size,
         seed=C.seed,
         masks=build_mask_generator(C) if C.cutmix else None,
         files=build_files(C),
         skip_unreadable=C.on_bad_image == "skip",
+        valid=valid,
     )
+
+
+def build_preparation(
+    C: Settings, labeled: str, teacher: str, students: Sequence[str], device: torch.device, layout: torch.memory_format
+) -> Preparation:
+    """Makes loaded batches what the networks take, by the names of a method's views. Raises UserError."""
+    views = [build_view(C, name) for name in students]
+    if any(view.geometric != build_view(C, teacher).geometric for view in views):
+        raise UserError(f"views {teacher} and {', '.join(students)}: teacher and students must see the same crop")
+    normalize = Normalize(C.image_mean, C.image_std).to(device)
+    return Preparation(build_view(C, labeled), build_view(C, teacher), views, normalize, device, layout)
 
 
 def build_files(C: Settings) -> Files:

@@ -51,15 +51,15 @@ def crop_image(image: np.ndarray, drawn: Crop, crop: tuple[int, int], fill: tupl
     return pad(part[rows, columns], crop, fill)
 
 
-def crop_label(label: np.ndarray, drawn: Crop, crop: tuple[int, int]) -> np.ndarray:
-    """The crop (h, w) uint8 of the mirrored and scaled label (H, W) uint8, padded with the ignored label."""
+def crop_label(label: np.ndarray, drawn: Crop, crop: tuple[int, int], fill: int = IGNORE_INDEX) -> np.ndarray:
+    """The crop (h, w) uint8 of the mirrored and scaled label (H, W) uint8, padded with `fill`."""
     rows, columns = (
         _nearest(side, drawn.scale, start, target)
         for side, start, target in zip(label.shape, (drawn.top, drawn.left), crop, strict=True)
     )
     if drawn.flip:
         columns = label.shape[1] - 1 - columns
-    return pad(label[rows].take(columns, axis=1), crop, IGNORE_INDEX)
+    return pad(label[rows].take(columns, axis=1), crop, fill)
 
 
 def pad(array: np.ndarray, crop: tuple[int, int], fill: int | tuple[int, int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the pseudo labels of a run are like: strips of pictures, agreement by class, and warnings of a collapse."""
+"""Diagnostics of a run's pseudo labels: strips of pictures, agreement by class, and warnings of a collapse."""
 
 from pathlib import Path
 
@@ -8,16 +8,18 @@ import torch
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import Classes, find_classes
-from furnace.datasets.dataset import TrainBatch, TrainSet
+from furnace.datasets.dataset import TrainSet
 from furnace.engine.collapse import CollapseWatch
 from furnace.engine.distributed import rank
-from furnace.engine.figures import TRUTH, append_figures
+from furnace.engine.learner import StepOutput
 from furnace.engine.monitor import logger
+from furnace.engine.record import TRUTH, append_metrics
 from furnace.engine.spared import Spared
-from furnace.methods.method import Outcome
+from furnace.methods.method import Teaching
 from furnace.seg_opr.confusion import confusion_matrix, scores
-from furnace.seg_opr.pseudo_label import Votes, cutmix
+from furnace.seg_opr.pseudo_label import Predictions, cutmix
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
@@ -31,9 +33,9 @@ BINS = 20
 
 
 class Diagnostics:
-    """Looks at a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
+    """Records a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
 
-    Between those it costs nothing. Methods without a teacher leave nothing to look at; intersection and union are
+    Between those it costs nothing. Methods without a teacher leave nothing to record; intersection and union are
     CPCL's alone.
 
     Args:
@@ -52,41 +54,42 @@ class Diagnostics:
         if C.diagnose and dataset.unlabeled is not None:
             check_labels(dataset)
 
-    def step(self, iteration: int, batch: TrainBatch, outcome: Outcome, writer: SummaryWriter) -> None:
-        """Look at an iteration.
+    def record(self, iteration: int, batch: TrainBatch, output: StepOutput, writer: SummaryWriter) -> None:
+        """Record an iteration if it is due.
 
         Args:
             iteration: from 0.
-            batch: as the loader gave it, uint8 on the host; of a batch in parts, the outcome is of the last.
-            outcome: of the method.
+            batch: as the loader gave it, uint8 on the host; of a batch in parts, the teaching is of the last.
+            output: of the learner's step.
             writer: TensorBoard's.
         """
-        if not outcome.votes or rank() > 0:
+        teaching = output.teaching
+        if not teaching.predictions or rank() > 0:
             return
         done = iteration + 1
         if done % self.C.record_info_iter == 0:
-            self.record(iteration, batch.labels, outcome, writer)
+            self.record_confidence(iteration, batch.labels, teaching, writer)
         if done % self.C.image_iter == 0:
-            count = len(next(iter(outcome.votes.values())).labels)
+            count = len(next(iter(teaching.predictions.values())).labels)
             part = batch.map(lambda tensor: tensor[-count:])
             truth = self.withheld(iteration, batch, count) if self.C.diagnose else None
-            self.show(iteration, part, outcome, truth, writer)
+            self.show(iteration, part, teaching, truth, writer)
             if truth is not None:
-                self.compare(iteration, outcome, truth, writer)
+                self.compare(iteration, teaching, truth, writer)
 
-    def record(self, iteration: int, labels: Tensor, outcome: Outcome, writer: SummaryWriter) -> None:
-        """How sure the teachers are, and, of two, their agreement."""
-        for branch, votes in outcome.votes.items():
-            writer.add_scalar(f"pseudo/confidence_{branch}", votes.confidence.mean().item(), iteration)
-        if outcome.pseudo is not None:
-            weights = outcome.pseudo.class_weight.tolist()
+    def record_confidence(self, iteration: int, labels: Tensor, teaching: Teaching, writer: SummaryWriter) -> None:
+        """Confidence of the teachers and, if there are two, their agreement."""
+        for branch, predictions in teaching.predictions.items():
+            writer.add_scalar(f"pseudo/confidence_{branch}", predictions.confidence.mean().item(), iteration)
+        if teaching.pseudo is not None:
+            weights = teaching.pseudo.class_weight.tolist()
             for name, weight in zip(self.classes.names, weights, strict=True):
                 writer.add_scalar(f"disagreement_weight/{name}", weight, iteration)
-        if len(outcome.votes) == 2:
-            self.record_agreement(iteration, labels, *outcome.votes.values(), writer)
+        if len(teaching.predictions) == 2:
+            self.record_agreement(iteration, labels, *teaching.predictions.values(), writer)
 
     def record_agreement(
-        self, iteration: int, labels: Tensor, first: Votes, second: Votes, writer: SummaryWriter
+        self, iteration: int, labels: Tensor, first: Predictions, second: Predictions, writer: SummaryWriter
     ) -> None:
         """Agreement of two branches, on the whole and by class; a look for a collapse."""
         K = self.C.num_classes
@@ -101,20 +104,20 @@ class Diagnostics:
             logger.warning(f"iteration {iteration + 1}: {warning}")
 
     def show(
-        self, iteration: int, batch: TrainBatch, outcome: Outcome, truth: Tensor | None, writer: SummaryWriter
+        self, iteration: int, batch: TrainBatch, teaching: Teaching, truth: Tensor | None, writer: SummaryWriter
     ) -> None:
         """The strip, to TensorBoard and as a file, and the histograms of the confidence."""
-        picture = draw_strip(batch, outcome, self.classes, truth)
+        picture = draw_strip(batch, teaching, self.classes, truth)
         writer.add_image("pseudo/strip", picture, iteration, dataformats="HWC")
         folder = Path(self.C.log_dir) / STRIPS
         with self.spared(folder):
             save_picture(folder / f"iteration-{iteration + 1:06d}.png", picture)
-        for branch, votes in outcome.votes.items():
-            add_histogram(writer, f"confidence/branch_{branch}", votes.confidence, iteration)
+        for branch, predictions in teaching.predictions.items():
+            add_histogram(writer, f"confidence/branch_{branch}", predictions.confidence, iteration)
 
     def withheld(self, iteration: int, batch: TrainBatch, count: int) -> Tensor | None:
         """Labels (count, H, W) int64 of the last `count` mixed images of a batch; None if some were replaced."""
-        if batch.unreadable:
+        if batch.skipped:
             return None
         epoch, step = divmod(iteration, self.C.niters_per_epoch)
         size = len(batch.images)
@@ -128,10 +131,10 @@ class Diagnostics:
             return stream(0)
         return cutmix(stream(0), stream(1), batch.mask[-count:, 0])
 
-    def compare(self, iteration: int, outcome: Outcome, truth: Tensor, writer: SummaryWriter) -> None:
+    def compare(self, iteration: int, teaching: Teaching, truth: Tensor, writer: SummaryWriter) -> None:
         """Accuracy and mIoU of the pseudo labels: the trade-off that the method is about."""
-        candidates, pseudo = {}, outcome.pseudo
-        truth = truth.to(next(iter(outcome.votes.values())).labels.device)
+        candidates, pseudo = {}, teaching.pseudo
+        truth = truth.to(next(iter(teaching.predictions.values())).labels.device)
         known = (truth != IGNORE_INDEX).sum()
         if pseudo is not None:
             sure = pseudo.intersection != IGNORE_INDEX
@@ -139,22 +142,24 @@ class Diagnostics:
                 "intersection": (truth.where(sure, IGNORE_INDEX), pseudo.intersection.where(sure, 0)),
                 "union": (truth, pseudo.union),
             }
-        candidates |= {f"branch_{branch}": (truth, votes.labels) for branch, votes in outcome.votes.items()}
-        figures, parts = {"iteration": iteration}, []
+        candidates |= {
+            f"branch_{branch}": (truth, predictions.labels) for branch, predictions in teaching.predictions.items()
+        }
+        metrics, parts = {"iteration": iteration}, []
         for name, (target, labels) in candidates.items():
             confusion = confusion_matrix(target, labels, self.C.num_classes)
             found = scores(confusion)
             share = (confusion.sum() / known).item()
-            figures |= {f"{name}_share": share, f"{name}_accuracy": found.pixel_accuracy, f"{name}_miou": found.miou}
+            metrics |= {f"{name}_share": share, f"{name}_accuracy": found.pixel_accuracy, f"{name}_miou": found.miou}
             parts.append(
                 f"{name} accuracy {percent(found.pixel_accuracy)} mIoU {percent(found.miou)} ({100 * share:.0f} %)"
             )
-        for name, value in figures.items():
+        for name, value in metrics.items():
             if name != "iteration":
                 writer.add_scalar(f"truth/{name}", value, iteration)
         file = Path(self.C.log_dir) / TRUTH
         with self.spared(file):
-            append_figures(file, figures)
+            append_metrics(file, metrics)
         logger.info(f"iteration {iteration + 1} against withheld labels: {'; '.join(parts)}")
 
 
@@ -168,19 +173,21 @@ def check_labels(dataset: TrainSet) -> None:
             )
 
 
-def draw_strip(batch: TrainBatch, outcome: Outcome, classes: Classes, truth: Tensor | None = None) -> np.ndarray:
+def draw_strip(batch: TrainBatch, teaching: Teaching, classes: Classes, truth: Tensor | None = None) -> np.ndarray:
     """The first images of a batch, a row each, with captions, and the legend below, RGB (H, W, 3) uint8."""
     mixed = batch.unlabeled_0
     if batch.mask is not None:
         mixed = cutmix(batch.unlabeled_0, batch.unlabeled_1, batch.mask)
     pictures = {"image": batch.unlabeled_0, "CutMix": mixed}
-    labels = {f"branch {branch}": votes.labels for branch, votes in outcome.votes.items()}
-    if (pseudo := outcome.pseudo) is not None:
+    labels = {f"branch {branch}": predictions.labels for branch, predictions in teaching.predictions.items()}
+    if (pseudo := teaching.pseudo) is not None:
         sure = pseudo.intersection != IGNORE_INDEX
         labels |= {"intersection": pseudo.intersection, "union": pseudo.union}
         weights = {"weight, intersection": pseudo.weight_intersection * sure, "weight, union": pseudo.weight_union}
     else:  # every pixel counts alike
-        weights = {f"confidence {branch}": votes.confidence for branch, votes in outcome.votes.items()}
+        weights = {
+            f"confidence {branch}": predictions.confidence for branch, predictions in teaching.predictions.items()
+        }
     if truth is not None:
         labels["withheld label"] = truth
     rows = []

@@ -7,14 +7,16 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from furnace.engine.internals import abort_processes, copy_all
 from furnace.engine.launcher import run_processes
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
+MESSAGE_ELEMENTS = 2**24  # of gradients that travel together
 OURS = "FURNACE_LAUNCHED"  # tells the processes of `launch` from those of a torchrun of the user's own
 
 
@@ -60,7 +62,7 @@ def abandon() -> None:
     """Leave after a fault without waiting for the other processes, which may be waiting for this one."""
     if dist.is_initialized() and dist.get_backend() == "nccl":
         # Ending it in peace would wait until all have come: the message of the fault would never be seen.
-        dist.distributed_c10d._abort_process_group()
+        abort_processes()
     else:
         stop()
 
@@ -154,6 +156,33 @@ def gather_objects(value: T) -> list[T]:
     values = [None] * world_size() if rank() == 0 else None
     dist.gather_object(value, values)
     return values or []
+
+
+def share_weights(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def average_gradients(gradients: Sequence[Tensor]) -> None:
+    """Replace gradients, in place, by their means over all processes; in few messages of limited size.
+
+    A step has several backward passes for each network, of which only the last could overlap with communication: one
+    exchange at the end is simpler, and works for any number of losses.
+    """
+    if world_size() == 1:
+        return
+    waiting = list(gradients)
+    while waiting:
+        size, chunk = 0, []
+        while waiting and size < MESSAGE_ELEMENTS:
+            chunk.append(waiting.pop())
+            size += chunk[-1].numel()
+        flat = torch.cat([gradient.flatten() for gradient in chunk])
+        dist.all_reduce(flat)
+        pieces = (flat / world_size()).split([gradient.numel() for gradient in chunk])
+        copy_all(chunk, [piece.view(gradient.shape) for piece, gradient in zip(pieces, chunk, strict=True)])
 
 
 class SharedBatch(WholeBatch):

@@ -1,14 +1,16 @@
-"""What went wrong, in training or for lack of memory, in the words of someone who has to put it right."""
+"""Faults of a run in words that say what to do: exceptions, memory, losses that are not finite, skipped images."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.randomness import Purpose
+from furnace.engine.distributed import gather_objects
 from furnace.engine.guard import Fault
+from furnace.engine.monitor import logger
 from furnace.utils.errors import UserError, last_message
 from furnace.utils.files import FULL
 from furnace.utils.settings import Settings
@@ -126,3 +128,28 @@ def not_finite(fault: Fault, C: Settings, dataset: TrainSet) -> str:
     return (
         f"iteration {fault.iteration} (epoch {epoch}): {', '.join(fault.parts)} not finite; batch: {'; '.join(files)}"
     )
+
+
+class SkippedImages:
+    """Images of a run that could not be read and were replaced by others (`C.on_bad_image = "skip"`).
+
+    Each is logged once with the reason, and all of them at the end.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def note(self, reasons: Iterable[str]) -> None:
+        """Take in those of a batch."""
+        for reason in reasons:
+            if reason not in self.reasons:
+                logger.warning(f"skipped: {reason}")
+                self.reasons.append(reason)
+
+    def report(self, together: bool = True) -> None:
+        """Log what was replaced in all processes, which must all call this; or in this one alone."""
+        shares = gather_objects(self.reasons) if together else [self.reasons]
+        found = list(dict.fromkeys(reason for reasons in shares for reason in reasons))
+        if found:
+            lines = "\n".join(f"  {reason}" for reason in found)
+            logger.warning(f"{len(found)} images could not be read and were replaced by others:\n{lines}")

@@ -1,13 +1,12 @@
-"""Keeps an iteration whose loss or gradients are not finite from leaving a trace in the networks."""
+"""Undo iterations whose loss or gradients are not finite."""
 
 from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
-from furnace.methods.method import Outcome
+from furnace.engine.internals import copy_all
 from furnace.seg_opr.whole_batch import WholeBatch
 
 GRADIENTS = "gradients"
@@ -26,10 +25,10 @@ class Fault:
 class Guard:
     """Judges every iteration on the device; the host learns of it only when it asks.
 
-    An update that isn't finite never happens: the fused optimizer of a GPU takes `bad` as a flag and does nothing, and
-    what the forward passes changed besides (BatchNorm statistics, branches without an optimizer) is put back on the
-    device. With `freeze` all later iterations are undone, too, so that however late the host asks, the networks are in
-    the state before the first bad iteration.
+    An update that isn't finite never happens: the optimizers take `bad` as a flag and do nothing, and all that the
+    forward passes changed besides (BatchNorm statistics, branches without an optimizer) is put back on the device. With
+    `freeze` all later iterations are undone, too, so that however late the host asks, the networks are in the state
+    before the first bad iteration.
 
     Args:
         network: whose state is guarded.
@@ -40,29 +39,25 @@ class Guard:
     def __init__(self, network: nn.Module, whole: WholeBatch, freeze: bool = True):
         self.network, self.whole, self.freeze = network, whole, freeze
         self.bad = torch.zeros((), dtype=torch.bool, device=next(network.parameters()).device)
-        self.unread: deque[tuple[int, list[str], int, Tensor]] = deque(maxlen=MAX_UNREAD)
+        self.unread: deque[tuple[int, list[str], Tensor]] = deque(maxlen=MAX_UNREAD)
 
     def remember(self) -> dict[torch.dtype, Tensor]:
         """A copy of all that a step changes besides what the optimizers do, one flat tensor per dtype."""
         return {dtype: torch.cat([t.flatten() for t in tensors]) for dtype, tensors in self._tensors().items()}
 
-    def judge(self, iteration: int, outcomes: list[Outcome], gradients: list[Tensor]) -> Tensor:
+    def judge(self, iteration: int, scalars: dict[str, Tensor], bad_gradients: Tensor) -> Tensor:
         """Whether an iteration must be undone, () bool on the device.
 
         Args:
             iteration: its number.
-            outcomes: of each part of the batch. The loss decides; the other scalars say which part of it is wrong.
-            gradients: of all parameters, which decide, too; none where they are scaled and may overflow.
+            scalars: () by name. The loss decides; the others say which part of it is wrong.
+            bad_gradients: whether the gradients are not finite, () bool; decides, too.
         """
-        flags = {SUM: _not_finite([outcome.loss for outcome in outcomes])}
-        if gradients:
-            flags[GRADIENTS] = ~torch.isfinite(get_total_norm(gradients))
-        deciding = len(flags)
-        for name in outcomes[0].scalars:
-            flags.setdefault(name, _not_finite([outcome.scalars[name] for outcome in outcomes]))
+        flags = {SUM: ~torch.isfinite(scalars[SUM]), GRADIENTS: bad_gradients}
+        flags |= {name: ~torch.isfinite(value) for name, value in scalars.items() if name not in flags}
         counts = self.whole.total(torch.stack(list(flags.values())).float())
-        self.unread.append((iteration, list(flags), deciding, counts))
-        found = counts[:deciding].sum() > 0
+        self.unread.append((iteration, list(flags), counts))
+        found = counts[:2].sum() > 0
         self.bad = self.bad | found if self.freeze else found
         return self.bad
 
@@ -76,7 +71,7 @@ class Guard:
             if isinstance(bad, Tensor):
                 old = torch.where(bad, old, torch.cat([t.flatten() for t in tensors]))
             pieces = old.split([t.numel() for t in tensors])
-            torch._foreach_copy_(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
+            copy_all(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
 
     def check(self) -> list[Fault]:
         """The bad iterations since the last check; waits for the device. With `freeze` only the first counts."""
@@ -85,18 +80,14 @@ class Guard:
         faults = []
         # One transfer for all: every look at the device waits for it.
         values = torch.cat([counts for *_, counts in unread]).tolist() if unread else []
-        for iteration, names, deciding, _ in unread:
+        for iteration, names, _ in unread:
             own, values = values[: len(names)], values[len(names) :]
             wrong = [name for name, count in zip(names, own, strict=True) if count]
             # The sum and the gradients only follow from their parts.
             cause = [name for name in wrong if name not in (SUM, GRADIENTS)] or wrong[:1]
-            if any(own[:deciding]):
+            if SUM in wrong or GRADIENTS in wrong:
                 faults.append(Fault(iteration, tuple(cause)))
         return faults
-
-    def frozen(self) -> Tensor:
-        """Whether an earlier iteration has frozen the state, () bool on the device."""
-        return self.bad & self.freeze
 
     def thaw(self) -> None:
         """Begin anew after a check."""
@@ -108,7 +99,3 @@ class Guard:
         for tensor in [*self.network.buffers(), *parameters]:
             groups.setdefault(tensor.dtype, []).append(tensor)
         return groups
-
-
-def _not_finite(values: list[Tensor]) -> Tensor:
-    return ~torch.isfinite(torch.stack([value.detach() for value in values])).all()

@@ -1,37 +1,30 @@
 """One training step: losses, gradients and the update of the networks, in any number of processes."""
 
-import inspect
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch._functorch.config
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from furnace.base_model.network import Network
-from furnace.datasets.dataset import TrainBatch
-from furnace.engine.distributed import whole_batch, world_size
-from furnace.engine.guard import Guard
-from furnace.engine.numerics import autocast, chosen_amp, chosen_compile, set_precision
-from furnace.engine.optim import build_optimizer, poly_lr
+from furnace.datasets.batch import TrainBatch
+from furnace.engine.distributed import average_gradients, share_weights, whole_batch, world_size
+from furnace.engine.guard import SUM, Guard
+from furnace.engine.internals import compile_or_run_eagerly, step_unless
+from furnace.engine.numerics import LossScale, autocast, chosen_amp, chosen_compile, set_precision
+from furnace.engine.optim import build_optimizer, parameters, poly_lr, set_learning_rate
 from furnace.methods.build import build_method
-from furnace.methods.method import Method, Outcome
+from furnace.methods.method import Method, Teaching
 from furnace.utils.settings import Settings
 
 
-class Objective(nn.Module):
-    """Network and method as one module: a single forward pass from batch to losses, which is what
-    DistributedDataParallel can wrap."""
+@dataclass(frozen=True)
+class StepOutput:
+    """Output of one step: `scalars` () by name, of which "loss" is the total, and the `teaching` of its last part."""
 
-    def __init__(self, network: Network, method: Method):
-        super().__init__()
-        self.network, self.method = network, method
-
-    def forward(self, batch: TrainBatch) -> Outcome:
-        return self.method(self.network, batch)
+    scalars: dict[str, Tensor]
+    teaching: Teaching = field(default_factory=Teaching)
 
 
 class Learner:
@@ -39,9 +32,10 @@ class Learner:
 
     Args:
         network: on its device.
-        method: what to minimise.
-        lr, lr_power, momentum, weight_decay: as in the settings.
-        total_iterations: of the whole run, for the policy.
+        method: gives the losses.
+        total_iterations: of the whole run, for the learning-rate policy.
+        lr, lr_power: of that policy.
+        optimizer: name and arguments of `build_optimizer`, besides the learning rate.
         amp: "bf16", "fp16" (with loss scaling) or "off".
         accumulate: parts into which a batch is cut; their gradients are averaged.
         compiled: run the networks through torch.compile.
@@ -55,11 +49,10 @@ class Learner:
         network: Network,
         method: Method,
         *,
-        lr: float,
-        lr_power: float,
-        momentum: float,
-        weight_decay: float,
         total_iterations: int,
+        lr: float,
+        lr_power: float = 0.9,
+        optimizer: dict[str, Any] | None = None,
         amp: str = "off",
         accumulate: int = 1,
         compiled: bool = False,
@@ -69,34 +62,26 @@ class Learner:
         self.device = next(network.parameters()).device
         self.amp, self.accumulate = amp, accumulate
         set_precision(amp)
+        share_weights(network)
         self.lr, self.lr_power, self.total_iterations = lr, lr_power, total_iterations
-        trained = network.branches[: method.trained]
-        self.optimizers = [build_optimizer(branch, lr, momentum, weight_decay) for branch in trained]
-        for branch in network.branches[method.trained :]:
-            branch.requires_grad_(False)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        self.optimizers = []
+        for number, branch in enumerate(network.branches, 1):
+            if number in method.trained:
+                self.optimizers.append(build_optimizer(branch, lr=lr, **(optimizer or {})))
+            else:
+                branch.requires_grad_(False)
+        self.scale = LossScale(self.device, amp == "fp16")
         self.guard, self.intact = Guard(network, whole_batch(), freeze), True
         if compiled:
-            # Where compiling fails the code runs as it is, and torch logs why; the backward pass must be compiled
-            # together with the forward pass for that.
-            torch._dynamo.config.suppress_errors = True
-            torch._functorch.config.force_non_lazy_backward_lowering = True
+            compile_or_run_eagerly()
             for branch in network.branches:
                 branch.compile()
-        self.objective = Objective(network, method)
-        if world_size() > 1:
-            # Buffers need no broadcast: synchronised BatchNorm keeps them the same everywhere, and without it, each
-            # process has statistics of its own share, of which the first one's are saved.
-            # PyTorch has renamed the argument.
-            known = inspect.signature(DistributedDataParallel).parameters
-            name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-            self.objective = DistributedDataParallel(self.objective, **{name: False})
 
-    def step(self, batch: TrainBatch, iteration: int) -> Outcome:
+    def step(self, batch: TrainBatch, iteration: int) -> StepOutput:
         """Update the networks on a normalised batch, with the learning rate of `iteration`.
 
         Returns:
-            loss and scalars as means over the batch's parts; the rest, for pictures, is that of the last part.
+            scalars as means over the batch's parts; the teaching, for pictures, is that of the last part.
         """
         self.network.train()
         self.method.train()
@@ -106,78 +91,69 @@ class Learner:
 
         before = self.guard.remember()
         try:
-            outcomes = self._backward(batch)
+            outputs = [self._backward(part) for part in batch.split(self.accumulate)]
         except Exception:
             # The forward passes have touched the BatchNorm statistics: without them the state is fit to be saved.
             self.guard.undo(before)
             raise
-        # Scaled gradients may overflow; the scaler skips those by itself.
-        gradients = [] if self.scaler.is_enabled() else [p.grad for p in self._parameters() if p.grad is not None]
-        bad = self.guard.judge(iteration, outcomes, gradients)
+        gradients = [p.grad for optimizer in self.optimizers for p in parameters(optimizer) if p.grad is not None]
+        average_gradients(gradients)
+        self.scale.unscale(gradients)
+        # BatchNorm of several processes differs, and so do their losses: `judge` asks all of them.
+        not_finite = ~torch.isfinite(get_total_norm(gradients))
+        overflow = self.scale.excuses(not_finite)
+        output = average(outputs)
+        bad = self.guard.judge(iteration, output.scalars, not_finite & ~overflow)
+
         self.intact = False
-        self._update(iteration, bad)
+        self.scale.update(overflow, bad)
+        for optimizer in self.optimizers:
+            set_learning_rate(optimizer, self.learning_rate(iteration))
+            step_unless(optimizer, bad | overflow)
         self.method.after_step(self.network, iteration)
         self.guard.undo(before, bad)
         self.intact = True
-        return average(outcomes)
+        return output
 
-    def _backward(self, batch: TrainBatch) -> list[Outcome]:
-        """Accumulate the gradients of the batch's parts."""
-        parts, outcomes = batch.split(self.accumulate), []
-        for number, part in enumerate(parts, 1):
-            last = number == len(parts)
-            with nullcontext() if last or world_size() == 1 else self.objective.no_sync():
+    def _backward(self, part: TrainBatch) -> StepOutput:
+        """Add the gradients of each loss of a part as it comes, so that one graph lives at a time."""
+        losses, scalars, total = self.method.losses(self.network, part), {}, 0
+        while True:
+            try:
                 with autocast(self.device, self.amp):
-                    outcome = self.objective(part)
-                loss = outcome.loss / len(parts)
-                if self.scaler.is_enabled():
-                    # A scaler skips what isn't finite: so it stays frozen without asking the device.
-                    loss = loss * torch.where(self.guard.frozen(), torch.nan, 1.0)
-                self.scaler.scale(loss).backward()
-            outcomes.append(outcome)
-        return outcomes
-
-    def _update(self, iteration: int, bad: Tensor) -> None:
-        """Let the optimizers step, unless the iteration is `bad`."""
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate(iteration)
-            if self.scaler.is_enabled():
-                self.scaler.step(optimizer)
-            elif optimizer.defaults["fused"]:
-                # As a GradScaler does: the kernel itself looks at the flag, so that nobody waits for it.
-                optimizer.grad_scale, optimizer.found_inf = None, bad.float()
-                optimizer.step()
-            elif not bad:
-                optimizer.step()
-        self.scaler.update()
-
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        return (p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
+                    name, value, weight = next(losses)
+            except StopIteration as end:
+                teaching = end.value or Teaching()
+                break
+            self.scale.apply(value * (weight / self.accumulate)).backward()
+            scalars[name] = value.detach()
+            total = total + weight * scalars[name]
+        return StepOutput({SUM: total} | scalars | teaching.scalars, teaching)
 
     def learning_rate(self, iteration: int) -> float:
         return poly_lr(self.lr, iteration, self.total_iterations, self.lr_power)
 
 
-def average(outcomes: list[Outcome]) -> Outcome:
-    """The last of the outcomes of a batch's equal parts, with the means of all of them as loss and scalars."""
-
-    def mean(values: Iterable[Tensor]) -> Tensor:
-        return torch.stack([value.detach() for value in values]).mean()
-
-    scalars = {name: mean(outcome.scalars[name] for outcome in outcomes) for name in outcomes[0].scalars}
-    return replace(outcomes[-1], loss=mean(outcome.loss for outcome in outcomes), scalars=scalars)
+def average(outputs: list[StepOutput]) -> StepOutput:
+    """The last of the outputs of a batch's equal parts, with the means of all of them as scalars."""
+    names = outputs[0].scalars
+    means = {name: torch.stack([output.scalars[name].detach() for output in outputs]).mean() for name in names}
+    return StepOutput(means, outputs[-1].teaching)
 
 
 def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
     """The learner that the settings describe, for a network on its device; `options` replace what they say."""
     device = next(network.parameters()).device
     described = {
+        "total_iterations": C.nepochs * C.niters_per_epoch,
         "lr": C.lr,
         "lr_power": C.lr_power,
-        "momentum": C.momentum,
-        "weight_decay": C.weight_decay,
-        "total_iterations": C.nepochs * C.niters_per_epoch,
+        "optimizer": {
+            "name": C.optimizer,
+            "lr_backbone": C.lr_backbone,
+            "momentum": C.momentum,
+            "weight_decay": C.weight_decay,
+        },
         "amp": chosen_amp(C.amp, device),
         "accumulate": C.accumulate,
         "compiled": chosen_compile(C.compile, device, C.sync_bn and world_size() > 1),

@@ -18,7 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from furnace.engine.distributed import rank
-from furnace.engine.figures import FIGURES, append_figures
+from furnace.engine.record import METRICS, append_metrics
 from furnace.engine.spared import Spared, tensorboard_writer
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.files import explained
@@ -105,7 +105,7 @@ class Monitor:
         console: where the bar is drawn.
         whole: averages the figures over the processes; only the first shows and writes them.
 
-    A context manager; within it, draw the batches through `timed`, and call `step` after every iteration.
+    A context manager; within it, draw the batches through `timed`, and call `record` after every iteration.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Monitor:
         self.spared = Spared(logger.warning)
         tb = Path(folder) / "tb"
         self.writer = tensorboard_writer(tb, self.spared, write_to_disk=self.first, purge_step=start or None)
-        self.figures_file = Path(folder) / FIGURES
+        self.figures_file = Path(folder) / METRICS
         self.sums: dict[str, Tensor] = {}  # of the finite values, and how many they are
         self.count = 0
         self.waited = 0.0
@@ -157,7 +157,7 @@ class Monitor:
             self.waited += time.perf_counter() - begin
             yield batch
 
-    def step(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
+    def record(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
         """Take in the scalars () of an iteration, on whatever device they are; means leave out what is not finite."""
         for name, value in scalars.items():
             pair = torch.stack([value.double().nan_to_num(0, 0, 0), torch.isfinite(value).double()])
@@ -187,7 +187,7 @@ class Monitor:
             self.writer.add_scalar(f"cost/{name}", value, iteration)
         if self.first:
             with self.spared(self.figures_file):
-                append_figures(self.figures_file, {"iteration": iteration, "lr": lr, **means, **costs})
+                append_metrics(self.figures_file, {"iteration": iteration, "lr": lr, **means, **costs})
         done = iteration + 1
         if done % self.display_iter < self.record_iter or done == self.total:
             epoch = iteration // self.niters_per_epoch

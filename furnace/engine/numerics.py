@@ -1,10 +1,16 @@
-"""Mixed precision and compilation: what "auto" means on a device, and the switches that go with it."""
+"""Mixed precision and compilation: what "auto" means on a device, and the switches and loss scale that go with it."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
+
+from furnace.engine.internals import multiply_all
+from furnace.utils.wording import counted
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+FIRST_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # as PyTorch's GradScaler
 
 
 def chosen_amp(setting: str, device: torch.device) -> str:
@@ -19,7 +25,7 @@ def chosen_compile(setting: str, device: torch.device, synchronised: bool = Fals
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """What convolutions are fastest on: channels last on a GPU."""
+    """The layout in which convolutions are fastest: channels last on a GPU."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
@@ -34,3 +40,54 @@ def set_precision(amp: str) -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = fast
     torch.set_float32_matmul_precision("high" if fast else "highest")
+
+
+def device_name(device: torch.device) -> str:
+    """ "cuda:0 (NVIDIA H100)", or "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({counted(range(torch.get_num_threads()), 'thread')})"
+
+
+class LossScale:
+    """Dynamic scale of the loss for float16, with the rules of PyTorch's GradScaler; without `enabled` it is 1.
+
+    Unlike GradScaler's, its state is part of what a bad iteration must not change, and all of it stays on the device.
+    """
+
+    def __init__(self, device: torch.device, enabled: bool):
+        self.enabled = enabled
+        self.scale = torch.full((), FIRST_SCALE if enabled else 1.0, device=device)
+        self.good_steps = torch.zeros((), device=device)  # since the scale last changed
+
+    def apply(self, loss: Tensor) -> Tensor:
+        """The scaled loss ()."""
+        return loss * self.scale if self.enabled else loss
+
+    def unscale(self, gradients: Sequence[Tensor]) -> None:
+        """Divide the gradients by the scale, in place."""
+        if self.enabled:
+            multiply_all(gradients, 1 / self.scale)
+
+    def excuses(self, not_finite: Tensor) -> Tensor:
+        """Whether gradients that are `not_finite`, () bool, are so only because of a scale that can become smaller."""
+        return not_finite & (self.scale > 1)
+
+    def update(self, overflow: Tensor, frozen: Tensor) -> None:
+        """Lower the scale after an `overflow`, raise it after many steps without, keep it if `frozen`; () bool each."""
+        if not self.enabled:
+            return
+        good = torch.where(overflow, 0, self.good_steps + 1)
+        grows = good >= GROWTH_STEPS
+        scale = torch.where(overflow, self.scale * BACKOFF, torch.where(grows, self.scale * GROWTH, self.scale))
+        self.scale = torch.where(frozen, self.scale, scale)
+        self.good_steps = torch.where(frozen, self.good_steps, torch.where(grows, 0, good))
+
+    def state_dict(self) -> dict[str, float]:
+        """Waits for the device; empty if not enabled."""
+        return {"scale": self.scale.item(), "good_steps": self.good_steps.item()} if self.enabled else {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take over a state, or that of a GradScaler. Raises KeyError, TypeError or ValueError if it is neither."""
+        self.scale.fill_(float(state["scale"]))
+        self.good_steps.fill_(float(state.get("good_steps", state.get("_growth_tracker", 0))))

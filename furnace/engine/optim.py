@@ -1,29 +1,95 @@
-"""SGD and the poly learning-rate policy."""
+"""Optimizers by name, the groups of their parameters, and the poly learning-rate policy."""
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+from furnace.utils.names import Registry
 
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: weights of convolutions and linear layers with decay; norms and biases without."""
-    decayed, free = [], []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            (free if name == "bias" or isinstance(module, NORMS) else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+ENCODER = "backbone"  # name of the encoder in a branch
+# Functions (parameter groups, lr, momentum, fused) that give an optimizer. Groups bring their `weight_decay`.
+OPTIMIZERS: Registry[Callable[[list[dict], float, float, bool], Optimizer]] = Registry("optimizer")
 
 
-def build_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD over one network; fused into one kernel on a GPU."""
-    fused = next(model.parameters()).is_cuda
-    optimizer = torch.optim.SGD(parameter_groups(model, weight_decay), lr=lr, momentum=momentum, fused=fused)
+@OPTIMIZERS.register("sgd")
+def sgd(groups: list[dict], lr: float, momentum: float, fused: bool) -> Optimizer:
+    """Stochastic gradient descent with momentum, as published."""
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
     if momentum:
         # As PyTorch begins, but already there: a first step that is skipped would leave a fused kernel's undefined.
-        for parameter in model.parameters():
+        for parameter in parameters(optimizer):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+@OPTIMIZERS.register("adamw")
+def adamw(groups: list[dict], lr: float, momentum: float, fused: bool) -> Optimizer:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) with PyTorch's betas; it does not use `momentum`."""
+    return torch.optim.AdamW(groups, lr=lr, fused=fused)
+
+
+def build_optimizer(
+    branch: nn.Module,
+    name: str = "sgd",
+    *,
+    lr: float,
+    lr_backbone: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """The optimizer of one branch; fused into one kernel on a GPU.
+
+    Args:
+        branch: with its encoder as `branch.backbone`.
+        name: entry of `OPTIMIZERS`.
+        lr: learning rate.
+        lr_backbone: factor of the encoder's learning rate.
+        momentum, weight_decay: as in the settings.
+    """
+    fused = next(branch.parameters()).is_cuda
+    return OPTIMIZERS.find(name)(parameter_groups(branch, weight_decay, lr_backbone), lr, momentum, fused)
+
+
+def parameter_groups(branch: nn.Module, weight_decay: float, lr_backbone: float = 1.0) -> list[dict]:
+    """Four groups: the encoder's parameters and the rest, each first with and then without weight decay.
+
+    Joined, the groups with decay have the order of the module, and so have those without: snapshots with other groups
+    rely on it.
+    """
+    groups = []
+    encoder = branch.get_submodule(ENCODER) if hasattr(branch, ENCODER) else nn.Module()
+    own = {id(parameter) for parameter in encoder.parameters()}
+    for of_encoder, factor in ((True, lr_backbone), (False, 1.0)):
+        for decays, decay in ((True, weight_decay), (False, 0.0)):
+            chosen = [
+                p for p, with_decay in tell_decay(branch) if with_decay == decays and (id(p) in own) == of_encoder
+            ]
+            groups.append({"params": chosen, "weight_decay": decay, "lr_factor": factor})
+    return groups
+
+
+def tell_decay(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Every parameter, and whether weight decay applies: to weights of two or more dimensions, without embeddings.
+
+    Norms and biases have one dimension; tokens, positions and scales are parameters of other names than "weight".
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_weight = name.endswith("weight") and not isinstance(module, nn.Embedding)
+            yield parameter, is_weight and parameter.ndim >= 2
+
+
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters of an optimizer, in the order of its state's ids."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the rate of every group: `lr` times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
 
 
 def poly_lr(base: float, iteration: int, total: int, power: float) -> float:

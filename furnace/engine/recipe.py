@@ -1,42 +1,16 @@
-"""What a run will do, as a table for people and as a record beside its snapshots."""
+"""The table that says, before a run starts, what it will do."""
 
-import json
-import platform
-import sys
-from datetime import datetime
-from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
 import torch
-import torchvision
 from rich.table import Table
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainSet
-from furnace.datasets.splits import list_hash
 from furnace.engine.distributed import world_size
-from furnace.engine.numerics import chosen_amp, chosen_compile
-from furnace.engine.snapshot_folder import list_saves
-from furnace.utils.files import write_atomically
+from furnace.engine.numerics import chosen_amp, chosen_compile, device_name
+from furnace.engine.record import describe_lists
 from furnace.utils.settings import Settings
-from furnace.utils.wording import counted
 
 PRECISIONS = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast, scaled loss", "off": "float32"}
-
-RECORD = "run.json"
-
-
-def describe_lists(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:
-    """Path, number of images and hash of the lists that a run learns from; a folder has no hash."""
-    lists = {"labelled": (C.train_source, dataset.labeled)}
-    if dataset.unlabeled is not None:
-        lists["unlabelled"] = (C.unsup_source, dataset.unlabeled)
-    return {
-        name: {"path": path, "images": len(samples), "sha256": list_hash(path) if Path(path).is_file() else None}
-        for name, (path, samples) in lists.items()
-    }
 
 
 def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch.device, start_iteration: int) -> Table:
@@ -58,8 +32,11 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_row(
         "crop", f"{C.image_height} x {C.image_width}, scales {', '.join(f'{s:g}' for s in C.train_scale_array)}"
     )
-    table.add_row("learning rate", f"{C.lr:g}, poly {C.lr_power:g}, momentum {C.momentum:g}, decay {C.weight_decay:g}")
-    loss = f"OHEM {C.ohem_thresh:g}, {C.ohem_min_kept} pixels an image" if C.ohem else "mean cross entropy"
+    encoder = f", encoder x {C.lr_backbone:g}" if C.lr_backbone != 1 else ""
+    momentum = f", momentum {C.momentum:g}" if C.optimizer == "sgd" else ""
+    rate = f"{C.lr:g}{encoder}, poly {C.lr_power:g}{momentum}, decay {C.weight_decay:g}"
+    table.add_row("optimizer", f"{C.optimizer}, learning rate {rate}")
+    loss = f"OHEM {C.ohem_thresh:g}, {C.ohem_min_kept} pixels per image" if C.ohem else "mean cross entropy"
     table.add_row("losses", loss + (f"; unsupervised x {C.unsup_weight:g}" if streams else ""))
     parameters = sum(p.numel() for p in network.parameters())
     table.add_row("network", f"{len(network.branches)} x DeepLabv3+, {C.backbone}, {parameters / 1e6:.1f} M parameters")
@@ -80,70 +57,10 @@ def describe_division(C: Settings, device: torch.device, processes: int) -> list
     together = C.sync_bn and device.type == "cuda"
     images = C.batch_size // processes // C.accumulate
     parts = f", in {C.accumulate} parts of {images}" if C.accumulate > 1 else ""
-    lines = [f"{C.batch_size // processes} images a device{parts}"]
+    lines = [f"{C.batch_size // processes} images per device{parts}"]
     seen = images * (processes if together else 1)
     apart = "; saved are the first process's statistics" if processes > 1 and not together else ""
     lines.append(f"BatchNorm sees {seen} of {C.batch_size} images at a time{apart}")
     if C.accumulate > 1:
         lines.append(f"agreement, OHEM and normalisers are those of {images * processes} images")
     return lines
-
-
-def device_name(device: torch.device) -> str:
-    """ "cuda:0 (NVIDIA H100)", or "cpu (2 threads)"."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({counted(range(torch.get_num_threads()), 'thread')})"
-
-
-def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
-    """Write what the run used, settings, lists and versions, beside its snapshots.
-
-    A run that goes on, which is one that has saves there, adds itself to `continuations` with the settings that are
-    others now; what the record says of the beginning stays.
-    """
-    path = Path(C.snapshot_dir) / RECORD
-    record = begun(C, dataset, device)
-    first = read_record(path) if list_saves(path.parent) else {}
-    if first:
-        before = dict(first["settings"])
-        for continuation in first.get("continuations", []):
-            before |= continuation["settings"]
-        now = json.loads(json.dumps(record["settings"]))
-        record["settings"] = {name: value for name, value in now.items() if value != before.get(name)}
-        record = {**first, "continuations": [*first.get("continuations", []), record]}
-    write_atomically(path, json.dumps(record, indent=2).encode())
-    return path
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """What a run noted beside its snapshots; nothing for snapshots from elsewhere."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else {}
-
-
-def begun(C: Settings, dataset: TrainSet, device: torch.device) -> dict[str, Any]:
-    """What a process that trains uses."""
-    return {
-        "started": datetime.now().isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "settings": C.model_dump(),
-        "lists": describe_lists(C, dataset),
-        "device": device_name(device),
-        "processes": world_size(),
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-    }

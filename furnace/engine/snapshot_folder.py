@@ -1,29 +1,30 @@
-"""The folder of a run's snapshots: the autosave, which one to continue from, and how many stay."""
+"""The folder of a run's snapshots: which there are, which one to continue from, and how many stay."""
 
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
-from furnace.engine.checkpoint import LAST, Snapshot, check_finite, list_epochs, load_snapshot, read_progress
+from furnace.engine.snapshots import Snapshot, check_finite, load_snapshot, read_progress
 from furnace.utils.errors import UserError
 from furnace.utils.files import part_of, replacing
 
+LAST = "epoch-last.pth"
 AUTOSAVE = "autosave.pth"  # may be of any iteration; there is only the latest
-AUTO = "auto"
 
 
-def copy_as_last(path: Path) -> None:
-    """Make `epoch-last.pth` the same file as `path`; a hard link where the disk knows them."""
-    with replacing(path.with_name(LAST), path.stat().st_size) as part:
-        try:
-            os.link(path, part)
-        except OSError:
-            shutil.copyfile(path, part)
+def list_epochs(folder: str | Path) -> dict[int, Path]:
+    """The snapshots `epoch-N.pth` of a folder by epoch, in order."""
+    found = {}
+    for path in Path(folder).glob("epoch-*.pth"):
+        if match := re.fullmatch(r"epoch-(\d{1,9})\.pth", path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
 
 
 def list_saves(folder: str | Path) -> list[Path]:
-    """Everything a run can be continued from, the latest saved first.
+    """Every snapshot that a run can be continued from, the latest saved first.
 
     The latest need not be the furthest: a run may have gone back to an earlier epoch. Of files with the same time, as
     coarse clocks and careless copies leave them, the furthest comes first.
@@ -44,10 +45,10 @@ def list_saves(folder: str | Path) -> list[Path]:
 
 
 def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
-    """The latest save that can be continued from, and what is wrong with those after it; None without any save.
+    """The latest snapshot that can be continued from, and the faults of those after it; None without any.
 
     Raises:
-        UserError: there are saves, but all are damaged.
+        UserError: there are snapshots, but all are damaged.
     """
     faults: list[str] = []
     saves = list_saves(folder)
@@ -62,6 +63,15 @@ def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
     if saves:
         raise UserError(f"{folder}: none of {len(saves)} snapshots can be read, the latest: {faults[0]}")
     return None
+
+
+def copy_as_last(path: Path) -> None:
+    """Make `epoch-last.pth` the same file as `path`; a hard link if the disk knows them."""
+    with replacing(path.with_name(LAST), path.stat().st_size) as part:
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
@@ -89,3 +99,41 @@ def sweep(folder: str | Path) -> None:
     """Remove the unfinished file that a run killed while saving has left."""
     for unfinished in Path(folder).glob(part_of(Path("*.pth")).name):
         unfinished.unlink(missing_ok=True)
+
+
+def find_snapshots(which: str, folder: str | Path) -> list[Path]:
+    """The snapshots that `-e` names: PATH.pth, EPOCH, FIRST-LAST, FIRST- or "last".
+
+    Raises:
+        UserError: not of that form, or nothing matches; the message lists the snapshots that exist.
+    """
+    which = which.strip()
+    if which.endswith(".pth"):
+        if not Path(which).is_file():
+            raise UserError(f"-e {which}: no such file")
+        return [Path(which)]
+    available = list_epochs(folder)
+    have = f"{folder} holds {', '.join(map(str, available)) or 'no snapshots: train first'}"
+    if which == "last":
+        if (Path(folder) / LAST).is_file():
+            return [Path(folder) / LAST]
+        raise UserError(f"-e last: no {LAST}; {have}")
+    match = re.fullmatch(r"(\d{1,9})(-?)(\d{0,9})", which, flags=re.ASCII)
+    if not match or (match[3] and not match[2]):
+        raise UserError(f"-e {which}: use PATH.pth, EPOCH, FIRST-LAST, FIRST- or last; {have}")
+    first = int(match[1])
+    last = int(match[3]) if match[3] else (max(available, default=first) if match[2] else first)
+    if first > last:
+        raise UserError(f"-e {which}: runs backwards; {have}")
+    chosen = [path for epoch, path in available.items() if first <= epoch <= last]
+    if not chosen:
+        raise UserError(f"-e {which}: no such snapshot; {have}")
+    return chosen
+
+
+def find_snapshot(which: str, folder: str | Path, what: str) -> Path:
+    """The one snapshot that `-e` names, as `what` takes no more; raises UserError for several, too."""
+    found = find_snapshots(which, folder)
+    if len(found) > 1:
+        raise UserError(f"-e {which}: names {len(found)} snapshots; {what} takes one, such as -e last")
+    return found[0]

@@ -9,24 +9,24 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from furnace.datasets.dataset import TrainBatch
-from furnace.datasets.loaders import build_train_loader, build_train_set
-from furnace.engine.checkpoint import Snapshot, is_snapshot_epoch
+from furnace.datasets.batch import TrainBatch
+from furnace.datasets.catalog import find_classes
+from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set
+from furnace.datasets.randomness import Draws
+from furnace.engine.continuing import Saver, find_resume, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import rank, restarts, whole_batch, world_size
-from furnace.engine.faults import explain, not_finite
+from furnace.engine.faults import SkippedImages, explain, not_finite
 from furnace.engine.guard import Fault
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import memory_format
-from furnace.engine.recipe import recipe_table, write_record
-from furnace.engine.resume import find_resume, restore
-from furnace.engine.saver import Saver
+from furnace.engine.recipe import recipe_table
+from furnace.engine.record import write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_saves
-from furnace.engine.unreadable import Unreadable
-from furnace.methods.build import METHODS, build_network
-from furnace.seg_opr.normalize import Normalize
+from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
+from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
@@ -63,16 +63,17 @@ class Trainer:
         self.fresh = found is None
         self.branched = found is not None and found[1] == resume
         torch.manual_seed(C.seed)
-        self.dataset = build_train_set(C, METHODS[C.method].unlabeled)
-        check_shares(C)
+        method = build_method(C)
+        views = method.labeled_view, method.teacher_view
+        self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
+        check_shares(C, device=device)
         self.diagnostics = Diagnostics(C, self.dataset)
-        self.memory_format = memory_format(device)
-        self.network = build_network(C, pretrained=found is None).to(device, memory_format=self.memory_format)
+        self.network = build_network(C, pretrained=found is None).to(device, memory_format=memory_format(device))
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         self.total = C.nepochs * C.niters_per_epoch
         self.learner = build_learner(C, self.network)
-        self.normalize = Normalize(C.image_mean, C.image_std).to(device)
+        self.preparation = build_preparation(C, *views, method.student_views, device, memory_format(device))
         # Iterations done, and of these the ones skipped for a loss that was not finite.
         self.iteration, self.skipped = 0, 0
         if found:
@@ -80,7 +81,7 @@ class Trainer:
         check_agreement(self.iteration, device)
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
-        self.unreadable = Unreadable()
+        self.skipped_images = SkippedImages()
         # A CPU computes in step with us, so that figures cost nothing; on a GPU each look at them waits.
         self.record_iter = 1 if device.type == "cpu" else C.record_info_iter
 
@@ -105,7 +106,7 @@ class Trainer:
                 self._train(batch, monitor)
                 if self.iteration < self.total and (signum := signals.requested()):
                     self._stop(signum)
-        self.unreadable.report()
+        self.skipped_images.report()
         self.saver.finish(C.nepochs - 1)
         logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}")
 
@@ -126,8 +127,8 @@ class Trainer:
     def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
         """One iteration, and what is due after it."""
         C, iteration = self.C, self.iteration
-        outcome = self.learner.step(self.prepare(batch), iteration)
-        self.unreadable.note(batch.unreadable)
+        output = self.learner.step(self.prepare(batch), iteration)
+        self.skipped_images.note(batch.skipped)
         self.iteration += 1
         epoch, step = divmod(iteration, C.niters_per_epoch)
         is_due = step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)
@@ -135,42 +136,40 @@ class Trainer:
         known = is_due or self.iteration % self.record_iter == 0 or self.iteration == self.total
         skipped = self._check_finite() if known else []
         if not skipped or self.record_iter > 1:
-            monitor.step(iteration, self.learner.learning_rate(iteration), outcome.scalars)
-            self.diagnostics.step(iteration, batch, outcome, monitor.writer)
+            monitor.record(iteration, self.learner.learning_rate(iteration), output.scalars)
+            self.diagnostics.record(iteration, batch, output, monitor.writer)
         if is_due:
             self.save(epoch)
         elif known and self.saver.is_due():
             self.saver.try_state()
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
-        """A loader's batch on the device, images normalised, labels int64."""
-        batch = batch.to(self.device)
-        images = {
-            name: self.normalize(value).contiguous(memory_format=self.memory_format)
-            for name in ("images", "unlabeled_0", "unlabeled_1")
-            if (value := getattr(batch, name)) is not None
-        }
-        return TrainBatch(labels=batch.labels.long(), mask=batch.mask, **images)
+        """The loader's batch of this iteration as the networks take it."""
+        first = rank() * self.C.batch_size // world_size()
+        return self.preparation(batch, Draws(self.C.seed, self.iteration, first))
 
     def save(self, epoch: int) -> None:
         """Write the snapshot of an epoch."""
         self.saver.save_epoch(epoch)
 
     def _capture(self) -> Snapshot:
+        C = self.C
+        classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         return Snapshot(
             self.network.state_dict(),
             [optimizer.state_dict() for optimizer in self.learner.optimizers],
-            self.iteration // self.C.niters_per_epoch - 1,
+            self.iteration // C.niters_per_epoch - 1,
             self.iteration,
-            self.C.model_dump(),
-            self.learner.scaler.state_dict(),
+            C.model_dump(mode="json"),
+            self.learner.scale.state_dict(),
             self.skipped,
+            {"names": list(classes.names), "palette": [list(colour) for colour in classes.palette]},
         )
 
     def _stop(self, signum: int) -> None:
         self._check_finite()
         path = self.saver.save_state()
-        self.unreadable.report()
+        self.skipped_images.report()
         name = signal.Signals(signum).name
         raise Stopped(
             f"{name} after iteration {self.iteration} of {self.total}; saved {path}; the same command with -c auto "
@@ -206,7 +205,7 @@ class Trainer:
                 self.iteration = faults[0].iteration
             if self.learner.intact and self.iteration:  # before the first there is nothing to keep
                 self.saver.try_state()
-            self.unreadable.report(together=False)  # others may have ended
+            self.skipped_images.report(together=False)  # others may have ended
         except RuntimeError as error:  # a GPU that has failed gives nothing away any more
             logger.warning(f"no autosave: {str(error).splitlines()[0]}")
 
@@ -263,13 +262,21 @@ def check_unused(folder: str) -> None:
         )
 
 
-def check_shares(C: Settings) -> None:
-    """Raise UserError unless the batch falls into equal shares, of two images at least for BatchNorm."""
-    shares = world_size() * C.accumulate
-    if C.batch_size % shares or C.batch_size // shares < 2:
+def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:
+    """Raise UserError unless the batch falls into equal shares in which BatchNorm sees two images at least.
+
+    Args:
+        C: says the batch, its parts, and whether BatchNorm is synchronised over the processes.
+        processes: of the run; by default those that there are.
+        device: of each; by default a GPU, as BatchNorm can't be synchronised on CPUs.
+    """
+    processes = processes or world_size()
+    together = C.sync_bn and (device is None or device.type == "cuda")
+    shares, least = processes * C.accumulate, 1 if together and processes > 1 else 2
+    if C.batch_size % shares or C.batch_size // shares < least:
         raise UserError(
-            f"C.batch_size = {C.batch_size} must give {world_size()} process(es) x C.accumulate = {C.accumulate} "
-            f"equal shares of two images at least; {2 * shares} would do"
+            f"C.batch_size = {C.batch_size} must give {processes} process(es) x C.accumulate = {C.accumulate} equal "
+            f"shares, of {least} image(s) at least for BatchNorm; {least * shares} would do"
         )
 
 

@@ -13,10 +13,10 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import Sample, read_list
-from furnace.engine.checkpoint import find_snapshots
 from furnace.engine.distributed import rank, whole_batch, world_size
-from furnace.engine.figures import REPORT, RESULTS
 from furnace.engine.monitor import logger, open_log, progress_bar
+from furnace.engine.record import REPORT, RESULTS
+from furnace.engine.snapshot_folder import find_snapshots
 from furnace.inference.report import EXAMPLES, Example, write_report
 from furnace.inference.results import Result, find_entry, results_table, save_results, summary
 from furnace.inference.segmenter import Segmenter, to_array

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
-from furnace.engine.checkpoint import find_snapshot
 from furnace.engine.distributed import CPU
+from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.segmenter import Segmenter
 from furnace.seg_opr.interpolate import upsample
 from furnace.seg_opr.normalize import Normalize

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
-from furnace.engine.checkpoint import find_snapshot
 from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.monitor import FiguresProgress, progress_bar
+from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.inputs import Input, find_inputs
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import Behind, ahead

@@ -13,8 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.figures import FIGURES, REPORT, TRUTH, read_figures
-from furnace.engine.recipe import RECORD, read_record
+from furnace.engine.record import METRICS, RECORD, REPORT, TRUTH, read_metrics, read_record
 from furnace.inference.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings
@@ -61,7 +60,7 @@ def write_report(
         examples: images of that entry, best first.
         classes: names and colours.
     """
-    figures, truth = (read_figures(Path(C.log_dir) / name) for name in (FIGURES, TRUTH))
+    figures, truth = (read_metrics(Path(C.log_dir) / name) for name in (METRICS, TRUTH))
     record = read_record(Path(C.snapshot_dir) / RECORD)
     page = (
         environment()

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.figures import RESULTS
+from furnace.engine.record import RESULTS
 from furnace.seg_opr.confusion import Scores
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings

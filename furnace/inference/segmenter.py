@@ -1,16 +1,20 @@
-"""A snapshot at work: images to scores by sliding windows, for evaluation, prediction and submission alike."""
+"""Predict class scores with a trained snapshot, by sliding windows."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from furnace.engine.checkpoint import Snapshot, load_network, load_snapshot
+from furnace.datasets.catalog import Classes, find_classes
+from furnace.engine.distributed import local_device, parse_devices
 from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_precision
-from furnace.methods.build import METHODS, build_network
+from furnace.engine.snapshots import Snapshot, load_network, load_snapshot
+from furnace.methods.build import build_network
+from furnace.methods.method import METHODS
+from furnace.methods.settings import open_settings
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
 from furnace.utils.errors import UserError
@@ -21,48 +25,51 @@ Tag = TypeVar("Tag")
 
 
 class Segmenter:
-    """One branch of an experiment's network, or both, over images of any size.
+    """One branch of a trained network, or both, over images of any size.
 
     Args:
-        C: checked settings.
+        C: checked settings; a snapshot's own method, networks, classes and normalisation replace those given here.
         device: where to compute.
         branch: "1" (conservative), "2" (progressive), "both", the mean of their probabilities, or None, that which
             the method reports.
 
-    The method is that of `C` until a snapshot says that it was made with another one.
-
-    Raises:
-        UserError: the method trains one branch only.
+    After `load`, `C` and `classes` are those of the snapshot. `segmenter(image (H, W, 3) uint8 RGB)` gives labels
+    (H, W) uint8.
     """
 
     def __init__(self, C: Settings, device: torch.device, branch: str | None = None):
-        self.C, self.device, self.asked = C, device, branch
+        self.given, self.C, self.device, self.asked = C, C, device, branch
         self.amp = chosen_amp(C.amp, device)
         set_precision(self.amp)
-        self._build()
-        self.normalize = Normalize(C.image_mean, C.image_std).to(device)
         self.window = SlidingWindow(
             C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size
         )
 
     def load(self, path: str | Path) -> Snapshot:
-        """Take the weights of a snapshot. Raises UserError where it is damaged or does not fit."""
+        """Build the network of a snapshot and take its weights.
+
+        Raises:
+            UserError: the file is damaged or does not fit, or its method has no such branch.
+        """
         snapshot = load_snapshot(path)
-        method = snapshot.settings.get("method", self.C.method)
-        if method != self.C.method and isinstance(method, str) and method in METHODS:
-            self.C = self.C.model_copy(update={"method": method})
-            self._build()
-        load_network(self.network, snapshot, path, self.C.model_dump())
+        self.C = C = open_settings(snapshot.settings, path, self.given)
+        method = METHODS.find(C.method)
+        self.branch = self.asked or method.reported
+        if self.branch != "1" and method.branches() < 2:
+            raise UserError(f"--branch {self.branch}: method {C.method!r} trains one branch only; use --branch 1")
+        self.classes = snapshot_classes(snapshot, C)
+        network = build_network(C, pretrained=False, tensors=snapshot.model)
+        load_network(network, snapshot, path, C.model_dump(mode="json"))
+        self.network = network.eval().to(self.device, memory_format=memory_format(self.device))
+        self.normalize = Normalize(C.image_mean, C.image_std).to(self.device)
         return snapshot
 
-    def _build(self) -> None:
-        """Make the network of the method, and choose the branch."""
-        method = METHODS[self.C.method]
-        self.branch = self.asked or method.reported
-        if self.branch != "1" and method.branches < 2:
-            raise UserError(f"--branch {self.branch}: method {self.C.method!r} trains one branch only; use --branch 1")
-        network = build_network(self.C, pretrained=False).eval()
-        self.network = network.to(self.device, memory_format=memory_format(self.device))
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, probabilities: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Labels (H, W) uint8 of an image (H, W, 3) uint8 RGB; with `probabilities` also those, (K, H, W) float32."""
+        scores = self.window.scores(image, self.window_scores, self.to_input)
+        labels = to_array(scores.argmax(0))
+        return (labels, self.probabilities(scores).cpu().numpy()) if probabilities else labels
 
     @torch.inference_mode()
     def stream(self, images: Iterable[tuple[np.ndarray, Tag]]) -> Iterator[tuple[Tag, Tensor]]:
@@ -88,6 +95,36 @@ class Segmenter:
         count = self.window.scores(blank, lambda windows: torch.ones_like(windows[:, :1]), self.to_input)
         mean = scores / count
         return mean if self.branch == "both" else mean.softmax(0)
+
+
+def load_segmenter(
+    path: str | Path, device: str | None = None, branch: str | None = None, C: Settings | None = None, **options: Any
+) -> Segmenter:
+    """Open a snapshot: `labels = load_segmenter("epoch-34.pth")(image)`.
+
+    Args:
+        path: a snapshot.
+        device: as `-d` of the commands: "0", "cpu"; None: the first GPU, or the CPU.
+        branch: as in `Segmenter`.
+        C: settings for files that hold none, as those of the published code: `load_config("exp_voc")`.
+        options: other settings, such as `eval_scale_array=(0.75, 1, 1.25)`.
+
+    Raises:
+        UserError: the file is damaged, or holds no settings and `C` is missing.
+    """
+    if C is None:
+        C = open_settings(load_snapshot(path).settings, path)
+    segmenter = Segmenter(C.updated(**options), local_device(parse_devices(device)), branch)
+    segmenter.load(path)
+    return segmenter
+
+
+def snapshot_classes(snapshot: Snapshot, C: Settings) -> Classes:
+    """Class names and colours of a snapshot; of the settings if it has none that fit."""
+    names, palette = snapshot.classes.get("names"), snapshot.classes.get("palette")
+    if isinstance(names, list) and isinstance(palette, list) and len(names) == len(palette) == C.num_classes:
+        return Classes(tuple(map(str, names)), tuple(tuple(int(value) for value in colour) for colour in palette))
+    return find_classes(C.dataset_name, C.num_classes, C.class_names)
 
 
 def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tensor:

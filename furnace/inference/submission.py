@@ -12,9 +12,9 @@ from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
 from furnace.datasets.encoding import encode_label
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import Sample, read_list
-from furnace.engine.checkpoint import find_snapshot
 from furnace.engine.distributed import rank, world_size
 from furnace.engine.monitor import progress_bar
+from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import Behind, ahead
 from furnace.utils.errors import UserError

@@ -3,23 +3,18 @@
 import torch
 from torch import nn
 
-from furnace.base_model.network import IMAGENET, Network
-from furnace.methods.cpcl import CPCL
-from furnace.methods.cps import CPS
-from furnace.methods.mean_teacher import MeanTeacher
-from furnace.methods.method import Method
-from furnace.methods.supervised import Supervised
+from furnace.base_model.network import Network
+from furnace.base_model.pretrained import IMAGENET
+from furnace.methods.method import METHODS, Method
 from furnace.seg_opr.losses import MeanCrossEntropy, OhemCrossEntropy
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 
-METHODS: dict[str, type[Method]] = {"cpcl": CPCL, "supervised": Supervised, "cps": CPS, "mean_teacher": MeanTeacher}
 
-
-def build_network(C: Settings, pretrained: bool = True) -> Network:
+def build_network(C: Settings, pretrained: bool = True, tensors=None) -> Network:
     """The network that the settings describe; with `pretrained=False` its weights come from a snapshot later."""
-    method = METHODS[C.method]
+    method = METHODS.find(C.method)
     network = Network(
         C.num_classes,
         C.backbone,
@@ -28,10 +23,10 @@ def build_network(C: Settings, pretrained: bool = True) -> Network:
         head_channels=C.head_channels,
         bn_eps=C.bn_eps,
         bn_momentum=C.bn_momentum,
-        branches=method.branches,
+        branches=method.branches(),
     )
-    for branch in network.branches[method.trained :]:
-        branch.load_state_dict(network.branch1.state_dict())
+    for teacher, student in method.averaged.items():
+        network.branches[teacher - 1].load_state_dict(network.branches[student - 1].state_dict())
     return network
 
 
@@ -45,18 +40,7 @@ def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:
 
 
 def build_method(C: Settings, whole: WholeBatch = ALONE) -> Method:
-    """The method that `C.method` names."""
-    criterion = build_criterion(C, whole)
-    unsupervised = {"unsup_weight": C.unsup_weight, "whole": whole, "warmup": C.unsup_warmup}
-    arguments = {
-        "supervised": {},
-        "cps": unsupervised,
-        "mean_teacher": {**unsupervised, "ema_decay": C.ema_decay},
-        "cpcl": {
-            **unsupervised,
-            "pseudo_labels": C.pseudo_labels,
-            "union_choice": C.union_choice,
-            "reweight": C.reweight,
-        },
-    }
-    return METHODS[C.method](criterion, **arguments[C.method])
+    """The method that `C.method` names, with its settings."""
+    method = METHODS.find(C.method)
+    settings = method.Settings(**{name: getattr(C, name) for name in method.Settings.model_fields})
+    return method(build_criterion(C, whole), settings, whole)

@@ -1,74 +1,54 @@
 """Conservative-progressive collaborative learning (Fan et al., IEEE TIP 2023, doi 10.1109/TIP.2023.3242819)."""
 
+from typing import Literal
+
 import torch
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from furnace.base_model.network import Network
-from furnace.datasets.dataset import TrainBatch
-from furnace.methods.method import Outcome, SemiSupervised
-from furnace.methods.unlabeled import votes_and_logits
+from furnace.datasets.batch import TrainBatch
+from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
+from furnace.methods.unlabeled import teach_and_study
 from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import PseudoLabels, combine
-from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 
-# What branch 1 and branch 2 learn from.
+# Names of the losses of branch 1 and 2, and their pseudo labels.
 TARGETS = {
-    "both": ("intersection", "union"),
-    "intersection": ("intersection", "intersection"),
-    "union": ("union", "union"),
+    "both": {"inter": "intersection", "union": "union"},
+    "intersection": {"unsup_1": "intersection", "unsup_2": "intersection"},
+    "union": {"unsup_1": "union", "unsup_2": "union"},
 }
 
 
+@METHODS.register("cpcl")
 class CPCL(SemiSupervised):
-    """Branch 1 learns from the intersection of both branches' pseudo labels, branch 2 from their union.
+    """Branch 1 learns from the intersection of both branches' pseudo labels, branch 2 from their union."""
 
-    Args:
-        criterion, unsup_weight, whole, warmup: as in `SemiSupervised`.
-        pseudo_labels: "both" as above; "intersection" or "union" gives both branches the same.
-        union_choice: see `combine`.
-        reweight: weight the pixels by the confidence of their pseudo labels, else all alike.
-    """
+    class Settings(SemiSupervised.Settings):
+        pseudo_labels: Literal["both", "intersection", "union"] = Field(
+            "both", description="cpcl: both (intersection for branch 1, union for branch 2), or one for both branches"
+        )
+        union_choice: Literal["disagreement", "confidence"] = Field(
+            "disagreement", description="cpcl, if branches differ: class in more disagreement, or surer branch"
+        )
+        reweight: bool = Field(True, description="cpcl: weight pseudo labels by their confidence")
 
-    def __init__(
-        self,
-        criterion: nn.Module,
-        unsup_weight: float,
-        whole: WholeBatch = ALONE,
-        warmup: float = 0,
-        *,
-        pseudo_labels: str = "both",
-        union_choice: str = "disagreement",
-        reweight: bool = True,
-    ):
-        super().__init__(criterion, unsup_weight, whole, warmup)
-        self.targets, self.union_choice, self.reweight = TARGETS[pseudo_labels], union_choice, reweight
+    def losses(self, networks: Network, batch: TrainBatch) -> Losses:
+        for branch in (1, 2):
+            yield Loss(f"sup_{branch}", self.criterion(networks.logits(batch.images, branch), batch.labels))
 
-    def forward(self, network: Network, batch: TrainBatch) -> Outcome:
-        loss_sup_1 = self.criterion(network.quarter_logits(batch.images, 1), batch.labels)
-        loss_sup_2 = self.criterion(network.quarter_logits(batch.images, 2), batch.labels)
+        (first, study_1), (second, study_2) = (teach_and_study(networks, batch, branch) for branch in (1, 2))
+        pseudo = combine(first, second, networks.num_classes, self.whole, self.settings.union_choice)
+        targets = TARGETS[self.settings.pseudo_labels].items()
+        for study, (name, target) in zip((study_1, study_2), targets, strict=True):
+            yield Loss(name, self.pseudo_loss(study(), pseudo, target), self.unsup_weight)
 
-        votes_1, student_1 = votes_and_logits(network, batch, 1)
-        votes_2, student_2 = votes_and_logits(network, batch, 2)
-        pseudo = combine(votes_1, votes_2, network.num_classes, self.whole, self.union_choice)
-        loss_unsup_1 = self.pseudo_loss(student_1, pseudo, self.targets[0])
-        loss_unsup_2 = self.pseudo_loss(student_2, pseudo, self.targets[1])
-
-        loss = loss_sup_1 + loss_sup_2 + self.unsup_weight * (loss_unsup_1 + loss_unsup_2)
-        names = ("inter", "union") if self.targets == TARGETS["both"] else ("unsup_1", "unsup_2")
-        scalars = {
-            "loss": loss,
-            "sup_1": loss_sup_1,
-            "sup_2": loss_sup_2,
-            names[0]: loss_unsup_1,
-            names[1]: loss_unsup_2,
-            "overlap": pseudo.overlap,
-        }
-        scalars = {name: value.detach() for name, value in scalars.items()}
-        return Outcome(loss, scalars, {1: votes_1, 2: votes_2}, pseudo)
+        return Teaching({1: first, 2: second}, pseudo, {"overlap": pseudo.overlap})
 
     def pseudo_loss(self, logits: Tensor, pseudo: PseudoLabels, target: str) -> Tensor:
         """Loss () of a student's logits (B, K, h, w) against the labels `target`, "intersection" or "union"."""
         labels, weight = getattr(pseudo, target), getattr(pseudo, f"weight_{target}")
-        if not self.reweight:
+        if not self.settings.reweight:
             weight = torch.ones_like(weight)
         return weighted_cross_entropy(logits, labels, weight, whole=self.whole)

@@ -1,34 +1,23 @@
 """Cross pseudo supervision (Chen et al., CVPR 2021): each network learns from the other's hard labels."""
 
 from furnace.base_model.network import Network
-from furnace.datasets.dataset import TrainBatch
-from furnace.methods.method import Outcome, SemiSupervised
-from furnace.methods.unlabeled import votes_and_logits
+from furnace.datasets.batch import TrainBatch
+from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
+from furnace.methods.unlabeled import teach_and_study
 from furnace.seg_opr.losses import mean_cross_entropy
 
 
+@METHODS.register("cps")
 class CPS(SemiSupervised):
-    """Two networks, each with the likeliest classes of the other as labels of the unlabelled images, every pixel alike.
+    """Two networks, each with the other's likeliest classes as labels of the unlabelled images, every pixel alike."""
 
-    Args: as in `SemiSupervised`.
-    """
+    def losses(self, networks: Network, batch: TrainBatch) -> Losses:
+        for branch in (1, 2):
+            yield Loss(f"sup_{branch}", self.criterion(networks.logits(batch.images, branch), batch.labels))
 
-    def forward(self, network: Network, batch: TrainBatch) -> Outcome:
-        loss_sup_1 = self.criterion(network.quarter_logits(batch.images, 1), batch.labels)
-        loss_sup_2 = self.criterion(network.quarter_logits(batch.images, 2), batch.labels)
+        (first, study_1), (second, study_2) = (teach_and_study(networks, batch, branch) for branch in (1, 2))
+        for name, study, labels in (("cross_1", study_1, second.labels), ("cross_2", study_2, first.labels)):
+            yield Loss(name, mean_cross_entropy(study(), labels, whole=self.whole), self.unsup_weight)
 
-        votes_1, student_1 = votes_and_logits(network, batch, 1)
-        votes_2, student_2 = votes_and_logits(network, batch, 2)
-        loss_cross_1 = mean_cross_entropy(student_1, votes_2.labels, whole=self.whole)
-        loss_cross_2 = mean_cross_entropy(student_2, votes_1.labels, whole=self.whole)
-
-        loss = loss_sup_1 + loss_sup_2 + self.unsup_weight * (loss_cross_1 + loss_cross_2)
-        scalars = {
-            "loss": loss,
-            "sup_1": loss_sup_1,
-            "sup_2": loss_sup_2,
-            "cross_1": loss_cross_1,
-            "cross_2": loss_cross_2,
-            "overlap": (votes_1.labels == votes_2.labels).double().mean(),
-        }
-        return Outcome(loss, {name: value.detach() for name, value in scalars.items()}, {1: votes_1, 2: votes_2})
+        overlap = (first.labels == second.labels).double().mean()
+        return Teaching({1: first, 2: second}, scalars={"overlap": overlap})

@@ -1,26 +1,17 @@
 """The baseline: one network, labelled images only."""
 
-from torch import nn
-
 from furnace.base_model.network import Network
-from furnace.datasets.dataset import TrainBatch
-from furnace.methods.method import Method, Outcome
+from furnace.datasets.batch import TrainBatch
+from furnace.methods.method import METHODS, Loss, Losses, Method
 
 
+@METHODS.register("supervised")
 class Supervised(Method):
-    """Minimises the supervised loss of branch 1.
+    """Minimises the supervised loss of branch 1."""
 
-    Args:
-        criterion: (logits, labels) to ().
-    """
-
-    branches = trained = 1
+    trained = (1,)
     unlabeled = False
+    student_views = ()
 
-    def __init__(self, criterion: nn.Module):
-        super().__init__()
-        self.criterion = criterion
-
-    def forward(self, network: Network, batch: TrainBatch) -> Outcome:
-        loss = self.criterion(network.quarter_logits(batch.images, 1), batch.labels)
-        return Outcome(loss, {"loss": loss.detach()})
+    def losses(self, networks: Network, batch: TrainBatch) -> Losses:
+        yield Loss("sup", self.criterion(networks.logits(batch.images, 1), batch.labels))

@@ -1,40 +1,43 @@
-"""What students and teachers see of a batch's unlabelled images, with CutMix and without."""
+"""Teachers and students on a batch's unlabelled images, with CutMix and without."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from furnace.base_model.network import Network
-from furnace.datasets.dataset import TrainBatch
-from furnace.seg_opr.pseudo_label import Votes, cutmix, vote_mixed, vote_upsampled
+from furnace.datasets.batch import TrainBatch
+from furnace.seg_opr.pseudo_label import Predictions, cutmix, predict_mixed, predict_upsampled
 
 
-def student_images(batch: TrainBatch) -> Tensor:
-    """The unlabelled images (B, 3, H, W), mixed where the batch has a CutMix mask."""
+def student_images(batch: TrainBatch, number: int = 0) -> Tensor:
+    """Student view `number` of the unlabelled images (B, 3, H, W), mixed if the batch has a CutMix mask."""
     if batch.mask is None:
-        return batch.unlabeled_0
-    return cutmix(batch.unlabeled_0, batch.unlabeled_1, batch.mask)
+        return batch.students_0[number]
+    return cutmix(batch.students_0[number], batch.students_1[number], batch.mask)
 
 
 @torch.no_grad()
-def teacher_votes(network: Network, batch: TrainBatch, branch: int) -> Votes:
-    """One branch's labels of the mixed unlabelled images, from its logits of each, mixed as the images will be.
+def teacher_predictions(networks: Network, batch: TrainBatch, branch: int) -> Predictions:
+    """Predictions of one branch for the mixed unlabelled images: its logits of each, mixed as the images will be.
 
     Two passes, not one of twice the size: in training mode BatchNorm sees each batch on its own.
     """
-    logits_u0 = network.quarter_logits(batch.unlabeled_0, branch)
+    logits_u0 = networks.logits(batch.unlabeled_0, branch)
     if batch.mask is None:
-        return vote_upsampled(logits_u0, batch.unlabeled_0.shape[-2:])
-    logits_u1 = network.quarter_logits(batch.unlabeled_1, branch)
-    return vote_mixed(logits_u0, logits_u1, batch.mask)
+        return predict_upsampled(logits_u0, batch.unlabeled_0.shape[-2:])
+    logits_u1 = networks.logits(batch.unlabeled_1, branch)
+    return predict_mixed(logits_u0, logits_u1, batch.mask)
 
 
-def votes_and_logits(network: Network, batch: TrainBatch, branch: int) -> tuple[Votes, Tensor]:
-    """What a branch that is trained says as a teacher, and its logits (B, K, H/4, W/4) as a student.
+def teach_and_study(networks: Network, batch: TrainBatch, branch: int) -> tuple[Predictions, Callable[[], Tensor]]:
+    """Predictions of a branch as a teacher, and a call that gives its logits (B, K, h, w) as a student.
 
-    Without CutMix both see the same images, and one pass serves both.
+    The call makes the student's pass when its loss is due. If teacher and student see the same images, one pass serves
+    both.
     """
-    if batch.mask is None:
-        logits = network.quarter_logits(batch.unlabeled_0, branch)
-        return vote_upsampled(logits, batch.unlabeled_0.shape[-2:]), logits
-    votes = teacher_votes(network, batch, branch)
-    return votes, network.quarter_logits(student_images(batch), branch)
+    if batch.mask is None and batch.students_0[0] is batch.unlabeled_0:
+        logits = networks.logits(batch.unlabeled_0, branch)
+        return predict_upsampled(logits, batch.unlabeled_0.shape[-2:]), lambda: logits
+    predictions = teacher_predictions(networks, batch, branch)
+    return predictions, lambda: networks.logits(student_images(batch), branch)

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(images / 255 - mean) / std.
+    """(images / 255 - mean) / std; images of floating point are taken to lie in [0, 1] already.
 
     Args:
         mean, std: three numbers each, RGB, of values in [0, 1].
 
-    `forward(images (B, 3, H, W) uint8)` gives the same shape in the dtype of `mean`, on the module's device.
+    `forward(images (B, 3, H, W))` gives the same shape in the dtype of `mean`, on the module's device.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -21,4 +21,8 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images.to(self.mean) / 255 - self.mean) / self.std
+        return (self.unit(images) - self.mean) / self.std
+
+    def unit(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], on the device and in the dtype of `mean`."""
+        return images if images.is_floating_point() else images.to(self.mean) / 255

@@ -12,8 +12,8 @@ from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 
 
-class Votes(NamedTuple):
-    """What one teacher says of each pixel: `labels` (B, H, W) int64, and their soft-max `confidence` (B, H, W)."""
+class Predictions(NamedTuple):
+    """Likeliest class of each pixel, `labels` (B, H, W) int64, and its soft-max `confidence` (B, H, W)."""
 
     labels: Tensor
     confidence: Tensor
@@ -21,7 +21,7 @@ class Votes(NamedTuple):
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What two teachers say of a batch of unlabelled images.
+    """Pseudo labels that two teachers give to a batch of unlabelled images.
 
     Attributes:
         intersection: (B, H, W) int64, the label where both agree, else 255; for the conservative network.
@@ -30,7 +30,7 @@ class PseudoLabels:
         weight_intersection, weight_union: (B, H, W), confidence of those labels.
         class_weight: (K,) float64, share of each class in the disagreement.
         overlap: () float64, share of the pixels on which the teachers agree.
-        votes: each teacher's own labels and confidence.
+        predictions: of each teacher.
     """
 
     intersection: Tensor
@@ -39,33 +39,33 @@ class PseudoLabels:
     weight_union: Tensor
     class_weight: Tensor
     overlap: Tensor
-    votes: tuple[Votes, Votes]
+    predictions: tuple[Predictions, Predictions]
 
 
 def make_pseudo_labels(logits_1: Tensor, logits_2: Tensor, whole: WholeBatch = ALONE) -> PseudoLabels:
     """Combine the mixed teacher logits (B, K, H, W) of both networks; agreement is counted over the whole batch."""
-    return combine(vote(logits_1), vote(logits_2), logits_1.shape[1], whole)
+    return combine(predict(logits_1), predict(logits_2), logits_1.shape[1], whole)
 
 
-def vote(logits: Tensor) -> Votes:
-    """The likeliest class of each pixel and its probability, from logits (B, K, H, W)."""
+def predict(logits: Tensor) -> Predictions:
+    """Likeliest class of each pixel and its probability, from logits (B, K, H, W)."""
     confidence, labels = logits.softmax(1).max(1)
-    return Votes(labels, confidence)
+    return Predictions(labels, confidence)
 
 
-def vote_upsampled(logits: Tensor, size: tuple[int, int]) -> Votes:
-    """`vote` on logits (B, K, h, w) upsampled to `size` (H, W)."""
-    return Votes(*map_images(lambda image: vote(full_size(image, size)), logits))
+def predict_upsampled(logits: Tensor, size: tuple[int, int]) -> Predictions:
+    """`predict` on logits (B, K, h, w) upsampled to `size` (H, W)."""
+    return Predictions(*map_images(lambda image: predict(full_size(image, size)), logits))
 
 
-def vote_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Votes:
-    """`vote` on CutMix of two logit maps (B, K, h, w), upsampled to the mask (B, 1, H, W): the second where it is 1."""
+def predict_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
+    """`predict` on CutMix of two logit maps (B, K, h, w) upsampled to the mask (B, 1, H, W); it is 1 for the second."""
 
-    def image_vote(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Votes:
+    def predict_image(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
         size = mask.shape[-2:]
-        return vote(cutmix(full_size(logits_0, size), full_size(logits_1, size), mask))
+        return predict(cutmix(full_size(logits_0, size), full_size(logits_1, size), mask))
 
-    return Votes(*map_images(image_vote, logits_0, logits_1, mask))
+    return Predictions(*map_images(predict_image, logits_0, logits_1, mask))
 
 
 def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
@@ -74,11 +74,11 @@ def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
 
 
 def combine(
-    first: Votes, second: Votes, num_classes: int, whole: WholeBatch = ALONE, choice: str = "disagreement"
+    first: Predictions, second: Predictions, num_classes: int, whole: WholeBatch = ALONE, choice: str = "disagreement"
 ) -> PseudoLabels:
-    """Intersection and union of two teachers' votes; agreement is counted over the whole batch.
+    """Intersection and union of two teachers' predictions; agreement is counted over the whole batch.
 
-    Where they differ, the union takes the class in more "disagreement", or the vote with more "confidence".
+    If they differ, the union takes the class in more "disagreement", or the prediction of more "confidence".
     """
     agreement = whole.total(confusion_matrix(first.labels, second.labels, num_classes))
     # The identity keeps the shares finite for classes that nobody predicts.
@@ -98,7 +98,7 @@ def combine(
         weight_union=mean_confidence.where(agree, first.confidence.where(take_first, second.confidence)),
         class_weight=class_weight,
         overlap=agreement.diag().sum().double() / agreement.sum(),
-        votes=(first, second),
+        predictions=(first, second),
     )
 
 

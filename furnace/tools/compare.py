@@ -18,7 +18,7 @@ from furnace.compare.runner import CellFailed, Runner
 from furnace.compare.scores import BEST, LAST, Score, aggregate
 from furnace.compare.tables import MARKDOWN, PLOT, tables, write_files
 from furnace.engine.distributed import parse_devices
-from furnace.methods.build import METHODS
+from furnace.methods.method import METHODS
 from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import load_config, parse_overrides
 from furnace.utils.errors import UserError, run

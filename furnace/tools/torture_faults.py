@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from furnace.datasets.dataset import TrainBatch
+from furnace.datasets.batch import TrainBatch
 from furnace.engine.snapshot_folder import list_saves
 from furnace.engine.trainer import Trainer
 from furnace.tools.torture_victim import Failed, Victim

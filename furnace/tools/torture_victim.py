@@ -17,8 +17,8 @@ import torch
 
 from furnace.cli import train
 from furnace.datasets.toy import make_toy
-from furnace.engine.checkpoint import LAST, OPTIMIZERS
-from furnace.engine.snapshot_folder import list_saves
+from furnace.engine.snapshot_folder import LAST, list_saves
+from furnace.engine.snapshots import OPTIMIZERS
 from furnace.utils.errors import run
 
 EXPERIMENT = Path(__file__).resolve().parents[2] / "exp_toy"

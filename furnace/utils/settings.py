@@ -100,6 +100,9 @@ class Settings(BaseModel):
     union_choice: Literal["disagreement", "confidence"] = Field(
         "disagreement", description="cpcl, where branches differ: class in more disagreement, or surer branch"
     )
+    student_view: str = Field("weak", description="view")
+    optimizer: str = Field("sgd", description="optimizer")
+    lr_backbone: PositiveFloat = Field(1.0, description="factor of the encoder's learning rate")
     reweight: bool = Field(True, description="cpcl: weight pseudo labels by their confidence")
     ema_decay: Share = Field(0.99, description="mean_teacher: share of the teacher that stays, each iteration")
     cutmix: bool = Field(True, description="mix unlabelled images; without it methods see the first stream alone")

@@ -57,9 +57,9 @@ def test_logits_have_the_size_of_the_images(size: tuple[int, int], mode: bool) -
         assert network(torch.zeros(2, 3, *size), branch=2).shape == (2, 5, *size)
 
 
-def test_upsampled_quarter_logits_are_the_logits(images: torch.Tensor) -> None:
+def test_upsampled_logits_are_the_logits(images: torch.Tensor) -> None:
     network = small_network().eval()
-    quarter = network.quarter_logits(images, branch=2)
+    quarter = network.logits(images, branch=2)
     assert quarter.shape == (2, 3, 9, 13)
     corners_of_logits = network(images, branch=2)[..., [0, 0, -1, -1], [0, -1, 0, -1]]
     assert relative_error(corners_of_logits, quarter[..., [0, 0, -1, -1], [0, -1, 0, -1]]) < 1e-12

@@ -9,7 +9,7 @@ import torch
 from benchmarks import step
 from benchmarks.published import published_losses
 from benchmarks.step import Arrangement
-from furnace.datasets.dataset import TrainBatch
+from furnace.datasets.batch import TrainBatch
 from furnace.methods.build import build_method, build_network
 from furnace.utils.config import Config
 from furnace.utils.errors import UserError

@@ -8,7 +8,7 @@ import torch
 from furnace.checks import estimate
 from furnace.checks.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.datasets.loaders import build_train_loader, build_train_set
-from furnace.methods.build import METHODS
+from furnace.methods.method import METHODS
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cutmix import BoxMaskGenerator
-from furnace.datasets.dataset import EvalSet, TrainBatch, TrainSet, collate
+from furnace.datasets.dataset import EvalSet, TrainSet, collate
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
+from furnace.datasets.views import MirrorScaleCrop, View
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from tests.tiny_data import NUM_CLASSES, PALETTE, write_image
@@ -32,9 +34,8 @@ def make_train_set(voc_root: Path):
         settings = {
             "labeled": labeled,
             "unlabeled": unlabeled,
+            "view": View([MirrorScaleCrop(changes.get("crop", CROP), changes.pop("scales", [1]), FILL)]),
             "crop": CROP,
-            "scales": [1],
-            "fill": FILL,
             "num_classes": NUM_CLASSES,
             "samples": 6,
             "seed": 0,

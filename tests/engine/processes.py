@@ -10,11 +10,11 @@ import torch.multiprocessing as mp
 from rich.console import Console
 from torch import Tensor, nn
 
-from furnace.datasets.dataset import TrainBatch
+from furnace.datasets.batch import TrainBatch
 from furnace.engine.distributed import CPU, start, stop, whole_batch
+from furnace.engine.faults import SkippedImages
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import open_log
-from furnace.engine.unreadable import Unreadable
 from furnace.inference.evaluator import Evaluator
 from furnace.methods.cpcl import CPCL
 from furnace.seg_opr.losses import OhemCrossEntropy
@@ -63,7 +63,7 @@ class GroupNormNetwork(nn.Module):
     def branches(self) -> list[nn.Module]:
         return list(self.children())
 
-    def quarter_logits(self, images: Tensor, branch: int = 1) -> Tensor:
+    def logits(self, images: Tensor, branch: int = 1) -> Tensor:
         return self.branches[branch - 1](images)
 
 
@@ -89,12 +89,10 @@ def train_steps(rank: int, processes: int, folder: Path) -> None:
     criterion = OhemCrossEntropy(thresh=0.2, min_kept=BATCH * 500, whole=whole)
     learner = Learner(
         network,
-        CPCL(criterion, unsup_weight=1.5, whole=whole),
-        lr=0.01,
-        lr_power=0.9,
-        momentum=0.9,
-        weight_decay=1e-4,
+        CPCL(criterion, CPCL.Settings(unsup_weight=1.5), whole),
         total_iterations=STEPS,
+        lr=0.01,
+        optimizer={"weight_decay": 1e-4},
     )
     history = []
     for iteration, batch in enumerate(whole_batches()):
@@ -111,10 +109,10 @@ def evaluate_share(rank: int, C: Settings, snapshot: str, folder: Path) -> None:
         torch.save((result.confusion, result.per_image), folder / "result.pth")
 
 
-def report_unreadable(rank: int, folder: Path) -> None:
+def report_skipped(rank: int, folder: Path) -> None:
     """Each process meets an image of its own and one that all meet; the first one has a log."""
     if rank == 0:
         open_log(folder, "log", Console(quiet=True))
-    unreadable = Unreadable()
-    unreadable.note([f"own-{rank}.png: damaged", "shared.png: damaged"])
-    unreadable.report()
+    skipped = SkippedImages()
+    skipped.note([f"own-{rank}.png: damaged", "shared.png: damaged"])
+    skipped.report()

@@ -2,7 +2,7 @@
 
 import torch
 
-from furnace.datasets.dataset import TrainBatch
+from furnace.datasets.batch import TrainBatch
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network

@@ -11,14 +11,16 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import CATALOG, voc_palette
-from furnace.datasets.dataset import TrainBatch, collate
+from furnace.datasets.dataset import collate
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.collapse import RECORDS_PER_CHECK, CollapseWatch
 from furnace.engine.diagnostics import STRIPS, TILE_HEIGHT, Diagnostics, draw_strip
-from furnace.engine.figures import TRUTH
-from furnace.methods.build import build_method, build_network
-from furnace.methods.method import Outcome
+from furnace.engine.learner import StepOutput, build_learner
+from furnace.engine.record import TRUTH
+from furnace.methods.build import build_network
+from furnace.methods.method import Teaching
 from furnace.seg_opr.pseudo_label import PseudoLabels, make_pseudo_labels
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -62,9 +64,9 @@ def draw_pseudo(count: int, seed: int = 0) -> PseudoLabels:
     return make_pseudo_labels(first, torch.where(torch.rand(count, 1, *SIZE) < 0.6, first, first.flip(1)))
 
 
-def outcome_of(pseudo: PseudoLabels) -> Outcome:
+def teaching_of(pseudo: PseudoLabels) -> Teaching:
     """As CPCL gives it."""
-    return Outcome(torch.zeros(()), {}, dict(enumerate(pseudo.votes, 1)), pseudo)
+    return Teaching(dict(enumerate(pseudo.predictions, 1)), pseudo)
 
 
 def loaded_batch(diagnostics: Diagnostics, iteration: int) -> TrainBatch:
@@ -90,14 +92,14 @@ def test_withheld_labels_belong_to_the_mixed_images(C: Settings, cutmix: bool, c
     assert known.mean() > 0.3 and len(np.unique(truth)) > 5
 
 
-def test_figures_are_naive_counts(C: Settings, diagnostics: Diagnostics, writer: SummaryWriter):
+def test_metrics_are_naive_counts(C: Settings, diagnostics: Diagnostics, writer: SummaryWriter):
     batch, pseudo = loaded_batch(diagnostics, 3), draw_pseudo(C.batch_size)
-    diagnostics.step(3, batch, outcome_of(pseudo), writer)
+    diagnostics.record(3, batch, StepOutput({}, teaching_of(pseudo)), writer)
     writer.close()
     events = read_events(Path(C.log_dir))
-    first, second = (votes.labels.numpy() for votes in pseudo.votes)
+    first, second = (teacher.labels.numpy() for teacher in pseudo.predictions)
     assert events[3, "pseudo/intersection_share"] == pytest.approx((first == second).mean())
-    assert events[3, "pseudo/confidence_2"] == pytest.approx(pseudo.votes[1].confidence.mean().item(), rel=1e-5)
+    assert events[3, "pseudo/confidence_2"] == pytest.approx(pseudo.predictions[1].confidence.mean().item(), rel=1e-5)
     for name, index in (("background", 0), ("person", 15)):
         both = ((first == index) & (second == index)).sum() / ((first == index) | (second == index)).sum()
         assert events[3, f"agreement/{name}"] == pytest.approx(both)
@@ -128,9 +130,10 @@ def test_figures_are_naive_counts(C: Settings, diagnostics: Diagnostics, writer:
 
 def test_strip_shows_the_maps(diagnostics: Diagnostics, C: Settings):
     batch, pseudo = loaded_batch(diagnostics, 1), draw_pseudo(C.batch_size)
-    picture = draw_strip(batch, outcome_of(pseudo), diagnostics.classes, pseudo.union)
+    picture = draw_strip(batch, teaching_of(pseudo), diagnostics.classes, pseudo.union)
     assert picture.shape[1] == 9 * TILE_WIDTH + 8 * 4
-    maps = [pseudo.votes[0].labels, pseudo.votes[1].labels, pseudo.intersection, pseudo.union, pseudo.union]
+    first, second = pseudo.predictions
+    maps = [first.labels, second.labels, pseudo.intersection, pseudo.union, pseudo.union]
     for row in (0, 1):
         for column, labels in enumerate(maps, 2):
             np.testing.assert_array_equal(tile_of(picture, row, column), COLOURS[labels[row].numpy()])
@@ -147,40 +150,43 @@ def test_methods_without_cpcls_labels_show_their_teachers(
     diagnostics = Diagnostics(C, build_train_set(C))
     batch = loaded_batch(diagnostics, 3)
     images = {name: getattr(batch, name).float() / 255 for name in ("images", "unlabeled_0", "unlabeled_1")}
-    outcome = build_method(C)(build_network(C), TrainBatch(labels=batch.labels.long(), mask=batch.mask, **images))
-    assert list(outcome.votes) == teachers and not any(v.confidence.requires_grad for v in outcome.votes.values())
-    diagnostics.step(3, batch, outcome, writer)
+    step_batch = TrainBatch(labels=batch.labels.long(), mask=batch.mask, **images)
+    output = build_learner(C, build_network(C)).step(step_batch, 0)
+    predictions = output.teaching.predictions
+    assert list(predictions) == teachers and not any(p.confidence.requires_grad for p in predictions.values())
+    diagnostics.record(3, batch, output, writer)
     writer.close()
     picture = np.asarray(Image.open(Path(C.log_dir) / STRIPS / "iteration-000004.png"))
     tiles = 2 + 2 * len(teachers) + 1
     assert picture.shape[1] == tiles * (TILE_WIDTH + 4) - 4
     truth = diagnostics.withheld(3, batch, C.batch_size)
-    maps = [*(outcome.votes[branch].labels for branch in teachers), truth]
+    maps = [*(predictions[branch].labels for branch in teachers), truth]
     for column, labels in enumerate(maps, 2):
         np.testing.assert_array_equal(tile_of(picture, 1, column), COLOURS[labels[1].numpy()])
     (record,) = [json.loads(line) for line in (Path(C.log_dir) / TRUTH).read_text().splitlines()]
     for branch in teachers:
-        found = outcome.votes[branch].labels[truth != 255] == truth[truth != 255]
+        found = predictions[branch].labels[truth != 255] == truth[truth != 255]
         assert record[f"branch_{branch}_accuracy"] == pytest.approx(found.double().mean().item())
     assert "union_miou" not in record and ("branch_1_miou" in record) == (1 in teachers)
     events = read_events(Path(C.log_dir))
-    confidence = outcome.votes[2].confidence.mean().item()
+    confidence = predictions[2].confidence.mean().item()
     assert events[3, "pseudo/confidence_2"] == pytest.approx(confidence, rel=1e-5)
     assert ((3, "pseudo/intersection_share") in events) == (len(teachers) == 2)
 
 
-def test_nothing_is_looked_at_between(diagnostics: Diagnostics):
+def test_nothing_is_recorded_between(diagnostics: Diagnostics):
     class Untouchable:
         def __getattr__(self, name: str):
             raise AssertionError(f"{name} was looked at")
 
-    diagnostics.step(0, Untouchable(), Outcome(Untouchable(), {}, {1: Untouchable()}, Untouchable()), Untouchable())
-    diagnostics.step(1, Untouchable(), Outcome(Untouchable(), {}), Untouchable())
+    teaching = Teaching({1: Untouchable()}, Untouchable())
+    diagnostics.record(0, Untouchable(), StepOutput({}, teaching), Untouchable())
+    diagnostics.record(1, Untouchable(), StepOutput({}), Untouchable())
 
 
 def test_replaced_images_are_not_compared(diagnostics: Diagnostics):
     batch = loaded_batch(diagnostics, 0)
-    batch.unreadable = ["a.png: damaged"]
+    batch.skipped = ["a.png: damaged"]
     assert diagnostics.withheld(0, batch, 3) is None
 
 

@@ -17,15 +17,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from furnace import cli
 from furnace.datasets.reading import read_label
 from furnace.engine import distributed, launcher
-from furnace.engine.checkpoint import Snapshot, save_snapshot
 from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
+from furnace.engine.snapshots import Snapshot, save_snapshot
 from furnace.inference.evaluator import Evaluator
 from furnace.methods.build import build_network
 from furnace.utils.config import Config
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.labels import IGNORE_INDEX
 from tests.conftest import REPOSITORY
-from tests.engine.processes import evaluate_share, in_processes, report_unreadable, train_steps
+from tests.engine.processes import evaluate_share, in_processes, report_skipped, train_steps
 from tests.tiny_data import write_palette_label
 
 
@@ -69,7 +69,7 @@ def test_evaluation_counts_every_image_once(make_settings: Callable[..., Config]
 
 
 def test_images_replaced_in_any_process_stand_in_the_log(tmp_path: Path):
-    in_processes(2, report_unreadable, tmp_path)
+    in_processes(2, report_skipped, tmp_path)
     last = (tmp_path / "log_last.log").read_text().split("3 images could not be read and were replaced by others:\n")[1]
     assert {line.strip() for line in last.splitlines()} == {f"{n}.png: damaged" for n in ("own-0", "own-1", "shared")}
 

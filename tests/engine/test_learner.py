@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from furnace.base_model.network import Network
-from furnace.datasets.dataset import TrainBatch
-from furnace.engine.learner import Learner
+from furnace.datasets.batch import TrainBatch
+from furnace.engine.learner import Learner, StepOutput
 from furnace.methods.build import build_method
-from furnace.methods.method import Outcome
 from furnace.utils.config import load_config
 from tests.conftest import REPOSITORY
 from tests.golden_values import fill_deterministic, load_arrays, load_json, relative_error
@@ -49,25 +48,24 @@ def golden_learner(recipe: str) -> Learner:
     return Learner(
         network,
         build_method(C).double(),
+        total_iterations=config["total_iters"],
         lr=C.lr,
         lr_power=C.lr_power,
-        momentum=C.momentum,
-        weight_decay=C.weight_decay,
-        total_iterations=config["total_iters"],
+        optimizer={"momentum": C.momentum, "weight_decay": C.weight_decay},
     )
 
 
-def observe(learner: Learner, outcome: Outcome, iteration: int) -> dict:
-    parameters = dict(learner.network.named_parameters())
+def observe(learner: Learner, output: StepOutput, iteration: int) -> dict:
+    parameters, pseudo = dict(learner.network.named_parameters()), output.teaching.pseudo
     golden = load_json("train_voc")["steps"][0]
     return {
-        **{golden_name: outcome.scalars[name].item() for name, golden_name in SCALARS.items()},
+        **{golden_name: output.scalars[name].item() for name, golden_name in SCALARS.items()},
         "lr": learner.learning_rate(iteration),
-        "w": outcome.pseudo.class_weight.numpy(),
-        "labels": [votes.labels for votes in outcome.pseudo.votes],
-        "inter": outcome.pseudo.intersection,
-        "union": outcome.pseudo.union,
-        "confidence_mean": [votes.confidence.mean().item() for votes in outcome.pseudo.votes],
+        "w": pseudo.class_weight.numpy(),
+        "labels": [teacher.labels for teacher in pseudo.predictions],
+        "inter": pseudo.intersection,
+        "union": pseudo.union,
+        "confidence_mean": [teacher.confidence.mean().item() for teacher in pseudo.predictions],
         "grad_norm": {name: parameters[name].grad.norm().item() for name in golden["grad_norm"]},
         "param_norm": {name: parameters[name].norm().item() for name in golden["param_norm"]},
         "running_var_mean": {

@@ -12,9 +12,8 @@ import torch
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from furnace.engine import figures
-from furnace.engine.figures import FIGURES
 from furnace.engine.monitor import Monitor, open_log, peak_memory
+from furnace.engine.record import METRICS, read_metrics
 
 
 def make_monitor(folder: Path, console: Console | None = None, **changes) -> Monitor:
@@ -22,14 +21,14 @@ def make_monitor(folder: Path, console: Console | None = None, **changes) -> Mon
     return Monitor(folder, console=console or Console(file=StringIO()), **settings)
 
 
-def read_figures(folder: Path) -> list[dict]:
-    return figures.read_figures(folder / FIGURES)
+def recorded(folder: Path) -> list[dict]:
+    return read_metrics(folder / METRICS)
 
 
 def run(monitor: Monitor, values: dict[int, float]) -> None:
     with monitor:
         for iteration, value in values.items():
-            monitor.step(iteration, 0.1 / (iteration + 1), {"loss": torch.tensor(value), "union": torch.tensor(1.5)})
+            monitor.record(iteration, 0.1 / (iteration + 1), {"loss": torch.tensor(value), "union": torch.tensor(1.5)})
 
 
 def read_events(folder: Path) -> dict[tuple[int, str], float]:
@@ -48,7 +47,7 @@ def read_events(folder: Path) -> dict[tuple[int, str], float]:
 
 def test_figures_are_means_since_the_last_record(tmp_path: Path):
     run(make_monitor(tmp_path), {0: 1.0, 1: 3.0, 2: 4.0, 3: 4.0, 4: 0.0, 5: 10.0})
-    records = read_figures(tmp_path)
+    records = recorded(tmp_path)
     assert [(f["iteration"], f["loss"], f["union"]) for f in records] == [(1, 2.0, 1.5), (3, 4.0, 1.5), (5, 5.0, 1.5)]
     assert [f["lr"] for f in records] == [0.1 / 2, 0.1 / 4, 0.1 / 6]
     events = read_events(tmp_path)
@@ -60,7 +59,7 @@ def test_figures_are_means_since_the_last_record(tmp_path: Path):
 def test_a_skipped_iteration_costs_its_own_figures_alone(tmp_path: Path):
     nan, inf = float("nan"), float("inf")
     run(make_monitor(tmp_path, record_iter=3), {0: 1.0, 1: nan, 2: 4.0, 3: nan, 4: inf, 5: -inf})
-    first, second = read_figures(tmp_path)
+    first, second = recorded(tmp_path)
     assert (first["loss"], first["union"]) == (2.5, 1.5)
     assert (second["loss"], second["union"]) == (None, 1.5)
 
@@ -68,8 +67,8 @@ def test_a_skipped_iteration_costs_its_own_figures_alone(tmp_path: Path):
 def test_broken_lines_are_left_out(tmp_path: Path):
     sound = b'{"iteration": 2, "loss": 1}'
     lines = [b"7", b"[]", b'"x"', b"{}", b'{"iteration": null}', b'{"iteration": "x"}', b"\xff", b"{", sound, b'{"it']
-    (tmp_path / FIGURES).write_bytes(b"\n".join(lines))
-    assert read_figures(tmp_path) == [{"iteration": 2, "loss": 1}]
+    (tmp_path / METRICS).write_bytes(b"\n".join(lines))
+    assert recorded(tmp_path) == [{"iteration": 2, "loss": 1}]
 
 
 def test_time_waiting_for_data_is_told_apart(tmp_path: Path):
@@ -81,21 +80,21 @@ def test_time_waiting_for_data_is_told_apart(tmp_path: Path):
     with make_monitor(tmp_path, total=2) as monitor:
         for iteration in monitor.timed(slow()):
             time.sleep(0.02)
-            monitor.step(iteration, 0.1, {"loss": torch.tensor(1.0)})
-    (record,) = read_figures(tmp_path)
+            monitor.record(iteration, 0.1, {"loss": torch.tensor(1.0)})
+    (record,) = recorded(tmp_path)
     assert 0.05 <= record["data_seconds"] <= record["step_seconds"] - 0.02
 
 
 def test_a_continued_run_goes_on_in_the_same_file(tmp_path: Path):
     run(make_monitor(tmp_path), {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0})
-    with open(tmp_path / FIGURES, "a") as file:
+    with open(tmp_path / METRICS, "a") as file:
         file.write('{"iteration": 5, "lo')
-    (tmp_path / FIGURES).write_text((tmp_path / FIGURES).read_text() + "\n")
+    (tmp_path / METRICS).write_text((tmp_path / METRICS).read_text() + "\n")
     run(make_monitor(tmp_path, start=2), {2: 7.0, 3: 7.0, 4: float("nan"), 5: float("nan")})
-    assert [(f["iteration"], f["loss"]) for f in read_figures(tmp_path)] == [(1, 1.0), (3, 7.0), (5, None)]
+    assert [(f["iteration"], f["loss"]) for f in recorded(tmp_path)] == [(1, 1.0), (3, 7.0), (5, None)]
     run(make_monitor(tmp_path), {0: 0.5, 1: 0.5})
-    assert [(f["iteration"], f["loss"]) for f in read_figures(tmp_path)] == [(1, 0.5)]
-    assert read_figures(tmp_path / "nowhere") == []
+    assert [(f["iteration"], f["loss"]) for f in recorded(tmp_path)] == [(1, 0.5)]
+    assert recorded(tmp_path / "nowhere") == []
 
 
 def test_memory_is_what_the_kernel_counts():

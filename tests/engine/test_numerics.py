@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from furnace.engine.numerics import chosen_amp, chosen_compile, memory_format, set_precision
+from furnace.engine.numerics import GROWTH_STEPS, LossScale, chosen_amp, chosen_compile, memory_format, set_precision
 from furnace.utils.config import Config
 from tests.engine.steps import random_batch, seeded_learner
 
@@ -52,8 +52,58 @@ def test_bf16_step_is_close_to_float32_and_keeps_float32_weights(make_settings: 
     losses = {}
     for amp in ("off", "bf16"):
         learner = seeded_learner(C, CPU, amp=amp)
-        losses[amp] = learner.step(batch, 0).loss
+        losses[amp] = learner.step(batch, 0).scalars["loss"]
         assert losses[amp].dtype == torch.float32
         assert {parameter.dtype for parameter in learner.network.parameters()} == {torch.float32}
     assert losses["bf16"] != losses["off"]
     assert losses["bf16"].item() == pytest.approx(losses["off"].item(), rel=0.05)
+
+
+class Steps:
+    """A learner under fp16 on noise; losses or gradients of chosen iterations are not finite."""
+
+    def __init__(self, C: Config):
+        self.learner = seeded_learner(C, CPU, amp="fp16")
+        self.learner.scale.scale.fill_(8)  # noise itself would overflow under the first scale of a run
+        self.batch = random_batch(C, CPU)
+
+    def take(self, iteration: int, bad: str = "") -> None:
+        weight = self.learner.network.branch1.classifier.weight
+        hook = weight.register_hook(lambda gradient: gradient * float(bad)) if bad else None
+        self.learner.step(self.batch, iteration)
+        if hook:
+            hook.remove()
+
+
+def test_gradients_that_overflow_lower_the_scale_and_skip_one_update(make_settings: Callable[..., Config]):
+    steps = Steps(make_settings(method="supervised"))
+    before = steps.learner.network.branch1.classifier.weight.clone()
+    steps.take(0, "inf")
+    assert steps.learner.scale.state_dict() == {"scale": 4, "good_steps": 0}
+    assert torch.equal(steps.learner.network.branch1.classifier.weight, before)
+    steps.take(1)
+    assert steps.learner.scale.state_dict() == {"scale": 4, "good_steps": 1}
+    assert not torch.equal(steps.learner.network.branch1.classifier.weight, before)
+    assert steps.learner.guard.check() == []
+
+
+def test_gradients_that_no_scale_makes_finite_are_a_fault(make_settings: Callable[..., Config]):
+    steps = Steps(make_settings(method="supervised"))
+    for iteration in range(5):
+        steps.take(iteration, "nan")
+    faults = steps.learner.guard.check()
+    assert faults[0].iteration == 3 and faults[0].parts == ("gradients",)
+    assert steps.learner.scale.state_dict()["scale"] == 1, "a fault leaves the scale as it was before"
+
+
+def test_the_scale_grows_after_many_good_steps_and_is_restored():
+    scale, yes, no = LossScale(CPU, True), torch.tensor(True), torch.tensor(False)
+    for _ in range(GROWTH_STEPS):
+        scale.update(no, no)
+    assert scale.state_dict() == {"scale": 2.0**17, "good_steps": 0}
+    scale.update(yes, yes)
+    assert scale.state_dict() == {"scale": 2.0**17, "good_steps": 0}
+    other = LossScale(CPU, True)
+    other.load_state_dict({"scale": 4.0, "_growth_tracker": 7, "growth_factor": 2.0})  # of PyTorch's GradScaler
+    assert other.state_dict() == {"scale": 4.0, "good_steps": 7}
+    assert LossScale(CPU, False).state_dict() == {}

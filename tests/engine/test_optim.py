@@ -2,19 +2,50 @@
 
 import pytest
 import torch
+from torchvision.models import vit_b_16
 
 from furnace.base_model.network import Network
-from furnace.engine.optim import build_optimizer, parameter_groups, poly_lr
+from furnace.engine.optim import build_optimizer, parameter_groups, poly_lr, set_learning_rate
+from furnace.utils.errors import UserError
 
 
 def test_only_weights_of_convolutions_decay():
     network = Network(3, "resnet18", head_channels=8)
-    decayed, free = parameter_groups(network.branch1, 0.1)
-    assert all(parameter.dim() == 4 for parameter in decayed["params"])
-    assert all(parameter.dim() == 1 for parameter in free["params"])
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0)
-    together = {id(parameter) for group in (decayed, free) for parameter in group["params"]}
-    assert together == {id(parameter) for parameter in network.branch1.parameters()}
+    groups = parameter_groups(network.branch1, 0.1, lr_backbone=0.5)
+    assert [group["weight_decay"] for group in groups] == [0.1, 0, 0.1, 0]
+    assert [group["lr_factor"] for group in groups] == [0.5, 0.5, 1, 1]
+    for group in groups:
+        assert {parameter.dim() for parameter in group["params"]} == ({4} if group["weight_decay"] else {1})
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(found) == sorted(id(parameter) for parameter in network.branch1.parameters())
+    encoder = {id(parameter) for parameter in network.branch1.backbone.parameters()}
+    assert encoder == {id(parameter) for group in groups[:2] for parameter in group["params"]}
+
+
+def test_biases_tokens_positions_and_embeddings_do_not_decay():
+    with torch.device("meta"):
+        model = vit_b_16()
+        model.words = torch.nn.Embedding(3, 4)
+    names = {id(p): n for n, p in model.named_parameters()}
+    decayed = [names[id(p)] for group in parameter_groups(model, 0.1)[::2] for p in group["params"]]
+    assert "conv_proj.weight" in decayed and "heads.head.weight" in decayed
+    assert "encoder.layers.encoder_layer_0.self_attention.in_proj_weight" in decayed
+    assert not [n for n in decayed if "bias" in n or n in ("class_token", "encoder.pos_embedding", "words.weight")]
+
+
+def test_the_encoder_has_a_rate_of_its_own():
+    branch = Network(3, "resnet18", head_channels=8).branch1
+    optimizer = build_optimizer(branch, "adamw", lr=0.1, lr_backbone=0.25)
+    set_learning_rate(optimizer, 0.04)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(branch.backbone.conv1[0].weight)] == 0.01
+    assert rates[id(branch.classifier.weight)] == 0.04
+    assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_an_unknown_optimizer_is_named_with_the_closest():
+    with pytest.raises(UserError, match="no optimizer 'adam'; did you mean adamw"):
+        build_optimizer(torch.nn.Linear(1, 1), "adam", lr=0.1)
 
 
 def test_poly_policy():

@@ -8,7 +8,7 @@ import pytest
 
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.distributed import CPU
-from furnace.engine.recipe import RECORD, read_record, write_record
+from furnace.engine.record import RECORD, read_record, write_record
 from furnace.utils.settings import Settings
 
 

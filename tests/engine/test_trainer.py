@@ -15,11 +15,11 @@ from torch.utils.data import get_worker_info
 
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
-from furnace.engine import diagnostics, figures, saver, spared
+from furnace.engine import continuing, diagnostics, record, spared
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
-from furnace.engine.figures import RESULTS
 from furnace.engine.recipe import describe_division
+from furnace.engine.record import RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
@@ -125,14 +125,14 @@ def test_no_minutes_no_autosave(make_trainer) -> None:
 
 
 def test_an_autosave_that_fails_does_not_end_the_run(make_trainer, monkeypatch) -> None:
-    save = saver.save_snapshot
+    save = continuing.save_snapshot
 
     def fails(path: Path, snapshot) -> None:
         if path.name == AUTOSAVE:
             raise UserError("no space left")
         save(path, snapshot)
 
-    monkeypatch.setattr(saver, "save_snapshot", fails)
+    monkeypatch.setattr(continuing, "save_snapshot", fails)
     trainer = make_trainer(autosave_minutes=1e-9)
     trainer.fit()
     assert "no autosave: no space left" in log_of(trainer)
@@ -257,14 +257,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch_and_the_state_before_it(
     message = str(error.value)
     assert message.startswith("iteration 4 (epoch 1): ")
     assert f"not finite; batch: labelled {', '.join(names)}" in message
-    assert (": sup not finite" if method == "mean_teacher" else ": loss not finite") in message
+    assert ": sup not finite" in message
     assert_same(states(make_trainer("auto", method=method)), expected)
     assert torch.load(Path(trainer.C.snapshot_dir) / AUTOSAVE, weights_only=True)["iteration"] == 4
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(make_trainer, fused: bool) -> None:
-    """As on a GPU, where the figures are looked at from time to time, with the kernel that looks at the flag itself."""
+    """As on a GPU, which is asked from time to time, with the kernel that looks at the flag itself."""
     changes = {"method": "supervised"}
 
     def fuse(trainer: Trainer) -> None:
@@ -283,7 +283,7 @@ def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(mak
     trainer.record_iter = 5
     fuse(trainer)
     poison(trainer, 1)
-    with pytest.raises(UserError, match=r"iteration 1 \(epoch 0\): loss not finite"):
+    with pytest.raises(UserError, match=r"iteration 1 \(epoch 0\): sup not finite"):
         trainer.fit()
     assert trainer.iteration == 1
     assert_same(states(make_trainer("auto", **changes)), states(expected_trainer))
@@ -329,9 +329,9 @@ def test_a_skipped_batch_changes_nothing(make_trainer) -> None:
     step = trainer.learner.step
 
     def observed(batch, iteration):
-        outcome = step(batch, iteration)
+        output = step(batch, iteration)
         seen.append(states(trainer))
-        return outcome
+        return output
 
     trainer.learner.step = observed
     poison(trainer, 2)
@@ -345,17 +345,16 @@ def test_a_skipped_batch_changes_nothing(make_trainer) -> None:
 def test_out_of_memory_says_which_settings_to_lower_and_saves(make_trainer, on_gpu: bool) -> None:
     expected = states_before(make_trainer, 3)
     trainer = make_trainer()
-    loss = trainer.learner.method.forward
+    losses = trainer.learner.method.losses
 
-    def hungry(network, batch):
-        outcome = loss(network, batch)
+    def hungry(networks, batch):
+        yield from losses(networks, batch)
         if trainer.iteration == 3:  # the forward pass has been, and has changed the statistics
             if on_gpu:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             torch.empty(2**60, dtype=torch.uint8)
-        return outcome
 
-    trainer.learner.method.forward = hungry
+    trainer.learner.method.losses = hungry
     with pytest.raises(UserError, match=r"out of memory in iteration 3: raise C\.accumulate = 1 .*C\.batch_size = 3"):
         trainer.fit()
     assert_same(states(make_trainer("auto")), expected)
@@ -475,11 +474,11 @@ def test_the_replacement_is_the_next_image_of_the_order(make_trainer) -> None:
     labeled = [following if sample == bad else sample for sample in dataset.labeled]
     bad.label.write_bytes(b"")
     found = dataset[0, 4]
-    (reason,) = found["unreadable"]
+    (reason,) = found["skipped"]
     assert reason.startswith(f"{bad.label}: ")
     dataset.labeled = labeled
     expected = dataset[0, 4]
-    assert "unreadable" not in expected
+    assert "skipped" not in expected
     for name, array in expected.items():
         assert (found[name] == array).all(), name
 
@@ -497,7 +496,7 @@ def no_space(*args) -> None:
 
 
 def test_a_full_disk_costs_figures_and_pictures_but_not_the_run(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((figures, "append"), (spared, "append"), (diagnostics, "save_picture")):
+    for module, name in ((record, "append"), (spared, "append"), (diagnostics, "save_picture")):
         monkeypatch.setattr(module, name, no_space)
     trainer = make_trainer(method="cpcl", image_iter=2, record_info_iter=1, diagnose=True)
     trainer.fit()
@@ -536,7 +535,7 @@ def test_an_epoch_s_snapshot_that_finds_the_disk_full_ends_the_run_and_keeps_wha
 def test_the_start_up_table_shows_how_a_batch_is_divided(settings) -> None:
     C = settings(batch_size=4, accumulate=2)
     assert describe_division(C, CPU, 1) == [
-        "4 images a device, in 2 parts of 2",
+        "4 images per device, in 2 parts of 2",
         "BatchNorm sees 2 of 4 images at a time",
         "agreement, OHEM and normalisers are those of 2 images",
     ]

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
-from furnace.engine.figures import REPORT, RESULTS
+from furnace.engine.record import REPORT, RESULTS
 from furnace.inference.evaluator import Evaluator, rank_of
 from furnace.inference.results import read_results
 from furnace.utils.errors import UserError

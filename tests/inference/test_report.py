@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.figures import FIGURES, TRUTH
-from furnace.engine.recipe import RECORD
+from furnace.engine.record import METRICS, RECORD, TRUTH
 from furnace.inference.plots import epochs_plot
 from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
 from furnace.utils.settings import Settings
@@ -111,7 +110,7 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
     Path(C.snapshot_dir).mkdir(parents=True)
     records = [{"iteration": i, "loss": 3 / (i + 1), "sup_1": 1.0, "overlap": 0.5, "lr": 0.1} for i in range(0, 40, 10)]
     records[0] |= {"step_seconds": 0.5, "data_seconds": 0.1, "memory_gib": 1.0}
-    (tmp_path / "log" / FIGURES).write_text("".join(json.dumps(r) + "\n" for r in records) + '{"iteration": 4')
+    (tmp_path / "log" / METRICS).write_text("".join(json.dumps(r) + "\n" for r in records) + '{"iteration": 4')
     judged = {f"{name}_{kind}": 0.5 for name in JUDGED for kind in ("miou", "share", "accuracy")}
     (tmp_path / "log" / TRUTH).write_text(json.dumps({"iteration": 3, **judged}) + "\n")
     (Path(C.snapshot_dir) / RECORD).write_text(

@@ -4,9 +4,9 @@ import re
 
 import torch
 
-from furnace.methods.build import METHODS
+from furnace.methods.method import METHODS
+from furnace.methods.settings import all_settings
 from furnace.seg_opr.losses import MeanCrossEntropy
-from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.methods.test_methods import WEIGHT, check, make_batch, plain_loss, study, supervised, teach
 
@@ -26,15 +26,15 @@ def test_the_example_computes_what_it_says() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict = {}
     exec(code, names)
-    method = names["SelfTraining"](MeanCrossEntropy(), WEIGHT)
-    method.threshold = THRESHOLD
-    check(method, naive_self_training, make_batch())
+    SelfTraining = METHODS.pop("self_training")
+    settings = SelfTraining.Settings(unsup_weight=WEIGHT, threshold=THRESHOLD)
+    check(SelfTraining(MeanCrossEntropy(), settings), naive_self_training, make_batch())
 
 
 def test_every_method_and_its_settings_are_there() -> None:
-    for name in METHODS:
+    for name in METHODS.all():
         assert f"| `{name}` |" in PAGE
     first_column = re.findall(r"^\| (`[a-z_`, ]+`) \|", PAGE.split("## Settings")[1], flags=re.MULTILINE)
     documented = {name for cell in first_column for name in re.findall(r"`(\w+)`", cell)}
-    assert documented <= set(Settings.model_fields)
+    assert documented <= set(all_settings().model_fields)
     assert documented >= {"cutmix", "unsup_weight", "pseudo_labels", "union_choice", "reweight", "ema_decay"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from furnace.engine.learner import Learner
+from furnace.methods.average import update_average
 from furnace.methods.build import build_method
-from furnace.methods.mean_teacher import update_average
 from tests.methods.test_methods import B, K, make_batch, make_network
 
 DECAY = 0.6
@@ -19,11 +19,9 @@ def learner(make_settings) -> Learner:
     return Learner(
         make_network(),
         build_method(C).double(),
-        lr=0.05,
-        lr_power=0.9,
-        momentum=0.9,
-        weight_decay=1e-4,
         total_iterations=4,
+        lr=0.05,
+        optimizer={"weight_decay": 1e-4},
     )
 
 
@@ -54,7 +52,7 @@ def test_only_the_student_is_optimised(learner: Learner) -> None:
 def test_labelling_leaves_the_teacher_as_it_is(learner: Learner) -> None:
     before = copy.deepcopy(learner.network.branch2.state_dict())
     learner.network.train()
-    learner.method(learner.network, make_batch())
+    list(learner.method.losses(learner.network, make_batch()))
     assert all(torch.equal(value, before[name]) for name, value in learner.network.branch2.state_dict().items())
 
 

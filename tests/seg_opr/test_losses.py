@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from furnace.seg_opr.interpolate import upsample
 from furnace.seg_opr.losses import (
-    IGNORE_INDEX,
     MeanCrossEntropy,
     OhemCrossEntropy,
     hard_pixels,
     mean_cross_entropy,
     weighted_cross_entropy,
 )
+from furnace.utils.labels import IGNORE_INDEX
 from tests.golden_values import case_names, load_case, relative_error
 
 OHEM_CASES = ("below_min_kept", "threshold", "raised", "no_weight", "min_kept_zero")

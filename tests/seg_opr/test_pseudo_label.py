@@ -10,7 +10,7 @@ from torch import Tensor
 from furnace.seg_opr.confusion import confusion_matrix
 from furnace.seg_opr.interpolate import upsample
 from furnace.seg_opr.losses import weighted_cross_entropy
-from furnace.seg_opr.pseudo_label import PseudoLabels, cutmix, disagreement, make_pseudo_labels, vote, vote_mixed
+from furnace.seg_opr.pseudo_label import PseudoLabels, cutmix, disagreement, make_pseudo_labels, predict, predict_mixed
 from furnace.utils.labels import IGNORE_INDEX
 from tests.golden_values import case_names, load_case, relative_error
 
@@ -37,12 +37,12 @@ def test_label_maps_are_exactly_the_published_ones(name: str, case: str) -> None
     pseudo, golden = golden_labels(name, case)
     num_classes = golden["student_1"].shape[1]
     for found, key in (
-        (pseudo.votes[0].labels, "labels_1"),
-        (pseudo.votes[1].labels, "labels_2"),
+        (pseudo.predictions[0].labels, "labels_1"),
+        (pseudo.predictions[1].labels, "labels_2"),
         (pseudo.intersection, "labels_inter"),
         (pseudo.union, "labels_union"),
         (
-            confusion_matrix(*(votes.labels for votes in pseudo.votes), num_classes)
+            confusion_matrix(*(predictions.labels for predictions in pseudo.predictions), num_classes)
             + torch.eye(num_classes, dtype=torch.int64),
             "confusion",
         ),
@@ -55,8 +55,8 @@ def test_label_maps_are_exactly_the_published_ones(name: str, case: str) -> None
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_confidences_class_weights_and_overlap_are_the_published_ones(name: str, case: str) -> None:
     pseudo, golden = golden_labels(name, case)
-    assert relative_error(pseudo.votes[0].confidence, golden["confidence_1"]) < 1e-5
-    assert relative_error(pseudo.votes[1].confidence, golden["confidence_2"]) < 1e-5
+    assert relative_error(pseudo.predictions[0].confidence, golden["confidence_1"]) < 1e-5
+    assert relative_error(pseudo.predictions[1].confidence, golden["confidence_2"]) < 1e-5
     assert relative_error(pseudo.class_weight, golden["class_weight"]) < 1e-5
     assert relative_error(pseudo.overlap, golden["overlap"]) < 1e-5
     assert pseudo.class_weight.dtype == pseudo.overlap.dtype == torch.float64
@@ -165,7 +165,8 @@ def test_half_precision_teachers_are_counted_in_double() -> None:
     assert pseudo.class_weight.dtype == torch.float64
     assert pseudo.weight_union.dtype == torch.bfloat16
     expected = disagreement(
-        confusion_matrix(*(votes.labels for votes in pseudo.votes), 4) + torch.eye(4, dtype=torch.int64)
+        confusion_matrix(*(predictions.labels for predictions in pseudo.predictions), 4)
+        + torch.eye(4, dtype=torch.int64)
     )
     assert torch.equal(pseudo.class_weight, expected)
 
@@ -178,12 +179,12 @@ def test_cutmix_takes_the_second_map_where_the_mask_is_one(seed: int) -> None:
 
 
 @given(SEEDS, st.sampled_from([(3, 4), (9, 13), (12, 16)]), st.sampled_from([2, 3, 11, 19, 21]))
-def test_votes_on_small_logits_are_those_on_mixed_full_size_logits(
+def test_predictions_on_small_logits_are_those_on_mixed_full_size_logits(
     seed: int, size: tuple[int, int], num_classes: int
 ) -> None:
     first, second = random_teachers(seed, num_classes)
     mask = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (2, 1, *size), dtype=np.uint8))
-    expected = vote(upsample(first, size) * (1 - mask) + upsample(second, size) * mask)
-    found = vote_mixed(first, second, mask)
+    expected = predict(upsample(first, size) * (1 - mask) + upsample(second, size) * mask)
+    found = predict_mixed(first, second, mask)
     assert torch.equal(found.labels, expected.labels)
     torch.testing.assert_close(found.confidence, expected.confidence, rtol=1e-12, atol=0)

@@ -1,4 +1,4 @@
-"""An interrupted run continues as if it had never been stopped: bit for bit on a CPU."""
+"""An interrupted run continues as if it had never been stopped, bit for bit on a CPU; optimizers take their state."""
 
 import json
 from collections.abc import Callable
@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
+from furnace.engine.continuing import load_optimizer
+from furnace.engine.optim import OPTIMIZERS
 from furnace.engine.snapshot_folder import AUTOSAVE
 from furnace.engine.trainer import Trainer
 from furnace.utils.config import Config
+from furnace.utils.errors import UserError
+from tests.engine.small_snapshots import trained
 
 CPU = torch.device("cpu")
 TOTAL = 6
@@ -30,10 +35,10 @@ def train(C: Config, resume: str | None = None, stop_after: int | None = None, *
     def observed(batch, iteration):
         if iteration == stop_after:
             raise Cut
-        outcome = step(batch, iteration)
+        output = step(batch, iteration)
         digest = {name: float(value.double().sum()) for name, value in vars(batch).items() if torch.is_tensor(value)}
-        seen.append({"iteration": iteration, **{k: v.item() for k, v in outcome.scalars.items()}, **digest})
-        return outcome
+        seen.append({"iteration": iteration, **{k: v.item() for k, v in output.scalars.items()}, **digest})
+        return output
 
     trainer.learner.step = observed
     with suppress(Cut):
@@ -75,3 +80,40 @@ def test_a_run_cut_in_an_epoch_continues_bit_for_bit(settings, stop_after: int, 
     assert begin + rest == whole
     assert len(begin) == stop_after
     assert_same_state(final(C), final(settings("whole")))
+
+
+def test_momentum_takes_the_memory_format_of_its_parameter_and_is_zero_where_there_is_none() -> None:
+    """As fused kernels want it: a snapshot of a CPU has another format than the networks of a GPU."""
+    network = nn.Conv2d(3, 4, 3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    network(torch.randn(2, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    expected = state["state"][0]["momentum_buffer"].clone()
+    state["state"][1]["momentum_buffer"] = None
+    network = network.to(memory_format=torch.channels_last)
+    fresh = OPTIMIZERS["sgd"]([{"params": list(network.parameters())}], 0.1, 0.9, False)
+    load_optimizer(fresh, state, "epoch-3.pth")
+    found, bias = (fresh.state[parameter]["momentum_buffer"] for parameter in network.parameters())
+    assert found.stride() == network.weight.stride() != expected.stride()
+    assert torch.equal(found, expected) and torch.equal(bias, torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state["param_groups"].append({"params": [7]}), "is of 1 parameters without weight decay"),
+        (
+            lambda state: state["param_groups"][0]["params"].pop(),
+            "is of 5 parameters with weight decay",
+        ),
+        (lambda state: state.pop("state"), "has no groups of parameters"),
+        (lambda state: state["state"].update({0: 1}), "of parameter 0 can't be used"),
+        (lambda state: state["state"][0].update(momentum_buffer=torch.ones(2)), "of another shape than its parameter"),
+    ],
+)
+def test_an_optimizer_of_another_network_is_refused(change: Callable, message: str) -> None:
+    state = trained()[1].state_dict()
+    change(state)
+    with pytest.raises(UserError, match=message):
+        load_optimizer(trained()[1], state, "epoch-3.pth")

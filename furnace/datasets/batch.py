@@ -1,0 +1,67 @@
+"""A training batch, from the loader to the losses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+from furnace.datasets.randomness import Draws
+
+
+@dataclass
+class TrainBatch:
+    """One training batch.
+
+    `images`, `unlabeled_0`, `unlabeled_1`: (B, 3, H, W), uint8 RGB from the loader, normalised floats for the
+    network; `labels` (B, H, W) int64 (uint8 from the loader), 255 ignored; `mask` (B, 1, H, W) of 0 and 1, the CutMix
+    mask; `valid_0`, `valid_1` (B, 1, H, W): 1 for pixels of the unlabelled images, 0 for padding, if the method asks.
+    Unlabelled images are None for methods that take labelled ones only, the second stream and the mask without CutMix.
+
+    `students_0`, `students_1`: each view of the unlabelled images that a student sees, (B, 3, H, W); by default that of
+    the teacher. `skipped`: why images were replaced by others. `draws`: randomness of the iteration.
+    """
+
+    images: Tensor
+    labels: Tensor
+    unlabeled_0: Tensor | None = None
+    unlabeled_1: Tensor | None = None
+    mask: Tensor | None = None
+    valid_0: Tensor | None = None
+    valid_1: Tensor | None = None
+    students_0: tuple[Tensor, ...] = ()
+    students_1: tuple[Tensor, ...] = ()
+    skipped: list[str] = field(default_factory=list)
+    draws: Draws = field(default_factory=Draws)
+
+    def __post_init__(self):
+        if not self.students_0:
+            self.students_0, self.students_1 = (self.unlabeled_0,), (self.unlabeled_1,)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "TrainBatch":
+        """`function` of every tensor, once for a tensor that has two names."""
+        known: dict[int, Tensor] = {}
+
+        def mapped(value: object) -> object:
+            if isinstance(value, tuple):
+                return tuple(mapped(part) for part in value)
+            if not isinstance(value, Tensor):
+                return value
+            if id(value) not in known:
+                known[id(value)] = function(value)
+            return known[id(value)]
+
+        return TrainBatch(**{entry.name: mapped(getattr(self, entry.name)) for entry in fields(self)})
+
+    def split(self, parts: int) -> list["TrainBatch"]:
+        """The batch in `parts` of the same size, one after another."""
+        size = len(self.images) // parts
+        cut = [self.map(lambda tensor, i=i: tensor[i * size : (i + 1) * size]) for i in range(parts)]
+        return [replace(part, draws=self.draws.part(i * size)) for i, part in enumerate(cut)]
+
+    def pin_memory(self) -> "TrainBatch":
+        return self.map(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "TrainBatch":
+        """A copy on `device`; asynchronous from pinned memory."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))

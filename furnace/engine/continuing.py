@@ -1,0 +1,232 @@
+"""Saving a run's state and continuing from it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from furnace.engine.distributed import rank, restarts
+from furnace.engine.learner import Learner
+from furnace.engine.monitor import logger
+from furnace.engine.record import REPORT, RESULTS, TRUTH
+from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, newest_sound, prune, sweep
+from furnace.engine.snapshots import Snapshot, check_finite, load_network, load_snapshot, read_progress, save_snapshot
+from furnace.utils.errors import UserError
+from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
+
+AUTO = "auto"
+SECONDS = 60  # of a minute
+# Settings that change neither what is learned nor from what.
+IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
+Found = tuple[Snapshot, str]
+
+
+class Saver:
+    """Writes a run's state, in the first process only: the others have the same.
+
+    Args:
+        C: says where, how often and how many.
+        capture: gives the state as it is.
+
+    Each method that writes raises UserError if the disk is full or the folder can't be written.
+    """
+
+    def __init__(self, C: Settings, capture: Callable[[], Snapshot]):
+        self.C, self.capture, self.folder = C, capture, Path(C.snapshot_dir)
+        self.saved_at = time.monotonic()
+
+    def begin(self, fresh: bool) -> None:
+        """Remove what a killed run left unfinished, and, for a fresh run, the snapshots of an earlier one and their
+        results: nothing should continue from them, or be compared with them, by mistake."""
+        self.saved_at = time.monotonic()
+        if fresh:
+            if count := clear(self.folder):
+                logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {self.folder}")
+            for name in (RESULTS, REPORT, TRUTH):  # of such snapshots, whether they were still there or not
+                (Path(self.C.log_dir) / name).unlink(missing_ok=True)
+        sweep(self.folder)
+
+    def save_epoch(self, epoch: int) -> None:
+        """Write `epoch-N.pth`, `epoch-last.pth` as its copy, and remove what `C.keep_snapshots` does not keep."""
+        if rank() > 0:
+            return
+        path = self.folder / f"epoch-{epoch}.pth"
+        save_snapshot(path, self.capture())
+        copy_as_last(path)
+        prune(self.folder, self.C.keep_snapshots)
+        self.saved_at = time.monotonic()
+        logger.info(f"saved {path}")
+
+    def save_state(self) -> Path:
+        """Write the autosave, at whatever iteration."""
+        path = self.folder / AUTOSAVE
+        if rank() == 0:
+            snapshot = self.capture()
+            save_snapshot(path, snapshot)
+            self.saved_at = time.monotonic()
+            logger.info(f"saved {path} at iteration {snapshot.iteration}")
+        return path
+
+    def is_due(self) -> bool:
+        """Whether `C.autosave_minutes` have gone by since anything was saved."""
+        minutes = self.C.autosave_minutes
+        return bool(minutes) and time.monotonic() - self.saved_at > minutes * SECONDS
+
+    def try_state(self) -> None:
+        """Write the autosave; a full disk is no reason to end a run that can save later."""
+        try:
+            self.save_state()
+        except UserError as error:
+            self.saved_at = time.monotonic()
+            logger.warning(f"no autosave: {error}")
+
+    def finish(self, epoch: int) -> None:
+        """Make the last `epoch`'s snapshot `epoch-last.pth`, and remove the autosave, of which it holds all.
+
+        A snapshot of this number but another state, of a run with another C.niters_per_epoch or of more epochs, is
+        none of this run's end: then everything stays as it is.
+        """
+        path, iteration = self.folder / f"epoch-{epoch}.pth", self.capture().iteration
+        if rank() > 0:
+            return
+        if not path.is_file() and iteration == (epoch + 1) * self.C.niters_per_epoch:
+            self.save_epoch(epoch)  # the disk was full when it was due: the autosave has made up for it
+        if read_progress(path)[1] == iteration:
+            copy_as_last(path)  # a kill may have come between the two
+            (self.folder / AUTOSAVE).unlink(missing_ok=True)
+
+
+def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
+    """The snapshot to continue from, None for a run from its start, and what there is to say about the choice.
+
+    Args:
+        resume: a path, "auto" or None. After a restart by torchrun it is "auto", whatever the command said.
+        folder: where "auto" looks.
+
+    Raises:
+        UserError: there is no such file, or no sound one.
+    """
+    if restarts():
+        resume = AUTO
+    if resume is None:
+        return None, []
+    if resume != AUTO:
+        snapshot = load_snapshot(resume)
+        check_finite(snapshot, resume)
+        return (snapshot, resume), []
+    newest = newest_sound(folder)
+    if newest is None:
+        return None, [f"-c auto: nothing to continue in {folder}; the run begins"]
+    path, snapshot, faults = newest
+    notes = [f"-c auto: {fault}" for fault in faults]
+    return (snapshot, str(path)), [*notes, f"-c auto: continues {path}"]
+
+
+def restore(
+    learner: Learner, snapshot: Snapshot, path: str, C: Settings, notes: list[str], more: bool = True
+) -> tuple[int, int]:
+    """Take over a snapshot's state; returns the iterations done and skipped, and adds to `notes` what to know.
+
+    Raises:
+        UserError: the snapshot is of another network or optimizer, or its run is finished and there should be `more`.
+    """
+    own = C.model_dump(mode="json")
+    load_network(learner.network, snapshot, path, own)
+    _restore_optimizers(learner, snapshot, path, C.optimizer, notes)
+    if snapshot.scaler and learner.scale.enabled:
+        try:
+            learner.scale.load_state_dict(snapshot.scaler)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: the state of the loss scale can't be used ({error!r})") from error
+    changed = [key for key, value in snapshot.settings.items() if key in own and own[key] != plain(value)]
+    changed = [key for key in changed if key not in IRRELEVANT]
+    if changed:
+        values = ", ".join(f"{key} {str(snapshot.settings[key])[:80]} -> {str(own[key])[:80]}" for key in changed)
+        notes.append(f"{path}: was made with other settings: {values}")
+    iteration = snapshot.iteration
+    if iteration is None:
+        iteration = (snapshot.epoch + 1) * C.niters_per_epoch
+    if iteration >= C.nepochs * C.niters_per_epoch:
+        finished = f"{path}: the run of {C.nepochs} epochs is finished; for more of them -o nepochs=N"
+        if more:
+            raise UserError(finished)
+        notes.append(finished)
+    return iteration, snapshot.skipped
+
+
+def plain(value: object) -> object:
+    """A setting as JSON has it."""
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: str, notes: list[str]) -> None:
+    if len(snapshot.optimizers) != len(learner.optimizers):
+        raise UserError(f"{path}: holds weights but not the optimizers' states; it can be evaluated, not continued")
+    theirs = snapshot.settings.get("optimizer", "sgd")
+    if theirs != name:
+        raise UserError(
+            f"{path}: was trained with C.optimizer = {str(theirs)[:40]!r}, here {name!r}, which can't use its state; "
+            f"continue with -o optimizer={str(theirs)[:40]}"
+        )
+    try:
+        for optimizer, state in zip(learner.optimizers, snapshot.optimizers, strict=True):
+            load_optimizer(optimizer, state, path)
+    except UserError as error:
+        if snapshot.settings:
+            raise
+        # Of another program: the weights are worth more than the momentum of its last hundred iterations.
+        notes.append(f"{error}; the optimizers' state begins at zero")
+
+
+def load_optimizer(optimizer: Optimizer, state: dict, path: str | Path) -> None:
+    """Take over the state of every parameter; rates, decays and groups stay those of the settings.
+
+    The groups may be others than the optimizer's, if those with weight decay (the even ones) joined have its order, and
+    so have those without: earlier versions had two, the published code has six.
+
+    Raises:
+        UserError: the state is of other parameters, or of another kind of optimizer.
+    """
+    groups, entries = state.get("param_groups"), state.get("state")
+    if not isinstance(entries, dict) or not isinstance(groups, list) or not all(map(_has_ids, groups)):
+        raise UserError(f"{path}: an optimizer's state has no groups of parameters; it can be evaluated only")
+    own = optimizer.param_groups
+    for parity, kind in enumerate(("with", "without")):
+        ids = [index for group in groups[parity::2] for index in group["params"]]
+        of_kind = [parameter for group in own[parity::2] for parameter in group["params"]]
+        if len(ids) != len(of_kind):
+            raise UserError(
+                f"{path}: an optimizer's state is of {len(ids)} parameters {kind} weight decay, here there are "
+                f"{len(of_kind)}; it can be evaluated only"
+            )
+        for index, parameter in zip(ids, of_kind, strict=True):
+            entry = entries.get(index, {})
+            if not isinstance(entry, dict):
+                raise UserError(f"{path}: an optimizer's state of parameter {str(index)[:40]} can't be used")
+            optimizer.state[parameter] = _adapted(optimizer, parameter, entry, path)
+
+
+def _has_ids(group: object) -> bool:
+    return (
+        isinstance(group, dict)
+        and isinstance(group.get("params"), list)
+        and all(isinstance(index, int) for index in group["params"])
+    )
+
+
+def _adapted(optimizer: Optimizer, parameter: Tensor, entry: dict, path: str | Path) -> dict:
+    """One parameter's state on its device and in its memory format, as fused kernels want it."""
+    found = dict(optimizer.state.get(parameter, {}))
+    for name, value in entry.items():
+        if value is None:  # PyTorch's momentum before the first step
+            continue
+        if not isinstance(value, Tensor) or value.shape not in (parameter.shape, torch.Size()):
+            raise UserError(f"{path}: an optimizer's state has {str(name)[:40]!r} of another shape than its parameter")
+        if value.shape == parameter.shape:
+            found[name] = torch.zeros_like(parameter).copy_(value)
+        else:
+            found[name] = value.to(parameter.device if optimizer.defaults.get("fused") else "cpu")
+    return found

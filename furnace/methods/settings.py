@@ -1,0 +1,66 @@
+"""All settings of an experiment: the common ones, and those that the methods own."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError, create_model
+
+from furnace.methods.method import METHODS
+from furnace.utils import config
+from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
+
+# What describes trained networks: a snapshot decides it, whatever config.py says.
+OF_SNAPSHOT = {
+    "method", "num_classes", "class_names", "dataset_name", "backbone", "decoder", "head_channels", "bn_eps",
+    "bn_momentum", "image_mean", "image_std",
+}  # fmt: skip
+
+
+def all_settings() -> type[Settings]:
+    """The class of all settings."""
+    return _joined(tuple(method.Settings for method in METHODS.all().values()))
+
+
+@lru_cache(maxsize=4)
+def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
+    own = dict.fromkeys(parts)  # methods may share theirs
+    bases = [part for part in own if not any(other is not part and issubclass(other, part) for other in own)]
+    return create_model("Settings", __base__=(Settings, *bases))
+
+
+def load_config(folder: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
+    """Run `folder`/config.py and return its checked settings; see `furnace.utils.config.load_config`."""
+    return config.load_config(folder, overrides, all_settings())
+
+
+def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | None = None) -> Settings:
+    """The settings with which a snapshot is used.
+
+    Args:
+        saved: of the snapshot; empty in files of other programs.
+        path: of the snapshot, for messages.
+        given: of the experiment; all but `OF_SNAPSHOT` are taken from here. None: everything from the snapshot.
+
+    Raises:
+        UserError: the snapshot has no settings and there are no others, or they can't be used.
+    """
+    if not saved:
+        if given is None:
+            raise UserError(f"{path}: holds no settings; name the experiment, as with C=load_config('exp_voc')")
+        return given
+    schema = all_settings()
+    if given is None:
+        values = {name: value for name, value in saved.items() if name in schema.model_fields}
+    else:
+        values = given.model_dump() | {name: saved[name] for name in OF_SNAPSHOT if name in saved}
+        # Weights of the loss belong to training, and to its number of classes.
+        values["class_weight"] = None
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        raise UserError(f"{path}: its settings can't be used ({name}: {first['msg']})") from error

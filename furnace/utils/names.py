@@ -1,0 +1,54 @@
+"""Registries: what can be chosen by name in the settings."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import TypeVar
+
+from furnace.utils.errors import UserError
+
+Entry = TypeVar("Entry")
+SHOWN = 3
+
+
+class Registry(dict[str, Entry]):
+    """Entries by name; `@REGISTRY.register("name")` adds one.
+
+    Args:
+        kind: word for an entry in messages, such as "method".
+        package: every module in it is imported before the first look, so that a new file is enough for a new entry.
+    """
+
+    def __init__(self, kind: str, package: str | None = None):
+        super().__init__()
+        self.kind, self.package = kind, package
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that adds a class or function under a name."""
+
+        def add(entry: Entry) -> Entry:
+            self[name] = entry
+            return entry
+
+        return add
+
+    def all(self) -> "Registry[Entry]":
+        """The registry itself, with all entries of its package."""
+        if self.package:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+        return self
+
+    def find(self, name: str) -> Entry:
+        """The entry of a name. Raises UserError with the closest names if there is none."""
+        if name not in self.all():
+            raise UserError(self.unknown(name))
+        return self[name]
+
+    def unknown(self, name: str) -> str:
+        """One line about a name without an entry."""
+        close = get_close_matches(name, self, n=SHOWN)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(self)}"
+        return f"no {self.kind} {name!r}; {hint}"

@@ -1,0 +1,137 @@
+"""The folder of snapshots: the latest sound one is found, whatever names, times and damage say."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from furnace.engine import snapshot_folder
+from furnace.engine.snapshot_folder import (
+    AUTOSAVE,
+    LAST,
+    clear,
+    copy_as_last,
+    find_snapshots,
+    list_saves,
+    newest_sound,
+    prune,
+)
+from furnace.engine.snapshots import save_snapshot
+from furnace.utils.errors import UserError
+from tests.engine.small_snapshots import save_at, snapshot_of, trained
+
+
+def test_the_last_one_is_a_copy_and_survives_the_removal_of_the_original(tmp_path: Path) -> None:
+    saved = save_at(tmp_path / "epoch-3.pth", 12, age=0)
+    copy_as_last(saved)
+    content = saved.read_bytes()
+    save_snapshot(saved, snapshot_of(*trained(), iteration=99))
+    assert saved.with_name(LAST).read_bytes() == content
+
+
+def test_only_the_latest_are_kept(tmp_path: Path) -> None:
+    for epoch in (2, 4, 10, 8):
+        (tmp_path / f"epoch-{epoch}.pth").touch()
+    (tmp_path / AUTOSAVE).touch()
+    assert prune(tmp_path, 0) == []
+    assert [path.name for path in prune(tmp_path, 2)] == ["epoch-2.pth", "epoch-4.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [AUTOSAVE, "epoch-10.pth", "epoch-8.pth"]
+
+
+def test_of_epochs_with_the_same_time_the_later_are_kept(tmp_path: Path) -> None:
+    for epoch in (10, 2, 9):
+        (tmp_path / f"epoch-{epoch}.pth").touch()
+    same_time(tmp_path)
+    assert [path.name for path in prune(tmp_path, 1)] == ["epoch-2.pth", "epoch-9.pth"]
+
+
+def test_what_was_saved_last_is_kept_whatever_its_number(tmp_path: Path) -> None:
+    for age, epoch in enumerate((2, 9, 8, 7)):  # a run gone back to epoch 1, which has come to epoch 2 again
+        path = tmp_path / f"epoch-{epoch}.pth"
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    assert [path.name for path in prune(tmp_path, 2)] == ["epoch-7.pth", "epoch-8.pth"]
+
+
+def test_clearing_removes_saves_and_what_a_killed_run_left_but_nothing_else(tmp_path: Path) -> None:
+    for name in ("epoch-2.pth", LAST, AUTOSAVE, ".epoch-4.pth.part", "mine.pth", "run.json"):
+        (tmp_path / name).touch()
+    assert clear(tmp_path) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.pth", "run.json"]
+
+
+def test_the_latest_save_is_found_whatever_its_name(tmp_path: Path) -> None:
+    assert newest_sound(tmp_path) is None
+    save_at(tmp_path / "epoch-9.pth", 40, age=60)
+    autosave = save_at(tmp_path / AUTOSAVE, 13, age=30)
+    path, snapshot, faults = newest_sound(tmp_path)
+    assert (path, snapshot.iteration, faults) == (autosave, 13, [])
+
+
+def same_time(folder: Path) -> None:
+    """As a disk whose clock is coarse, or a copy that keeps no times, may leave them."""
+    for path in folder.iterdir():
+        os.utime(path, (1000, 1000))
+
+
+@pytest.mark.parametrize("autosave, first", [((9, 42), AUTOSAVE), ((8, 39), "epoch-9.pth")])
+def test_of_saves_with_the_same_time_the_furthest_comes_first(tmp_path: Path, autosave: tuple, first: str) -> None:
+    for name, (epoch, iteration) in {"epoch-9.pth": (9, 40), "epoch-2.pth": (2, 12), AUTOSAVE: autosave}.items():
+        save_snapshot(tmp_path / name, snapshot_of(*trained(), iteration=iteration, epoch=epoch))
+    (tmp_path / "epoch-11.pth").write_bytes(b"damaged")
+    same_time(tmp_path)
+    names = [path.name for path in list_saves(tmp_path)]
+    assert names[0] == first
+    assert names[-2:] == ["epoch-2.pth", "epoch-11.pth"]
+    os.utime(tmp_path / "epoch-2.pth", (1001, 1001))  # a run that has gone back is where it was saved last
+    assert list_saves(tmp_path)[0].name == "epoch-2.pth"
+
+
+def test_hard_links_are_no_reason_to_look_into_files(tmp_path: Path, monkeypatch) -> None:
+    save_at(tmp_path / "epoch-2.pth", 9, age=60)
+    copy_as_last(save_at(tmp_path / "epoch-4.pth", 15, age=30))
+    monkeypatch.setattr(snapshot_folder, "read_progress", lambda path: pytest.fail(f"reads {path}"))
+    assert [path.name for path in list_saves(tmp_path)] == ["epoch-4.pth", LAST, "epoch-2.pth"]
+
+
+def damage_end(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def damage_weight(content: bytes) -> bytes:
+    """One bit of one weight changed: PyTorch itself does not notice."""
+    weight = trained()[0].branch1[2].weight.detach().numpy().tobytes()
+    at = content.index(weight)
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [damage_end, damage_weight, lambda content: b"", lambda content: os.urandom(5000)])
+def test_a_damaged_save_is_named_and_an_earlier_one_taken(tmp_path: Path, damage: Callable) -> None:
+    sound = save_at(tmp_path / "epoch-2.pth", 9, age=60)
+    path = save_at(tmp_path / AUTOSAVE, 13, age=30)
+    path.write_bytes(damage(path.read_bytes()))
+    found, snapshot, faults = newest_sound(tmp_path)
+    assert (found, snapshot.iteration) == (sound, 9)
+    (fault,) = faults
+    assert fault.startswith(f"{path}: ")
+    sound.unlink()
+    with pytest.raises(UserError, match=r"none of 1 snapshots can be read.*autosave\.pth"):
+        newest_sound(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "which, epochs",
+    [("4", [4]), ("2-4", [2, 4]), ("3-", [4, 10]), ("0-99", [2, 4, 10]), (" 10 ", [10])],
+)
+def test_snapshots_are_found_by_epoch(tmp_path: Path, which: str, epochs: list[int]) -> None:
+    for epoch in (10, 2, 4):
+        (tmp_path / f"epoch-{epoch}.pth").touch()
+    assert find_snapshots(which, tmp_path) == [tmp_path / f"epoch-{epoch}.pth" for epoch in epochs]
+
+
+@pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "x.pth", "", "-4", "1-2-3", "٣"])
+def test_what_is_not_there_is_an_error_that_lists_what_is(tmp_path: Path, which: str) -> None:
+    (tmp_path / "epoch-4.pth").touch()
+    with pytest.raises(UserError, match=f"-e {which}"):
+        find_snapshots(which, tmp_path)

@@ -1,0 +1,181 @@
+"""Snapshots: published keys, whole or not at all, checked on load."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from furnace.engine.continuing import load_optimizer
+from furnace.engine.snapshots import (
+    Snapshot,
+    check_finite,
+    is_snapshot_epoch,
+    load_network,
+    load_snapshot,
+    save_snapshot,
+)
+from furnace.utils import files
+from furnace.utils.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.engine.small_snapshots import SETTINGS, Small, snapshot_of, trained
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "epoch-3.pth"
+    save_snapshot(path, snapshot_of(*trained()))
+    return path
+
+
+def test_a_snapshot_has_the_published_keys_and_comes_back(saved: Path) -> None:
+    plain = torch.load(saved, weights_only=True)
+    assert {"model", "optimizer_1", "epoch", "iteration", "settings"} <= plain.keys()
+    assert "optimizer_2" not in plain
+    network, optimizer = trained()
+    snapshot = load_snapshot(saved)
+    assert (snapshot.epoch, snapshot.iteration, snapshot.settings) == (3, 12, SETTINGS)
+    for name, value in network.state_dict().items():
+        assert torch.equal(snapshot.model[name], value), name
+    fresh = torch.optim.SGD(network.parameters(), lr=7.0, momentum=0.9)
+    load_optimizer(fresh, snapshot.optimizers[0], saved)
+    assert fresh.param_groups[0]["lr"] == 7.0
+    for parameter in network.parameters():
+        assert torch.equal(fresh.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
+
+
+def test_a_file_of_the_published_code_can_be_read(tmp_path: Path) -> None:
+    network, optimizer = trained()
+    model = {f"module.{name}": value for name, value in network.state_dict().items()}
+    states = {"optimizer_1": optimizer.state_dict(), "optimizer_2": optimizer.state_dict()}
+    torch.save({"model": model, **states, "epoch": 20, "iteration": 1156}, tmp_path / "epoch-20.pth")
+    snapshot = load_snapshot(tmp_path / "epoch-20.pth")
+    assert (snapshot.epoch, snapshot.iteration, len(snapshot.optimizers)) == (20, None, 2)
+    load_network(Small(), snapshot, "epoch-20.pth")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda model: model.pop("branch1.0.bias"),
+            r"1 tensors are missing and 0 are unknown, such as branch1\.0\.bias",
+        ),
+        (lambda model: model.update(extra=torch.ones(1)), r"0 tensors are missing and 1 are unknown, such as extra"),
+    ],
+)
+def test_other_names_are_named(saved: Path, change: Callable, message: str) -> None:
+    snapshot = load_snapshot(saved)
+    change(snapshot.model)
+    with pytest.raises(UserError, match=message):
+        load_network(Small(), snapshot, saved)
+
+
+def test_another_number_of_classes_is_named_with_the_settings(saved: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"branch1\.2\.weight has shape \(3, 4, 1, 1\).*\(5, 4, 1, 1\).*C\.num_classes = 3"
+    ):
+        load_network(Small(5), load_snapshot(saved), saved)
+
+
+def test_only_the_settings_that_differ_are_named_from_both_sides(saved: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_network(Small(5), load_snapshot(saved), saved, {"num_classes": 5, "backbone": "resnet18"})
+    assert str(error.value).endswith("; it was made with C.num_classes = 3, here 5")
+    with pytest.raises(UserError, match=r"made with other settings: check C\.num_classes and C\.backbone"):
+        load_network(Small(5), load_snapshot(saved), saved, SETTINGS)
+
+
+def test_settings_that_are_no_values_are_still_compared(saved: Path) -> None:
+    odd = Snapshot(load_snapshot(saved).model, [], 3, 12, {"num_classes": torch.ones(2), "method": "m" * 5000})
+    with pytest.raises(
+        UserError, match=r"C\.num_classes = tensor\(\[1\., 1\.\]\), here 5; C\.method = 'm{79}, here 'cps'$"
+    ):
+        load_network(Small(5), odd, saved, {"num_classes": 5, "method": "cps"})
+
+
+@pytest.mark.parametrize("where", ["model", "momentum"])
+def test_values_that_are_not_finite_are_refused(where: str) -> None:
+    network, optimizer = trained()
+    tensors = network.state_dict() if where == "model" else optimizer.state_dict()["state"][0]
+    next(iter(tensors.values())).view(-1)[0] = torch.nan
+    with pytest.raises(UserError, match="finite"):
+        check_finite(snapshot_of(network, optimizer), "file")
+
+
+@given(st.integers(1, 400), st.integers(1, 9))
+def test_the_published_rule_of_snapshots(nepochs: int, snapshot_iter: int) -> None:
+    due = [epoch for epoch in range(nepochs) if is_snapshot_epoch(epoch, nepochs, snapshot_iter)]
+    expected = {epoch for epoch in range(nepochs // 6 + 1, nepochs) if epoch % snapshot_iter == 0}
+    assert set(due) == expected | {nepochs - 1}
+
+
+def test_a_full_disk_keeps_the_old_snapshot_and_says_how_much_is_needed(saved: Path, monkeypatch) -> None:
+    before = saved.read_bytes()
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "_flush", full)
+    with pytest.raises(UserError, match=r"epoch-3\.pth: no space left.* are needed, .* are free.*kept"):
+        save_snapshot(saved, snapshot_of(*trained(), iteration=99))
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_write_that_the_system_refuses_keeps_the_old_snapshot(saved: Path) -> None:
+    """The limit on a file's size is the system's: what it leaves is what a full disk leaves."""
+    before = saved.read_bytes()
+    code = (
+        "import resource, sys; from pathlib import Path; import torch\n"
+        "from furnace.engine.snapshots import Snapshot, save_snapshot\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({2**16}, {resource.RLIM_INFINITY}))\n"
+        "save_snapshot(Path(sys.argv[1]), Snapshot({'w': torch.ones(2**18)}, [], 0, 0, {}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "epoch-3.pth: can't be written (File too large)" in done.stderr.splitlines()[-1]
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_file_with_code_is_refused_and_not_run(trapped_file: tuple[Path, Path]) -> None:
+    path, marker = trapped_file
+    with pytest.raises(UserError, match=r"refused: it asks for io\.open, and code in a file is never run"):
+        load_snapshot(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {},
+        torch.ones(2),
+        {"model": {}},
+        {"model": {"w": 1}},
+        {"model": {"w": torch.ones(1)}, "epoch": "three"},
+        {"model": {"w": torch.ones(1)}, "optimizer_1": [1]},
+        {"model": {"w": torch.ones(1)}, "settings": {"a": 1}, "iteration": -4},
+        {"model": {"w": torch.ones(1)}, "settings": {"a": 1}, "iteration": None},
+    ],
+)
+def test_anything_else_is_no_snapshot(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"file\.pth: not a snapshot"):
+        load_snapshot(tmp_path / "file.pth")
+
+
+def test_bare_weights_are_a_snapshot_of_no_epoch(tmp_path: Path) -> None:
+    state: dict[str, Tensor] = trained()[0].state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    snapshot = load_snapshot(tmp_path / "weights.pth")
+    assert (snapshot.epoch, snapshot.iteration, snapshot.optimizers) == (-1, None, [])
+    load_network(Small(), snapshot, "weights.pth")
