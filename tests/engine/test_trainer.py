@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -544,3 +545,44 @@ def test_the_start_up_table_shows_how_a_batch_is_divided(settings) -> None:
     assert describe_division(C, torch.device("cuda"), 2)[-1] == "BatchNorm sees 4 of 4 images at a time"
     C = settings(batch_size=4, sync_bn=False)
     assert describe_division(C, torch.device("cuda"), 2)[-1].endswith("; saved are the first process's statistics")
+
+
+def test_the_loss_scale_of_the_autosave_is_that_before_the_bad_iteration(make_trainer) -> None:
+    changes = {"amp": "fp16", "nepochs": 3, "niters_per_epoch": 4}
+    undisturbed = make_trainer(**changes)
+    loader = trainer_module.build_train_loader(undisturbed.C, undisturbed.dataset)
+    for number, batch in zip(range(3), loader, strict=False):
+        undisturbed.learner.step(undisturbed.prepare(batch), number)
+    trainer = make_trainer(**changes)
+    trainer.record_iter = 8  # as on a GPU, where a fault is noticed later
+    poison(trainer, 3)
+    with pytest.raises(UserError, match="iteration 3"):
+        trainer.fit()
+    saved = torch.load(Path(trainer.C.snapshot_dir) / AUTOSAVE, weights_only=True)
+    assert (saved["iteration"], saved["scaler"]) == (3, undisturbed.learner.scale.state_dict())
+
+
+@pytest.mark.parametrize(
+    "processes, sync_bn, device, fits",
+    [(8, True, "cuda", True), (8, False, "cuda", False), (8, True, "cpu", False), (3, True, "cuda", False)],
+)
+def test_batches_are_divided_so_that_batchnorm_sees_two_images(
+    settings, processes: int, sync_bn: bool, device: str, fits: bool
+) -> None:
+    """Synchronised, it sees those of all: the published batch of eight fits eight GPUs."""
+    C = settings(batch_size=8, sync_bn=sync_bn)
+    with nullcontext() if fits else pytest.raises(UserError, match=r"C\.batch_size = 8 must give"):
+        trainer_module.check_shares(C, processes, torch.device(device))
+
+
+def test_adamw_continues_bit_for_bit_and_no_other_optimizer_does(make_trainer) -> None:
+    changes = {"optimizer": "adamw", "niters_per_epoch": 2, "snapshot_iter": 1, "lr": 1e-3}
+    make_trainer(nepochs=4, **changes).fit()
+    folder = Path(make_trainer("auto", nepochs=5, **changes).C.snapshot_dir)
+    whole = torch.load(folder / LAST, weights_only=True)
+    assert {"exp_avg", "exp_avg_sq", "step"} <= whole["optimizer_1"]["state"][0].keys()
+    again = make_trainer(str(folder / "epoch-1.pth"), nepochs=4, **changes)
+    again.fit()
+    assert_same(torch.load(folder / LAST, weights_only=True)["model"], whole["model"])
+    with pytest.raises(UserError, match=r"trained with C\.optimizer = 'adamw', here 'sgd'.*-o optimizer=adamw"):
+        make_trainer("auto", nepochs=5, niters_per_epoch=2)

@@ -1,0 +1,111 @@
+"""Every door takes a new entry that is written here, and no file is touched: what stands in the settings by name works
+from the first check to a snapshot that opens by itself."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import Field
+from rich.console import Console
+from torch import Tensor, nn
+
+from furnace.datasets.views import VIEWS, View
+from furnace.engine.distributed import CPU
+from furnace.engine.optim import OPTIMIZERS
+from furnace.engine.trainer import Trainer
+from furnace.inference.segmenter import load_segmenter
+from furnace.methods.method import METHODS, Loss, SemiSupervised
+from furnace.methods.unlabeled import student_images, teacher_predictions
+from furnace.seg_opr.losses import weighted_cross_entropy
+from furnace.utils.names import Registry
+from furnace.utils.settings import Settings
+
+
+@pytest.fixture
+def register() -> Iterator[Callable]:
+    """`register(REGISTRY, name)(entry)`, undone after the test."""
+    added: list[tuple[Registry, str]] = []
+
+    def add(registry: Registry, name: str) -> Callable:
+        added.append((registry, name))
+        return registry.register(name)
+
+    yield add
+    for registry, name in added:
+        registry.pop(name, None)
+
+
+@pytest.fixture
+def train(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., Trainer]:
+    """Two iterations with some settings, on the tiny data set."""
+
+    def fit(**changes) -> Trainer:
+        places = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
+        small = {"nepochs": 1, "niters_per_epoch": 2, "head_channels": 8, "eval_crop_size": 40, **places}
+        trainer = Trainer(make_settings(**{**small, **changes}), CPU, console=Console(quiet=True))
+        trainer.fit()
+        return trainer
+
+    return fit
+
+
+def labels_of(trainer: Trainer) -> np.ndarray:
+    """Labels that the run's snapshot gives to noise, opened with its path alone."""
+    segmenter = load_segmenter(Path(trainer.C.snapshot_dir) / "epoch-last.pth", "cpu")
+    assert segmenter.C.method == trainer.C.method
+    return segmenter(np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8))
+
+
+def test_a_new_method_with_a_setting_of_its_own(register: Callable, train: Callable):
+    @register(METHODS, "half")
+    class Half(SemiSupervised):
+        """A network and its average; labels of the right half of the images do not count."""
+
+        trained = (1,)
+        averaged = {2: 1}  # noqa: RUF012
+        needs_valid = True
+
+        class Settings(SemiSupervised.Settings):
+            ema_decay: float = Field(0.5, description="share that stays")
+            half_share: float = Field(0.5, description="share of the width that counts", gt=0, le=1)
+
+        def losses(self, networks, batch):
+            assert batch.valid_0.shape == batch.mask.shape
+            yield Loss("sup", self.criterion(networks.logits(batch.images, 1), batch.labels))
+            labels = teacher_predictions(networks, batch, 2).labels
+            weight = torch.ones_like(labels, dtype=torch.float32)
+            weight[..., int(self.settings.half_share * weight.shape[-1]) :] = 0
+            drawn = torch.rand((), generator=batch.draws.generator(labels.device))
+            loss = weighted_cross_entropy(networks.logits(student_images(batch), 1), labels, weight)
+            yield Loss("half", drawn * loss, self.unsup_weight)
+
+    trainer = train(method="half", half_share=0.25)
+    assert (trainer.C.half_share, trainer.learner.method.settings.half_share) == (0.25, 0.25)
+    assert (len(trainer.learner.optimizers), len(trainer.network.branches)) == (1, 2)
+    assert labels_of(trainer).shape == (33, 47)
+
+
+def test_a_new_optimizer(register: Callable, train: Callable):
+    register(OPTIMIZERS, "rprop")(lambda groups, lr, momentum, fused: torch.optim.Rprop(groups, lr=lr))
+    trainer = train(method="supervised", optimizer="rprop")
+    saved = torch.load(Path(trainer.C.snapshot_dir) / "epoch-last.pth", weights_only=True)
+    assert "step_size" in saved["optimizer_1"]["state"][0]
+
+
+def test_a_new_view_for_a_method_s_students(register: Callable, train: Callable):
+    seen = []
+
+    def invert(image: Tensor, rng: np.random.Generator) -> Tensor:
+        seen.append(rng.random())
+        return 1 - image
+
+    @register(VIEWS, "inverted")
+    def inverted(base: View) -> View:
+        return replace(base, photometric=[invert])
+
+    trainer = train(method="cps", student_view="inverted")
+    images = 2 * 2 * trainer.C.batch_size  # of two streams in two iterations
+    assert len(seen) == len(set(seen)) == images
