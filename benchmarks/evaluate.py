@@ -19,10 +19,11 @@ from benchmarks.published import published_precision, published_prediction
 from furnace.engine.distributed import parse_devices
 from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_precision
 from furnace.methods.build import build_network
+from furnace.methods.settings import load_config
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
 from furnace.utils.arguments import add_overrides, number
-from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.terminal import open_console
 

@@ -26,11 +26,12 @@ from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, memory_format
 from furnace.engine.optim import build_optimizer
 from furnace.methods.build import build_network
+from furnace.methods.settings import load_config
 from furnace.methods.unlabeled import student_images
 from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.seg_opr.pseudo_label import combine, predict_mixed
 from furnace.utils.arguments import add_overrides, number
-from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console

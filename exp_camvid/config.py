@@ -5,9 +5,13 @@ layout: {train,val,test}/{image,label}/ and train.txt, val.txt, test.txt; see DA
 `python train.py --settings`; what is not assigned here keeps its default.
 """
 
-from furnace.utils.config import Config
+from pathlib import Path
 
-C = Config(__file__)
+from easydict import EasyDict as edict
+
+C = config = cfg = edict()
+C.root_dir = Path(__file__).resolve().parents[1]
+C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
 
 # Data. 1/labeled_ratio of the 367 images are labelled
 C.labeled_ratio = 8

@@ -3,9 +3,13 @@
 Assign any setting of `python train.py --settings`; what is not assigned here keeps its default.
 """
 
-from furnace.utils.config import Config
+from pathlib import Path
 
-C = Config(__file__)
+from easydict import EasyDict as edict
+
+C = config = cfg = edict()
+C.root_dir = Path(__file__).resolve().parents[1]
+C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
 
 # Data. 1/labeled_ratio of the images are labelled: 2, 4, 8 or 16
 C.labeled_ratio = 8

@@ -1,6 +1,7 @@
 """The commands of an experiment folder: their arguments, and what they start."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from furnace.base_model.pretrained import no_downloads
 from furnace.checks.dryrun import dry_run
-from furnace.engine.distributed import abandon, choose_devices, launch, local_device, rank, start, stop
+from furnace.engine.distributed import abandon, choose_devices, launch, launched, local_device, rank, start, stop
 from furnace.engine.faults import Advice, faults_explained, smaller_steps, smaller_windows
 from furnace.engine.launcher import OVERWRITE
 from furnace.engine.trainer import Trainer
@@ -22,10 +23,11 @@ from furnace.inference.exporter import FORMATS, Exporter, Form
 from furnace.inference.predictor import Outputs, Predictor
 from furnace.inference.segmenter import BRANCHES
 from furnace.inference.submission import Submission
+from furnace.methods.settings import load_config
 from furnace.utils.arguments import add_overrides
-from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import Stopped, UserError
-from furnace.utils.settings import Settings
+from furnace.utils.settings import EVALUATION, PLACES, Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY
 
@@ -47,8 +49,9 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
                 return dry_run(trainer, bool(args.resume or args.overwrite), processes)
         Trainer(C, device, args.resume, args.overwrite).fit()
         if rank() == 0:
-            same = [*(["-d", args.devices] if args.devices else []), *(w for o in args.override for w in ("-o", o))]
-            print(f"next: python eval.py -e last {shlex.join(same)}")
+            needed = [pair for pair in args.override if pair.partition("=")[0].strip() in FOR_EVALUATION]
+            same = [*(["-d", args.devices] if args.devices else []), *(w for pair in needed for w in ("-o", pair))]
+            print(f"next: python eval.py {shlex.join(same)}".rstrip())
     return 0
 
 
@@ -107,6 +110,7 @@ def export(folder: str | Path, argv: list[str] | None = None) -> None:
         Exporter(C, args.branch, Form(args.format, args.normalize, args.labels)).run(args.epochs, args.save_path)
 
 
+FOR_EVALUATION = PLACES | EVALUATION | {"dataset_path"}  # a snapshot knows the other settings
 TRAIN_RESTARTS = 3  # of a run on several devices, when one of its processes is killed
 CONTINUE = "continue from this snapshot, or from the newest sound one (auto)"
 TRAIN_EXAMPLES = """examples:
@@ -182,6 +186,9 @@ def prepared(
     if args.settings:
         open_console().print(settings_table(C))
         sys.exit()
+    if not launched() or os.environ.get("RANK") == "0":
+        for note in C.notes:
+            print(f"note: {note}", file=sys.stderr)
     devices = choose_devices(args.devices)[: 1 if alone else None]
     launch(devices, restarts)
     with faults_explained(C, out_of_memory):
@@ -204,6 +211,6 @@ def settings_table(C: Settings) -> Table:
     table.add_column("setting", no_wrap=True)
     for column in ("value", "meaning"):
         table.add_column(column, overflow="fold")
-    for name, field in Settings.model_fields.items():
+    for name, field in type(C).model_fields.items():
         table.add_row(name, escape(str(getattr(C, name))), escape(field.description))
     return table

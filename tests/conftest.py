@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from furnace.utils.config import ENVIRONMENT, Config, load_config
+from furnace.methods.settings import load_config
+from furnace.utils.config import ENVIRONMENT
+from furnace.utils.settings import Settings
 from tests.tiny_data import write_voc
 from tests.tiny_run import NARROW, write_lively
 
@@ -49,10 +51,10 @@ def voc_root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Config]:
+def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Settings]:
     """`make_settings(name=value)`: those of exp_voc, over the tiny data set, for a run of seconds."""
 
-    def make(**changes) -> Config:
+    def make(**changes) -> Settings:
         return load_config(REPOSITORY / "exp_voc", {"volna": str(tmp_path), **TINY_RUN, **changes})
 
     return make

@@ -31,8 +31,9 @@ from furnace.engine.continuing import load_optimizer
 from furnace.engine.distributed import parse_devices
 from furnace.engine.snapshot_folder import find_snapshots
 from furnace.engine.snapshots import Snapshot, load_network, load_snapshot, save_snapshot
+from furnace.methods.settings import load_config
 from furnace.tools import prepare_voc
-from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.weights import read_state_dict

@@ -90,9 +90,6 @@ class Checkup:
                 self._add(Level.PROBLEM, check, f"{repeated} lines are repetitions", "remove them")
         elif images:
             self._add(Level.OK, check, f"{images} images in the folder {listing.source}")
-        if listing.title != VALIDATION and 0 < images < self.C.batch_size:
-            text = f"{images} images are less than a batch of {self.C.batch_size}"
-            self._add(Level.PROBLEM, check, text, "lower C.batch_size, or lengthen the list")
 
     def check_overlaps(self) -> None:
         """No image is in two lists."""

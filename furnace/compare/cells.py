@@ -8,7 +8,8 @@ from typing import Any
 
 from furnace.datasets.splits import list_hash, read_lines, read_list
 from furnace.methods.method import METHODS
-from furnace.utils.config import Config, load_config, parse_overrides
+from furnace.methods.settings import load_config
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import COSTS, PLACES, Settings
@@ -38,7 +39,7 @@ class Cell:
     seed: int
     folder: Path
     overrides: dict[str, str]
-    C: Config
+    C: Settings
     holdout: HoldOut | None = None
 
     @property

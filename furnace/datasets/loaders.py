@@ -62,21 +62,13 @@ def build_train_set(
         valid: give the maps of valid pixels of the unlabelled images.
 
     Raises:
-        UserError: a list or folder is missing or empty, or shorter than a batch.
+        UserError: a list or folder is missing or empty.
     """
     labeled = read_list(C.train_source, C.dataset_path, C.train_folder)
-    samples = {"train_source": labeled}
-    if unlabeled:
-        samples["unsup_source"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labeled=False)
-    for name, found in samples.items():
-        if len(found) < C.batch_size:
-            raise UserError(
-                f"C.batch_size = {C.batch_size} is larger than {getattr(C, name)} with {len(found)} images; "
-                "lower it (-o batch_size=N) or lengthen the list"
-            )
+    found = read_list(C.unsup_source, C.dataset_path, C.train_folder, labeled=False) if unlabeled else None
     return TrainSet(
         labeled,
-        samples.get("unsup_source"),
+        found,
         view=build_view(C, view),
         unlabeled_view=build_view(C, unlabeled_view),
         crop=(C.image_height, C.image_width),

@@ -179,7 +179,7 @@ class Preparation:
 
 WEAK = "weak"
 # Functions of the weak view, which has the geometry that the settings describe.
-VIEWS: Registry[Callable[[View], View]] = Registry("view")
+VIEWS: Registry[Callable[[View], View]] = Registry("view", "student_view")
 
 
 @VIEWS.register(WEAK)

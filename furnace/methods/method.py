@@ -15,7 +15,7 @@ from furnace.seg_opr.pseudo_label import Predictions, PseudoLabels
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.names import Registry
 
-METHODS: Registry[type["Method"]] = Registry("method", package=__package__)
+METHODS: Registry[type["Method"]] = Registry("method", "method", __package__)
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, create_model
 
+from furnace.base_model.resnet import BACKBONES as ENCODERS
+from furnace.datasets.catalog import PUBLISHED
 from furnace.methods.method import METHODS
 from furnace.utils import config
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings
+from furnace.utils.settings import Settings, check
 
 # What describes trained networks: a snapshot decides it, whatever config.py says.
 OF_SNAPSHOT = {
     "method", "num_classes", "class_names", "dataset_name", "backbone", "decoder", "head_channels", "bn_eps",
     "bn_momentum", "image_mean", "image_std",
 }  # fmt: skip
+FAULTS_SHOWN = 3
 
 
 def all_settings() -> type[Settings]:
@@ -28,12 +31,24 @@ def all_settings() -> type[Settings]:
 def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
     own = dict.fromkeys(parts)  # methods may share theirs
     bases = [part for part in own if not any(other is not part and issubclass(other, part) for other in own)]
-    return create_model("Settings", __base__=(Settings, *bases))
+    return create_model("Settings", __base__=(*bases, Settings))
 
 
 def load_config(folder: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     """Run `folder`/config.py and return its checked settings; see `furnace.utils.config.load_config`."""
-    return config.load_config(folder, overrides, all_settings())
+    return config.load_config(folder, overrides, all_settings(), conclude)
+
+
+def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a published config.py does not assign, from its `dataset_path` and `pretrained_model`."""
+    found = {}
+    if "dataset_name" not in values:
+        found |= PUBLISHED.get(PurePath(str(values.get("dataset_path", ""))).name, {})
+    if "backbone" not in values:
+        file = PurePath(str(values.get("pretrained_model", ""))).name
+        encoders = [name for name in ENCODERS if name in file]
+        found |= {"backbone": max(encoders, key=len)} if encoders else {}
+    return found
 
 
 def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | None = None) -> Settings:
@@ -58,9 +73,8 @@ def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | 
         values = given.model_dump() | {name: saved[name] for name in OF_SNAPSHOT if name in saved}
         # Weights of the loss belong to training, and to its number of classes.
         values["class_weight"] = None
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        raise UserError(f"{path}: its settings can't be used ({name}: {first['msg']})") from error
+    found, faults = check(schema, values)
+    if faults:
+        told = "; ".join(f"{', '.join(fault.names)}: {fault.message}" for fault in faults[:FAULTS_SHOWN])
+        raise UserError(f"{path}: its settings can't be used ({told})")
+    return schema.noted(found)

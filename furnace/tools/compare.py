@@ -19,8 +19,9 @@ from furnace.compare.scores import BEST, LAST, Score, aggregate
 from furnace.compare.tables import MARKDOWN, PLOT, tables, write_files
 from furnace.engine.distributed import parse_devices
 from furnace.methods.method import METHODS
+from furnace.methods.settings import load_config
 from furnace.utils.arguments import add_overrides, number, whole_numbers
-from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part
 from furnace.utils.places import CHECKOUT

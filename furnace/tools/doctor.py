@@ -10,8 +10,9 @@ from furnace.checks.checkup import Checkup
 from furnace.checks.findings import SAMPLE, Level, findings_table
 from furnace.datasets.catalog import find_classes
 from furnace.engine.distributed import parse_devices
+from furnace.methods.settings import load_config
 from furnace.utils.arguments import add_overrides
-from furnace.utils.config import load_config, parse_overrides
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings

@@ -11,10 +11,12 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.partition import make_partition
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import Sample, read_lines, read_list, write_list
+from furnace.methods.settings import load_config
 from furnace.utils.arguments import add_overrides, number, whole_numbers
-from furnace.utils.config import Config, load_config, parse_overrides
+from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.progress import parallel
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
 LABEL_VALUES = 256
@@ -68,7 +70,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def full_list(C: Config) -> Path:
+def full_list(C: Settings) -> Path:
     """The list of all training images: one folder above the partitions, of the name of the training folder."""
     path = Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
     if not path.is_file():
@@ -79,7 +81,7 @@ def full_list(C: Config) -> Path:
     return path
 
 
-def read_sorted(source: Path, C: Config) -> tuple[list[str], list[Sample]]:
+def read_sorted(source: Path, C: Settings) -> tuple[list[str], list[Sample]]:
     """Lines of a list, sorted, and their samples. Raises UserError where a line is there twice."""
     lines = [line for _, line in read_lines(source)]
     samples = dict(zip(lines, read_list(source, C.dataset_path, C.train_folder), strict=True))
@@ -105,7 +107,7 @@ def labeled_sizes(count: int, ratios: Sequence[int], numbers: Sequence[int]) -> 
     return sizes
 
 
-def list_files(C: Config, out: Path | None, name: str) -> tuple[Path, Path]:
+def list_files(C: Settings, out: Path | None, name: str) -> tuple[Path, Path]:
     """The labelled and the unlabelled list of a partition, named as config.py names them."""
     source = Path(C.train_source)
     prefix = source.stem.split("_labeled")[0]

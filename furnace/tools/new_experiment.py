@@ -56,9 +56,13 @@ CONFIG = '''"""{name}: {total} images, {masks} of them with masks; made by furna
 Assign any setting of `python train.py --settings`; what is not assigned here keeps its default.
 """
 
-from furnace.utils.config import Config
+from pathlib import Path
 
-C = Config(__file__)
+from easydict import EasyDict as edict
+
+C = config = cfg = edict()
+C.root_dir = Path(__file__).resolve().parents[1]
+C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
 
 # Data
 C.dataset_name = "{name}"

@@ -1,20 +1,19 @@
-"""Loading an experiment's config.py: overrides, environment variables, and errors in one line."""
+"""Running an experiment's config.py and checking, once and as a whole, what it has filled its EasyDict with."""
 
 import os
 import runpy
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
+import easydict
 
 from furnace.utils.errors import UserError
-from furnace.utils.settings import REQUIRED, RULES, Settings
+from furnace.utils.settings import WRONG, Fault, Settings, check, parse, plain
 
 # Environment variables of the published code, and the settings they stand for.
 ENVIRONMENT = {
@@ -25,80 +24,59 @@ ENVIRONMENT = {
     "snapshot_iter": "snapshot_iter",
     "debug": "debug",
 }
-# In place of pydantic's own words.
-MESSAGES = {
-    "float_parsing": "is no number",
-    "int_parsing": "is no whole number",
-    "int_from_float": "is no whole number",
-    "bool_parsing": "is neither true nor false",
-}
-_overrides: ContextVar[Mapping[str, Any]] = ContextVar("overrides", default=MappingProxyType({}))
+# Names that a published config.py assigns and that mean nothing here.
+FOREIGN = {
+    "repo_name", "abs_dir", "log_dir_link", "train_log_file", "val_log_file", "link_val_log_file", "img_root_folder",
+    "gt_root_folder", "device", "background", "num_eval_imgs", "warm_up_epoch", "eval_iter", "demo_source",
+}  # fmt: skip
+DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
+# Gives settings that config.py does not assign, from those that it does.
+Conclude = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-class Config(Settings):
-    """`C` of an experiment's config.py: assign settings as attributes, in any plain Python.
-
-    Values overridden for this run (`-o key=value`, environment variables) stay as they are when
-    config.py assigns them, so that everything computed from them below follows.
-
-    Args:
-        file: `__file__` of the config.py.
-    """
-
-    def __init__(self, file: str):
-        super().__init__()
-        for name, value in _overrides.get().items():
-            super().__setattr__(name, value)
-        folder = Path(file).resolve().parent
-        self.this_dir = folder.name
-        self.volna = self.root_dir = str(folder.parent)
-        self.log_dir = str(Path(self.root_dir) / "log" / self.this_dir)
-        self.snapshot_dir = str(Path(self.log_dir) / "snapshot")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _overrides.get():
-            super().__setattr__(name, value)
-
-
-def load_config(folder: str | Path, overrides: dict[str, str] | None = None) -> Config:
-    """Run `folder`/config.py and return its checked `C`.
+def load_config(
+    folder: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    schema: type[Settings] = Settings,
+    conclude: Conclude = lambda values: {},
+) -> Settings:
+    """Run `folder`/config.py and return its checked settings.
 
     Args:
         folder: an experiment folder.
-        overrides: settings by name, as text or values; they win over the environment variables of
-            `ENVIRONMENT`, and those over config.py.
+        overrides: settings by name, as text or values; they win over the environment variables of `ENVIRONMENT`, and
+            those over config.py. Everything that config.py computes from them follows.
+        schema: the class of the settings.
+        conclude: for what config.py does not say.
 
     Raises:
-        UserError: no config.py, an unknown setting, a value of the wrong type or range, a missing setting.
+        UserError: there is no config.py, or it fails; or all that is wrong with its settings, one line each.
     """
-    file = Path(folder) / "config.py"
+    file = Path(folder).resolve() / "config.py"
     if not file.is_file():
-        raise UserError(f"{file}: no such file; name an experiment folder such as exp_voc")
-    overrides = overrides or {}
-    environment = {name: os.environ[variable] for variable, name in ENVIRONMENT.items() if os.environ.get(variable)}
-    origins = {name: f"environment variable {variable}" for variable, name in ENVIRONMENT.items()}
-    origins = {name: origins[name] for name in environment} | {name: f"-o {name}" for name in overrides}
-    with _overriding({**environment, **overrides}), _explained(file, origins):
-        C = runpy.run_path(str(file)).get("C")
-    if not isinstance(C, Config):
-        raise UserError(f"{file}: defines no C = Config(__file__)")
-    unset = [
-        name
-        for name, field in Settings.model_fields.items()
-        if getattr(C, name) is REQUIRED and not _may_be_none(field)
-    ]
-    if unset:
-        raise UserError(
-            f"{file}: {', '.join(unset)} not set; assign C.{unset[0]} ({Settings.model_fields[unset[0]].description})"
-        )
-    check_together(C, file, origins)
-    if C.debug:
-        C.nepochs, C.niters_per_epoch = min(C.nepochs, 2), min(C.niters_per_epoch, 10)
-    return C
+        raise UserError(f"{Path(folder) / 'config.py'}: no such file; name an experiment folder such as exp_voc")
+    given, origins = _given(overrides or {})
+    # What can't be parsed is left to config.py's own value here, and reported below.
+    pins = {name: value for name, text in given.items() if (value := parse(schema, name, text)) is not WRONG}
+    root = file.parents[1]
+    values, lines = _run(file, pins | {"repo_name": root.name})
+    values = _with_folders(values | given, file)
+
+    foreign = sorted(FOREIGN & values.keys() - {"repo_name"})
+    values = {name: value for name, value in values.items() if name not in FOREIGN}
+    concluded = {name: value for name, value in conclude(values).items() if name not in values}
+    found, faults = check(schema, values | concluded)
+    if faults:
+        places = {name: f"{file}, line {line}" for name, line in lines.items()} | origins
+        raise UserError("\n".join(_explained(faults, file, places, given, values | concluded)))
+    if found["debug"]:
+        found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
+        found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
+    return schema.noted(found, _note(file, concluded, foreign))
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:
-    """`["lr=0.1", "nepochs=3"]` as a dict. Raises UserError where there is no name or no "="."""
+    """`["lr=0.1", "nepochs=3"]` as a dict. Raises UserError if there is no name or no "="."""
     split = [pair.partition("=") for pair in pairs]
     for pair, (name, equals, _) in zip(pairs, split, strict=True):
         if not (name.strip() and equals):
@@ -106,63 +84,120 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in split}
 
 
-def check_together(C: Settings, file: str | Path, origins: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Check the settings that depend on one another. Raises UserError; `origins` as in `_explained`."""
-    for names, must, fits in RULES:
-        if not fits(C):
-            values = ", ".join(f"{name} = {getattr(C, name)}" for name in names)
-            where = ", ".join(dict.fromkeys(origins.get(name, str(file)) for name in names))
-            raise UserError(f"{where}: {values}: {must}")
+def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values that win over config.py, and for messages where each comes from."""
+    given, origins = {}, {}
+    for variable, name in ENVIRONMENT.items():
+        if text := os.environ.get(variable):
+            # As published: the folder above `snapshot`, and any text for debug.
+            given[name] = os.path.join(text, "snapshot") if name == "snapshot_dir" else name == "debug" or text
+            origins[name] = f"environment variable {variable}={text}"
+    return given | dict(overrides), origins | {name: f"-o {name}={value}" for name, value in overrides.items()}
+
+
+def _with_folders(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The values, and the folders of an experiment that config.py does not name."""
+    values = {"this_dir": file.parent.name, "root_dir": str(file.parents[1]), "volna": str(file.parents[1])} | values
+    values.setdefault("log_dir", os.path.join(str(values["root_dir"]), "log", str(values["this_dir"])))
+    values.setdefault("snapshot_dir", os.path.join(str(values["log_dir"]), "snapshot"))
+    return values
+
+
+def _run(file: Path, pins: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Values and, by name, lines of all assignments to the `C` of config.py, in which `pins` stay as they are.
+
+    Raises:
+        UserError: config.py fails, or fills no EasyDict `C`.
+    """
+    lines: dict[str, int] = {}
+    owner: list[easydict.EasyDict] = []
+
+    class Pinned(easydict.EasyDict):
+        """An EasyDict of config.py; the first one, which is `C`, ignores assignments to the pins."""
+
+        def __init__(self, *args, **kwargs):
+            if not owner:
+                owner.append(self)
+                for name, value in pins.items():
+                    super().__setattr__(name, value)
+            super().__init__(*args, **kwargs)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if self is owner[0] and name in pins:
+                return
+            frame = sys._getframe(1)
+            while frame.f_back and frame.f_code.co_filename != str(file):
+                frame = frame.f_back
+            lines[name] = frame.f_lineno
+            super().__setattr__(name, value)
+
+        __setitem__ = __setattr__
+
+    with _in_folder(file.parent), _failing(file):
+        original, easydict.EasyDict = easydict.EasyDict, Pinned
+        try:
+            C = runpy.run_path(str(file)).get("C")
+        finally:
+            easydict.EasyDict = original
+    if not isinstance(C, dict):
+        raise UserError(f"{file}: defines no C = EasyDict()")
+    return {str(name): plain(value) for name, value in C.items() if not str(name).startswith("_")}, lines
 
 
 @contextmanager
-def _overriding(values: dict[str, Any]):
-    token = _overrides.set(values)
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Published files find their root from the current folder."""
+    before = Path.cwd()
+    os.chdir(folder)
     try:
         yield
     finally:
-        _overrides.reset(token)
+        os.chdir(before)
 
 
 @contextmanager
-def _explained(file: Path, origins: Mapping[str, str]):
-    """Turn pydantic's errors, and those of config.py itself, into one line.
-
-    `origins` says where the values come from that config.py has not given.
-    """
+def _failing(file: Path) -> Iterator[None]:
+    """Turn what config.py raises, which is its author's own code, into one line with its place."""
     try:
         yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        name, value = str(first["loc"][0]), first["input"]
-        given = f"{origins[name]}={value}" if name in origins else None
-        if name not in Settings.model_fields:
-            raise UserError(f"{given or _place(file, error)}: unknown setting {name!r}; {_closest(name)}") from error
-        message = MESSAGES.get(first["type"], first["msg"])
-        raise UserError(
-            f"{given or f'{_place(file, error)}: {name} = {value!r}'}: {message} "
-            f"({Settings.model_fields[name].description})"
-        ) from error
     except UserError:
         raise
-    except Exception as error:  # config.py is the user's own code: whatever it raises is theirs to put right
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        if isinstance(error, SyntaxError) and error.filename == str(file):
+            lines = [error.lineno]
+        place = f"{file}, line {lines[-1]}" if lines else str(file)
         said = error.msg if isinstance(error, SyntaxError) else error
-        raise UserError(f"{_place(file, error)}: {type(error).__name__}: {said}") from error
+        raise UserError(f"{place}: {type(error).__name__}: {said}") from error
 
 
-def _closest(name: str) -> str:
-    """What may have been meant by a setting that isn't there."""
-    close = get_close_matches(name, [*Settings.model_fields, *ENVIRONMENT], n=1)
+def _explained(
+    faults: list[Fault], file: Path, places: Mapping[str, str], given: Collection[str], values: Mapping[str, Any]
+) -> Iterator[str]:
+    """One line for each fault, and one for all settings that are not set."""
+    if unset := [fault for fault in faults if fault.kind == "unset"]:
+        names = ", ".join(fault.names[0] for fault in unset)
+        yield f"{file}: {names} not set; assign C.{unset[0].names[0]} ({unset[0].message})"
+    for fault in faults:
+        where = ", ".join(dict.fromkeys(places.get(name, str(file)) for name in fault.names))
+        if fault.kind == "unknown":
+            yield f"{where}: unknown setting {fault.names[0]!r}; {closest(fault.names[0], fault.message.split())}"
+        elif fault.kind == "value":
+            value = "" if fault.names[0] in given else f"{fault.names[0]} = {values[fault.names[0]]!r}: "
+            yield f"{where}: {value}{fault.message}"
+        elif fault.kind == "rule":
+            told = ", ".join(f"{name} = {values[name]}" for name in fault.names if name in values)
+            yield f"{where}: {told}: {fault.message}"
+
+
+def closest(name: str, known: list[str]) -> str:
+    """The setting that may have been meant by a name that is none."""
+    close = get_close_matches(name, [*known, *ENVIRONMENT], n=1)
     return f"did you mean {ENVIRONMENT.get(close[0], close[0])}?" if close else "--settings lists the known ones"
 
 
-def _place(file: Path, error: Exception) -> str:
-    """The file, with the line where the error came from if that is known."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        lines = [error.lineno]
-    return f"{file}, line {lines[-1]}" if lines else str(file)
-
-
-def _may_be_none(field: Any) -> bool:
-    return type(None) in getattr(field.annotation, "__args__", ())
+def _note(file: Path, concluded: Mapping[str, Any], foreign: list[str]) -> tuple[str, ...]:
+    """One note about a file of the published form; nothing about others."""
+    parts = [f"{', '.join(f'{k} = {v}' for k, v in concluded.items())} (not assigned there)"] if concluded else []
+    parts += [f"no meaning here: {', '.join(foreign)}"] if foreign else []
+    return (f"{file}: {'; '.join(parts)}",) if parts else ()

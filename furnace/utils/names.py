@@ -10,6 +10,7 @@ from furnace.utils.errors import UserError
 
 Entry = TypeVar("Entry")
 SHOWN = 3
+CHOICES: dict[str, "Registry"] = {}  # by the setting whose value names entries
 
 
 class Registry(dict[str, Entry]):
@@ -17,12 +18,14 @@ class Registry(dict[str, Entry]):
 
     Args:
         kind: word for an entry in messages, such as "method".
+        setting: whose value names an entry, or several; checked settings then name entries that there are.
         package: every module in it is imported before the first look, so that a new file is enough for a new entry.
     """
 
-    def __init__(self, kind: str, package: str | None = None):
+    def __init__(self, kind: str, setting: str, package: str | None = None):
         super().__init__()
         self.kind, self.package = kind, package
+        CHOICES[setting] = self
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator that adds a class or function under a name."""

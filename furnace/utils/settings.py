@@ -1,9 +1,31 @@
-"""The settings of an experiment: every name that a config.py may assign, its type, its meaning and its default."""
+"""The settings of an experiment: every name that a config.py may assign, its type, its meaning and its default.
 
-from collections.abc import Callable
+Methods own further ones, see `furnace/methods/settings.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+import numpy as np
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+)
+
+from furnace.utils.errors import UserError
+from furnace.utils.names import CHOICES
 
 # Where things are on this machine.
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
@@ -29,22 +51,43 @@ def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() in ("none", "") else value
 
 
-Floats = Annotated[list[float], BeforeValidator(_split)]
-OptionalFloats = Annotated[list[float] | None, BeforeValidator(_split), BeforeValidator(_none)]
-Names = Annotated[list[str], BeforeValidator(_split)]
+Floats = Annotated[tuple[float, ...], BeforeValidator(_split)]
+OptionalFloats = Annotated[tuple[float, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
-REQUIRED: Any = None  # default of the settings that config.py must assign
+REQUIRED: Any = ...  # default of the settings that config.py must assign
 # Beyond these a number is a slip of the pen, which would cost all memory before it failed.
 MAX_SIDE = 2**14
 MAX_SCALE = 16
 MAX_EPOCH_SAMPLES = 10**8
 Share = Annotated[float, Field(ge=0, le=1)]
+OptionalCount = Annotated[NonNegativeInt | None, BeforeValidator(_none)]
 
 
 class Settings(BaseModel):
-    """Every setting. Those without a default must be assigned in config.py."""
+    """Checked settings, which do not change any more. Those without a default must be assigned in config.py."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line each about how config.py was understood."""
+        return self._notes
+
+    @classmethod
+    def noted(cls, values: Mapping[str, Any], notes: tuple[str, ...] = ()) -> "Settings":
+        """Settings of values that `check` has found to be right."""
+        C = cls.model_construct(**values)
+        C._notes = notes
+        return C
+
+    def updated(self, **changes: Any) -> "Settings":
+        """A checked copy with other values. Raises UserError, one line for each fault."""
+        found, faults = check(type(self), self.model_dump() | changes)
+        if faults:
+            raise UserError("\n".join(f"{', '.join(fault.names)}: {fault.message}" for fault in faults))
+        return self.noted(found, self._notes)
 
     # Folders
     volna: str = Field(
@@ -68,18 +111,19 @@ class Settings(BaseModel):
     )
     test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
     num_classes: PositiveInt = Field(REQUIRED, description="classes, without the ignored one", le=255)
-    class_names: Names = Field([], description="names, if the catalog has none for dataset_name")
-    image_mean: Floats = Field([0.485, 0.456, 0.406], description="RGB mean of the normalisation, in [0, 1]")
-    image_std: Floats = Field([0.229, 0.224, 0.225], description="RGB standard deviation, likewise")
+    class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
+    image_mean: Floats = Field((0.485, 0.456, 0.406), description="RGB mean of the normalisation, in [0, 1]")
+    image_std: Floats = Field((0.229, 0.224, 0.225), description="RGB standard deviation, likewise")
     image_height: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
     image_width: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
     train_scale_array: Floats = Field(
-        [0.5, 0.75, 1, 1.5, 1.75, 2.0], description="scales, one drawn per training image"
+        (0.5, 0.75, 1, 1.5, 1.75, 2.0), description="scales, one drawn per training image"
     )
-    num_train_imgs: PositiveInt = Field(REQUIRED, description="labelled images that the epoch's length counts with")
-    num_unsup_imgs: NonNegativeInt = Field(
-        REQUIRED, description="unlabelled images that the epoch's length counts with"
+    num_train_imgs: OptionalCount = Field(
+        None, description="labelled images, if config.py computes niters_per_epoch from them"
     )
+    num_unsup_imgs: OptionalCount = Field(None, description="unlabelled images, likewise")
+    max_samples: OptionalCount = Field(None, description="samples per epoch, likewise")
     num_workers: NonNegativeInt = Field(
         4, description="loader processes per device; 0 loads in the training process", le=2**10
     )
@@ -88,26 +132,11 @@ class Settings(BaseModel):
     )
 
     # Method
-    method: Literal["cpcl", "supervised", "cps", "mean_teacher"] = Field(
-        "cpcl", description="training method; docs/methods.md describes each"
-    )
+    method: str = Field("cpcl", description="training method; docs/methods.md describes each")
     labeled_ratio: PositiveInt = Field(REQUIRED, description="1/labeled_ratio of the images are labelled")
-    unsup_weight: float = Field(REQUIRED, description="weight of the unsupervised losses", ge=0)
-    unsup_warmup: Share = Field(0, description="share of the run over which that weight rises linearly from 0")
-    pseudo_labels: Literal["both", "intersection", "union"] = Field(
-        "both", description="cpcl: both (intersection for branch 1, union for branch 2), or one for both branches"
-    )
-    union_choice: Literal["disagreement", "confidence"] = Field(
-        "disagreement", description="cpcl, where branches differ: class in more disagreement, or surer branch"
-    )
-    student_view: str = Field("weak", description="view")
-    optimizer: str = Field("sgd", description="optimizer")
-    lr_backbone: PositiveFloat = Field(1.0, description="factor of the encoder's learning rate")
-    reweight: bool = Field(True, description="cpcl: weight pseudo labels by their confidence")
-    ema_decay: Share = Field(0.99, description="mean_teacher: share of the teacher that stays, each iteration")
     cutmix: bool = Field(True, description="mix unlabelled images; without it methods see the first stream alone")
     cutmix_mask_prop_range: Floats = Field(
-        [0.25, 0.5], description="smallest and largest share of the area under boxes"
+        (0.25, 0.5), description="smallest and largest share of the area under boxes"
     )
     cutmix_boxmask_n_boxes: PositiveInt = Field(3, description="boxes per CutMix mask", le=1000)
     cutmix_boxmask_fixed_aspect_ratio: bool = Field(False, description="boxes of the image's aspect ratio")
@@ -122,26 +151,25 @@ class Settings(BaseModel):
     class_weight: OptionalFloats = Field(None, description="weights of the classes in the supervised loss")
 
     # Network
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
-        REQUIRED, description="backbone"
-    )
-    pretrained_model: OptionalText = Field(REQUIRED, description="backbone weights: a file, 'imagenet', or None")
+    backbone: str = Field(REQUIRED, description="encoder, or two, separated by a comma, one for each branch")
+    pretrained_model: OptionalText = Field(None, description="encoder weights: a file, 'imagenet', or None")
     head_channels: PositiveInt = Field(256, description="width of the DeepLabv3+ head; 256 in the paper", le=2**13)
     bn_eps: PositiveFloat = Field(1e-5, description="BatchNorm epsilon")
     bn_momentum: Share = Field(0.1, description="BatchNorm momentum")
 
     # Optimization
     seed: NonNegativeInt = Field(12345, description="everything random follows from it")
+    optimizer: str = Field("sgd", description="optimizer: sgd, adamw")
     lr: PositiveFloat = Field(REQUIRED, description="learning rate of both optimizers")
+    lr_backbone: PositiveFloat = Field(1.0, description="factor of the encoder's learning rate")
     lr_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate policy")
     momentum: Share = Field(0.9, description="SGD momentum")
-    weight_decay: float = Field(1e-4, description="SGD weight decay; none on norms and biases", ge=0)
+    weight_decay: float = Field(1e-4, description="weight decay; none on norms, biases and embeddings", ge=0)
     batch_size: PositiveInt = Field(
-        REQUIRED, description="labelled images a step, and as many from each unlabelled stream", le=2**16
+        REQUIRED, description="labelled images per step, and as many from each unlabelled stream", le=2**16
     )
     nepochs: PositiveInt = Field(REQUIRED, description="epochs", le=10**6)
-    max_samples: PositiveInt = Field(REQUIRED, description="samples an epoch")
-    niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations an epoch", le=10**7)
+    niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations per epoch", le=10**7)
 
     # Speed
     amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="mixed precision; auto: bf16 on a GPU")
@@ -178,18 +206,18 @@ class Settings(BaseModel):
     # Evaluation
     eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window", le=MAX_SIDE)
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)
-    eval_scale_array: Floats = Field([1], description="scales, whose scores are added")
+    eval_scale_array: Floats = Field((1.0,), description="scales, whose scores are added")
     eval_batch_size: PositiveInt = Field(
         8, description="windows in one pass of the network, of several images", le=2**12
     )
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
 
 
-def _is_range_of_scales(scales: list[float]) -> bool:
+def _is_range_of_scales(scales: tuple[float, ...]) -> bool:
     return bool(scales) and 0 < min(scales) <= max(scales) <= MAX_SCALE
 
 
-def _is_range_of_shares(ends: list[float]) -> bool:
+def _is_range_of_shares(ends: tuple[float, ...]) -> bool:
     return len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
 
 
@@ -216,7 +244,7 @@ RULES: list[tuple[tuple[str, ...], str, Callable[[Settings], bool]]] = [
     ),
     (
         ("niters_per_epoch", "batch_size"),
-        f"their product must be at most {MAX_EPOCH_SAMPLES} samples an epoch",
+        f"their product must be at most {MAX_EPOCH_SAMPLES} samples per epoch",
         lambda C: C.niters_per_epoch * C.batch_size <= MAX_EPOCH_SAMPLES,
     ),
     (
@@ -230,3 +258,86 @@ RULES: list[tuple[tuple[str, ...], str, Callable[[Settings], bool]]] = [
         lambda C: len(C.class_names) in (0, C.num_classes),
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with settings: `kind` is "unset", "unknown", "value" or "rule" (of several settings)."""
+
+    kind: str
+    names: tuple[str, ...]
+    message: str
+
+
+WRONG = object()
+# In place of pydantic's own words.
+MESSAGES = {
+    "float_parsing": "is not a number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "bool_parsing": "is neither true nor false",
+}
+
+
+def check(schema: type[Settings], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """Values of all settings, defaults included, and everything that is wrong with them."""
+    found, faults = {}, []
+    for name in values.keys() - schema.model_fields.keys():
+        faults.append(Fault("unknown", (name,), " ".join(schema.model_fields)))
+    for name, field in schema.model_fields.items():
+        if name not in values and field.is_required():
+            faults.append(Fault("unset", (name,), field.description))
+        elif name not in values:
+            found[name] = field.get_default(call_default_factory=True)
+        else:
+            try:
+                found[name] = _adapters(schema)[name].validate_python(plain(values[name]))
+            except ValidationError as error:
+                first = error.errors()[0]
+                message = MESSAGES.get(first["type"], first["msg"])
+                faults.append(Fault("value", (name,), f"{message} ({field.description})"))
+    faults += [Fault("value", (name,), message) for name, message in _unknown_choices(found)]
+    C = SimpleNamespace(**found)
+    known = ((names, must, fits) for names, must, fits in RULES if all(name in found for name in names))
+    faults += [Fault("rule", names, must) for names, must, fits in known if not fits(C)]
+    return found, faults
+
+
+def parse(schema: type[Settings], name: str, value: Any) -> Any:
+    """The value of one setting; `value` itself if there is no such setting, `WRONG` if it is not one of its values."""
+    if name not in schema.model_fields:
+        return value
+    try:
+        return _adapters(schema)[name].validate_python(plain(value))
+    except ValidationError:
+        return WRONG
+
+
+@lru_cache(maxsize=4)
+def _adapters(schema: type[Settings]) -> dict[str, TypeAdapter]:
+    numbers = ConfigDict(allow_inf_nan=False)
+    return {
+        name: TypeAdapter(Annotated[field.annotation, field], config=numbers)
+        for name, field in schema.model_fields.items()
+    }
+
+
+def plain(value: Any) -> Any:
+    """Paths as text, NumPy's arrays and numbers as Python's."""
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _unknown_choices(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings whose value names what no registry has."""
+    faults = []
+    for name, registry in CHOICES.items():
+        value = found.get(name, ())
+        names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        faults += [(name, registry.unknown(one)) for one in names if one not in registry.all()]
+    return faults

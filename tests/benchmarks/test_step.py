@@ -11,8 +11,8 @@ from benchmarks.published import published_losses
 from benchmarks.step import Arrangement
 from furnace.datasets.batch import TrainBatch
 from furnace.methods.build import build_method, build_network
-from furnace.utils.config import Config
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.engine.steps import random_batch
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("changes", [{}, {"ohem": True, "ohem_min_kept": 60, "class_weight": [0.5, 1.5] * 10 + [1]}])
-def test_the_published_arrangement_has_the_same_loss(make_settings: Callable[..., Config], changes: dict):
+def test_the_published_arrangement_has_the_same_loss(make_settings: Callable[..., Settings], changes: dict):
     C = make_settings(head_channels=8, unsup_weight=2, **changes)
     network = build_network(C).double().train()
     batch = random_batch(C, CPU).map(lambda t: t.double() if t.is_floating_point() else t)
@@ -46,7 +46,7 @@ def test_what_the_published_step_does_not_have_is_refused():
         step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "-o", "method=cps"])
 
 
-def test_a_batch_too_large_for_the_memory_is_cut(make_settings: Callable[..., Config]):
+def test_a_batch_too_large_for_the_memory_is_cut(make_settings: Callable[..., Settings]):
     C, sizes = make_settings(batch_size=4), []
 
     def step(batch: TrainBatch) -> None:
@@ -60,7 +60,7 @@ def test_a_batch_too_large_for_the_memory_is_cut(make_settings: Callable[..., Co
     assert arrangement.seconds == 4 * median(arrangement.clock.parts["step"])
 
 
-def test_a_single_image_too_large_is_an_error(make_settings: Callable[..., Config]):
+def test_a_single_image_too_large_is_an_error(make_settings: Callable[..., Settings]):
     def step(batch: TrainBatch) -> None:
         raise torch.OutOfMemoryError("too much")
 

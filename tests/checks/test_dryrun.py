@@ -34,11 +34,11 @@ def C(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
 
 def test_activations_grow_with_pixels_and_networks(C: Settings):
     once = activation_bytes(C)
-    C.batch_size = 8
+    C = C.updated(batch_size=8)
     assert activation_bytes(C) == pytest.approx(2 * once, rel=0.05)
-    C.accumulate = 4
+    C = C.updated(accumulate=4)
     assert activation_bytes(C) == pytest.approx(once / 2, rel=0.05)
-    C.method = "supervised"
+    C = C.updated(method="supervised")
     # The graph of one forward pass lives at a time, however many there are.
     assert activation_bytes(C) == pytest.approx(once / 2, rel=0.05)
 
@@ -76,7 +76,7 @@ def test_nothing_is_downloaded(C: Settings, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(pretrained, "imagenet_weights", download)
-    C.pretrained_model = "imagenet"
+    C = C.updated(pretrained_model="imagenet")
     with no_downloads():
         _, said = dry_run_of(C)
     assert "is not there yet" in said and "nothing is downloaded" in said and not (tmp_path / "hub").exists()
@@ -87,7 +87,7 @@ def test_nothing_is_downloaded(C: Settings, tmp_path: Path, monkeypatch: pytest.
 def test_snapshots_that_can_not_be_written_are_a_problem(C: Settings, tmp_path: Path):
     trainer = Trainer(C, CPU)
     (tmp_path / "a_file").write_text("")
-    C.snapshot_dir = str(tmp_path / "a_file" / "snapshot")
+    C = C.updated(snapshot_dir=str(tmp_path / "a_file" / "snapshot"))
     found = check_disk(C, trainer)
     assert found.level == Level.PROBLEM and "a_file can't be written into" in found.text
 
@@ -108,7 +108,7 @@ def test_disk_needed_is_that_of_the_snapshots(C: Settings, tmp_path: Path, monke
     trainer.save(0)
     size = (Path(C.snapshot_dir) / "epoch-0.pth").stat().st_size / 2**20
     assert float(found.text.split()[3]) == pytest.approx(size, rel=0.01)
-    C.keep_snapshots = 1
+    C = C.updated(keep_snapshots=1)
     assert check_disk(C, trainer).text.startswith("1 snapshots of ")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
     found = check_disk(C, trainer)

@@ -119,16 +119,15 @@ def test_a_folder_of_images_is_a_source_of_unlabelled_images(make_settings, voc_
     assert [sample.name for sample in dataset.unlabeled] == ["2009_000000", "2009_000001", "2009_000002"]
 
 
-@pytest.mark.parametrize("source, images", [("train_source", 5), ("unsup_source", 7)])
-def test_a_batch_larger_than_a_list_is_refused(make_settings, source: str, images: int) -> None:
-    C = make_settings(batch_size=images + 1)
-    if source == "unsup_source":
-        C.train_source = C.unsup_source
-        C.unsup_source = str(Path(C.dataset_path) / "subset_train_aug/train_aug_unlabeled_1-8.txt")
-    with pytest.raises(
-        UserError, match=rf"C\.batch_size = {images + 1} is larger than .* with {images} images; lower it"
-    ):
-        build_train_set(C)
+def test_a_list_shorter_than_a_batch_is_repeated(make_settings) -> None:
+    C = make_settings(batch_size=6)
+    one = Path(C.train_source).with_name("one.txt")
+    one.write_text(Path(C.train_source).read_text().split()[0])
+    C = C.updated(train_source=str(one))
+    dataset = build_train_set(C)
+    assert {dataset.sample(0, position, 0).name for position in range(6)} == {one.read_text()}
+    batch = next(iter(build_train_loader(C, dataset)))
+    assert len(batch.images) == len(batch.unlabeled_0) == 6
 
 
 def test_missing_list_and_missing_folder_are_named(make_settings, voc_root: Path) -> None:

@@ -13,7 +13,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.engine.learner import Learner
 from furnace.methods.build import build_criterion
 from furnace.methods.supervised import Supervised
-from furnace.utils.config import Config
+from furnace.utils.settings import Settings
 from tests.engine.processes import GroupNormNetwork
 
 K, BATCH, SIDE = 21, 4, 32
@@ -29,7 +29,7 @@ def labeled_batch(same: bool) -> TrainBatch:
     return TrainBatch(images.contiguous(), labels.contiguous())
 
 
-def one_step(C: Config, batch: TrainBatch) -> tuple[dict[str, float], list[torch.Tensor]]:
+def one_step(C: Settings, batch: TrainBatch) -> tuple[dict[str, float], list[torch.Tensor]]:
     """Scalars and gradients of the first step."""
     torch.manual_seed(0)
     network = GroupNormNetwork(K).double()
@@ -49,7 +49,7 @@ def one_step(C: Config, batch: TrainBatch) -> tuple[dict[str, float], list[torch
 @pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize("ohem", [False, True])
 def test_parts_and_whole_have_the_same_scalars_and_gradients(
-    make_settings: Callable[..., Config], parts: int, ohem: bool
+    make_settings: Callable[..., Settings], parts: int, ohem: bool
 ):
     # With the same image in every place the hardest pixels of a part are those of the whole.
     settings = {"batch_size": BATCH, "ohem": ohem, "ohem_thresh": 0.0, "ohem_min_kept": SIDE * SIDE // 8}

@@ -14,8 +14,8 @@ from furnace.engine.continuing import load_optimizer
 from furnace.engine.optim import OPTIMIZERS
 from furnace.engine.snapshot_folder import AUTOSAVE
 from furnace.engine.trainer import Trainer
-from furnace.utils.config import Config
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.engine.small_snapshots import trained
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ class Cut(Exception):
     """Ends a run in the middle, as nothing it knows would."""
 
 
-def train(C: Config, resume: str | None = None, stop_after: int | None = None, **options) -> list[dict]:
+def train(C: Settings, resume: str | None = None, stop_after: int | None = None, **options) -> list[dict]:
     """Train and return every iteration's scalars; `stop_after` so many iterations in all, saved or not."""
     trainer = Trainer(C, CPU, resume, console=Console(quiet=True), **options)
     seen = []
@@ -46,7 +46,7 @@ def train(C: Config, resume: str | None = None, stop_after: int | None = None, *
     return seen
 
 
-def final(C: Config) -> dict:
+def final(C: Settings) -> dict:
     return torch.load(Path(C.snapshot_dir) / "epoch-last.pth", weights_only=True)
 
 
@@ -61,8 +61,8 @@ def tensor_text(tensor: torch.Tensor) -> str:
 
 
 @pytest.fixture
-def settings(make_settings, tmp_path) -> Callable[..., Config]:
-    def make(run: str, **changes) -> Config:
+def settings(make_settings, tmp_path) -> Callable[..., Settings]:
+    def make(run: str, **changes) -> Settings:
         small = {"head_channels": 8, "log_dir": str(tmp_path / run), "snapshot_dir": str(tmp_path / run / "snapshot")}
         return make_settings(**small, **changes)
 

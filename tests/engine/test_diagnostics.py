@@ -78,7 +78,7 @@ def loaded_batch(diagnostics: Diagnostics, iteration: int) -> TrainBatch:
 @pytest.mark.parametrize("count", [3, 1])
 @pytest.mark.parametrize("cutmix", [True, False])
 def test_withheld_labels_belong_to_the_mixed_images(C: Settings, cutmix: bool, count: int):
-    C.cutmix = cutmix
+    C = C.updated(cutmix=cutmix)
     diagnostics = Diagnostics(C, build_train_set(C))
     batch = loaded_batch(diagnostics, 4)
     truth = diagnostics.withheld(4, batch, count).numpy()
@@ -146,7 +146,7 @@ def test_strip_shows_the_maps(diagnostics: Diagnostics, C: Settings):
 def test_methods_without_cpcls_labels_show_their_teachers(
     make_settings: Callable[..., Settings], C: Settings, writer: SummaryWriter, method: str, teachers: list[int]
 ):
-    C = C.model_copy(update={"method": method, "head_channels": 8})
+    C = C.updated(method=method, head_channels=8)
     diagnostics = Diagnostics(C, build_train_set(C))
     batch = loaded_batch(diagnostics, 3)
     images = {name: getattr(batch, name).float() / 255 for name in ("images", "unlabeled_0", "unlabeled_1")}
@@ -195,7 +195,7 @@ def test_missing_labels_are_named(C: Settings):
     dataset.unlabeled[4].label.unlink()
     with pytest.raises(UserError, match=rf"C\.diagnose.*{dataset.unlabeled[4].image.name}"):
         Diagnostics(C, dataset)
-    C.diagnose = False
+    C = C.updated(diagnose=False)
     Diagnostics(C, dataset)
 
 

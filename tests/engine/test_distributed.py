@@ -21,9 +21,9 @@ from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
 from furnace.engine.snapshots import Snapshot, save_snapshot
 from furnace.inference.evaluator import Evaluator
 from furnace.methods.build import build_network
-from furnace.utils.config import Config
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.engine.processes import evaluate_share, in_processes, report_skipped, train_steps
 from tests.tiny_data import write_palette_label
@@ -53,7 +53,7 @@ def test_losses_change_over_the_steps(histories: dict):
     assert len({step["loss"] for step in histories[1][0]}) == len(histories[1][0])
 
 
-def test_evaluation_counts_every_image_once(make_settings: Callable[..., Config], voc_root: Path, tmp_path: Path):
+def test_evaluation_counts_every_image_once(make_settings: Callable[..., Settings], voc_root: Path, tmp_path: Path):
     label = voc_root / "val" / "label" / "2009_000001.png"
     write_palette_label(label, np.full_like(read_label(label, 21), IGNORE_INDEX))
     C = make_settings(head_channels=8, eval_crop_size=32)

@@ -15,8 +15,8 @@ from furnace.datasets.loaders import build_train_set
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.toy import make_toy
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
+from furnace.methods.settings import load_config
 from furnace.tools.torture_victim import same_weights
-from furnace.utils.config import load_config
 from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
 from tests.conftest import REPOSITORY
 

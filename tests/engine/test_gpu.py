@@ -12,7 +12,7 @@ from furnace.engine.trainer import Trainer
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.predictor import Outputs, Predictor
 from furnace.seg_opr.confusion import confusion_matrix
-from furnace.utils.config import Config
+from furnace.utils.settings import Settings
 from tests.engine.steps import random_batch, seeded_learner
 
 pytestmark = pytest.mark.gpu
@@ -20,7 +20,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SIZE = {"head_channels": 32, "image_height": 65, "image_width": 97, "batch_size": 4}
 
 
-def test_float32_step_is_that_of_the_cpu(make_settings: Callable[..., Config]):
+def test_float32_step_is_that_of_the_cpu(make_settings: Callable[..., Settings]):
     C = make_settings(**SIZE)
     there, here = (seeded_learner(C, device).step(random_batch(C, device), 0) for device in (GPU, CPU))
     for name, value in here.scalars.items():
@@ -28,7 +28,7 @@ def test_float32_step_is_that_of_the_cpu(make_settings: Callable[..., Config]):
 
 
 @pytest.mark.parametrize("options", [{"amp": "bf16"}, {"amp": "fp16"}, {"compiled": True}])
-def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Config], options: dict):
+def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings], options: dict):
     C = make_settings(**SIZE)
     batch = random_batch(C, GPU)
     plain, fast = seeded_learner(C, GPU), seeded_learner(C, GPU, **options)
@@ -44,7 +44,7 @@ def test_counts_are_those_of_the_cpu():
     assert torch.equal(there.cpu(), confusion_matrix(target, prediction, 21))
 
 
-def test_no_synchronisation_within_a_step(make_settings: Callable[..., Config]):
+def test_no_synchronisation_within_a_step(make_settings: Callable[..., Settings]):
     C = make_settings(**SIZE)
     learner, batch = seeded_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
     learner.step(batch, 0)
@@ -55,7 +55,7 @@ def test_no_synchronisation_within_a_step(make_settings: Callable[..., Config]):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_peak_memory_is_well_below_that_of_the_published_arrangement(make_settings: Callable[..., Config]):
+def test_peak_memory_is_well_below_that_of_the_published_arrangement(make_settings: Callable[..., Settings]):
     C = make_settings(backbone="resnet50", head_channels=256, image_height=512, image_width=512, batch_size=4)
     batch = random_batch(C, GPU)
     held = allocated(GPU)
@@ -68,10 +68,10 @@ def test_peak_memory_is_well_below_that_of_the_published_arrangement(make_settin
     assert ours.peak <= 0.6 * published.peak
 
 
-def test_a_run_of_a_cpu_goes_on_on_a_gpu(make_settings: Callable[..., Config], tmp_path: Path):
+def test_a_run_of_a_cpu_goes_on_on_a_gpu(make_settings: Callable[..., Settings], tmp_path: Path):
     C = make_settings(**SIZE, log_dir=tmp_path / "log", snapshot_dir=tmp_path / "log" / "snapshot", compile="off")
     Trainer(C, CPU, console=Console(quiet=True)).fit()
-    C = C.model_copy(update={"nepochs": 3})
+    C = C.updated(nepochs=3)
     trainer = Trainer(C, GPU, "auto", console=Console(quiet=True))
     assert trainer.start_iteration == 6
     trainer.fit()

@@ -15,7 +15,7 @@ from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.learner import Learner, StepOutput
 from furnace.methods.build import build_method
-from furnace.utils.config import load_config
+from furnace.methods.settings import load_config
 from tests.conftest import REPOSITORY
 from tests.golden_values import fill_deterministic, load_arrays, load_json, relative_error
 

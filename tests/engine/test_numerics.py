@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from furnace.engine.numerics import GROWTH_STEPS, LossScale, chosen_amp, chosen_compile, memory_format, set_precision
-from furnace.utils.config import Config
+from furnace.utils.settings import Settings
 from tests.engine.steps import random_batch, seeded_learner
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -46,7 +46,7 @@ def test_reference_numerics_without_amp():
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_bf16_step_is_close_to_float32_and_keeps_float32_weights(make_settings: Callable[..., Config]):
+def test_bf16_step_is_close_to_float32_and_keeps_float32_weights(make_settings: Callable[..., Settings]):
     C = make_settings(head_channels=8)
     batch = random_batch(C, CPU)
     losses = {}
@@ -62,7 +62,7 @@ def test_bf16_step_is_close_to_float32_and_keeps_float32_weights(make_settings: 
 class Steps:
     """A learner under fp16 on noise; losses or gradients of chosen iterations are not finite."""
 
-    def __init__(self, C: Config):
+    def __init__(self, C: Settings):
         self.learner = seeded_learner(C, CPU, amp="fp16")
         self.learner.scale.scale.fill_(8)  # noise itself would overflow under the first scale of a run
         self.batch = random_batch(C, CPU)
@@ -75,7 +75,7 @@ class Steps:
             hook.remove()
 
 
-def test_gradients_that_overflow_lower_the_scale_and_skip_one_update(make_settings: Callable[..., Config]):
+def test_gradients_that_overflow_lower_the_scale_and_skip_one_update(make_settings: Callable[..., Settings]):
     steps = Steps(make_settings(method="supervised"))
     before = steps.learner.network.branch1.classifier.weight.clone()
     steps.take(0, "inf")
@@ -87,7 +87,7 @@ def test_gradients_that_overflow_lower_the_scale_and_skip_one_update(make_settin
     assert steps.learner.guard.check() == []
 
 
-def test_gradients_that_no_scale_makes_finite_are_a_fault(make_settings: Callable[..., Config]):
+def test_gradients_that_no_scale_makes_finite_are_a_fault(make_settings: Callable[..., Settings]):
     steps = Steps(make_settings(method="supervised"))
     for iteration in range(5):
         steps.take(iteration, "nan")

@@ -27,10 +27,10 @@ def test_continuations_are_added(make_settings: Callable[..., Settings], tmp_pat
     assert begun["settings"]["lr"] == C.lr and begun["lists"]["labelled"]["images"] == 5
     (path.parent / "epoch-0.pth").touch()
     first_lr = C.lr
-    C.lr = 0.5
-    C.on_nan = "skip"
+    C = C.updated(lr=0.5)
+    C = C.updated(on_nan="skip")
     note("second")
-    C.lr = first_lr
+    C = C.updated(lr=first_lr)
     record = note("third")
     assert {key: value for key, value in record.items() if key != "continuations"} == begun
     second, third = record["continuations"]

@@ -25,16 +25,16 @@ from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils import files
-from furnace.utils.config import Config
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def settings(make_settings, tmp_path) -> Callable[..., Config]:
-    def make(**changes) -> Config:
+def settings(make_settings, tmp_path) -> Callable[..., Settings]:
+    def make(**changes) -> Settings:
         folders = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
         return make_settings(**{"method": "supervised", **NARROW, **folders, **changes})
 

@@ -111,7 +111,7 @@ def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
 def test_other_conditions_stand_beside_the_plain_ones(C: Settings, tmp_path: Path):
     changes = [{}, {"eval_scale_array": [0.5, 1]}, {"eval_flip": True}, {"eval_crop_size": 32}, {"eval_stride_rate": 1}]
     for change in [*changes, {"eval_flip": True}]:
-        changed = C.model_copy(update=change)
+        changed = C.updated(**change)
         (result,) = Evaluator(changed, CPU, console=quiet()).run("1")
     entries = read_results(tmp_path / "log" / RESULTS)
     found = [(e["scales"], e["flip"], e["crop"], e["stride_rate"]) for e in entries]
@@ -164,7 +164,7 @@ def test_folders_that_can_not_be_written_are_named(C: Settings, tmp_path: Path):
     (tmp_path / "a_file").write_text("")
     with pytest.raises(UserError, match=r"a_file/.*can't be written"):
         Evaluator(C, CPU, save_to=tmp_path / "a_file", console=quiet()).run("1")
-    C.log_dir = str(tmp_path / "a_file")
+    C = C.updated(log_dir=str(tmp_path / "a_file"))
     with pytest.raises(UserError, match="a_file: can't be written"):
         Evaluator(C, CPU, console=quiet()).run("1")
 
@@ -173,6 +173,6 @@ def test_missing_list_and_snapshot(C: Settings):
     evaluator = Evaluator(C, CPU, console=quiet())
     with pytest.raises(UserError, match="no such snapshot"):
         evaluator.run("5")
-    C.eval_source = "nowhere.txt"
+    C = C.updated(eval_source="nowhere.txt")
     with pytest.raises(UserError, match=r"nowhere\.txt: no such list"):
         Evaluator(C, CPU, console=quiet())

@@ -125,7 +125,7 @@ def test_without_images_and_with_several_snapshots(C: Settings, lively_snapshot:
     place(lively_snapshot, C, "epoch-3.pth")
     with pytest.raises(UserError, match="names 2 snapshots"):
         Exporter(C, "1", Form("torchscript")).run("1-")
-    C.eval_source = "nowhere.txt"
+    C = C.updated(eval_source="nowhere.txt")
     path, said = export(C, "1", Form("torchscript", labels=True))
     assert "not compared on real images: nowhere.txt" in said and path.is_file()
 

@@ -188,7 +188,7 @@ def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C: Settings, photos:
     (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:60])
     with pytest.raises(UserError, match=r"cut\.png: can't be decoded.*; -o on_bad_image=skip leaves such pictures out"):
         Predictor(C, CPU, None, Outputs(tmp_path / "stopped")).run("last", [str(photos)])
-    C.on_bad_image = "skip"
+    C = C.updated(on_bad_image="skip")
     Predictor(C, CPU, None, Outputs(tmp_path / "out")).run("last", [str(photos)])
     assert sorted(path.name for path in (tmp_path / "out" / "label").rglob("*.png")) == ["a.png", "b.png"]
     said = capsys.readouterr()

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from furnace.engine.distributed import CPU
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.submission import Submission
-from furnace.utils.config import load_config
+from furnace.methods.settings import load_config
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY, TINY_RUN
@@ -95,7 +95,7 @@ def test_voc_folders_and_palette(make_settings: Callable[..., Settings], tmp_pat
     C = make_settings(log_dir=str(tmp_path / "log"), eval_crop_size=40, test_folder="val", **NARROW)
     root = Path(C.dataset_path)
     (root / "test.txt").write_text("2009_000002\n2009_000000\n")
-    C.test_source = str(root / "test.txt")
+    C = C.updated(test_source=str(root / "test.txt"))
     place(lively_snapshot, C)
     Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet()).run("last")
     shutil.rmtree(root / "val" / "label")
@@ -117,9 +117,9 @@ def test_refusals(make_settings: Callable[..., Settings], tmp_path: Path, lively
     place(lively_snapshot, C, "epoch-1.pth", "epoch-2.pth")
     with pytest.raises(UserError, match="takes one"):
         Submission(C, CPU, None, tmp_path, quiet()).run("1-")
-    C.test_source = "nowhere.txt"
+    C = C.updated(test_source="nowhere.txt")
     with pytest.raises(UserError, match="no such list"):
         Submission(C, CPU, None, tmp_path, quiet())
-    C.dataset_name = "camvid"
+    C = C.updated(dataset_name="camvid")
     with pytest.raises(UserError, match="no benchmark server"):
         Submission(C, CPU, None, tmp_path, quiet())

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from furnace.datasets import toy
+from furnace.methods.settings import load_config
 from furnace.tools import make_toy
-from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
 

@@ -14,8 +14,8 @@ from furnace.datasets.loaders import build_train_set
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import read_list
 from furnace.engine.trainer import check_shares
+from furnace.methods.settings import load_config
 from furnace.tools.new_experiment import main, pair
-from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.tiny_data import write_image, write_palette_label

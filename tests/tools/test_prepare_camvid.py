@@ -8,8 +8,8 @@ from PIL import Image
 
 from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import read_list
+from furnace.methods.settings import load_config
 from furnace.tools.prepare_camvid import main
-from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
 from tests.official_archives import png, write_folder, write_zip
 

@@ -10,9 +10,9 @@ from PIL import Image
 from furnace.datasets.protocols import PROTOCOLS
 from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import list_hash, read_list
+from furnace.methods.settings import load_config
 from furnace.tools import preparing
 from furnace.tools.prepare_voc import main
-from furnace.utils.config import load_config
 from furnace.utils.errors import UserError
 from tests.official_archives import (
     OFFICIAL_CLASS,
