@@ -28,6 +28,7 @@ from furnace.engine.unreadable import Unreadable
 from furnace.methods.build import METHODS, build_network
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
+from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import counted
@@ -89,8 +90,14 @@ class Trainer:
 
         Raises:
             Stopped: a signal asked for it; the state is saved.
-            UserError: a fault; the state before it is saved where there is one fit to be saved.
+            UserError: a fault; the state before it is saved where there is one fit to be saved. Or another run writes
+                into the same folders.
         """
+        folders = (self.C.log_dir, self.C.snapshot_dir) if rank() == 0 else ()
+        with locked(*folders, warn=self.notes.append):
+            self._fit()
+
+    def _fit(self) -> None:
         C = self.C
         self._begin()
         if self.iteration >= self.total:  # killed after its last save, or simply asked again

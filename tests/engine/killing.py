@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from furnace.tools.torture_victim import Victim, same_weights
+from furnace.utils.locks import HOLDER, LOCK
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
         "continued": sum("-c auto: continues" in ending.text for ending in endings),
         "fallen_back": sum("damaged" in ending.text for ending in endings),
         "same": same_weights(victim.result(), reference) if last.status == 0 else last.text,
-        "left": sorted(path.name for path in victim.snapshot_dir.iterdir()),
+        "left": sorted({path.name for path in victim.snapshot_dir.iterdir()} - {LOCK, HOLDER}),
     }
     print(json.dumps(found))
 

@@ -23,7 +23,7 @@ from furnace.engine.recipe import describe_division
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
-from furnace.utils import files
+from furnace.utils import files, locks
 from furnace.utils.config import Config
 from furnace.utils.errors import UserError
 from tests.tiny_run import NARROW
@@ -202,6 +202,19 @@ def test_a_run_that_was_cut_early_is_not_replaced_unasked(make_trainer) -> None:
     trainer.saver.save_state()
     with pytest.raises(UserError, match=r"holds 1 snapshot of a run, the latest autosave\.pth; continue it"):
         make_trainer()
+
+
+@pytest.mark.parametrize("held", ["log_dir", "snapshot_dir"])
+def test_a_second_run_in_the_same_folders_is_refused_and_touches_nothing(make_trainer, monkeypatch, held: str) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+    trainer = make_trainer()
+    with locks.locked(folder := getattr(trainer.C, held), warn=pytest.fail):
+        with pytest.raises(UserError, match=f"^{folder}: process {os.getpid()} on .* is training here"):
+            trainer.fit()
+        files = {path.name for path in Path(trainer.C.log_dir).rglob("*") if path.is_file()}
+        assert files == {locks.LOCK, locks.HOLDER}
+    trainer.fit()
+    assert LAST in saves(trainer)
 
 
 def test_a_restarted_run_continues_whatever_its_command_says(make_trainer, monkeypatch) -> None:
