@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from furnace.tools.torture_victim import Victim, same_weights
 from furnace.utils.locks import HOLDER, LOCK
+from tests.torture.victim import Victim, same_weights
 
 
 def main() -> None:

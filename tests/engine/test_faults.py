@@ -15,10 +15,10 @@ from furnace.datasets.loaders import build_train_set
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.toy import make_toy
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
-from furnace.tools.torture_victim import same_weights
 from furnace.utils.config import load_config
 from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
 from tests.conftest import REPOSITORY
+from tests.torture.victim import same_weights
 
 LAUNCH = "import sys; from furnace.engine.launcher import run_processes; from furnace.utils.errors import run; "
 LAUNCH += "run(lambda: run_processes(2, sys.argv[1:], restarts=2))"

@@ -1,4 +1,4 @@
-"""What the torture is done to: a small training run in a process of its own, in its own folder."""
+"""The victim of the torture: a small training run in a process of its own, in its own folder."""
 
 import multiprocessing
 import os
@@ -20,8 +20,9 @@ from furnace.datasets.toy import make_toy
 from furnace.engine.checkpoint import LAST, OPTIMIZERS
 from furnace.engine.snapshot_folder import list_saves
 from furnace.utils.errors import run
+from tests.conftest import REPOSITORY
 
-EXPERIMENT = Path(__file__).resolve().parents[2] / "exp_toy"
+EXPERIMENT = REPOSITORY / "exp_toy"
 HANG_SECONDS = 180
 ITERATION = re.compile(r"iteration \d+/\d+")
 WIDE = "1000"  # columns of a terminal on which no message is wrapped
@@ -43,7 +44,7 @@ SETTINGS = {
 
 
 class Failed(Exception):
-    """What a fault should not have led to."""
+    """A fault had another outcome than it should."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,6 @@ class Victim:
         """Process ids of its loaders."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()] if children.is_file() else []
-
-    def scratch(self) -> "Victim":
-        """One that stands where this one does, for faults that change what is learned."""
-        other = object.__new__(Victim)
-        other.__dict__ = {**self.__dict__, "log_dir": self.folder / "scratch"}
-        shutil.rmtree(other.log_dir, ignore_errors=True)
-        if not self.log_dir.is_dir():
-            return other
-        # Saves are only ever replaced, never changed: links are copies.
-        shutil.copytree(self.log_dir, other.log_dir, copy_function=os.link, symlinks=True)
-        return other
 
     def reset(self) -> None:
         """Forget the run."""
