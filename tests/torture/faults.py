@@ -1,6 +1,7 @@
 """The faults of the torture: each is done to a run, and says what became of it."""
 
 import errno
+import itertools
 import os
 import random
 import signal
@@ -15,31 +16,54 @@ from furnace.engine.snapshot_folder import list_saves
 from furnace.engine.trainer import Trainer
 from furnace.utils import files
 from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
-from tests.torture.victim import Failed, Victim
+from tests.torture.victim import HANG_SECONDS, Failed, Victim
 
 TERMINATED = SIGNAL_BASE + signal.SIGTERM
 INTERRUPTED = SIGNAL_BASE + signal.SIGINT
 KILLED = -signal.SIGKILL
-LONGEST_WAIT = 6.0  # seconds: from before the start to some epochs on
+HELD = "save is held"
+MOST_SAVES = 3  # that a kill waits for, of those that a run makes
 
 Fault = Callable[[Victim, random.Random], str]
 
 
 def kill_at_any_moment(victim: Victim, rng: random.Random) -> str:
+    saves, delay = rng.randrange(MOST_SAVES), rng.uniform(0, 0.5)
     victim.start()
-    time.sleep(rng.uniform(0, LONGEST_WAIT))
-    victim.kill()
-    victim.end().expect(KILLED, 0)
-    return "killed"
+    victim.wait_for(lambda: victim.said().count("saved ") >= saves)
+    time.sleep(delay)
+    return _kill(victim)
 
 
 def kill_while_saving(victim: Victim, rng: random.Random) -> str:
-    victim.start()
-    if victim.wait_for(lambda: any(victim.snapshot_dir.glob(".*.part"))):
-        time.sleep(rng.uniform(0, 0.2))
-        victim.kill()
-    victim.end().expect(KILLED, 0)
-    return "killed"
+    number = rng.randrange(1, MOST_SAVES)
+    victim.start(inject=lambda: _hold_save(number))
+    victim.wait_for(lambda: HELD in victim.said())
+    return _kill(victim)
+
+
+def _kill(victim: Victim) -> str:
+    victim.kill()
+    ending = victim.end().expect(KILLED, 0)
+    if "damaged" in ending.text:
+        raise Failed(f"a kill before this one has damaged a save: ...{ending.text}")
+    going_on = ", had continued" if "-c auto: continues" in ending.text else ""
+    return f"killed{going_on}" if ending.status else "status 0"
+
+
+def _hold_save(number: int) -> None:
+    """Let this process stop in the middle of the save of that number, one half being written."""
+    flush, numbers = files._flush, itertools.count(1)
+
+    def hold(path: Path) -> None:
+        if path.name.endswith(".pth.part") and next(numbers) == number:
+            if path.stat().st_nlink == 1:  # else it is a whole snapshot that gets another name
+                os.truncate(path, path.stat().st_size // 2)
+            print(HELD, flush=True)
+            time.sleep(HANG_SECONDS)
+        flush(path)
+
+    files._flush = hold
 
 
 def terminate(victim: Victim, rng: random.Random) -> str:

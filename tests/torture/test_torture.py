@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from io import StringIO
 from tempfile import TemporaryDirectory
 
@@ -17,6 +18,7 @@ from tests.torture.__main__ import RUNS, Torture
 from tests.torture.faults import FAULTS
 from tests.torture.victim import Ending, Failed, same_weights
 
+KILLS = 8
 SHORT = {  # and what becomes of each: the run has not ended before it came
     "SIGINT": "status 130, saved",
     "latest save truncated": "named, an earlier one taken",
@@ -25,22 +27,35 @@ SHORT = {  # and what becomes of each: the run has not ended before it came
 }
 
 
-def test_a_short_torture_is_survived() -> None:
-    chosen = [part for name in SHORT for part in ("--only", name)]
+def torture(names: Iterable[str], rounds: int) -> dict[str, str]:
+    """Inject each fault so many times; returns the outcomes of each."""
+    chosen = [part for name in names for part in ("--only", name)]
     with TemporaryDirectory() as folder:  # its name is so short that the sockets of killed loaders lie in it, too
         done = subprocess.run(
-            [sys.executable, "-m", "tests.torture", "--rounds", "1", *chosen],
+            [sys.executable, "-m", "tests.torture", "--rounds", str(rounds), *chosen],
             cwd=REPOSITORY, capture_output=True, text=True, check=False,
-            env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "TMPDIR": folder, "OMP_NUM_THREADS": "1"},
+            env={"PATH": "/usr/bin:/bin", "COLUMNS": "400", "TMPDIR": folder, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         left = [name for name in os.listdir(folder) if not name.startswith("torchinductor")]  # PyTorch's cache
     assert done.returncode == 0, done.stdout + done.stderr
-    assert RUNS in done.stdout
-    assert "bit for bit" in done.stdout
-    for name in SHORT:
-        (row,) = re.findall(rf"{name} +│ +\d+ +│ +(.*?) +│", done.stdout)
-        assert f"1 x {SHORT[name]}" in row, name
     assert not left, "its folder is left behind"
+    return dict(re.findall(r"│ (\S.*?) +│ +\d+ +│ +(.*?) +│", done.stdout))
+
+
+def test_a_short_torture_is_survived() -> None:
+    outcomes = torture(SHORT, 1)
+    assert "bit for bit" in outcomes[RUNS]
+    for name, expected in SHORT.items():
+        assert f"1 x {expected}" in outcomes[name]
+
+
+def test_kills_at_any_moment_lose_nothing() -> None:
+    at_any_moment, saving = "kill -9 at any moment", "kill -9 while saving"
+    outcomes = torture([at_any_moment, saving], KILLS // 2)
+    assert "bit for bit" in outcomes[RUNS]
+    assert "killed, had continued" in outcomes[saving], "or no save was ever whole"
+    killed = [int(n) for name in (at_any_moment, saving) for n in re.findall(r"(\d+) x killed", outcomes[name])]
+    assert sum(killed) == KILLS
 
 
 class Corpse:
