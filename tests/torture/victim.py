@@ -155,11 +155,12 @@ class Victim:
         return process
 
     def _join(self, process: multiprocessing.Process) -> Ending:
-        process.join(HANG_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise Failed(f"hangs: ...{self.said()[-2000:]}")
+        end = time.monotonic() + HANG_SECONDS
+        while process.is_alive():  # join() would wait for the orphaned loaders of a killed process, too
+            if time.monotonic() > end:
+                process.kill()
+                raise Failed(f"hangs: ...{self.said()[-2000:]}")
+            time.sleep(POLL_SECONDS)
         return Ending(process.exitcode, self.said())
 
 
