@@ -82,8 +82,8 @@ class Trainer:
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
         self.unreadable = Unreadable()
-        # A CPU computes in step with us, so that figures cost nothing; on a GPU each look at them waits.
-        self.record_iter = 1 if device.type == "cpu" else C.record_info_iter
+        # A CPU computes in step with us, so that a look at the losses costs nothing; on a GPU each look waits.
+        self.check_iter = 1 if device.type == "cpu" else C.record_info_iter
 
     def fit(self) -> None:
         """Train to the end of the last epoch.
@@ -139,9 +139,9 @@ class Trainer:
         epoch, step = divmod(iteration, C.niters_per_epoch)
         is_due = step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)
         # Nothing is recorded or saved before it is known to be finite.
-        known = is_due or self.iteration % self.record_iter == 0 or self.iteration == self.total
+        known = is_due or self.iteration % self.check_iter == 0 or self.iteration == self.total
         skipped = self._check_finite() if known else []
-        if not skipped or self.record_iter > 1:
+        if not skipped or self.check_iter > 1:
             monitor.step(iteration, self.learner.learning_rate(iteration), outcome.scalars)
             self.diagnostics.step(iteration, batch, outcome, monitor.writer)
         if is_due:
@@ -254,7 +254,7 @@ class Trainer:
             total=self.total,
             start=self.start_iteration,
             niters_per_epoch=C.niters_per_epoch,
-            record_iter=self.record_iter,
+            record_iter=C.record_info_iter,
             display_iter=C.display_iter,
             console=self.console,
             whole=whole_batch(),

@@ -1,6 +1,7 @@
 """The trainer's own promises: what it saves when, what it refuses, and what it does when a step goes wrong."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from furnace.datasets.reading import Files
 from furnace.engine import diagnostics, figures, saver, spared
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
-from furnace.engine.figures import RESULTS
+from furnace.engine.figures import FIGURES, RESULTS
 from furnace.engine.recipe import describe_division
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
@@ -293,7 +294,7 @@ def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(mak
         expected_trainer.learner.step(expected_trainer.prepare(batch), number)
 
     trainer = make_trainer(**changes)
-    trainer.record_iter = 5
+    trainer.check_iter = 5
     fuse(trainer)
     poison(trainer, 1)
     with pytest.raises(UserError, match=r"iteration 1 \(epoch 0\): loss not finite"):
@@ -304,7 +305,7 @@ def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(mak
 
 def test_a_fault_after_an_unseen_bad_batch_saves_the_state_before_that(make_trainer) -> None:
     trainer = make_trainer()
-    trainer.record_iter = 100
+    trainer.check_iter = 100
     poison(trainer, 1)
     step = trainer.learner.step
 
@@ -333,6 +334,13 @@ def test_bad_batches_are_skipped_up_to_a_bound(make_trainer) -> None:
     poison(trainer, 0, 1)
     with pytest.raises(UserError, match=r"iteration 1 .* 2 iterations skipped, C\.max_nan_skips = 1"):
         trainer.fit()
+
+
+def test_metrics_are_recorded_as_often_as_the_settings_say(make_trainer) -> None:
+    trainer = make_trainer(nepochs=4, record_info_iter=5)
+    trainer.fit()
+    lines = (Path(trainer.C.log_dir) / FIGURES).read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [4, 9, 11]
 
 
 def test_a_skipped_batch_changes_nothing(make_trainer) -> None:

@@ -41,6 +41,7 @@ SETTINGS = {
     "keep_snapshots": 2,
     "autosave_minutes": 0.03,
     "display_iter": 1,
+    "record_info_iter": 1,
 }
 
 
