@@ -72,10 +72,7 @@ class Processes:
         self.received: list[int] = []
         self.failed: int | None = None
         self.passed_on = 0
-        self.first, self.deadline = (
-            math.inf,
-            math.inf,
-        )  # seconds of the clock: the first signal, and the end of patience
+        self.first, self.deadline = math.inf, math.inf  # times of the first signal and of the end of patience
 
     def run(self) -> list[int]:
         """Start all and wait for them; returns their statuses, negative if a signal has ended them."""
