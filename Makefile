@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := log/demo
+MINUTES := 10
 
-.PHONY: help env demo test test-slow clean
+.PHONY: help env demo test test-slow torture clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -35,6 +36,9 @@ test: env ## the suite without the slow and GPU tests, ten minutes at most
 
 test-slow: env ## the tests that take minutes
 	$(PY) -m pytest -m slow
+
+torture: env ## train a toy set while faults are injected at random, for MINUTES=10
+	$(PY) -m tests.torture --minutes $(MINUTES)
 
 clean: ## remove the environment and the demo's output
 	rm -rf $(VENV) $(DEMO)

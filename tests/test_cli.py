@@ -106,7 +106,7 @@ def test_diagnosed_training_leaves_pictures_and_figures(options: list[str], tmp_
         "iteration-000006.png",
     ]
     assert len((log / "truth.jsonl").read_text().splitlines()) == 2
-    assert len((log / "figures.jsonl").read_text().splitlines()) == 6
+    assert len((log / "figures.jsonl").read_text().splitlines()) == 3
 
 
 SHORTAGES = [

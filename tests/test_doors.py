@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import Field
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from furnace.datasets.views import VIEWS, View
 from furnace.engine.distributed import CPU

@@ -17,6 +17,7 @@ from furnace.datasets.views import VIEWS, WEAK, MirrorScaleCrop, Preparation, Vi
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
+from furnace.utils.sockets import shorten_sockets
 
 
 class BatchPositions(Sampler):
@@ -131,6 +132,7 @@ def worker_settings(num_workers: int, pin: bool = False) -> dict:
     """Arguments of DataLoader for our workers: one thread each, four batches ahead."""
     settings = {"num_workers": num_workers, "pin_memory": pin}
     if num_workers:
+        shorten_sockets()
         settings |= {"worker_init_fn": start_worker, "prefetch_factor": 4}
     return settings
 

@@ -1,4 +1,4 @@
-"""Processes of one run: PyTorch's own launcher and collectives, and what each process may do."""
+"""Processes of one run: their start, their collectives, and what each process may do."""
 
 import os
 import sys

@@ -1,65 +1,122 @@
-"""Several processes on one machine by PyTorch's own launcher, started again when one of them is killed."""
+"""Several processes on one machine, started again when one of them is killed.
 
-import logging
+PyTorch's own launcher kills the processes 30 seconds after it has passed a signal on: too early for a slow disk.
+"""
+
+import math
 import os
+import signal
+import subprocess
 import sys
-import uuid
-from signal import Signals
+import time
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed import TCPStore
 
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
 CONTINUE = ("-c", "auto")
 OVERWRITE = "--overwrite"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # which training answers with a save and a status of its own
+SAVED = tuple(SIGNAL_BASE + signum for signum in SIGNALS)
+PASSED_ON = (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)
+ECHO_SECONDS = 0.5  # launchers signal a process and its group: what comes so soon after is the same request
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 60  # for the other processes when one has failed: they may be waiting for it for ever
+LAST_SECONDS = 5  # after a second signal
+HOST = "127.0.0.1"
 
 
 def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
     """Run `command`, a Python script with arguments, in `count` processes that find each other; returns their status.
 
-    Where one of them is killed, all are started again with `-c auto`, up to `restarts` times; an error that a process
-    ends with by itself would only come again.
+    If one of them is killed, all are started again with `-c auto`, up to `restarts` times; an error that a process
+    ends with by itself would only come again. A signal is passed on, and the processes get the time that they need.
 
     Raises:
-        Stopped: a signal came; the processes were given it and have ended.
+        Stopped: a signal came, and not all processes have answered it with an end of their own.
         UserError: they were killed once more than that.
     """
-    # The launcher's own log repeats at length what the processes say.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    hint = "; -c auto goes on from the last save" if restarts else ""
     for attempt in range(restarts + 1):
+        words = [*(word for word in command if word != OVERWRITE), *CONTINUE] if attempt else command
+        processes = Processes(count, words)
+        statuses = processes.run()
+        if received := processes.received:
+            name, status = signal.Signals(received[0]).name, SIGNAL_BASE + received[0]
+            if set(statuses) <= {0, status}:
+                return max(statuses)
+            raise Stopped(f"{name}; not all processes ended by themselves{hint}", status)
+        if processes.failed is None:
+            return max(statuses)
+        if statuses[processes.failed] > 0:
+            return statuses[processes.failed]
+        ended = f"process {processes.failed} was ended by {signal.Signals(-statuses[processes.failed]).name}"
+        if attempt < restarts:
+            print(f"{ended}; starting again from the last save", file=sys.stderr)
+    times = f", after {restarts} restarts" if restarts else ""
+    raise UserError(f"{ended}{times}; a SIGKILL mostly means that memory ran out: see dmesg, lower C.num_workers{hint}")
+
+
+class Processes:
+    """Processes of one command that find each other as those of torchrun do.
+
+    Attributes:
+        received: signals that came to this process meanwhile.
+        failed: number of the process that was the first to end by an error or a signal of others, None if none did.
+    """
+
+    def __init__(self, count: int, command: list[str]):
+        self.count, self.command = count, [sys.executable, *command]
+        self.processes: list[subprocess.Popen] = []
+        self.received: list[int] = []
+        self.failed: int | None = None
+        self.passed_on = 0
+        self.first, self.deadline = math.inf, math.inf  # times of the first signal and of the end of patience
+
+    def run(self) -> list[int]:
+        """Start all and wait for them; returns their statuses, negative if a signal has ended them."""
+        # No process has to find a free port: the store is here.
+        store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
+        common = {"MASTER_ADDR": HOST, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        common |= {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(self.count)}
+        previous = {signum: signal.signal(signum, self._note) for signum in PASSED_ON}
         try:
-            words = [*(word for word in command if word != OVERWRITE), *CONTINUE] if attempt else command
-            elastic_launch(_config(count), sys.executable)(*words)
-            return 0
-        except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            if failure.exitcode >= 0:
-                return failure.exitcode
-            name = Signals(-failure.exitcode).name
-        except SignalException as error:
-            raise Stopped(
-                f"{error.sigval.name}; -c auto goes on from the last save", SIGNAL_BASE + error.sigval
-            ) from None
-        left = restarts - attempt
-        if left:
-            print(f"process {rank} was ended by {name}; starting again from the last save", file=sys.stderr)
-    raise UserError(
-        f"a process was ended by {name} {restarts + 1} times; a SIGKILL mostly means that memory ran out: see "
-        "dmesg, lower C.num_workers; -c auto goes on from the last save"
-    )
+            for number in map(str, range(self.count)):
+                environment = {**os.environ, **common, "RANK": number, "LOCAL_RANK": number}
+                self.processes.append(subprocess.Popen(self.command, env=environment))
+            while True:
+                statuses = [process.poll() for process in self.processes]
+                self._look_after(statuses)
+                if None not in statuses:
+                    return statuses
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._send(signal.SIGKILL)
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
 
+    def _note(self, signum: int, _) -> None:
+        self.received.append(signum)
 
-def _config(count: int) -> LaunchConfig:
-    return LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
+    def _look_after(self, statuses: list[int | None]) -> None:
+        """Pass signals on; when a process has failed or a second signal has come, end those that do not end."""
+        now = time.monotonic()
+        while self.passed_on < len(self.received):
+            self._send(self.received[self.passed_on])
+            self.passed_on += 1
+            self.first = min(self.first, now)
+            if now - self.first > ECHO_SECONDS:
+                self.deadline = min(self.deadline, now + LAST_SECONDS)
+        failed = [rank for rank, status in enumerate(statuses) if status not in (None, 0, *SAVED)]
+        if failed and self.failed is None and not self.received:
+            # Of several, those that were killed are the cause of the others' errors.
+            self.failed = min(failed, key=lambda rank: statuses[rank] > 0)
+            self._send(signal.SIGTERM)
+            self.deadline = now + GRACE_SECONDS
+        if now > self.deadline:
+            self._send(signal.SIGKILL)
+
+    def _send(self, signum: int) -> None:
+        for process in self.processes:
+            process.send_signal(signum)  # to those that have not ended

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor
 
 from furnace.engine.distributed import rank
@@ -22,6 +20,7 @@ from furnace.engine.record import METRICS, append_metrics
 from furnace.engine.spared import Spared, tensorboard_writer
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.files import explained
+from furnace.utils.progress import ProgressBar, beside_bars
 
 GIB = 2**30
 Batch = TypeVar("Batch")
@@ -43,6 +42,14 @@ class LogFile(logging.FileHandler):
             super().handleError(record)
 
 
+class TerminalLog(RichHandler):
+    """Log lines on the terminal, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with beside_bars(self.console):
+            super().emit(record)
+
+
 def open_log(folder: str | Path, kind: str, console: Console) -> Path:
     """Send log lines to the terminal and to `folder`/`kind`_TIME.log; `kind`_last.log links to it.
 
@@ -54,7 +61,7 @@ def open_log(folder: str | Path, kind: str, console: Console) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         to_file = LogFile(path)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    to_terminal = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    to_terminal = TerminalLog(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
@@ -67,31 +74,6 @@ def open_log(folder: str | Path, kind: str, console: Console) -> Path:
         link.unlink(missing_ok=True)
         link.symlink_to(path.name)
     return path
-
-
-class FiguresProgress(Progress):
-    """Progress bars with a line of figures under them."""
-
-    figures = ""
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        yield self.make_tasks_table(self.tasks)
-        if self.figures:
-            yield Text(self.figures, style="dim", overflow="ellipsis", no_wrap=True)
-
-
-def progress_bar(console: Console) -> FiguresProgress:
-    """A bar with count, time spent and time left."""
-    return FiguresProgress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        refresh_per_second=4,
-    )
 
 
 class Monitor:
@@ -123,8 +105,7 @@ class Monitor:
         self.whole, self.first = whole, rank() == 0
         self.niters_per_epoch, self.total = niters_per_epoch, total
         self.record_iter, self.display_iter = record_iter, display_iter
-        self.progress = progress_bar(console)
-        self.task = self.progress.add_task("epoch 0", total=total, completed=start)
+        self.bar = ProgressBar(f"epoch {start // niters_per_epoch}", total, console, start, unit="it")
         # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
         self.spared = Spared(logger.warning)
         tb = Path(folder) / "tb"
@@ -138,11 +119,10 @@ class Monitor:
             self.figures_file.unlink(missing_ok=True)
 
     def __enter__(self) -> "Monitor":
-        self.progress.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self.progress.stop()
+        self.bar.close()
         self.writer.close()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -164,9 +144,10 @@ class Monitor:
             self.sums[name] = self.sums.get(name, 0) + pair
         self.count += 1
         done = iteration + 1
-        self.progress.update(self.task, completed=done, description=f"epoch {iteration // self.niters_per_epoch}")
+        self.bar.set_description_str(f"epoch {iteration // self.niters_per_epoch}", refresh=False)
         if done % self.record_iter == 0 or done == self.total:
             self._report(iteration, lr)
+        self.bar.advance_to(done)
 
     def _report(self, iteration: int, lr: float) -> None:
         names = list(self.sums)
@@ -180,7 +161,8 @@ class Monitor:
         }
         self.sums, self.count, self.since, self.waited = {}, 0, now, 0.0
 
-        self.progress.figures = " ".join(f"{name} {value:.3f}" for name, value in means.items()) + f" lr {lr:.2e}"
+        shown = " ".join(f"{name} {value:.3f}" for name, value in means.items()) + f" lr {lr:.2e}"
+        self.bar.set_postfix_str(shown, refresh=False)
         for name, value in {**means, "lr": lr}.items():
             self.writer.add_scalar(f"train/{name}", value, iteration)
         for name, value in costs.items():
@@ -191,10 +173,7 @@ class Monitor:
         done = iteration + 1
         if done % self.display_iter < self.record_iter or done == self.total:
             epoch = iteration // self.niters_per_epoch
-            logger.info(
-                f"epoch {epoch} iteration {done}/{self.total} {self.progress.figures} "
-                f"step {costs['step_seconds']:.3f} s"
-            )
+            logger.info(f"epoch {epoch} iteration {done}/{self.total} {shown} step {costs['step_seconds']:.3f} s")
 
 
 def peak_memory() -> int:

@@ -9,11 +9,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from furnace.engine.distributed import world_size
+from furnace.engine.distributed import rank, world_size
+from furnace.engine.launcher import ECHO_SECONDS, SIGNALS
 from furnace.utils.errors import SIGNAL_BASE
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ECHO_SECONDS = 0.5  # launchers signal a process and its group: what comes so soon after is the same request
 
 
 class StopSignals:
@@ -82,5 +80,7 @@ class StopSignals:
 
 
 def say(text: str) -> None:
-    """Write a line to the terminal from a signal handler, where a logger may be in the middle of another one."""
-    os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())
+    """Write a line of the first process to the terminal from a signal handler, where a logger may be in the middle of
+    another one."""
+    if rank() == 0:
+        os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())

@@ -28,6 +28,7 @@ from furnace.engine.snapshot_folder import AUTOSAVE, list_saves
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
 from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
+from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import counted
@@ -82,16 +83,22 @@ class Trainer:
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
         self.skipped_images = SkippedImages()
-        # A CPU computes in step with us, so that figures cost nothing; on a GPU each look at them waits.
-        self.record_iter = 1 if device.type == "cpu" else C.record_info_iter
+        # A CPU computes in step with us, so that a look at the losses costs nothing; on a GPU each look waits.
+        self.check_iter = 1 if device.type == "cpu" else C.record_info_iter
 
     def fit(self) -> None:
         """Train to the end of the last epoch.
 
         Raises:
             Stopped: a signal asked for it; the state is saved.
-            UserError: a fault; the state before it is saved where there is one fit to be saved.
+            UserError: a fault; the state before it is saved where there is one fit to be saved. Or another run writes
+                into the same folders.
         """
+        folders = (self.C.log_dir, self.C.snapshot_dir) if rank() == 0 else ()
+        with locked(*folders, warn=self.notes.append):
+            self._fit()
+
+    def _fit(self) -> None:
         C = self.C
         self._begin()
         if self.iteration >= self.total:  # killed after its last save, or simply asked again
@@ -133,9 +140,9 @@ class Trainer:
         epoch, step = divmod(iteration, C.niters_per_epoch)
         is_due = step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)
         # Nothing is recorded or saved before it is known to be finite.
-        known = is_due or self.iteration % self.record_iter == 0 or self.iteration == self.total
+        known = is_due or self.iteration % self.check_iter == 0 or self.iteration == self.total
         skipped = self._check_finite() if known else []
-        if not skipped or self.record_iter > 1:
+        if not skipped or self.check_iter > 1:
             monitor.record(iteration, self.learner.learning_rate(iteration), output.scalars)
             self.diagnostics.record(iteration, batch, output, monitor.writer)
         if is_due:
@@ -246,7 +253,7 @@ class Trainer:
             total=self.total,
             start=self.start_iteration,
             niters_per_epoch=C.niters_per_epoch,
-            record_iter=self.record_iter,
+            record_iter=C.record_info_iter,
             display_iter=C.display_iter,
             console=self.console,
             whole=whole_batch(),

@@ -14,7 +14,7 @@ from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.distributed import rank, whole_batch, world_size
-from furnace.engine.monitor import logger, open_log, progress_bar
+from furnace.engine.monitor import logger, open_log
 from furnace.engine.record import REPORT, RESULTS
 from furnace.engine.snapshot_folder import find_snapshots
 from furnace.inference.report import EXAMPLES, Example, write_report
@@ -22,6 +22,7 @@ from furnace.inference.results import Result, find_entry, results_table, save_re
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.seg_opr.confusion import class_iou, confusion_matrix, scores
 from furnace.utils.files import explained
+from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import colour, save_labels, save_picture, strip
@@ -90,8 +91,7 @@ class Evaluator:
         per_image = torch.zeros(len(self.samples), dtype=torch.float64, device=self.device)
         share = range(rank(), len(self.samples), world_size())
         begin = time.perf_counter()
-        with progress_bar(self.console) as progress:
-            task = progress.add_task(path.stem, total=len(share))
+        with ProgressBar(path.stem, len(share), self.console) as bar:
             loader = build_eval_loader(self.C, [self.samples[index] for index in share])
             images = ((image.numpy(), (name, image, label)) for name, image, label in loader)
             for index, ((name, image, label), found) in zip(share, self.segmenter.stream(images), strict=True):
@@ -101,7 +101,7 @@ class Evaluator:
                 per_image[index] = image_miou(of_image)
                 if self.save_to:
                     self.save_pictures(path.stem, name, image.numpy(), label.numpy(), prediction)
-                progress.advance(task)
+                bar.update()
         confusion, per_image = whole_batch().total(confusion).cpu(), whole_batch().total(per_image).cpu()
         seconds = time.perf_counter() - begin
         names = [sample.name for sample in self.samples]

@@ -14,13 +14,13 @@ from torch import Tensor
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
 from furnace.engine.distributed import rank, whole_batch, world_size
-from furnace.engine.monitor import FiguresProgress, progress_bar
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.inputs import Input, find_inputs
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import Behind, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
+from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY, legend, overlay, save_labels, save_picture
@@ -76,11 +76,12 @@ class Predictor:
 
         share = found[rank() :: world_size()]
         pictures = [entry for entry in share if not entry.is_video]
-        with explained(self.outputs.folder), progress_bar(self.console) as progress, Behind() as behind:
+        with explained(self.outputs.folder), Behind() as behind:
             if pictures:
-                self.predict_pictures(pictures, progress, behind)
+                with ProgressBar("pictures", len(pictures), self.console) as bar:
+                    self.predict_pictures(pictures, bar, behind)
             for video in (entry for entry in share if entry.is_video):
-                self.predict_video(video, progress, behind)
+                self.predict_video(video, behind)
         for reason in self.unreadable:
             Console(stderr=True).print(f"left out: {reason}", style="yellow", markup=False, soft_wrap=True)
         left_out = int(whole_batch().total(torch.tensor(len(self.unreadable), device=self.segmenter.device)))
@@ -101,13 +102,11 @@ class Predictor:
                 f"{min(inside)}: lies where the results go and could be overwritten; choose another folder with -p"
             )
 
-    def predict_pictures(self, pictures: list[Input], progress: FiguresProgress, behind: Behind) -> None:
-        task = progress.add_task("pictures", total=len(pictures))
-
+    def predict_pictures(self, pictures: list[Input], bar: ProgressBar, behind: Behind) -> None:
         def readable() -> Iterator[tuple[np.ndarray, tuple[Input, np.ndarray]]]:
             for entry, image in ahead(self.read, pictures):
                 if image is None:
-                    progress.advance(task)
+                    bar.update()
                 else:
                     yield image, (entry, image)
 
@@ -115,7 +114,7 @@ class Predictor:
             labels = self.save_maps(entry.name, scores, behind)
             if self.outputs.overlay:
                 behind(self.save_overlay, entry.name, image, labels)
-            progress.advance(task)
+            bar.update()
 
     def read(self, picture: Input) -> np.ndarray | None:
         """RGB pixels (H, W, 3) uint8; None where they can't be read and `C.on_bad_image` says skip, else UserError."""
@@ -127,21 +126,23 @@ class Predictor:
             self.unreadable.append(str(error))
             return None
 
-    def predict_video(self, video: Input, progress: FiguresProgress, behind: Behind) -> None:
+    def predict_video(self, video: Input, behind: Behind) -> None:
         """Frame by frame; the overlay is a video, everything else numbered pictures."""
         with opened(video.path) as capture:
-            task = progress.add_task(video.path.name, total=int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None)
+            total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
             target = self.outputs.folder / "overlay" / f"{video.name}.mp4"
             writer = None
             frames = ((frame, frame) for frame in read_frames(capture))
+            bar = ProgressBar(video.path.name, total, self.console, unit="frame")
             try:
                 for number, (frame, scores) in enumerate(self.segmenter.stream(frames)):
                     labels = self.save_maps(f"{video.name}/{number:06d}", scores, behind)
                     if self.outputs.overlay:
                         writer = writer or open_writer(target, frame.shape[:2], capture.get(cv2.CAP_PROP_FPS))
                         writer.write(self.overlay(frame, labels)[..., ::-1])
-                    progress.advance(task)
+                    bar.update()
             finally:
+                bar.close()
                 if writer:
                     writer.release()  # writes the index, without which nobody can play what there is
 

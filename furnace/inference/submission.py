@@ -13,12 +13,12 @@ from furnace.datasets.encoding import encode_label
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.distributed import rank, world_size
-from furnace.engine.monitor import progress_bar
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import Behind, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
+from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
@@ -103,14 +103,13 @@ class Submission:
         self.segmenter.load(snapshot)
         share = self.samples[rank() :: world_size()]
         written = []
-        with progress_bar(self.console) as progress, Behind() as behind:
-            task = progress.add_task(snapshot.stem, total=len(share))
+        with ProgressBar(snapshot.stem, len(share), self.console) as bar, Behind() as behind:
             images = ((image, sample.name) for sample, image in ahead(lambda sample: read_image(sample.image), share))
             for name, scores in self.segmenter.stream(images):
                 path = self.folder / self.server.place(Path(name).name, self.split)
                 behind(self._write, path, to_array(scores.argmax(0)))
                 written.append(path)
-                progress.advance(task)
+                bar.update()
         if rank() == 0:
             self.console.print(
                 f"{len(self.samples)} label maps of {self.split}: {self.folder}; {self.server.hint}", soft_wrap=True

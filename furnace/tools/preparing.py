@@ -26,7 +26,7 @@ from furnace.datasets.splits import check_replaceable, read_lines, write_list
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part, link_atomically, write_atomically
 from furnace.utils.places import data_root
-from furnace.utils.progress import files_bar, thread_count
+from furnace.utils.progress import ProgressBar, thread_count
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import byte_size
 
@@ -160,16 +160,15 @@ def carry_out(tasks: list[Task], link: bool) -> None:
         check_space(tasks)
     threads = thread_count()
     waiting: deque[Future] = deque()
-    with files_bar() as progress, ThreadPoolExecutor(threads) as pool:
-        bar = progress.add_task("files", total=len(tasks))
+    with ProgressBar("files", len(tasks), unit="file") as bar, ThreadPoolExecutor(threads) as pool:
         for task, content in read_members(tasks):
             waiting.append(pool.submit(make_file, task, content, link))
             if len(waiting) >= threads * WAITING_PER_THREAD:
                 waiting.popleft().result()
-                progress.advance(bar)
+                bar.update()
         while waiting:
             waiting.popleft().result()
-            progress.advance(bar)
+            bar.update()
 
 
 def read_members(tasks: list[Task]) -> Iterator[tuple[Task, bytes]]:

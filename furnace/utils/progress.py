@@ -1,27 +1,95 @@
-"""Work on many files: in threads, with a progress bar."""
+"""Progress bars of tqdm, and work on many files in threads under one."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm
 
 MAX_THREADS = 8  # more only wait for the disk
+LINE_SECONDS = 30  # between two lines in a log file or a pipe
+LINE_FORMAT = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+class ProgressBar(tqdm):
+    """A tqdm bar; in a file or a pipe a plain line every `LINE_SECONDS` and at the end, without control characters.
+
+    Args:
+        description: text in front of the bar.
+        total: number of steps; None if unknown.
+        console: where it is drawn, nowhere if that is quiet; stderr by default.
+        start: steps that an earlier run has done.
+        unit: name of a step.
+    """
+
+    monitor_interval = 0  # no thread beside training, which forks
+
+    def __init__(
+        self, description: str, total: int | None, console: Console | None = None, start: int = 0, unit: str = "image"
+    ):
+        console = console or Console(stderr=True)
+        options = {"desc": description, "total": total, "initial": start, "unit": unit, "disable": console.quiet}
+        if is_terminal(console.file):
+            known = os.get_terminal_size(console.file.fileno()).columns > 0
+            super().__init__(file=console.file, ncols=console.width, dynamic_ncols=known, miniters=1, **options)
+        else:
+            lines = Lines(console.file)
+            super().__init__(
+                file=lines, mininterval=LINE_SECONDS, delay=LINE_SECONDS, miniters=1, bar_format=LINE_FORMAT, **options
+            )
+
+    def close(self) -> None:
+        """Draw the last state, of a bar that was too short to be drawn before, too."""
+        self.delay = 0
+        super().close()
+
+    def advance_to(self, done: int) -> None:
+        """Set the number of steps that are done."""
+        self.update(done - self.n)
+
+
+class Lines:
+    """A text file that takes the redrawings of a bar as lines, each once."""
+
+    def __init__(self, file: TextIO):
+        self.file, self.last = file, ""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line and line != self.last:
+            self.last = line
+            self.file.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def is_terminal(file: TextIO) -> bool:
+    """Whether a file can redraw a line."""
+    return file.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def beside_bars(console: Console) -> Iterator[None]:
+    """Within the block, text can be printed on `console`: bars are taken away, and drawn again below it."""
+    with tqdm.external_write_mode(file=console.file):
+        yield
 
 
 def parallel(work: Callable, items: Sequence, description: str = "") -> list:
-    """`work` of each item, in their order, on several cores, with a progress bar if it gets a description."""
+    """`work` of each item, in their order, on several cores, with a progress bar on stderr if it gets a description."""
     if not items:
         return []
-    with files_bar(visible=bool(description)) as progress, ThreadPoolExecutor(thread_count()) as pool:
-        return list(progress.track(pool.map(work, items), total=len(items), description=description))
-
-
-def files_bar(visible: bool = True) -> Progress:
-    """A progress bar on stderr that counts files."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not visible)
+    console = Console(stderr=True, quiet=not description)
+    with ThreadPoolExecutor(thread_count()) as pool, ProgressBar(description, len(items), console, unit="file") as bar:
+        results = []
+        for result in pool.map(work, items):
+            results.append(result)
+            bar.update()
+        return results
 
 
 def thread_count() -> int:

@@ -1,4 +1,4 @@
-"""The loader's benchmark: both arrangements give the same crops, and its figures are complete and plausible."""
+"""The loader's benchmark: both arrangements give the same crops, all ways are measured, and ratios are medians."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import loader
 from benchmarks.loader import CAMVID, KINDS, MEAN, STD, Published, generate, main, make_set, quarter
 from furnace.datasets.reading import Files
 from tests.tiny_data import blocky_label, write_image, write_palette_label
@@ -45,12 +46,28 @@ def test_quick_run_measures_every_way_of_every_data_set(tmp_path: Path) -> None:
         for kind in ("labelled", "unlabelled"):
             found = result[kind]
             assert found.keys() == {"decoding", "published", "files", "cache"}
-            assert all(0 < figures["cpu_seconds"] < 10 for figures in found.values())
+            assert all(figures["cpu_seconds"] > 0 for figures in found.values())
             assert found["decoding"]["times_decoding"] == found["published"]["faster_than_published"] == 1
-            assert found["published"]["times_decoding"] > 1
-            assert min(found[way]["faster_than_published"] for way in ("files", "cache")) > 1
         assert {way: list(speed) for way, speed in result["samples_per_second"].items()} == {
             "files": ["1"],
             "cache": ["1"],
         }
         assert all(value > 0 for speed in result["samples_per_second"].values() for value in speed.values())
+
+
+def test_ratios_are_medians_over_positions_at_each_of_which_all_ways_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(loader.time, "process_time", lambda: clock[0])
+
+    def taking(*seconds: float):
+        def work(position: int) -> None:
+            clock[0] += seconds[position]
+
+        return work
+
+    # The machine is ten times slower at the last position.
+    found = loader.compare(
+        {"decoding": taking(1, 2, 30), "published": taking(8, 12, 120), "files": taking(2, 3, 60)}, 3
+    )
+    assert found["files"] == {"cpu_seconds": 3, "times_decoding": 2, "faster_than_published": 4}
+    assert found["published"] == {"cpu_seconds": 12, "times_decoding": 6, "faster_than_published": 1}

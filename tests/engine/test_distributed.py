@@ -12,11 +12,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from furnace import cli
 from furnace.datasets.reading import read_label
-from furnace.engine import distributed, launcher
+from furnace.engine import distributed
 from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
 from furnace.engine.snapshots import Snapshot, save_snapshot
 from furnace.inference.evaluator import Evaluator
@@ -175,22 +174,3 @@ def test_after_a_fault_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPat
     with cli.prepared(REPOSITORY / "exp_toy", args):
         pass
     assert done == ["destroy", "destroy"]
-
-
-def test_a_restart_continues_what_the_command_began_anew(monkeypatch: pytest.MonkeyPatch, capsys):
-    commands = []
-
-    def elastic_launch(*_):
-        def launch(*words):
-            commands.append(list(words))
-            if len(commands) == 1:
-                killed = ProcessFailure(local_rank=0, pid=1, exitcode=-9, error_file="")
-                raise ChildFailedError("train.py", {0: killed})
-
-        return launch
-
-    monkeypatch.setattr(launcher, "elastic_launch", elastic_launch)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert launcher.run_processes(2, ["train.py", "--overwrite", "-d", "0-1"], restarts=1) == 0
-    assert commands == [["train.py", "--overwrite", "-d", "0-1"], ["train.py", "-d", "0-1", "-c", "auto"]]
-    assert "ended by SIGKILL" in capsys.readouterr().err

@@ -69,7 +69,8 @@ def test_peak_memory_is_well_below_that_of_the_published_arrangement(make_settin
 
 
 def test_a_run_of_a_cpu_goes_on_on_a_gpu(make_settings: Callable[..., Settings], tmp_path: Path):
-    C = make_settings(**SIZE, log_dir=tmp_path / "log", snapshot_dir=tmp_path / "log" / "snapshot", compile="off")
+    folders = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
+    C = make_settings(**SIZE, **folders, compile="off")
     Trainer(C, CPU, console=Console(quiet=True)).fit()
     C = C.updated(nepochs=3)
     trainer = Trainer(C, GPU, "auto", console=Console(quiet=True))

@@ -1,6 +1,7 @@
 """The trainer's own promises: what it saves when, what it refuses, and what it does when a step goes wrong."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -20,11 +21,11 @@ from furnace.engine import continuing, diagnostics, record, spared
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
 from furnace.engine.recipe import describe_division
-from furnace.engine.record import RESULTS
+from furnace.engine.record import METRICS, RESULTS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
-from furnace.utils import files
+from furnace.utils import files, locks
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_run import NARROW
@@ -205,6 +206,19 @@ def test_a_run_that_was_cut_early_is_not_replaced_unasked(make_trainer) -> None:
         make_trainer()
 
 
+@pytest.mark.parametrize("held", ["log_dir", "snapshot_dir"])
+def test_a_second_run_in_the_same_folders_is_refused_and_touches_nothing(make_trainer, monkeypatch, held: str) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
+    trainer = make_trainer()
+    with locks.locked(folder := getattr(trainer.C, held), warn=pytest.fail):
+        with pytest.raises(UserError, match=f"^{folder}: process {os.getpid()} on .* is training here"):
+            trainer.fit()
+        files = {path.name for path in Path(trainer.C.log_dir).rglob("*") if path.is_file()}
+        assert files == {locks.LOCK, locks.HOLDER}
+    trainer.fit()
+    assert LAST in saves(trainer)
+
+
 def test_a_restarted_run_continues_whatever_its_command_says(make_trainer, monkeypatch) -> None:
     make_trainer(nepochs=4, niters_per_epoch=1, snapshot_iter=1).fit()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -281,7 +295,7 @@ def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(mak
         expected_trainer.learner.step(expected_trainer.prepare(batch), number)
 
     trainer = make_trainer(**changes)
-    trainer.record_iter = 5
+    trainer.check_iter = 5
     fuse(trainer)
     poison(trainer, 1)
     with pytest.raises(UserError, match=r"iteration 1 \(epoch 0\): sup not finite"):
@@ -292,7 +306,7 @@ def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(mak
 
 def test_a_fault_after_an_unseen_bad_batch_saves_the_state_before_that(make_trainer) -> None:
     trainer = make_trainer()
-    trainer.record_iter = 100
+    trainer.check_iter = 100
     poison(trainer, 1)
     step = trainer.learner.step
 
@@ -321,6 +335,13 @@ def test_bad_batches_are_skipped_up_to_a_bound(make_trainer) -> None:
     poison(trainer, 0, 1)
     with pytest.raises(UserError, match=r"iteration 1 .* 2 iterations skipped, C\.max_nan_skips = 1"):
         trainer.fit()
+
+
+def test_metrics_are_recorded_as_often_as_the_settings_say(make_trainer) -> None:
+    trainer = make_trainer(nepochs=4, record_info_iter=5)
+    trainer.fit()
+    lines = (Path(trainer.C.log_dir) / METRICS).read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [4, 9, 11]
 
 
 def test_a_skipped_batch_changes_nothing(make_trainer) -> None:
@@ -554,7 +575,7 @@ def test_the_loss_scale_of_the_autosave_is_that_before_the_bad_iteration(make_tr
     for number, batch in zip(range(3), loader, strict=False):
         undisturbed.learner.step(undisturbed.prepare(batch), number)
     trainer = make_trainer(**changes)
-    trainer.record_iter = 8  # as on a GPU, where a fault is noticed later
+    trainer.check_iter = 8  # as on a GPU, where a fault is noticed later
     poison(trainer, 3)
     with pytest.raises(UserError, match="iteration 3"):
         trainer.fit()

@@ -1,4 +1,4 @@
-"""Torture: trains a small toy set while faults are injected at random, and says what became of each.
+"""Torture: trains a small toy set while faults are injected at random, and reports the outcome of each.
 
 Every fault is followed by `-c auto`. A run that reaches its end must have the weights of a run that was never
 disturbed, bit for bit; then the next one begins.
@@ -8,28 +8,24 @@ import itertools
 import random
 import tempfile
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections import Counter, defaultdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from furnace.tools.torture_faults import FAULTS
-from furnace.tools.torture_victim import Failed, Victim, same_weights
 from furnace.utils.arguments import number
 from furnace.utils.errors import run
 from furnace.utils.terminal import open_console
+from tests.torture.faults import FAULTS
+from tests.torture.victim import Failed, Victim, same_weights
 
-EXAMPLES = """examples:
-  python -m furnace.tools.torture --minutes 10
-  python -m furnace.tools.torture --minutes 2 --seed 3 --only 'kill -9 while saving'
-"""
 RUNS = "runs finished with the weights of an undisturbed one"
 
 
 class Torture:
-    """Faults in random order, and what came of them.
+    """Faults in random order, and their outcomes.
 
     Args:
         victim: what is tortured.
@@ -94,8 +90,8 @@ class Torture:
         return True
 
     def table(self) -> Table:
-        """What was injected how often, and what became of it."""
-        table = Table("fault", "injected", "what became of it", title="torture", title_justify="left")
+        """Each fault, how often it was injected, and the outcomes."""
+        table = Table("fault", "injected", "outcomes", title="torture", title_justify="left")
         for name, outcomes in sorted(self.outcomes.items()):
             text = "; ".join(f"{count} x {outcome}" for outcome, count in outcomes.most_common())
             table.add_row(name, str(outcomes.total()), text)
@@ -103,9 +99,7 @@ class Torture:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = ArgumentParser(
-        description=__doc__.splitlines()[0], epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--minutes",
         type=number("--minutes", 0, float),

@@ -1,8 +1,8 @@
 """The faults of the torture: each is done to a run, and says what became of it."""
 
 import errno
+import itertools
 import os
-import pickle
 import random
 import signal
 import time
@@ -14,33 +14,56 @@ import torch
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.snapshot_folder import list_saves
 from furnace.engine.trainer import Trainer
-from furnace.tools.torture_victim import Failed, Victim
 from furnace.utils import files
 from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
+from tests.torture.victim import HANG_SECONDS, Failed, Victim
 
 TERMINATED = SIGNAL_BASE + signal.SIGTERM
 INTERRUPTED = SIGNAL_BASE + signal.SIGINT
 KILLED = -signal.SIGKILL
-LONGEST_WAIT = 6.0  # seconds: from before the start to some epochs on
+HELD = "save is held"
+MOST_SAVES = 3  # that a kill waits for, of those that a run makes
 
 Fault = Callable[[Victim, random.Random], str]
 
 
 def kill_at_any_moment(victim: Victim, rng: random.Random) -> str:
+    saves, delay = rng.randrange(MOST_SAVES), rng.uniform(0, 0.5)
     victim.start()
-    time.sleep(rng.uniform(0, LONGEST_WAIT))
-    victim.kill()
-    victim.end().expect(KILLED, 0)
-    return "killed"
+    victim.wait_for(lambda: victim.said().count("saved ") >= saves)
+    time.sleep(delay)
+    return _kill(victim)
 
 
 def kill_while_saving(victim: Victim, rng: random.Random) -> str:
-    victim.start()
-    if victim.wait_for(lambda: any(victim.snapshot_dir.glob(".*.part"))):
-        time.sleep(rng.uniform(0, 0.2))
-        victim.kill()
-    victim.end().expect(KILLED, 0)
-    return "killed"
+    number = rng.randrange(1, MOST_SAVES)
+    victim.start(inject=lambda: _hold_save(number))
+    victim.wait_for(lambda: HELD in victim.said())
+    return _kill(victim)
+
+
+def _kill(victim: Victim) -> str:
+    victim.kill()
+    ending = victim.end().expect(KILLED, 0)
+    if "damaged" in ending.text:
+        raise Failed(f"a kill before this one has damaged a save: ...{ending.text}")
+    going_on = ", had continued" if "-c auto: continues" in ending.text else ""
+    return f"killed{going_on}" if ending.status else "status 0"
+
+
+def _hold_save(number: int) -> None:
+    """Let this process stop in the middle of the save of that number, one half being written."""
+    flush, numbers = files._flush, itertools.count(1)
+
+    def hold(path: Path) -> None:
+        if path.name.endswith(".pth.part") and next(numbers) == number:
+            if path.stat().st_nlink == 1:  # else it is a whole snapshot that gets another name
+                os.truncate(path, path.stat().st_size // 2)
+            print(HELD, flush=True)
+            time.sleep(HANG_SECONDS)
+        flush(path)
+
+    files._flush = hold
 
 
 def terminate(victim: Victim, rng: random.Random) -> str:
@@ -51,17 +74,8 @@ def interrupt(victim: Victim, rng: random.Random) -> str:
     return _ask_to_stop(victim, signal.SIGINT, INTERRUPTED)
 
 
-def interrupt_twice(victim: Victim, rng: random.Random) -> str:
+def _ask_to_stop(victim: Victim, signum: int, status: int) -> str:
     victim.start()
-    victim.wait_until_training()
-    for _ in range(2):
-        victim.kill(signal.SIGINT)
-        time.sleep(rng.uniform(0, 1))
-    return f"status {victim.end().expect(INTERRUPTED, 0).status}"
-
-
-def _ask_to_stop(victim: Victim, signum: int, status: int, **settings) -> str:
-    victim.start(**settings)
     victim.wait_until_training()
     victim.kill(signum)
     ending = victim.end().expect(status, 0)
@@ -100,29 +114,6 @@ def change_a_byte_of_the_latest_save(victim: Victim, rng: random.Random) -> str:
     return _damage_the_latest_save(victim, change)
 
 
-def plant_a_pickle_that_runs_code(victim: Victim, rng: random.Random) -> str:
-    marker = victim.folder / "code_was_run"
-
-    def plant(path: Path) -> None:
-        path.unlink()
-        path.write_bytes(pickle.dumps(_Trap(marker), protocol=2))
-
-    said = _damage_the_latest_save(victim, plant)
-    if marker.exists():
-        raise Failed("the code of a planted pickle was run")
-    return said
-
-
-class _Trap:
-    """Unpickling it creates a file."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return open, (str(self.marker), "w")
-
-
 def _damage_the_latest_save(victim: Victim, damage: Callable[[Path], None]) -> str:
     saves = victim.saves()
     if len(saves) < 2:
@@ -147,7 +138,10 @@ def _damage_the_latest_save(victim: Victim, damage: Callable[[Path], None]) -> s
 
 
 def damage_an_image(victim: Victim, rng: random.Random) -> str:
-    path, content = _damage(victim, rng)
+    listed = (victim.folder / "DATA/toy/subset_train").glob("train_labeled_*.txt")
+    path = victim.folder / "DATA/toy/train/image" / f"{rng.choice(next(listed).read_text().split())}.png"
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content) // 2)])
     try:
         victim.start()
         ending = victim.end().expect(USER_ERROR_STATUS, 0)
@@ -156,26 +150,6 @@ def damage_an_image(victim: Victim, rng: random.Random) -> str:
     finally:
         path.write_bytes(content)
     return f"status {ending.status}, file named, saved"
-
-
-def damage_an_image_to_skip(victim: Victim, rng: random.Random) -> str:
-    scratch = victim.scratch()
-    path, content = _damage(victim, rng)
-    try:
-        scratch.start(on_bad_image="skip", nepochs=victim.settings["nepochs"] + 1)
-        scratch.end().expect(0, say="were replaced by others").expect(0, say=path.name)
-    finally:
-        path.write_bytes(content)
-    return "replaced, reported at the end"
-
-
-def _damage(victim: Victim, rng: random.Random) -> tuple[Path, bytes]:
-    listed = (victim.folder / "DATA/toy/subset_train").glob("train_labeled_*.txt")
-    name = rng.choice(next(listed).read_text().split())
-    path = victim.folder / "DATA/toy/train/image" / f"{name}.png"
-    content = path.read_bytes()
-    path.write_bytes(content[: rng.randrange(len(content) // 2)])
-    return path, content
 
 
 def fill_the_disk(victim: Victim, rng: random.Random) -> str:
@@ -224,13 +198,10 @@ FAULTS: dict[str, Fault] = {
     "kill -9 while saving": kill_while_saving,
     "SIGTERM": terminate,
     "SIGINT": interrupt,
-    "SIGINT twice": interrupt_twice,
     "kill -9 of a loader": kill_a_loader,
     "latest save truncated": truncate_the_latest_save,
     "a byte of the latest save changed": change_a_byte_of_the_latest_save,
-    "a pickle with code planted": plant_a_pickle_that_runs_code,
     "image damaged": damage_an_image,
-    "image damaged, on_bad_image=skip": damage_an_image_to_skip,
     "disk full": fill_the_disk,
     "loss not finite": poison_a_batch,
 }

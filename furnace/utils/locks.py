@@ -1,0 +1,66 @@
+"""Locks of folders, so that one run at a time writes into each."""
+
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from furnace.utils.errors import UserError
+from furnace.utils.files import explained
+
+LOCK, HOLDER = ".training.lock", ".training"  # the lock itself, and the words that name who holds it
+# The loaders of a killed run, which may have inherited its lock, notice its end within five seconds.
+WAIT_SECONDS = 10
+
+
+@contextmanager
+def locked(*folders: str | Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Keep other runs from writing into `folders`, which are made, until the block or the process ends.
+
+    Args:
+        warn: gets one line if a folder lies on a file system without locks; the block runs all the same.
+
+    Raises:
+        UserError: another run holds a folder, or it can't be made.
+    """
+    with ExitStack() as stack:
+        for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
+            stack.enter_context(_locked(folder, warn))
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / LOCK), folder / HOLDER
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # its substitute for a lock of the system would outlive a killed run
+            lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        # Without a holder, an older filelock has taken the refusal of the file system for that of another process.
+        if holder.is_file():
+            raise UserError(
+                f"{folder}: {holder.read_text(encoding='utf-8')} is training here; wait for it, stop it, or choose "
+                "another folder (-o log_dir=...)"
+            ) from None
+        warn(_without_locks(folder, "no answer"))
+    except (OSError, NotImplementedError, UserWarning) as error:
+        warn(_without_locks(folder, error))
+    else:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def _without_locks(folder: Path, reason: object) -> str:
+    return f"{folder}: can't be locked ({reason}); no other run must write there until this one ends"

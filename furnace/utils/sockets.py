@@ -1,0 +1,34 @@
+"""Sockets between a process and its loaders: their names, which lie in the temporary folder, must be short."""
+
+import os
+import tempfile
+from multiprocessing.util import get_temp_dir
+
+from furnace.utils.errors import UserError
+
+LONGEST = 60  # bytes of the temporary folder: names of sockets end at 107, and Python's add up to 40
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+def shorten_sockets() -> None:
+    """Let the sockets of this process and its children lie in a short folder if TMPDIR is too long for them.
+
+    Everything else that is temporary stays in TMPDIR. Later calls do nothing.
+
+    Raises:
+        UserError: TMPDIR is too long and no other folder can be written.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST:
+        return
+    short = next((place for place in SHORT_FOLDERS if os.access(place, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise UserError(
+            f"TMPDIR = {folder}: loader processes need a temporary folder whose name has {LONGEST} characters at most; "
+            "set TMPDIR to one, or -o num_workers=0"
+        )
+    try:
+        tempfile.tempdir = short
+        get_temp_dir()  # made once, and then kept by multiprocessing
+    finally:
+        tempfile.tempdir = folder

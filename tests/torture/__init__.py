@@ -1,0 +1,1 @@
+"""Torture: training under faults injected at random; `make torture` runs it."""
