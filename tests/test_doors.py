@@ -10,18 +10,24 @@ import pytest
 import torch
 from pydantic import Field
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
+from furnace.base_model.decoders import DECODERS
+from furnace.base_model.encoders import ENCODERS, Encoder
 from furnace.datasets.views import VIEWS, View
 from furnace.engine.distributed import CPU
 from furnace.engine.optim import OPTIMIZERS
 from furnace.engine.trainer import Trainer
 from furnace.inference.segmenter import load_segmenter
+from furnace.methods.build import build_network
 from furnace.methods.method import METHODS, Loss, SemiSupervised
+from furnace.methods.settings import load_config
 from furnace.methods.unlabeled import student_images, teacher_predictions
 from furnace.seg_opr.losses import weighted_cross_entropy
+from furnace.utils.errors import UserError
 from furnace.utils.names import Registry
 from furnace.utils.settings import Settings
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -109,3 +115,41 @@ def test_a_new_view_for_a_method_s_students(register: Callable, train: Callable)
     trainer = train(method="cps", student_view="inverted")
     images = 2 * 2 * trainer.C.batch_size  # of two streams in two iterations
     assert len(seen) == len(set(seen)) == images
+
+
+def test_a_new_encoder_and_a_new_decoder(register: Callable, train: Callable):
+    class Pyramid(nn.Module):
+        channels, strides = (6, 12), (2, 8)
+
+        def __init__(self):
+            super().__init__()
+            self.fine = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+            self.coarse = nn.Conv2d(6, 12, 5, stride=4, padding=2)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            fine = self.fine(images)
+            return fine, self.coarse(fine.relu())
+
+    class Coarsest(nn.Module):
+        def __init__(self, channels: int, width: int):
+            super().__init__()
+            self.conv = nn.Conv2d(channels, width, 1)
+
+        def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+            return self.conv(maps[-1]).relu()
+
+    register(ENCODERS, "pyramid")(Encoder(lambda tensors: Pyramid(), mean=(0.5, 0.5, 0.5)))
+    register(DECODERS, "coarsest")(
+        lambda channels, strides, classes, width: (Coarsest(channels[-1], width), nn.Conv2d(width, classes, 1))
+    )
+    trainer = train(backbone="pyramid,resnet18", decoder="coarsest", head_channels=5, pretrained_model=None)
+    assert isinstance(trainer.network.branch1.backbone, Pyramid)
+    assert trainer.network.branch1.head.conv.out_channels == 5
+    assert labels_of(trainer).shape == (33, 47)
+    # A config.py that does not assign the normalisation gets that of the encoder.
+    assert load_config(REPOSITORY / "exp_toy", {"backbone": "pyramid"}).image_mean == (0.5, 0.5, 0.5)
+
+
+def test_two_encoders_need_two_trained_networks(make_settings: Callable[..., Settings]):
+    with pytest.raises(UserError, match=r"C\.backbone = resnet18,resnet34: method 'supervised' trains 1 network"):
+        build_network(make_settings(method="supervised", backbone="resnet18,resnet34"))

@@ -1,57 +1,84 @@
-"""The two-branch network of CPCL: `branch1` is conservative, `branch2` progressive."""
+"""The network of one or more branches; CPCL's `branch1` is conservative, `branch2` progressive."""
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor, nn
 
-from furnace.base_model.deeplab import DeepLabV3Plus
-from furnace.base_model.pretrained import IMAGENET, load_backbone_weights
+from furnace.base_model.decoders import DECODERS
+from furnace.base_model.encoders import build_encoder
+from furnace.base_model.pretrained import fill, read_encoder_weights
 from furnace.seg_opr.interpolate import upsample
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
+Names = str | Sequence[str | None] | None
+
+
+class Branch(nn.Module):
+    """One segmentation network: encoder, decoder's head and classifier.
+
+    `forward(images (B, 3, H, W))` gives logits (B, num_classes, h, w) at the decoder's own size.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: str, num_classes: int, width: int):
+        super().__init__()
+        self.backbone = encoder
+        self.head, self.classifier = DECODERS.find(decoder)(encoder.channels, encoder.strides, num_classes, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.classifier(self.head(self.backbone(images)))
+        # Under autocast the losses still work in float32; the map is small here.
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 class Network(nn.Module):
-    """Independent DeepLabv3+ networks of one architecture.
+    """Independent branches.
 
     Args:
         num_classes: K.
-        backbone: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
-        pretrained_model: backbone weights for every branch: the path of a `v1c` file, "imagenet" for
-            torchvision's weights (which take the plain stem), or None for random ones.
-        stem: "deep" or "plain"; by default what the pretrained weights need.
-        head_channels: width of the decoder.
-        branches: how many networks; CPCL has two.
+        backbone: name of the encoder, or one for each branch.
+        pretrained_model: encoder weights, one for all branches or one for each: the path of a file (its tensors tell
+            what it is), "imagenet", or None for random ones.
+        decoder: name of the decoder.
+        head_channels: its width.
+        bn_eps, bn_momentum: of every BatchNorm.
+        branches: how many; CPCL has two.
+        tensors: the state dict of a snapshot, whose form the encoders take.
 
-    `net(images (B, 3, H, W), branch=1)` gives logits (B, K, H, W). The names in `state_dict` are those of
-    the published checkpoints.
+    `net(images (B, 3, H, W), branch=1)` gives logits (B, K, H, W). The names in `state_dict` are those of the published
+    checkpoints. `weights_report` says how the encoders' weights began.
     """
 
     def __init__(
         self,
         num_classes: int,
-        backbone: str = "resnet50",
-        pretrained_model: str | None = None,
+        backbone: str | Sequence[str] = "resnet50",
+        pretrained_model: Names = None,
         *,
-        stem: str | None = None,
+        decoder: str = "deeplabv3plus",
         head_channels: int = 256,
         bn_eps: float = BN_EPS,
         bn_momentum: float = BN_MOMENTUM,
         branches: int = 2,
+        tensors: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
-        stem = stem or ("plain" if pretrained_model == IMAGENET else "deep")
+        self.num_classes = num_classes
+        reports = []
         for number in range(1, branches + 1):
-            model = DeepLabV3Plus(num_classes, backbone, stem, head_channels)
-            initialize_head(model)
-            self.add_module(f"branch{number}", model)
+            name, source = each(backbone, branches)[number - 1], each(pretrained_model, branches)[number - 1]
+            weights, told = read_encoder_weights(name, source)
+            encoder = build_encoder(name, weights or of_branch(tensors or {}, number))
+            self.add_module(f"branch{number}", Branch(encoder, decoder, num_classes, head_channels))
+            reports.append(told + fill(encoder, weights, str(source)) if weights else told)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = bn_eps, bn_momentum
-        self.num_classes = num_classes
-        self.weights_report = load_backbone_weights(self, backbone, pretrained_model)
+        self.weights_report = "; ".join(dict.fromkeys(reports))
 
     @property
-    def branches(self) -> list[DeepLabV3Plus]:
+    def branches(self) -> list[Branch]:
         """The networks in order, the conservative one first."""
         return list(self.children())
 
@@ -59,13 +86,16 @@ class Network(nn.Module):
         return upsample(self.logits(images, branch), images.shape[-2:])
 
     def logits(self, images: Tensor, branch: int = 1) -> Tensor:
-        """Logits (B, K, H/4, W/4) before the last upsampling, which the losses can do on the fly."""
+        """Logits (B, K, h, w) before the last upsampling, which the losses can do on the fly."""
         return self.branches[branch - 1](images)
 
 
-def initialize_head(model: DeepLabV3Plus) -> None:
-    """Kaiming normal (fan in, ReLU) for the convolutions of head and classifier, ones and zeros for the norms."""
-    for part in (model.head, model.classifier):
-        for module in part.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+def each(value: Names, branches: int) -> list[str | None]:
+    """One value for every branch."""
+    return [value] * branches if value is None or isinstance(value, str) else list(value)
+
+
+def of_branch(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The encoder's tensors of one branch in the state dict of a snapshot."""
+    prefix = f"branch{number}.backbone."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

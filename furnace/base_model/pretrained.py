@@ -1,5 +1,6 @@
-"""Backbone weights from a local file or from torchvision, with a report of what matched."""
+"""Encoder weights from a local file or from torchvision, with a report of what matched."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from furnace.base_model.encoders import BLOCKS
+from furnace.base_model.recognition import depth_name, recognize
 from furnace.utils.errors import UserError
 from furnace.utils.weights import MATCH_NEEDED, read_state_dict
+from furnace.utils.wording import few
 
 IMAGENET = "imagenet"
 _downloading: ContextVar[bool] = ContextVar("downloading", default=True)
@@ -19,7 +23,7 @@ _downloading: ContextVar[bool] = ContextVar("downloading", default=True)
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Within it, backbones whose weights would have to be downloaded stay random, and the report says so."""
+    """Within it, encoders whose weights would have to be downloaded stay random, and the report says so."""
     token = _downloading.set(False)
     try:
         yield
@@ -27,39 +31,48 @@ def no_downloads() -> Iterator[None]:
         _downloading.reset(token)
 
 
-def load_backbone_weights(network: nn.Module, backbone: str, pretrained_model: str | None) -> str:
-    """Fill every branch's backbone and return one line that says how many tensors matched and which did not.
+def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tensor], str]:
+    """Weights for an encoder under our names, none for random ones, and the begin of a line that tells their origin.
+
+    Args:
+        name: of the encoder.
+        source: path of a file, "imagenet" or None.
 
     Raises:
-        UserError: the file is missing or damaged, a tensor has another shape, or hardly any fits.
+        UserError: the file is missing, damaged, or of another encoder that can be told.
     """
-    if pretrained_model is None:
-        return "backbone weights: random"
-    if pretrained_model == IMAGENET and not _downloading.get() and not (file := imagenet_file(backbone)).is_file():
-        return f"backbone weights: random for now, as nothing is downloaded; a start takes {file.name}"
-    weights = imagenet_weights(backbone) if pretrained_model == IMAGENET else read_state_dict(pretrained_model)
-    return " ".join(dict.fromkeys(fill(branch.backbone, weights, pretrained_model) for branch in network.children()))
+    if source is None:
+        return {}, "encoder weights: random"
+    if source == IMAGENET and not _downloading.get() and not (file := imagenet_file(name)).is_file():
+        return {}, f"encoder weights: random for now, as nothing is downloaded; a start takes {file.name}"
+    tensors, origin = recognize(imagenet_weights(name) if source == IMAGENET else read_state_dict(source))
+    if name in BLOCKS and (other := depth_name(tensors)) not in (None, name):
+        raise UserError(f"{source}: holds the weights of a {other}, not of C.backbone = {name}; set one as the other")
+    return tensors, f"encoder weights ({origin}): "
 
 
-def fill(backbone: nn.Module, weights: dict[str, Tensor], source: str) -> str:
-    """Copy the tensors of `weights` whose name and shape fit into `backbone`; report the others."""
-    own = backbone.state_dict()
+def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
+    """Copy the tensors of `weights` whose name and shape fit into `encoder`; report the others.
+
+    Raises:
+        UserError: a tensor has another shape, or hardly any fits.
+    """
+    own = encoder.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     needed = [k for k in own if not k.endswith("num_batches_tracked")]
     missing = [k for k in needed if k not in fitting]
     misshapen = [k for k in missing if k in weights]
-    unused = [k for k in weights if k not in fitting and not k.startswith("fc.")]
+    unused = [k for k in weights if k not in fitting]
     if misshapen or len(needed) - len(missing) < MATCH_NEEDED * len(needed):
         raise UserError(
-            f"{source}: only {len(needed) - len(missing)} of the backbone's {len(needed)} tensors match "
-            f"(first that does not: {(misshapen or missing)[0]}); is it for another backbone or stem than C.backbone?"
+            f"{source}: only {len(needed) - len(missing)} of the encoder's {len(needed)} tensors match "
+            f"(first that does not: {(misshapen or missing)[0]}); is it for another C.backbone?"
         )
-    own.update(fitting)
-    backbone.load_state_dict(own)
-    report = f"backbone weights: {len(needed) - len(missing)} of {len(needed)} tensors from {source}"
+    encoder.load_state_dict(own | fitting)
+    report = f"{len(needed) - len(missing)} of {len(needed)} tensors from {source}"
     for what, keys in (("not in the file", missing), ("in the file but unused", unused)):
         if keys:
-            report += f"; {what}: {', '.join(keys[:4])}{' ...' if len(keys) > 4 else ''}"
+            report += f"; {what}: {few(keys)}"
     return report
 
 
@@ -71,7 +84,9 @@ def imagenet_file(backbone: str) -> Path:
 def imagenet_weights(backbone: str) -> dict[str, Tensor]:
     """torchvision's ImageNet weights of a plain-stem ResNet, downloaded once into torch's own cache."""
     try:
-        return models.get_model_weights(backbone).DEFAULT.get_state_dict(progress=True, map_location="cpu")
+        return models.get_model_weights(backbone).DEFAULT.get_state_dict(
+            progress=sys.stderr.isatty(), map_location="cpu"
+        )
     except (URLError, OSError) as error:
         cache = imagenet_file(backbone).parent
         url = models.get_model_weights(backbone).DEFAULT.url

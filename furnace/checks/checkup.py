@@ -69,7 +69,7 @@ class Checkup:
         """Each list can be read; its count, protocol and hash."""
         C = self.C
         sources = {LABELLED: (C.train_source, C.train_folder)}
-        if METHODS[C.method].unlabeled:
+        if METHODS.find(C.method).unlabeled:
             sources[UNLABELLED] = (C.unsup_source, C.train_folder)
         sources[VALIDATION] = (C.eval_source, C.eval_folder)
         for title, (source, folder) in sources.items():

@@ -77,7 +77,7 @@ def random_batch(C: Settings, device: torch.device, size: int, height: int, widt
         return torch.randn(size, 3, height, width, device=device).contiguous(memory_format=memory_format(device))
 
     labels = torch.randint(0, C.num_classes, (size, height, width), device=device)
-    if not METHODS[C.method].unlabeled:
+    if not METHODS.find(C.method).unlabeled:
         return TrainBatch(images(), labels)
     if not C.cutmix:
         return TrainBatch(images(), labels, images())

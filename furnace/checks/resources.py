@@ -59,7 +59,7 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
     epochs, steps = counted(range(C.nepochs), "epoch"), counted(range(C.niters_per_epoch), "iteration")
     recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
     try:
-        found = estimate(C, build_train_set(C, METHODS[C.method].unlabeled), device)
+        found = estimate(C, build_train_set(C, METHODS.find(C.method).unlabeled), device)
     except UserError as error:
         return [recipe, Finding(Level.PROBLEM, TIME, f"can't be measured: {error}")]
     except torch.OutOfMemoryError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from furnace.datasets.splits import list_hash, read_lines, read_list
 from furnace.methods.method import METHODS
-from furnace.methods.settings import load_config
+from furnace.methods.settings import all_settings, load_config
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
@@ -62,7 +62,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """All that the result depends on: settings, and hashes of the lists. Raises UserError where one is missing."""
         lists = {"labelled": self.C.train_source, "test": self.C.eval_source}
-        if METHODS[self.C.method].unlabeled:
+        if METHODS.find(self.C.method).unlabeled:
             lists["unlabelled"] = self.C.unsup_source
         if self.holdout:
             lists["hold-out"] = self.holdout.source
@@ -101,7 +101,7 @@ class Cell:
 
 def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
     """What tells two identities apart, in words. Settings that did not exist then count with their defaults."""
-    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    defaults = {name: field.default for name, field in all_settings().model_fields.items()}
     for name, value in here["settings"].items():
         old = there["settings"].get(name, defaults[name])
         if json.loads(json.dumps(value)) != old:
@@ -119,8 +119,8 @@ def parse_method(text: str) -> dict[str, str]:
         UserError: there is no such method, or a setting is not the method's to choose.
     """
     name, *pairs = (part.strip() for part in text.split(":"))
-    if name not in METHODS:
-        raise UserError(f"--methods {text}: no such method; there are: {', '.join(METHODS)}")
+    if name not in METHODS.all():
+        raise UserError(f"--methods {text}: {METHODS.unknown(name)}")
     settings = parse_overrides(pairs)
     if taken := OF_A_CELL & settings.keys():
         raise UserError(f"--methods {text}: {min(taken)} is set from run to run; leave it out")
@@ -186,7 +186,7 @@ def check_holdout(cell: Cell) -> None:
         "the test set": read_list(C.eval_source, C.dataset_path, C.eval_folder),
         "the labelled images": read_list(C.train_source, C.dataset_path, C.train_folder),
     }
-    if METHODS[C.method].unlabeled:
+    if METHODS.find(C.method).unlabeled:
         sources["the unlabelled images"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labeled=False)
     for what, samples in sources.items():
         shared = held & {sample.image.resolve() for sample in samples}

@@ -69,7 +69,8 @@ class Trainer:
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
         check_shares(C, device=device)
         self.diagnostics = Diagnostics(C, self.dataset)
-        self.network = build_network(C, pretrained=found is None).to(device, memory_format=memory_format(device))
+        tensors = found[0].model if found else None
+        self.network = build_network(C, found is None, tensors).to(device, memory_format=memory_format(device))
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         self.total = C.nepochs * C.niters_per_epoch

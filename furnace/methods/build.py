@@ -1,29 +1,44 @@
 """From settings to networks, losses and methods."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from furnace.base_model.network import Network
-from furnace.base_model.pretrained import IMAGENET
 from furnace.methods.method import METHODS, Method
 from furnace.seg_opr.losses import MeanCrossEntropy, OhemCrossEntropy
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
+from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 
 
-def build_network(C: Settings, pretrained: bool = True, tensors=None) -> Network:
-    """The network that the settings describe; with `pretrained=False` its weights come from a snapshot later."""
+def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Tensor] | None = None) -> Network:
+    """The network that the settings describe.
+
+    Args:
+        C: checked settings.
+        pretrained: begin with `C.pretrained_model`; otherwise the weights come from a snapshot later.
+        tensors: the model of that snapshot, which tells the form of the encoders.
+
+    Raises:
+        UserError: two encoders for a method that trains one network, or weights that are not there or don't fit.
+    """
     method = METHODS.find(C.method)
+    names = [name.strip() for name in C.backbone.split(",")]
+    if len(names) > 1 and len(names) != len(method.trained):
+        raise UserError(f"C.backbone = {C.backbone}: method {C.method!r} trains {len(method.trained)} network(s)")
     network = Network(
         C.num_classes,
-        C.backbone,
+        names if len(names) > 1 else names[0],
         C.pretrained_model if pretrained else None,
-        stem="plain" if C.pretrained_model == IMAGENET else "deep",
+        decoder=C.decoder,
         head_channels=C.head_channels,
         bn_eps=C.bn_eps,
         bn_momentum=C.bn_momentum,
         branches=method.branches(),
+        tensors=tensors,
     )
     for teacher, student in method.averaged.items():
         network.branches[teacher - 1].load_state_dict(network.branches[student - 1].state_dict())

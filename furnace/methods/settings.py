@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, create_model
 
-from furnace.base_model.resnet import BACKBONES as ENCODERS
+from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
 from furnace.methods.method import METHODS
 from furnace.utils import config
@@ -40,7 +40,11 @@ def load_config(folder: str | Path, overrides: dict[str, Any] | None = None) -> 
 
 
 def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a published config.py does not assign, from its `dataset_path` and `pretrained_model`."""
+    """Settings that config.py does not assign, from those that it does.
+
+    What a published one does not say follows from its `dataset_path` and `pretrained_model`, and the normalisation is
+    that of the encoder.
+    """
     found = {}
     if "dataset_name" not in values:
         found |= PUBLISHED.get(PurePath(str(values.get("dataset_path", ""))).name, {})
@@ -48,6 +52,9 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
         file = PurePath(str(values.get("pretrained_model", ""))).name
         encoders = [name for name in ENCODERS if name in file]
         found |= {"backbone": max(encoders, key=len)} if encoders else {}
+    encoder = ENCODERS.get(str(values.get("backbone", found.get("backbone"))).partition(",")[0].strip())
+    if encoder and not {"image_mean", "image_std"} & values.keys():
+        found |= {"image_mean": encoder.mean, "image_std": encoder.std}
     return found
 
 

@@ -76,7 +76,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--methods",
         default="supervised,cpcl",
-        help=f"of {', '.join(METHODS)}; with other settings as NAME:key=value:... (default: supervised,cpcl)",
+        help=f"of {', '.join(METHODS.all())}; with other settings as NAME:key=value:... (default: supervised,cpcl)",
     )
     parser.add_argument(
         "--ratios",

@@ -72,7 +72,8 @@ def load_config(
     if found["debug"]:
         found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
         found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
-    return schema.noted(found, _note(file, concluded, foreign))
+    told = {name: value for name, value in concluded.items() if value != schema.model_fields[name].default}
+    return schema.noted(found, _note(file, told, foreign))
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

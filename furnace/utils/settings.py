@@ -112,7 +112,9 @@ class Settings(BaseModel):
     test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
     num_classes: PositiveInt = Field(REQUIRED, description="classes, without the ignored one", le=255)
     class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
-    image_mean: Floats = Field((0.485, 0.456, 0.406), description="RGB mean of the normalisation, in [0, 1]")
+    image_mean: Floats = Field(
+        (0.485, 0.456, 0.406), description="RGB mean of the normalisation, in [0, 1]; not assigned: that of the encoder"
+    )
     image_std: Floats = Field((0.229, 0.224, 0.225), description="RGB standard deviation, likewise")
     image_height: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
     image_width: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
@@ -153,7 +155,8 @@ class Settings(BaseModel):
     # Network
     backbone: str = Field(REQUIRED, description="encoder, or two, separated by a comma, one for each branch")
     pretrained_model: OptionalText = Field(None, description="encoder weights: a file, 'imagenet', or None")
-    head_channels: PositiveInt = Field(256, description="width of the DeepLabv3+ head; 256 in the paper", le=2**13)
+    decoder: str = Field("deeplabv3plus", description="decoder")
+    head_channels: PositiveInt = Field(256, description="width of the decoder; 256 in the paper", le=2**13)
     bn_eps: PositiveFloat = Field(1e-5, description="BatchNorm epsilon")
     bn_momentum: Share = Field(0.1, description="BatchNorm momentum")
 

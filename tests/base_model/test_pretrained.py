@@ -1,4 +1,4 @@
-"""Backbone weights from files: every form that is in use, and a refusal that names the file for all others."""
+"""Encoder weights from files: every form that is in use, and a refusal that names the file for all others."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchvision import models
 
+from furnace.base_model.encoders import DilatedResNet
 from furnace.base_model.network import Network
-from furnace.base_model.resnet import DilatedResNet
 from furnace.utils.errors import UserError
 
 PREFIX = "module."
@@ -51,7 +51,10 @@ def test_weights_fill_the_backbones_of_all_branches(wrap, backbone_weights: dict
     network = network_with(path)
     assert_loaded(network, backbone_weights)
     needed = sum(not key.endswith("num_batches_tracked") for key in network.branch1.backbone.state_dict())
-    assert network.weights_report == f"backbone weights: {needed} of {needed} tensors from {path}"
+    assert (
+        network.weights_report
+        == f"encoder weights (v1c, deep stem 64-64-128): {needed} of {needed} tensors from {path}"
+    )
 
 
 def test_report_names_what_the_file_lacks_and_what_it_has_too_much(
@@ -68,7 +71,7 @@ def test_report_names_what_the_file_lacks_and_what_it_has_too_much(
 
 
 def test_no_file_means_random_weights_and_says_so() -> None:
-    assert network_with(None).weights_report == "backbone weights: random"
+    assert network_with(None).weights_report == "encoder weights: random"
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -79,23 +82,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({f"layer{i}.weight": torch.zeros(2) for i in range(200)}, path)
-    with pytest.raises(UserError, match=r"other\.pth: only 0 of .* match .*backbone or stem"):
+    with pytest.raises(UserError, match=r"other\.pth: only 0 of .* match .*another C\.backbone"):
         network_with(path)
-
-
-@pytest.mark.parametrize("name", ["resnet50", "resnet18"])
-def test_plain_stem_weights_are_refused_for_the_deep_stem(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "plain.pth"
-    torch.save(DilatedResNet(name, "plain").state_dict(), path)
-    with pytest.raises(UserError, match=r"plain\.pth: only .* match .*backbone or stem"):
-        Network(3, name, str(path), head_channels=8, branches=1)
-
-
-def test_weights_of_another_depth_are_refused(backbone_weights: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / "resnet18_v1c.pth"
-    torch.save(backbone_weights, path)
-    with pytest.raises(UserError, match=r"resnet18_v1c\.pth: only .* match"):
-        Network(3, "resnet34", str(path), head_channels=8, branches=1)
 
 
 def test_code_in_a_weights_file_is_not_run(trapped_file: tuple[Path, Path]) -> None:
@@ -128,3 +116,71 @@ def test_failed_download_names_the_address_and_the_cache(monkeypatch: pytest.Mon
     monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", offline)
     with pytest.raises(UserError, match=r"download\.pytorch\.org/models/resnet18.* failed .*no network.*checkpoints"):
         network_with("imagenet")
+
+
+# How the tensors of our deep stems are called elsewhere.
+SEMSEG = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2", "conv1.6": "conv3", "bn1": "bn3"}
+MMSEG = dict(zip(SEMSEG, (f"stem.{i}" for i in (0, 1, 3, 4, 6, 7)), strict=True))
+
+
+def called(weights: dict[str, Tensor], names: dict[str, str], prefix: str = "") -> dict[str, Tensor]:
+    """Weights under the names of another program."""
+    return {
+        prefix + ".".join((names.get(module, module), part)): value
+        for name, value in weights.items()
+        for module, _, part in [name.rpartition(".")]
+    }
+
+
+@pytest.mark.parametrize(
+    ("stem", "rename", "origin"),
+    [
+        ("plain", lambda w: w | {"fc.weight": torch.zeros(2, 2)}, "torchvision, plain stem"),
+        ("deep", lambda w: called(w, SEMSEG), "semseg v2, deep stem 64-64-128"),
+        ("deep", lambda w: {"state_dict": called(w, {}, "module.")}, "v1c, deep stem 64-64-128"),
+        ("light", lambda w: {"state_dict": called(w, MMSEG)}, "mmsegmentation v1c, deep stem 32-32-64"),
+        (
+            "light",
+            lambda w: {"state_dict": called(w, MMSEG, "backbone.") | {"decode_head.conv_seg.weight": torch.zeros(1)}},
+            "mmsegmentation v1c, deep stem 32-32-64",
+        ),
+        ("light", lambda w: w, "timm or Gluon C, deep stem 32-32-64"),
+    ],
+)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(
+    name: str, stem: str, rename, origin: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    weights = DilatedResNet(name, stem).state_dict()
+    torch.save(rename(weights), tmp_path / "weights.pth")
+    network = Network(3, name, str(tmp_path / "weights.pth"), head_channels=8, branches=1)
+    assert_loaded(network, weights)
+    needed = sum(not key.endswith("num_batches_tracked") for key in weights)
+    expected = f"encoder weights ({origin}): {needed} of {needed} tensors from {tmp_path / 'weights.pth'}"
+    assert network.weights_report == expected
+    opened = Network(3, name, head_channels=8, branches=1, tensors=network.state_dict())
+    opened.load_state_dict(network.state_dict())
+
+
+def test_weights_of_another_depth_name_the_encoder_that_fits(
+    backbone_weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "resnet50_v1c.pth"
+    torch.save(backbone_weights, path)
+    with pytest.raises(
+        UserError, match=r"resnet50_v1c\.pth: holds the weights of a resnet18, not of C\.backbone = resnet34"
+    ):
+        Network(3, "resnet34", str(path), head_channels=8, branches=1)
+
+
+def test_branches_may_have_encoders_and_weights_of_their_own(
+    backbone_weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "resnet18_v1c.pth"
+    torch.save(backbone_weights, path)
+    network = Network(3, ("resnet18", "resnet34"), (str(path), None), head_channels=8)
+    assert torch.equal(network.branch1.backbone.bn1.weight, backbone_weights["bn1.weight"])
+    assert len(network.branch2.backbone.layer3) == 6
+    assert network.weights_report.endswith("; encoder weights: random")
+    assert network.eval()(torch.zeros(1, 3, 32, 32), 2).shape == (1, 3, 32, 32)

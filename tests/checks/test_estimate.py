@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("method, cutmix", [("cpcl", True), ("cpcl", False), ("supervised", True)])
 def test_random_batches_have_the_streams_of_real_ones(make_settings, method: str, cutmix: bool) -> None:
     C = make_settings(method=method, cutmix=cutmix)
-    real = next(iter(build_train_loader(C, build_train_set(C, METHODS[method].unlabeled))))
+    real = next(iter(build_train_loader(C, build_train_set(C, METHODS.find(method).unlabeled))))
     made = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
     for name in ("images", "labels", "unlabeled_0", "unlabeled_1", "mask"):
         expected, found = getattr(real, name), getattr(made, name)

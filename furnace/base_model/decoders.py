@@ -1,10 +1,18 @@
-"""DeepLabv3+ (Chen et al., ECCV 2018): atrous spatial pyramid pooling, decoder and classifier."""
+"""Decoders: an encoder's maps to logits. The first entry is DeepLabv3+ (Chen et al., ECCV 2018)."""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from furnace.base_model.resnet import DilatedResNet
 from furnace.seg_opr.interpolate import upsample
+from furnace.utils.names import Registry
+
+# Functions (channels, strides, num_classes, width): of an encoder's maps, K, and the decoder's own width. They give two
+# modules: the head takes the tuple of maps to features, the classifier these to logits (B, K, h, w) of any size.
+DECODERS: Registry[Callable[[Sequence[int], Sequence[int], int, int], tuple[nn.Module, nn.Module]]] = Registry(
+    "decoder", "decoder"
+)
 
 ASPP_RATES = (6, 12, 18)
 REDUCED_CHANNELS = 48
@@ -40,14 +48,15 @@ class ASPP(nn.Module):
         return self.activation(self.red_bn(maps + pooled))
 
 
-class Decoder(nn.Module):
-    """ASPP on the features of layer 4, upsampled and refined with those of layer 1.
+class DeepLabHead(nn.Module):
+    """ASPP on the coarsest map, upsampled and refined with map `low`.
 
-    `forward(low (B, low_channels, h, w), high (B, high_channels, h/4, w/4))` gives (B, channels, h, w).
+    `forward(maps)` gives (B, channels, h, w) in the size of map `low`.
     """
 
-    def __init__(self, low_channels: int, high_channels: int, channels: int):
+    def __init__(self, low_channels: int, high_channels: int, channels: int, low: int = 0):
         super().__init__()
+        self.low = low
         self.aspp = ASPP(high_channels, channels)
         self.reduce = nn.Sequential(
             nn.Conv2d(low_channels, REDUCED_CHANNELS, 1, bias=False), nn.BatchNorm2d(REDUCED_CHANNELS), nn.ReLU()
@@ -61,26 +70,20 @@ class Decoder(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        low = self.reduce(low)
-        high = upsample(self.aspp(high), low.shape[-2:])
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        low = self.reduce(maps[self.low])
+        high = upsample(self.aspp(maps[-1]), low.shape[-2:])
         return self.last_conv(torch.cat([high, low], dim=1))
 
 
-class DeepLabV3Plus(nn.Module):
-    """One segmentation network: backbone, decoder and 1x1 classifier.
-
-    `forward(images (B, 3, H, W))` gives logits (B, num_classes, h, w) at a quarter of the resolution;
-    `upsample(logits, (H, W))` brings them to that of the images.
-    """
-
-    def __init__(self, num_classes: int, backbone: str, stem: str = "deep", head_channels: int = 256):
-        super().__init__()
-        self.backbone = DilatedResNet(backbone, stem)
-        self.head = Decoder(self.backbone.low_channels, self.backbone.high_channels, head_channels)
-        self.classifier = nn.Conv2d(head_channels, num_classes, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.classifier(self.head(*self.backbone(images)))
-        # Under autocast the losses still work in float32; the map is small here.
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+@DECODERS.register("deeplabv3plus")
+def deeplabv3plus(
+    channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int
+) -> tuple[nn.Module, nn.Module]:
+    """DeepLabv3+ on the map of stride 4, or the finest, and on the coarsest; begun as published."""
+    low = strides.index(4) if 4 in strides else 0
+    head, classifier = DeepLabHead(channels[low], channels[-1], width, low), nn.Conv2d(width, num_classes, 1)
+    for module in (*head.modules(), classifier):
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+    return head, classifier

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from furnace.base_model.deeplab import ASPP, Decoder, DeepLabV3Plus
+from furnace.base_model.decoders import ASPP, DECODERS, DeepLabHead
+from furnace.base_model.encoders import build_encoder
+from furnace.base_model.network import Branch
 from tests.formulas import batch_norm, bilinear
 from tests.golden_values import fill_deterministic, relative_error
 
@@ -40,7 +42,7 @@ def test_aspp_is_the_plain_formula(generator: torch.Generator) -> None:
 
 
 def test_decoder_is_the_plain_formula(generator: torch.Generator) -> None:
-    decoder = Decoder(5, 6, 4).double().eval()
+    decoder = DeepLabHead(5, 6, 4).double().eval()
     fill_deterministic(decoder)
     weights = decoder.state_dict()
     low = torch.randn(2, 5, 9, 13, dtype=torch.float64, generator=generator)
@@ -53,21 +55,28 @@ def test_decoder_is_the_plain_formula(generator: torch.Generator) -> None:
         expected = batch_norm(F.conv2d(F.pad(expected, (1, 1, 1, 1)), weights[f"{conv}.weight"]), weights, norm)
         expected = expected.clamp(min=0)
 
-    assert relative_error(decoder(low, high), expected) < 1e-12
+    assert relative_error(decoder((low, high)), expected) < 1e-12
 
 
 @pytest.mark.parametrize("height, width", [(64, 96), (33, 49)])
 def test_logits_have_a_quarter_of_the_resolution(height: int, width: int) -> None:
     with torch.device("meta"):
-        model = DeepLabV3Plus(11, "resnet18", head_channels=8)
+        model = Branch(build_encoder("resnet18"), "deeplabv3plus", 11, 8)
         logits = model(torch.zeros(2, 3, height, width))
     assert logits.shape == (2, 11, -(-height // 4), -(-width // 4))
 
 
 def test_head_channels_is_the_width_of_the_whole_head() -> None:
     with torch.device("meta"):
-        model = DeepLabV3Plus(11, "resnet18", head_channels=24)
+        model = Branch(build_encoder("resnet18"), "deeplabv3plus", 11, 24)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert shapes["classifier.weight"] == (11, 24, 1, 1)
     assert shapes["head.aspp.red_conv.weight"] == (24, 4 * 24, 1, 1)
     assert shapes["head.last_conv.0.weight"] == (24, 24 + 48, 3, 3)
+
+
+def test_maps_of_other_strides_are_taken() -> None:
+    maps = [torch.randn(2, 5, 16, 16), torch.randn(2, 6, 8, 8), torch.randn(2, 7, 4, 4)]
+    for strides, size in (((2, 4, 8), (8, 8)), ((8, 16, 32), (16, 16))):
+        head, classifier = DECODERS["deeplabv3plus"]((5, 6, 7), strides, 3, 4)
+        assert classifier(head(maps)).shape == (2, 3, *size)

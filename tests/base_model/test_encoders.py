@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
-from furnace.base_model.resnet import BACKBONES, DilatedResNet
+from furnace.base_model.encoders import BLOCKS, ENCODERS, DilatedResNet, build_encoder
+from furnace.utils.errors import UserError
 from tests.formulas import batch_norm
 from tests.golden_values import fill_deterministic, relative_error
 
@@ -24,19 +25,22 @@ def plain_backbone(request) -> tuple[str, DilatedResNet]:
     return request.param, backbone
 
 
-@pytest.mark.parametrize("stem", ["deep", "plain"])
-@pytest.mark.parametrize("name", BACKBONES)
-def test_features_have_output_strides_4_and_16(name: str, stem: str) -> None:
+@pytest.mark.parametrize("stem", ["deep", "light", "plain"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_maps_have_the_channels_and_strides_that_are_told(name: str, stem: str) -> None:
     with torch.device("meta"):
         backbone = DilatedResNet(name, stem)
         for height, width in ((64, 96), (33, 49), (65, 17)):
-            low, high = backbone(torch.zeros(2, 3, height, width))
-            assert low.shape == (2, 64 * EXPANSION[name], ceil(height / 4), ceil(width / 4))
-            assert high.shape == (2, 512 * EXPANSION[name], ceil(height / 16), ceil(width / 16))
-    assert (backbone.low_channels, backbone.high_channels) == (low.shape[1], high.shape[1])
+            maps = backbone(torch.zeros(2, 3, height, width))
+            for found, base, channels, stride in zip(
+                maps, (64, 128, 256, 512), backbone.channels, (4, 8, 16, 16), strict=True
+            ):
+                assert channels == base * EXPANSION[name]
+                assert found.shape == (2, channels, ceil(height / stride), ceil(width / stride))
+    assert backbone.strides == (4, 8, 16, 16)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_number_of_convolutions_is_that_of_the_name(name: str) -> None:
     with torch.device("meta"):
         convolutions = {stem: count_convolutions(DilatedResNet(name, stem)) for stem in ("plain", "deep")}
@@ -50,7 +54,7 @@ def count_convolutions(backbone: DilatedResNet) -> int:
     return sum(isinstance(m, nn.Conv2d) and "downsample" not in name for name, m in backbone.named_modules())
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_only_layer4_is_dilated_by_2_4_and_8(name: str) -> None:
     with torch.device("meta"):
         backbone = DilatedResNet(name)
@@ -71,14 +75,25 @@ def test_only_layer4_is_dilated_by_2_4_and_8(name: str) -> None:
     assert seen - {1} == ({2, 4} if name == "resnet18" else {2, 4, 8})
 
 
-def test_deep_stem_is_three_convolutions_of_64_64_and_128_channels() -> None:
+@pytest.mark.parametrize(("stem", "first", "last"), [("deep", 64, 128), ("light", 32, 64)])
+def test_deep_stems_are_three_convolutions_and_told_by_their_tensors(stem: str, first: int, last: int) -> None:
     with torch.device("meta"):
-        stem = [m for m in DilatedResNet("resnet50").conv1 if isinstance(m, nn.Conv2d)]
-    assert [(m.in_channels, m.out_channels, m.stride, m.kernel_size) for m in stem] == [
-        (3, 64, (2, 2), (3, 3)),
-        (64, 64, (1, 1), (3, 3)),
-        (64, 128, (1, 1), (3, 3)),
+        backbone = DilatedResNet("resnet50", stem)
+        again = build_encoder("resnet50", backbone.state_dict())
+    convolutions = [m for m in backbone.conv1 if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.stride, m.kernel_size) for m in convolutions] == [
+        (3, first, (2, 2), (3, 3)),
+        (first, first, (1, 1), (3, 3)),
+        (first, last, (1, 1), (3, 3)),
     ]
+    shapes = {name: value.shape for name, value in backbone.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in again.state_dict().items()}
+
+
+def test_an_unknown_encoder_is_named_with_the_closest() -> None:
+    with pytest.raises(UserError, match="no encoder 'resnet51'; did you mean resnet50 or"):
+        build_encoder("resnet51")
+    assert ENCODERS["resnet50"].mean == (0.485, 0.456, 0.406)
 
 
 def test_plain_stem_computes_what_torchvision_does_up_to_layer3(plain_backbone: tuple[str, DilatedResNet]) -> None:
@@ -90,7 +105,7 @@ def test_plain_stem_computes_what_torchvision_does_up_to_layer3(plain_backbone: 
     low_expected = reference.layer1(reference.maxpool(reference.relu(reference.bn1(reference.conv1(images)))))
     layer3_expected = reference.layer3(reference.layer2(low_expected))
 
-    low, _ = backbone(images)
+    low = backbone(images)[0]
     assert relative_error(low, low_expected) < 1e-12
     assert relative_error(backbone.layer3(backbone.layer2(low)), layer3_expected) < 1e-12
 
