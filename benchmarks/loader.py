@@ -31,6 +31,7 @@ from furnace.datasets.randomness import Purpose, random_stream  # noqa: E402
 from furnace.datasets.reading import Files  # noqa: E402
 from furnace.datasets.splits import Sample, read_list  # noqa: E402
 from furnace.datasets.transforms import Crop, draw_crop, scaled_side  # noqa: E402
+from furnace.datasets.views import MirrorScaleCrop, View  # noqa: E402
 from furnace.utils.arguments import whole_numbers  # noqa: E402
 from furnace.utils.errors import run  # noqa: E402
 from furnace.utils.files import write_atomically  # noqa: E402
@@ -132,8 +133,8 @@ def measure(kind: Kind, samples: list[Sample], cache_folder: Path, workers: list
     unlabeled = {
         "decoding": lambda i: files.files.image(files.sample(0, i, Purpose.ORDER_UNLABELED_0).image),
         "published": lambda i: published.unlabeled(files, i),
-        "files": lambda i: files.unlabeled_image(0, i, 0),
-        "cache": lambda i: cache.unlabeled_image(0, i, 0),
+        "files": lambda i: files.unlabeled_sample(0, i, 0),
+        "cache": lambda i: cache.unlabeled_sample(0, i, 0),
     }
     return {
         "name": kind.name,
@@ -153,9 +154,8 @@ def make_set(kind: Kind, samples: list[Sample], files: Files) -> TrainSet:
     return TrainSet(
         samples,
         samples,
+        view=View([MirrorScaleCrop(kind.crop, SCALES, tuple(round(255 * mean) for mean in MEAN))]),
         crop=kind.crop,
-        scales=SCALES,
-        fill=tuple(round(255 * mean) for mean in MEAN),
         num_classes=kind.classes,
         samples=POSITIONS,
         seed=0,

@@ -105,7 +105,8 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
 def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], None]:
     """A step in the published arrangement."""
     network = build_network(C, pretrained=False).to(device).train()
-    optimizers = [build_optimizer(branch, C.lr, C.momentum, C.weight_decay) for branch in network.branches]
+    rates = {"lr": C.lr, "momentum": C.momentum, "weight_decay": C.weight_decay}
+    optimizers = [build_optimizer(branch, **rates) for branch in network.branches]
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight, device=device)
 
     def step(batch: TrainBatch) -> None:

@@ -90,7 +90,10 @@ def test_dry_run_checks_everything_and_writes_nothing(options: list[str], voc_ro
 
 def test_dry_run_notes_the_snapshots_of_an_earlier_run(options: list[str], tmp_path: Path, capsys):
     assert cli.train(REPOSITORY / "exp_voc", options) == 0
-    assert f"next: python eval.py -e last {shlex.join(options)}\n" in capsys.readouterr().out
+    (hint,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(hint.removeprefix("next: python eval.py"))
+    assert len(words) < len(options), "the snapshot knows the rest"
+    assert cli.evaluate(REPOSITORY / "exp_voc", words) is None
     for more, noted in (([], True), (["-c", "auto", "-o", "nepochs=3"], False), (["--overwrite"], False)):
         assert cli.train(REPOSITORY / "exp_voc", [*options, *more, "--dry-run"]) == 0
         assert ("holds 2 snapshots of a run, the latest" in capsys.readouterr().out) == noted
@@ -122,7 +125,13 @@ SMALLER_STEPS = r"raise C\.accumulate = 1 .* lower C\.batch_size = 3, C\.image_h
 @pytest.mark.parametrize("error, where", SHORTAGES)
 @pytest.mark.parametrize("name, more", [*((n, []) for n in COMMANDS), ("eval", ["--submit", "upload"])])
 def test_out_of_memory_names_the_settings_to_lower(
-    name: str, more: list[str], error: Exception, where: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    more: list[str],
+    error: Exception,
+    where: str,
+    options: list[str],
+    lively_snapshot: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """Wherever it happens: here when the network goes to its device, before anything that a loop looks after."""
 
@@ -130,20 +139,21 @@ def test_out_of_memory_names_the_settings_to_lower(
         raise error
 
     monkeypatch.setattr(Network, "to", hungry)
-    inputs = ["a.png"] if name == "predict" else []
+    inputs = [str(REPOSITORY / "docs" / "images" / "strip.png")] if name == "predict" else []
+    inputs += ["-e", str(lively_snapshot)] if name != "train" else []
     what = SMALLER_STEPS if name == "train" else SMALLER_WINDOWS
     with pytest.raises(UserError, match=rf"^{where} out of memory: {what}.*, or end other programs$") as told:
         COMMANDS[name](REPOSITORY / "exp_voc", [*options, *inputs, *more])
     assert "\n" not in str(told.value)
 
 
-def test_any_other_error_keeps_its_traceback(options: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_any_other_error_keeps_its_traceback(options: list[str], lively_snapshot: Path, monkeypatch):
     def broken(*_, **__) -> None:
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(Network, "to", broken)
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        cli.evaluate(REPOSITORY / "exp_voc", options)
+        cli.evaluate(REPOSITORY / "exp_voc", [*options, "-e", str(lively_snapshot)])
 
 
 def test_a_loader_killed_while_evaluating_is_one_line(options: list[str], lively_snapshot: Path, monkeypatch):

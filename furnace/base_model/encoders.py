@@ -56,8 +56,8 @@ class DilatedResNet(tv.ResNet):
 
     Args:
         name: one of `BLOCKS`.
-        stem: "deep" (the `v1c` weights of CPS and CPCL), "light" (those of mmsegmentation, Gluon and timm's `resnet50c`)
-            or "plain" (torchvision's).
+        stem: "deep" (the `v1c` weights of CPS and CPCL), "light" (mmsegmentation, Gluon, timm's `resnet50c`) or "plain"
+            (torchvision).
     """
 
     strides = (4, 8, 16, 16)

@@ -22,12 +22,13 @@ MEMORY, TIME = "memory", "training time"
 
 
 def check_weights(C: Settings) -> Finding:
-    """Whether the backbone's weights are there and fit; nothing is downloaded."""
+    """Whether the encoders' weights are there and fit; nothing is downloaded."""
     check = "pretrained weights"
-    if C.pretrained_model == IMAGENET and not (file := imagenet_file(C.backbone)).is_file():
-        return Finding(Level.NOTE, check, f"{file} is not there yet", "the first start downloads it")
+    files = [imagenet_file(name.strip()) for name in C.backbone.split(",")] if C.pretrained_model == IMAGENET else []
+    if missing := [file for file in files if not file.is_file()]:
+        return Finding(Level.NOTE, check, f"{missing[0]} is not there yet", "the first start downloads it")
     try:
-        report = build_network(C).weights_report.removeprefix("backbone weights: ")
+        report = build_network(C).weights_report.removeprefix("encoder weights: ")
     except UserError as error:
         return Finding(Level.PROBLEM, check, str(error), 'see DATA/README.md, or C.pretrained_model = "imagenet"')
     if C.pretrained_model is None:

@@ -24,7 +24,7 @@ def test_the_published_arrangement_gives_our_crops(kind, tmp_path: Path) -> None
         assert np.abs(pixels - ours["images"]).max() <= 1.5
         np.testing.assert_array_equal(label, ours["labels"])
         unlabeled = 255 * (published.unlabeled(dataset, position).transpose(1, 2, 0) * STD + MEAN)
-        assert np.abs(unlabeled - dataset.unlabeled_image(0, position, 0)).max() <= 1.5
+        assert np.abs(unlabeled - dataset.unlabeled_sample(0, position, 0)["unlabeled_0"]).max() <= 1.5
 
 
 def write_camvid(root: Path) -> Path:

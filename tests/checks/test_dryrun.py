@@ -95,8 +95,10 @@ def test_snapshots_that_can_not_be_written_are_a_problem(C: Settings, tmp_path: 
 def test_of_several_devices_it_says_what_was_measured(C: Settings):
     console = Console(file=StringIO(), width=400)
     trainer = Trainer(C, CPU, console=console)
-    assert dry_run(trainer, processes=4) == dry_run(trainer) == 0
-    assert console.file.getvalue().count("those of the whole batch on cpu; each of 4 will hold a share of it") == 1
+    assert dry_run(trainer, processes=2) == dry_run(trainer) == 0
+    assert console.file.getvalue().count("those of the whole batch on cpu; each of 2 will hold a share of it") == 1
+    assert dry_run(trainer, processes=3) == 1, "the run would refuse it"
+    assert "C.batch_size = 4 must give 3 process(es)" in console.file.getvalue()
 
 
 def test_disk_needed_is_that_of_the_snapshots(C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -264,7 +264,7 @@ def test_workers_read_the_cache_and_decode_nothing(make_settings, voc_root: Path
     batches = iter(build_train_loader(C, dataset := build_train_set(C)))
     for path in [*voc_root.rglob("*.png")]:
         path.write_bytes(b"can't be decoded any more")
-    colours = {tuple(colour) for colour in PALETTE} | {dataset.fill}
+    colours = {tuple(colour) for colour in PALETTE} | {dataset.view.geometric[0].fill}
     assert sum(1 for _ in batches) == 6
     assert {tuple(pixel) for pixel in dataset.files.image(dataset.labeled[0].image).reshape(-1, 3)} <= colours
 

@@ -20,6 +20,10 @@ def test_purposes_keep_their_numbers_on_which_results_depend() -> None:
         "CROP_UNLABELED_0": 4,
         "CROP_UNLABELED_1": 5,
         "MASK": 6,
+        "COLOUR_LABELED": 7,
+        "COLOUR_TEACHER": 8,
+        "COLOUR_STUDENT": 9,
+        "METHOD": 10,
     }
 
 

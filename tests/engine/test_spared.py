@@ -31,7 +31,7 @@ with monitor:
     for iteration in range(600):
         limit = 2000 if iteration < 500 else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        monitor.step(iteration, 0.1, {"loss": torch.tensor(float(iteration))})
+        monitor.record(iteration, 0.1, {"loss": torch.tensor(float(iteration))})
         if iteration == 499:
             monitor.writer.flush()
 print(console.file.getvalue())

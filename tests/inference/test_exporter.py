@@ -55,7 +55,7 @@ def test_onnx(C: Settings):
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"])[15] == "person"
     assert json.loads(metadata["palette"])[1] == [128, 0, 0]
-    assert json.loads(metadata["mean"]) == C.image_mean
+    assert json.loads(metadata["mean"]) == list(C.image_mean)
     assert "uint8" in metadata["input"] and json.loads(metadata["epoch"]) == 1
     onnx.checker.check_model(onnx.load(path))
     assert said.count("share of labels that differ") == 4 and "2009_000000 1x3x" in said and "largest of all" in said

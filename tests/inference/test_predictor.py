@@ -15,7 +15,7 @@ from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import PALETTE, write_image
-from tests.tiny_run import NARROW, load_plain, place
+from tests.tiny_run import NARROW, load_plain, place, write_lively
 
 SIDE = 40
 
@@ -178,10 +178,10 @@ def test_refusals(C, lively_snapshot, photos, tmp_path, monkeypatch, inputs, whi
     assert (photos / "label" / "x.png").read_bytes() == untouched
 
 
-def test_second_branch_needs_two(make_settings: Callable[..., Settings], tmp_path: Path):
-    C = make_settings(method="supervised", head_channels=8)
+def test_second_branch_needs_two(C: Settings, photos: Path, tmp_path: Path):
+    path = write_lively(C.updated(method="supervised"), tmp_path / "supervised.pth")
     with pytest.raises(UserError, match="one branch only"):
-        Predictor(C, CPU, "2", Outputs(tmp_path))
+        Predictor(C, CPU, "2", Outputs(tmp_path / "out")).run(str(path), [str(photos)])
 
 
 def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C: Settings, photos: Path, tmp_path: Path, capsys):

@@ -143,7 +143,6 @@ def test_a_fault_is_named_and_told_by_the_status(examine, voc_root: Path, harm: 
 
 SETTINGS = {
     "train_source": ("/nowhere.txt", r"problem labelled list /nowhere\.txt: no such list"),
-    "batch_size": (6, r"problem labelled list 5 images are less than a batch of 6 -> lower C\.batch_size"),
     "pretrained_model": ("/nowhere.pth", r"problem pretrained weights /nowhere\.pth: no such file"),
 }
 

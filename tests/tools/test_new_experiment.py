@@ -102,7 +102,7 @@ def test_masks_that_hold_no_class_indices_are_refused_or_noted(folder: Path, cap
 def test_names_and_a_gpus_settings(folder: Path):
     begin(folder, "--classes", "sky, tree,road ,car,sign", "--val", "0.5")
     C = load_config(folder / "exp_mine")
-    assert C.class_names == ["sky", "tree", "road", "car", "sign"] and C.num_classes == 5
+    assert C.class_names == ("sky", "tree", "road", "car", "sign") and C.num_classes == 5
     assert C.backbone == "resnet50" and len(read_list(C.eval_source, C.dataset_path)) == 5
 
 

@@ -26,7 +26,7 @@ folder = Path(sys.argv[1])
 open_log(folder, "log", console)
 with Monitor(folder, total=6, start=2, niters_per_epoch=3, record_iter=2, display_iter=2, console=console) as monitor:
     for iteration in range(2, 6):
-        monitor.step(iteration, 0.1, {"loss": torch.tensor(1.5)})
+        monitor.record(iteration, 0.1, {"loss": torch.tensor(1.5)})
         monitor.bar.refresh()
 """
 LAST = r"epoch 1: 100%.*6/6 \[\d\d:\d\d<00:00, .*it.*, loss 1.500 lr 1.00e-01\]"
