@@ -76,7 +76,7 @@ def test_a_run_of_a_cpu_goes_on_on_a_gpu(make_settings: Callable[..., Config], t
     assert trainer.start_iteration == 6
     trainer.fit()
     (result,) = Evaluator(C, GPU, console=Console(quiet=True)).run("last")
-    assert result.confusion.sum() > 0 and result.epoch == 2
+    assert result.values["confusion"].sum() > 0 and result.epoch == 2
     picture = next((tmp_path / "DATA").rglob("val/image/*.png"))
     Predictor(C, GPU, "both", Outputs(tmp_path / "out"), Console(quiet=True)).run("last", [str(picture)])
     assert (tmp_path / "out" / "label" / picture.name).is_file()
