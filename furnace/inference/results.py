@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,10 +37,10 @@ class Result:
 
 
 def results_table(entry: dict, metrics: MetricList) -> Table:
-    """The values of every class, and below them the numbers. `entry` as in `results.json`."""
+    """The values of every class, and below them the main ones. `entry` as in `results.json`."""
     table = Table(
         title=f"{Path(entry['snapshot']).name}, branch {entry['branch']}, {entry['images']} images",
-        caption=numbers_text(entry, metrics),
+        caption=numbers_text(entry, metrics, metrics.mains),
     )
     table.add_column("class")
     for title in metrics.per_class.values():
@@ -52,16 +53,15 @@ def results_table(entry: dict, metrics: MetricList) -> Table:
 def summary(entry: dict, metrics: MetricList) -> str:
     """The line of the text log. `entry` as in `results.json`."""
     return (
-        f"{Path(entry['snapshot']).name} branch {entry['branch']}: {numbers_text(entry, metrics)}; "
+        f"{Path(entry['snapshot']).name} branch {entry['branch']}: {numbers_text(entry, metrics, metrics.numbers)}; "
         f"{entry['images']} images in {entry['seconds']:.1f} s"
     )
 
 
-def numbers_text(entry: dict, metrics: MetricList) -> str:
-    """ "mIoU 73.74 over 19 of 21 classes, pixel accuracy 93.10", in percent."""
+def numbers_text(entry: dict, metrics: MetricList, titles: Mapping[str, str]) -> str:
+    """Numbers by title, in percent: "mIoU 73.74 over 19 of 21 classes, pixel accuracy 93.10"."""
     return ", ".join(
-        f"{title} {percent(entry[key])} {metrics.coverage(key, entry)}".rstrip()
-        for key, title in metrics.numbers.items()
+        f"{title} {percent(entry[key])} {metrics.coverage(key, entry)}".rstrip() for key, title in titles.items()
     )
 
 
