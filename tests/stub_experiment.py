@@ -2,7 +2,8 @@
 
 Files in the folder steer it: `fail_METHOD` lets training fail, `wait` lets it wait until the file is gone or SIGTERM
 comes (then `stopped` appears), `meet` lets two runs wait for each other, `blank` lets evaluation find no labelled
-pixel. `calls` lists the commands: script, method, seed, device, and what to evaluate or to continue.
+pixel. It writes the values `miou` and `luck`. `calls` lists the commands: script, method, seed, device, and what to
+evaluate or to continue.
 """
 
 import shutil
@@ -54,7 +55,7 @@ for epoch in range(first, last + 1):
     test = 0.1 * epoch + 0.01 * int(C["seed"]) + 0.05 * (C["method"] != "supervised")
     miou = [0.1, 0.5, 0.3, 0.2][epoch] if held else test
     miou = None if (here / "blank").exists() else miou  # as of labels that say nothing
-    entries.append({"snapshot": str(epoch), "branch": "1", "epoch": epoch, "miou": miou})
+    entries.append({"snapshot": str(epoch), "branch": "1", "epoch": epoch, "miou": miou, "luck": 0.5})
 path.write_text(json.dumps(entries))
 """
 

@@ -19,7 +19,7 @@ RECORD = "cell.json"
 SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
 # What a comparison sets from cell to cell, and what must be the same in all, or its rows would not compare.
 OF_A_CELL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
-OF_ALL = {"eval_source", "eval_folder"}
+OF_ALL = {"eval_source", "eval_folder", "eval_metrics"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def parse_method(text: str) -> dict[str, str]:
     if taken := OF_A_CELL & settings.keys():
         raise UserError(f"--methods {text}: {min(taken)} is set from run to run; leave it out")
     if shared := OF_ALL & settings.keys():
-        raise UserError(f"--methods {text}: all methods share one test set; use -o {min(shared)}=...")
+        raise UserError(f"--methods {text}: all methods share one test set and its metrics; use -o {min(shared)}=...")
     return {"method": name, **settings}
 
 

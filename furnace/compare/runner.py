@@ -17,10 +17,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from furnace.compare.cells import Cell
-from furnace.engine.record import METRICS, RESULTS, read_metrics
 from furnace.engine.record import RECORD as RUN_RECORD
+from furnace.engine.record import RESULTS, TRAINING_METRICS, read_metrics
 from furnace.engine.snapshot_folder import LAST, clear, list_epochs
 from furnace.inference.results import read_results
+from furnace.seg_opr.metrics import MetricList
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
 OUTPUT, LOCK, HOLD_OUT, TEST = "output.log", "lock", "hold-out", "test"
@@ -118,17 +119,18 @@ class Runner:
                 (cell.folder / folder / RESULTS).unlink(missing_ok=True)
             words = self._words("train.py", device, "-c", "auto") + cell.arguments()
             self._attempt(cell, record, "train", words, lock)
-        chosen, curve = last, {}
+        main, chosen, curve = MetricList(cell.C.eval_metrics).main, last, {}
         if cell.holdout:
             source = {"eval_source": cell.holdout.source, "eval_folder": cell.holdout.folder}
-            curve = self._evaluate(cell, record, device, lock, range(last + 1), HOLD_OUT, **source)
+            found = self._evaluate(cell, record, device, lock, range(last + 1), HOLD_OUT, **source)
+            curve = {epoch: values[main] for epoch, values in found.items()}
             chosen = max(curve, key=lambda epoch: (curve[epoch], epoch))
         for epoch in dict.fromkeys((last, chosen)):
             test = self._evaluate(cell, record, device, lock, range(epoch, epoch + 1), TEST)
-        result = {"last": {"epoch": last, "miou": test[last]}}
+        result = {"last": {"epoch": last, **test[last]}}
         if cell.holdout:
-            result["best"] = {"epoch": chosen, "miou": test[chosen], "hold-out": curve}
-        figures = read_metrics(cell.folder / METRICS)
+            result["best"] = {"epoch": chosen, **test[chosen], "hold-out": curve}
+        figures = read_metrics(cell.folder / TRAINING_METRICS)
         run = json.loads((cell.snapshots / RUN_RECORD).read_text(encoding="utf-8"))
         seconds = {
             what: sum(attempt["seconds"] for attempt in record["attempts"] if attempt["what"] == what)
@@ -149,16 +151,18 @@ class Runner:
 
     def _evaluate(
         self, cell: Cell, record: dict[str, Any], device: str, lock: int, epochs: range, folder: str, **source: str
-    ) -> dict[int, float]:
-        """mIoU by epoch, after evaluating those that have a snapshot and are not in `folder`/results.json yet."""
-        known = scores_by_epoch(cell.folder / folder)
+    ) -> dict[int, dict[str, float | None]]:
+        """Main values of the metrics by epoch, after evaluating those that have a snapshot and are not in
+        `folder`/results.json yet."""
+        metrics = MetricList(cell.C.eval_metrics)
+        known = scores_by_epoch(cell.folder / folder, metrics)
         missing = [epoch for epoch in list_epochs(cell.snapshots) if epoch in epochs and epoch not in known]
         if missing:
             words = self._words("eval.py", device, "-e", f"{missing[0]}-{missing[-1]}")
             words += cell.arguments(log_dir=str(cell.folder / folder), **source)
             self._attempt(cell, record, "evaluate", words, lock)
-        scores = scores_by_epoch(cell.folder / folder)
-        if None in scores.values():
+        scores = scores_by_epoch(cell.folder / folder, metrics)
+        if any(values[metrics.main] is None for values in scores.values()):
             where = source.get("eval_source", cell.C.eval_source)
             raise CellFailed(f"{where}: no pixel has a label, so that there is nothing to compare")
         return scores
@@ -228,12 +232,16 @@ class Runner:
                 signal.signal(signum, handler)
 
 
-def scores_by_epoch(folder: Path) -> dict[int, float | None]:
-    """mIoU of each epoch that `folder`/results.json knows; None where no pixel has a label."""
-    return {entry["epoch"]: entry["miou"] for entry in read_results(folder / RESULTS)}
+def scores_by_epoch(folder: Path, metrics: MetricList) -> dict[int, dict[str, float | None]]:
+    """Main value of each metric by its name, for each epoch of which `folder`/results.json has all of them."""
+    return {
+        entry["epoch"]: {name: entry[name] for name in metrics.mains}
+        for entry in read_results(folder / RESULTS)
+        if metrics.mains.keys() <= entry.keys()
+    }
 
 
 def median_step(folder: Path) -> float | None:
     """Seconds that an iteration of the run in `folder` took, without its first half, which pays for warming up."""
-    seconds = [entry["step_seconds"] for entry in read_metrics(folder / METRICS)]
+    seconds = [entry["step_seconds"] for entry in read_metrics(folder / TRAINING_METRICS)]
     return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None

@@ -1,4 +1,4 @@
-"""Figures of a comparison: over seeds the mean, the standard deviation and the paired difference to a baseline."""
+"""Statistics of a comparison: mean and standard deviation over seeds, and paired difference to a baseline."""
 
 import math
 import statistics
@@ -11,27 +11,29 @@ LAST, BEST = "last", "best"
 
 @dataclass(frozen=True)
 class Score:
-    """One finished run: mIoU in [0, 1] on the test set by `which` ("last" epoch, "best" epoch of the hold-out)."""
+    """One finished run: `values` in [0, 1] on the test set, by "last" or "best" (epoch on the hold-out), then by
+    name."""
 
     method: str
     ratio: int
     seed: int
     labeled: int
-    miou: Mapping[str, float]
+    values: Mapping[str, Mapping[str, float | None]]
     seconds: float
     memory_gib: float | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method at one share of labels, over its seeds. Where there are too few of them, figures are None.
+    """A value of a method at one share of labels, over its seeds. Statistics of too few seeds are None.
 
-    `std` is the sample's; `difference` is the mean over the seeds that the baseline has, too, of the method's mIoU
+    `std` is the sample's; `difference` is the mean over the seeds that the baseline has, too, of the method's value
     minus the baseline's with the same seed, and `standard_error` that of this mean. `seconds` is the mean of a run's
     training and evaluation, `memory_gib` the largest peak.
     """
 
     which: str
+    metric: str
     method: str
     ratio: int
     labeled: int
@@ -45,29 +47,36 @@ class Row:
 
 
 def aggregate(scores: Sequence[Score]) -> list[Row]:
-    """Rows of the last epoch, then of the best one if any was chosen; fewest labels first, methods as they come."""
+    """Rows of the last epoch, then of the best one if any was chosen; of each, one value after the other; of each,
+    fewest labels first, methods as they come."""
+    names = dict.fromkeys(name for score in scores for values in score.values.values() for name in values)
+    return [row for which in (LAST, BEST) for name in names for row in rows_of(scores, which, name)]
+
+
+def rows_of(scores: Sequence[Score], which: str, name: str) -> list[Row]:
+    """The rows of one value of the "last" or the "best" epoch."""
+    groups: dict[tuple[int, str], dict[int, Score]] = {}
+    for score in scores:
+        if score.values.get(which, {}).get(name) is not None:
+            groups.setdefault((score.ratio, score.method), {})[score.seed] = score
     rows = []
-    for which in (LAST, BEST):
-        groups: dict[tuple[int, str], dict[int, Score]] = {}
-        for score in scores:
-            if which in score.miou:
-                groups.setdefault((score.ratio, score.method), {})[score.seed] = score
-        for ratio in sorted({ratio for ratio, _ in groups}, reverse=True):
-            base = {seed: score.miou[which] for seed, score in groups.get((ratio, BASELINE), {}).items()}
-            for (of_ratio, method), by_seed in groups.items():
-                if of_ratio == ratio:
-                    rows.append(make_row(which, by_seed, {} if method == BASELINE else base))
+    for ratio in sorted({ratio for ratio, _ in groups}, reverse=True):
+        base = {seed: score.values[which][name] for seed, score in groups.get((ratio, BASELINE), {}).items()}
+        for (of_ratio, method), by_seed in groups.items():
+            if of_ratio == ratio:
+                rows.append(make_row(which, name, by_seed, {} if method == BASELINE else base))
     return rows
 
 
-def make_row(which: str, by_seed: Mapping[int, Score], base: Mapping[int, float]) -> Row:
-    """The row of one method and share of labels, from its scores and the baseline's mIoU by seed."""
-    values = {seed: score.miou[which] for seed, score in sorted(by_seed.items())}
+def make_row(which: str, name: str, by_seed: Mapping[int, Score], base: Mapping[int, float]) -> Row:
+    """The row of one method and share of labels, from its scores and the baseline's values by seed."""
+    values = {seed: score.values[which][name] for seed, score in sorted(by_seed.items())}
     difference, standard_error = paired_difference(values, base)
     first = next(iter(by_seed.values()))
     memory = [score.memory_gib for score in by_seed.values() if score.memory_gib is not None]
     return Row(
         which=which,
+        metric=name,
         method=first.method,
         ratio=first.ratio,
         labeled=first.labeled,

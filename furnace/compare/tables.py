@@ -14,15 +14,18 @@ from furnace.utils.wording import byte_size, duration, percent
 
 MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"
 TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the hold-out"}
-HEADER = ("labels", "method", "seeds", "mIoU", "std", f"minus {BASELINE}", "standard error", "time", "memory")
+ABOUT = ("labels", "method", "seeds")
+STATISTICS = ("std", f"minus {BASELINE}", "standard error", "time", "memory")
 NOTE = (
-    "mIoU on the test set in percent, mean over the seeds and sample standard deviation; the difference to "
+    "Values on the test set in percent, mean over the seeds and sample standard deviation; the difference to "
     f"{BASELINE} is paired by seed, with its standard error. Time is one run's training and evaluation."
 )
 PLOT_DPI = 150
 
 
-def write_files(folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], cells: list[dict]) -> None:
+def write_files(
+    folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], cells: list[dict], titles: dict[str, str]
+) -> None:
     """Write all four.
 
     Args:
@@ -31,27 +34,34 @@ def write_files(folder: Path, title: str, rows: Sequence[Row], facts: dict[str, 
         rows: see `aggregate`.
         facts: what to know of it (command, test list, hardware, ...), by name.
         cells: everything known of each run.
+        titles: of the metrics, by name, the one to plot first.
     """
-    figures = {"title": title, **facts, "rows": [asdict(row) for row in rows], "cells": cells}
-    write_atomically(folder / JSON, json.dumps(figures, indent=1).encode())
+    everything = {"title": title, **facts, "rows": [asdict(row) for row in rows], "cells": cells}
+    write_atomically(folder / JSON, json.dumps(everything, indent=1).encode())
     write_atomically(folder / CSV, to_csv(rows).encode())
-    write_atomically(folder / MARKDOWN, to_markdown(title, rows, facts).encode())
-    write_atomically(folder / PLOT, plot(title, rows))
+    write_atomically(folder / MARKDOWN, to_markdown(title, rows, facts, titles).encode())
+    write_atomically(folder / PLOT, plot(title, rows, titles))
 
 
-def to_markdown(title: str, rows: Sequence[Row], facts: dict[str, str]) -> str:
+def to_markdown(title: str, rows: Sequence[Row], facts: dict[str, str], titles: dict[str, str]) -> str:
     """The page: facts, tables and plot."""
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    return f"# {title}\n\n{listed}\n\n{tables(rows)}\n\n{NOTE}\n\n![mIoU against labelled images]({PLOT})\n"
+    plotted = next(iter(titles.values()))
+    return (
+        f"# {title}\n\n{listed}\n\n{tables(rows, titles)}\n\n{NOTE}\n\n![{plotted} against labelled images]({PLOT})\n"
+    )
 
 
-def tables(rows: Sequence[Row]) -> str:
-    """A table each of last and best epoch in Markdown, mIoU in percent."""
+def tables(rows: Sequence[Row], titles: dict[str, str]) -> str:
+    """Tables in Markdown, values in percent: under last and best epoch one for each metric of `titles`."""
     parts = []
     for which, heading in TITLES.items():
-        chosen = [row for row in rows if row.which == which]
-        if chosen:
-            parts.append("\n".join([f"## {heading}", "", *markdown_table([HEADER, *map(cells_of, chosen)])]))
+        chosen = [[row for row in rows if (row.which, row.metric) == (which, name)] for name in titles]
+        parts += [f"## {heading}"] if any(chosen) else []
+        for title, of_metric in zip(titles.values(), chosen, strict=True):
+            if of_metric:
+                lines = [(*ABOUT, title, *STATISTICS), *map(cells_of, of_metric)]
+                parts.append("\n".join(markdown_table(lines)))
     return "\n\n".join(parts)
 
 
@@ -86,7 +96,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """A line for each row, mIoU as shares; seeds separated by blanks."""
+    """One line per row, values as shares; seeds separated by blanks."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -94,11 +104,14 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def plot(title: str, rows: Sequence[Row]) -> bytes:
-    """mIoU against the number of labelled images as PNG, a panel each for last and best epoch, bars of one std."""
+def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
+    """The first of the metrics `titles` against the number of labelled images as PNG, a panel each for last and best
+    epoch, bars of one std."""
     # Not pyplot: it would look for a screen and keep the figure.
     from matplotlib.figure import Figure
 
+    plotted = next(iter(titles))
+    rows = [row for row in rows if row.metric == plotted]
     kinds = [which for which in TITLES if any(row.which == which for row in rows)]
     figure = Figure(figsize=(1 + 5 * len(kinds), 4), layout="constrained")
     panels: list[Any] = list(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0])
@@ -120,7 +133,7 @@ def plot(title: str, rows: Sequence[Row]) -> bytes:
         axes.minorticks_off()
         axes.set(title=TITLES[which], xlabel="labelled images")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("test mIoU, %")
+    panels[0].set_ylabel(f"test {titles[plotted]}, %")
     panels[0].legend()
     figure.suptitle(title)
     buffer = io.BytesIO()

@@ -7,7 +7,7 @@ alone. Unlabelled images can also be a folder.
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from furnace.utils.errors import UserError
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".p
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, its label if there is one, and the name by which results are saved."""
+    """One image, its label if there is one, and the name by which results are saved, unique in its list."""
 
     name: str
     image: Path
@@ -60,7 +60,7 @@ def scan_list(
             samples.append(_parse(line, root, folder, images, labeled, f"{source}:{number}"))
         except UserError as error:
             faults.append(error)
-    return samples, faults
+    return with_unique_names(samples, root), faults
 
 
 def read_lines(source: str | Path) -> list[tuple[int, str]]:
@@ -83,6 +83,28 @@ def read_lines(source: str | Path) -> list[tuple[int, str]]:
     if not numbered:
         raise UserError(f"{source}: the list is empty")
     return numbered
+
+
+def with_unique_names(samples: list[Sample], root: Path) -> list[Sample]:
+    """The samples, with their paths from `root` as names if images of other folders have the same short name."""
+    for keep_suffix in (False, True):
+        images: dict[str, set[Path]] = {}
+        for sample in samples:
+            images.setdefault(sample.name, set()).add(sample.image)
+        samples = [
+            sample
+            if len(images[sample.name]) == 1
+            else replace(sample, name=_path_name(sample.image, root, keep_suffix))
+            for sample in samples
+        ]
+    return samples
+
+
+def _path_name(image: Path, root: Path, keep_suffix: bool) -> str:
+    """An image's path from `root`, or from "/" if it is elsewhere."""
+    image, root = (Path(os.path.normpath(path.absolute())) for path in (image, root))
+    path = image.relative_to(root if image.is_relative_to(root) else image.anchor)
+    return (path if keep_suffix else path.with_suffix("")).as_posix()
 
 
 def list_hash(source: str | Path) -> str:

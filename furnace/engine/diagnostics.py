@@ -18,7 +18,7 @@ from furnace.engine.monitor import logger
 from furnace.engine.record import TRUTH, append_metrics
 from furnace.engine.spared import Spared
 from furnace.methods.method import Teaching
-from furnace.seg_opr.confusion import confusion_matrix, scores
+from furnace.seg_opr.confusion import class_iou, confusion_matrix, pixel_accuracy
 from furnace.seg_opr.pseudo_label import Predictions, cutmix
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
@@ -96,7 +96,7 @@ class Diagnostics:
         agreement = confusion_matrix(first.labels, second.labels, K).cpu().double()
         apart = (first.confidence - second.confidence).abs().mean().item()
         writer.add_scalar("pseudo/intersection_share", (agreement.diag().sum() / agreement.sum()).item(), iteration)
-        for name, agreed in zip(self.classes.names, scores(agreement).iou.tolist(), strict=True):
+        for name, agreed in zip(self.classes.names, class_iou(agreement).tolist(), strict=True):
             if agreed == agreed:  # NaN where neither branch predicts the class
                 writer.add_scalar(f"agreement/{name}", agreed, iteration)
         shown = torch.bincount(labels.flatten().long().cpu(), minlength=IGNORE_INDEX + 1)[:K]
@@ -148,12 +148,10 @@ class Diagnostics:
         metrics, parts = {"iteration": iteration}, []
         for name, (target, labels) in candidates.items():
             confusion = confusion_matrix(target, labels, self.C.num_classes)
-            found = scores(confusion)
             share = (confusion.sum() / known).item()
-            metrics |= {f"{name}_share": share, f"{name}_accuracy": found.pixel_accuracy, f"{name}_miou": found.miou}
-            parts.append(
-                f"{name} accuracy {percent(found.pixel_accuracy)} mIoU {percent(found.miou)} ({100 * share:.0f} %)"
-            )
+            accuracy, miou = pixel_accuracy(confusion).item(), class_iou(confusion).nanmean().item()
+            metrics |= {f"{name}_share": share, f"{name}_accuracy": accuracy, f"{name}_miou": miou}
+            parts.append(f"{name} accuracy {percent(accuracy)} mIoU {percent(miou)} ({100 * share:.0f} %)")
         for name, value in metrics.items():
             if name != "iteration":
                 writer.add_scalar(f"truth/{name}", value, iteration)

@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from torch import Tensor
 
 from furnace.engine.distributed import rank
-from furnace.engine.record import METRICS, append_metrics
+from furnace.engine.record import TRAINING_METRICS, append_metrics
 from furnace.engine.spared import Spared, tensorboard_writer
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.files import explained
@@ -110,7 +110,7 @@ class Monitor:
         self.spared = Spared(logger.warning)
         tb = Path(folder) / "tb"
         self.writer = tensorboard_writer(tb, self.spared, write_to_disk=self.first, purge_step=start or None)
-        self.figures_file = Path(folder) / METRICS
+        self.figures_file = Path(folder) / TRAINING_METRICS
         self.sums: dict[str, Tensor] = {}  # of the finite values, and how many they are
         self.count = 0
         self.waited = 0.0

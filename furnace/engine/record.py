@@ -21,7 +21,7 @@ from furnace.engine.snapshot_folder import list_saves
 from furnace.utils.files import append, write_atomically
 from furnace.utils.settings import Settings
 
-METRICS = "figures.jsonl"  # of training, one JSON object per line
+TRAINING_METRICS = "figures.jsonl"  # of training, one JSON object per line
 TRUTH = "truth.jsonl"  # of pseudo labels against withheld labels, likewise
 RESULTS = "results.json"  # of evaluations
 REPORT = "report.html"  # of all these

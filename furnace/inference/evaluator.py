@@ -1,6 +1,5 @@
-"""Evaluation: snapshots to scores, by sliding windows over the validation images."""
+"""Evaluation: metrics of snapshots, by sliding windows over the validation images."""
 
-import math
 import time
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from furnace.engine.monitor import logger, open_log
 from furnace.engine.record import REPORT, RESULTS
 from furnace.engine.snapshot_folder import find_snapshots
 from furnace.inference.report import EXAMPLES, Example, write_report
-from furnace.inference.results import Result, find_entry, results_table, save_results, summary
+from furnace.inference.results import Result, result_entry, results_table, save_results, summary
 from furnace.inference.segmenter import Segmenter, to_array
-from furnace.seg_opr.confusion import class_iou, confusion_matrix, scores
+from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
@@ -40,7 +39,7 @@ class Evaluator:
         console: for tables and progress.
 
     Raises:
-        UserError: the validation list or its folder is missing.
+        UserError: a metric is unknown, or the validation list or its folder is missing.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class Evaluator:
         self.C, self.device = C, device
         self.save_to = Path(save_to) if save_to else None
         self.console = console or open_console(quiet=rank() > 0)
+        self.metrics = MetricList(C.eval_metrics)
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.samples: list[Sample] = read_list(C.eval_source, C.dataset_path, C.eval_folder)
         self.segmenter = Segmenter(C, device, branch)
@@ -65,29 +65,29 @@ class Evaluator:
         if rank() == 0:
             open_log(self.C.log_dir, "val", self.console)
         results: list[Result] = []
-        entries: list[dict] = []
+        own: list[dict] = []
         for path in paths:
-            result = self.evaluate(path, self.segmenter.load(path).epoch)
-            results.append(result)
+            results.append(self.evaluate(path, self.segmenter.load(path).epoch))
+            own.append(result_entry(self.C, results[-1], self.classes))
             if rank() == 0:
-                self.console.print(results_table(result, self.classes))
-                logger.info(summary(result))
-                entries = save_results(self.C, [result], self.classes)
-        best = max(results, key=rank_of)
+                self.console.print(results_table(own[-1], self.metrics))
+                logger.info(summary(own[-1], self.metrics))
+                entries = save_results(self.C, own)
         if rank() == 0:
+            best = max(range(len(results)), key=lambda index: self.rank_of(own[index]))
             if len(results) > 1:
-                logger.info(f"best of {len(results)}: {Path(best.snapshot).name}, mIoU {percent(best.scores.miou)}")
-            self.segmenter.load(best.snapshot)
-            shown = find_entry(entries, self.C, best)
-            write_report(self.C, entries, shown, self.examples(best), self.classes)
+                score = f"{self.metrics.mains[self.metrics.main]} {percent(own[best][self.metrics.main])}"
+                logger.info(f"best of {len(results)}: {Path(results[best].snapshot).name}, {score}")
+            self.segmenter.load(results[best].snapshot)
+            method, examples = self.segmenter.C.method, self.examples(results[best])
+            write_report(self.C, method, self.metrics, entries, own[best], examples, self.classes)
             logger.info(f"results: {Path(self.C.log_dir) / RESULTS}; to look at: {Path(self.C.log_dir) / REPORT}")
         return results
 
     @torch.inference_mode()
     def evaluate(self, path: Path, epoch: int) -> Result:
-        """Scores of the network as it is, over the whole validation list; each process takes every n-th image."""
-        K = self.C.num_classes
-        confusion = torch.zeros(K, K, dtype=torch.int64, device=self.device)
+        """Metrics of the network as it is, over the whole validation list; each process takes every n-th image."""
+        metrics = self.metrics.build(self.C.num_classes, self.device)
         per_image = torch.zeros(len(self.samples), dtype=torch.float64, device=self.device)
         share = range(rank(), len(self.samples), world_size())
         begin = time.perf_counter()
@@ -96,20 +96,30 @@ class Evaluator:
             images = ((image.numpy(), (name, image, label)) for name, image, label in loader)
             for index, ((name, image, label), found) in zip(share, self.segmenter.stream(images), strict=True):
                 prediction = found.argmax(0)
-                of_image = confusion_matrix(label.to(self.device), prediction, K)
-                confusion += of_image
-                per_image[index] = image_miou(of_image)
+                of_image = self.metrics.build(self.C.num_classes, self.device)
+                for metric, alone in zip(metrics, of_image, strict=True):
+                    alone.update(label.to(self.device), prediction)
+                    metric.state += alone.state
+                per_image[index] = of_image[0].compute()[self.metrics.main]
                 if self.save_to:
                     self.save_pictures(path.stem, name, image.numpy(), label.numpy(), prediction)
                 bar.update()
-        confusion, per_image = whole_batch().total(confusion).cpu(), whole_batch().total(per_image).cpu()
+        values: dict[str, Tensor] = {}
+        for metric in metrics:
+            metric.state = whole_batch().total(metric.state).cpu()
+            values |= metric.compute()
+        per_image = whole_batch().total(per_image).cpu()
         seconds = time.perf_counter() - begin
         names = [sample.name for sample in self.samples]
-        branch = self.segmenter.branch
-        return Result(str(path), epoch, branch, seconds, confusion, scores(confusion), names, per_image)
+        return Result(str(path), epoch, self.segmenter.branch, seconds, values, names, per_image)
+
+    def rank_of(self, entry: dict) -> float:
+        """The value that ranks snapshots; below all others if there was nothing to measure."""
+        value = entry[self.metrics.main]
+        return -1.0 if value is None else value
 
     def examples(self, result: Result) -> list[Example]:
-        """The images of highest and of lowest mIoU, best first, predicted by the network as it is."""
+        """The images of highest and of lowest score, best first, predicted by the network as it is."""
         order = [i for i in result.per_image.argsort(descending=True).tolist() if not result.per_image[i].isnan()]
         chosen = order if len(order) <= 2 * EXAMPLES else order[:EXAMPLES] + order[-EXAMPLES:]
         pairs = ((i, *read_pair(self.samples[i], self.C.num_classes)) for i in chosen)
@@ -126,13 +136,3 @@ class Evaluator:
         with explained(self.save_to):
             save_picture(self.save_to / snapshot / "strip" / f"{name}.png", picture)
             save_labels(self.save_to / snapshot / "label" / f"{name}.png", labels, palette)
-
-
-def rank_of(result: Result) -> float:
-    """mIoU, below every other where there was nothing to measure: NaN compares with nothing."""
-    return -1.0 if math.isnan(result.scores.miou) else result.scores.miou
-
-
-def image_miou(confusion: Tensor) -> Tensor:
-    """mIoU () float64 of one image from its confusion matrix, NaN if all is ignored; stays on the device."""
-    return class_iou(confusion).nanmean()

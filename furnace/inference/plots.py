@@ -24,48 +24,47 @@ SMOOTHED_TO = 200  # points of a training curve
 HEIGHT_PER_CLASS = 0.24
 
 
-def epochs_plot(entries: Sequence[dict], names: Sequence[str]) -> str:
-    """mIoU in percent over epochs: a line for each of the `names`, of which each entry has one. Entries without an
-    mIoU, where there was nothing to measure, are left out."""
+def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title: str) -> str:
+    """A value of entries in percent over epochs: one line per name, of which each entry has one. Entries without the
+    value are left out."""
     lines: dict[str, list[dict]] = {}
     for entry, name in zip(entries, names, strict=True):
-        if entry["miou"] is not None:
+        if entry.get(value) is not None:
             lines.setdefault(name, []).append(entry)
     drawn = Counter()
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6, 3)
         for name in sorted(lines):
-            points = sorted((entry["epoch"], 100 * entry["miou"]) for entry in lines[name])
+            points = sorted((entry["epoch"], 100 * entry[value]) for entry in lines[name])
             branch = lines[name][0]["branch"]
             dashes = DASHES[drawn[branch] % len(DASHES)]
             axes.plot(*zip(*points, strict=True), marker="o", linestyle=dashes, label=name, color=COLOURS.get(branch))
             drawn[branch] += 1
-        axes.set(xlabel="epoch", ylabel="mIoU (%)")
+        axes.set(xlabel="epoch", ylabel=f"{title} (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if lines:
             axes.legend(frameon=False)
         return to_svg(figure)
 
 
-def bars_plot(names: Sequence[str], iou: Sequence[float | None], mean: float | None) -> str:
-    """IoU in percent of every class, in the classes' order, and their mean as a line."""
+def bars_plot(names: Sequence[str], values: Sequence[float | None], mean: float | None, title: str) -> str:
+    """A value in percent of every class, in the classes' order, and their mean as a line."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6, 0.8 + HEIGHT_PER_CLASS * len(names))
-        values = [0 if value is None else 100 * value for value in iou]
-        bars = axes.barh(range(len(names)), values, color=COLOURS["1"])
-        axes.bar_label(bars, ["absent" if v is None else f"{100 * v:.1f}" for v in iou], padding=3, fontsize=8)
+        bars = axes.barh(range(len(names)), [100 * (value or 0) for value in values], color=COLOURS["1"])
+        axes.bar_label(bars, ["absent" if v is None else f"{100 * v:.1f}" for v in values], padding=3, fontsize=8)
         if mean is not None:
             axes.axvline(100 * mean, color="#555555", linewidth=1, linestyle="--")
-        axes.set(xlim=(0, 108), xlabel="IoU (%), dashed: mean")
+        axes.set(xlim=(0, 108), xlabel=f"{title} (%), dashed: mean")
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         return to_svg(figure)
 
 
-def confusion_plot(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """Percent of each class's pixels (rows) by predicted class (columns)."""
-    counts = np.asarray(confusion, dtype=float)
+def matrix_plot(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
+    """A matrix of counts, labels in rows and predictions in columns, in percent of each row's sum."""
+    counts = np.asarray(matrix, dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 1.6 + 0.34 * len(names)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
@@ -92,12 +91,12 @@ def confusion_plot(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> 
         return to_svg(figure)
 
 
-def curves_plot(figures: Sequence[dict], names: Sequence[str], label: str) -> str:
-    """Training figures over iterations: averages of neighbouring records, so that long runs stay legible."""
+def curves_plot(records: Sequence[dict], names: Sequence[str], label: str) -> str:
+    """Training metrics over iterations: averages of neighbouring records, so that long runs stay legible."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6, 2.6)
         for name in names:
-            points = [(f["iteration"], f[name]) for f in figures if f.get(name) is not None]
+            points = [(r["iteration"], r[name]) for r in records if r.get(name) is not None]
             parts = np.array_split(np.array(points, dtype=float), min(SMOOTHED_TO, len(points))) if points else []
             if parts:
                 axes.plot(*np.array([part.mean(axis=0) for part in parts]).T, label=name, linewidth=1.2)

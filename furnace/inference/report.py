@@ -13,8 +13,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.record import METRICS, RECORD, REPORT, TRUTH, read_metrics, read_record
-from furnace.inference.plots import bars_plot, confusion_plot, curves_plot, epochs_plot
+from furnace.engine.record import RECORD, REPORT, TRAINING_METRICS, TRUTH, read_metrics, read_record
+from furnace.inference.plots import bars_plot, curves_plot, epochs_plot, matrix_plot
+from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import Settings
 from furnace.utils.visualize import colour, overlay
@@ -39,39 +40,54 @@ NOT_LOSSES = ("iteration", "lr", "overlap", "confidence", "memory_gib", *COSTS)
 
 @dataclass(frozen=True)
 class Example:
-    """An evaluated image (H, W, 3), its ground truth and prediction (H, W), uint8, and its mIoU."""
+    """An evaluated image (H, W, 3), its ground truth and prediction (H, W), uint8, and the value that ranks it."""
 
     name: str
-    miou: float
+    score: float
     image: np.ndarray
     label: np.ndarray
     prediction: np.ndarray
 
 
 def write_report(
-    C: Settings, entries: Sequence[dict], shown: dict, examples: Sequence[Example], classes: Classes
+    C: Settings,
+    method: str,
+    metrics: MetricList,
+    entries: Sequence[dict],
+    shown: dict,
+    examples: Sequence[Example],
+    classes: Classes,
 ) -> Path:
     """Write the page.
 
     Args:
         C: settings of the evaluation; those of the training come from the record beside its snapshots.
+        method: of the snapshot that is shown.
+        metrics: to show.
         entries: of `results.json`, all of them.
         shown: the entry to show in detail, one of them.
         examples: images of that entry, best first.
         classes: names and colours.
     """
-    figures, truth = (read_metrics(Path(C.log_dir) / name) for name in (METRICS, TRUTH))
+    training, truth = (read_metrics(Path(C.log_dir) / name) for name in (TRAINING_METRICS, TRUTH))
     record = read_record(Path(C.snapshot_dir) / RECORD)
     page = (
         environment()
         .get_template(TEMPLATE)
         .render(
-            title=f"{C.this_dir}: {C.method} on {C.dataset_name}",
+            title=f"{C.this_dir}: {method} on {C.dataset_name}",
+            metrics=metrics,
             entries=entries,
             varied=varied(entries),
             shown=shown,
-            rows=class_rows(shown, classes),
-            plots={name: Markup(svg) for name, svg in draw_plots(entries, shown, figures, truth).items()},
+            rows=class_rows(metrics, shown, classes),
+            plots={
+                name: Markup(svg)
+                for name, svg in {
+                    **metric_plots(metrics, entries, shown),
+                    **training_plots(training, truth),
+                }.items()
+            },
             examples=[example_row(example, classes) for example in examples],
             legend=[(name, css(entry)) for name, entry in zip(classes.names, classes.palette, strict=True)],
             record=record,
@@ -116,38 +132,40 @@ def series(entries: Sequence[dict]) -> list[str]:
     ]
 
 
-def draw_plots(entries: Sequence[dict], shown: dict, figures: Sequence[dict], truth: Sequence[dict]) -> dict[str, str]:
-    """The page's plots by name, as SVG; those that there is nothing for are missing."""
-    plots = {
-        "epochs": epochs_plot(entries, series(entries)),
-        "classes": bars_plot(shown["classes"], shown["iou"], shown["miou"]),
-        "confusion": confusion_plot(shown["classes"], shown["confusion"]),
-    }
-    if figures:
-        names = list(dict.fromkeys(name for record in figures for name in record))
-        plots["losses"] = curves_plot(figures, [name for name in names if name not in NOT_LOSSES], "loss")
-        plots["costs"] = curves_plot(figures, COSTS, "seconds")
+def metric_plots(metrics: MetricList, entries: Sequence[dict], shown: dict) -> dict[str, str]:
+    """SVG plots of results by name: "epochs", "classes" if the main value is a mean over classes, and the matrices."""
+    main, title = metrics.main, metrics.numbers[metrics.main]
+    plots = {"epochs": epochs_plot(entries, series(entries), main, title)}
+    if of_class := metrics.means.get(main):
+        plots["classes"] = bars_plot(shown["classes"], shown[of_class], shown[main], metrics.per_class[of_class])
+    return plots | {name: matrix_plot(shown["classes"], shown[name]) for name in metrics.matrices}
+
+
+def training_plots(training: Sequence[dict], truth: Sequence[dict]) -> dict[str, str]:
+    """SVG plots of the training by name, from records of its metrics and of its pseudo labels; {} without records."""
+    plots = {}
+    if training:
+        names = list(dict.fromkeys(name for record in training for name in record))
+        plots["losses"] = curves_plot(training, [name for name in names if name not in NOT_LOSSES], "loss")
+        plots["costs"] = curves_plot(training, COSTS, "seconds")
         if "overlap" in names:
-            plots["overlap"] = curves_plot(figures, ["overlap"], "share of pixels")
+            plots["overlap"] = curves_plot(training, ["overlap"], "share of pixels")
     for measure in ("miou", "share") if truth else ():
         plots[f"truth_{measure}"] = curves_plot(truth, [f"{name}_{measure}" for name in JUDGED], measure)
     return plots
 
 
-def class_rows(entry: dict, classes: Classes) -> list[dict]:
-    """What the table of classes shows."""
-    pixels = [sum(row) for row in entry["confusion"]]
-    total = max(sum(pixels), 1)
+def class_rows(metrics: MetricList, entry: dict, classes: Classes) -> list[dict]:
+    """Name, colour and values of every class."""
+    columns = [entry[key] for key in metrics.per_class]
     return [
-        {"name": name, "colour": css(entry_colour), "iou": iou, "accuracy": accuracy, "share": count / total}
-        for name, entry_colour, iou, accuracy, count in zip(
-            entry["classes"], classes.palette, entry["iou"], entry["accuracy"], pixels, strict=True
-        )
+        {"name": name, "colour": css(rgb), "values": values}
+        for name, rgb, *values in zip(entry["classes"], classes.palette, *columns, strict=True)
     ]
 
 
 def example_row(example: Example, classes: Classes) -> dict:
-    """Name, score, and the four pictures of an example as data URIs: image, overlay, prediction, ground truth."""
+    """Name, score and the four pictures of an example as data URIs: image, overlay, prediction, ground truth."""
     palette = classes.palette
     pictures = {
         "image": example.image,
@@ -157,7 +175,7 @@ def example_row(example: Example, classes: Classes) -> dict:
     }
     return {
         "name": example.name,
-        "miou": example.miou,
+        "score": example.score,
         "pictures": {name: data_uri(picture) for name, picture in pictures.items()},
     }
 

@@ -1,6 +1,4 @@
-"""Confusion matrix and the scores that follow from it."""
-
-from dataclasses import dataclass
+"""Confusion matrix, and IoU and accuracy computed from it."""
 
 import torch
 from torch import Tensor
@@ -32,40 +30,14 @@ def count(values: Tensor, bins: int) -> Tensor:
     return torch.bincount(values, minlength=bins)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a confusion matrix says. Shares in [0, 1]; NaN where nothing is there to measure.
-
-    `iou`, `accuracy`: (K,) float64 per class. `miou`: mean of `iou` over the classes that occur;
-    `miou_no_background`: the same without class 0. `pixel_accuracy`: share of the labelled pixels that
-    are right; `mean_accuracy`: mean over classes of the share of their pixels that are right.
-    """
-
-    iou: Tensor
-    accuracy: Tensor
-    miou: float
-    miou_no_background: float
-    pixel_accuracy: float
-    mean_accuracy: float
-
-
 def class_iou(confusion: Tensor) -> Tensor:
-    """IoU (K,) float64 of each class from counts (K, K); NaN where neither target nor prediction has it."""
+    """IoU (K,) float64 per class from counts (K, K); NaN for classes in neither target nor prediction."""
     counts = confusion.double()
     hits = counts.diag()
     return hits / (counts.sum(0) + counts.sum(1) - hits)
 
 
-def scores(confusion: Tensor) -> Scores:
-    """Scores of a confusion matrix (K, K) with targets in its rows."""
-    confusion = confusion.cpu().double()
-    hits, iou = confusion.diag(), class_iou(confusion)
-    accuracy = hits / confusion.sum(1)
-    return Scores(
-        iou=iou,
-        accuracy=accuracy,
-        miou=iou.nanmean().item(),
-        miou_no_background=iou[1:].nanmean().item(),
-        pixel_accuracy=(hits.sum() / confusion.sum()).item(),
-        mean_accuracy=accuracy.nanmean().item(),
-    )
+def pixel_accuracy(confusion: Tensor) -> Tensor:
+    """Share () float64 of correct pixels from counts (K, K); NaN without a pixel."""
+    counts = confusion.double()
+    return counts.diag().sum() / counts.sum()

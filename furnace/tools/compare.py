@@ -20,6 +20,7 @@ from furnace.compare.tables import MARKDOWN, PLOT, tables, write_files
 from furnace.engine.distributed import parse_devices
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
+from furnace.seg_opr.metrics import MetricList
 from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
@@ -50,15 +51,16 @@ def main(argv: list[str] | None = None) -> int:
     # The same lists need not be checked for every method and seed.
     for cell in {tuple(cell.identity()["lists"].items()): cell for cell in cells}.values():
         check_holdout(cell)
+    metrics = MetricList(cells[0].C.eval_metrics)
     results: Results = {cell.name: result for cell in cells if (result := cell.result)}
     runner = Runner(experiment, args.keep)
     probed = probe(cells, results, runner, devices[0], args.probe)
     console.print(plan_table(cells, results, step_seconds(cells, results, probed), len(devices), experiment.name))
     if args.dry_run:
         return 0
-    failures = carry_out(cells, results, runner, devices, console, probed)
+    failures = carry_out(cells, results, runner, devices, console, probed, metrics)
     if results:
-        report(cells, results, args, experiment.name, console)
+        report(cells, results, args, experiment.name, console, metrics)
     for failure in failures:
         console.print(failure, soft_wrap=True)
     return FAILED_STATUS if failures else 0
@@ -68,7 +70,7 @@ def build_parser() -> ArgumentParser:
     """The command's arguments."""
     parser = ArgumentParser(
         description="Train and evaluate methods under equal conditions, over shares of labels and seeds,\n"
-        "and write tables and a plot of the test mIoU.",
+        "and write tables and a plot of the metrics on the test set.",
         epilog=EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
     )
@@ -204,6 +206,7 @@ def carry_out(
     devices: Sequence[str],
     console: Console,
     probed: dict[str, float | None],
+    metrics: MetricList,
 ) -> list[str]:
     """Run what is not finished, saying so as it comes, and add to `results`; returns what to say of the failures."""
     waiting = [cell for cell in cells if cell.name not in results]
@@ -218,18 +221,21 @@ def carry_out(
         going = [cell for cell in cells if cell.name not in failures]
         left = expected_seconds(going, results, step_seconds(cells, results, probed), len(devices))
         spent = duration(result["train_seconds"] + result["evaluate_seconds"])
-        best = f", best epoch {percent(result['best']['miou'])}" if "best" in result else ""
+        best = f", best epoch {percent(result['best'][metrics.main])}" if "best" in result else ""
         console.print(
-            f"{where}: mIoU {percent(result['last']['miou'])}{best} in {spent}; left: {duration(left)}",
+            f"{where}: {metrics.mains[metrics.main]} {percent(result['last'][metrics.main])}{best} in {spent}; "
+            f"left: {duration(left)}",
             soft_wrap=True,
         )
     return list(failures.values())
 
 
-def report(cells: Sequence[Cell], results: Results, args: Namespace, title: str, console: Console) -> None:
+def report(
+    cells: Sequence[Cell], results: Results, args: Namespace, title: str, console: Console, metrics: MetricList
+) -> None:
     """Write the files and show the tables."""
     done = [cell for cell in cells if cell.name in results]
-    rows = aggregate([to_score(cell, results[cell.name]) for cell in done])
+    rows = aggregate([to_score(cell, results[cell.name], metrics) for cell in done])
     versions = next(iter(results.values()))["versions"]
     facts = {
         "date": date.today().isoformat(),
@@ -243,19 +249,21 @@ def report(cells: Sequence[Cell], results: Results, args: Namespace, title: str,
     }
     out = cells[0].folder.parent
     everything = [{"method": cell.method, "ratio": cell.ratio, "seed": cell.seed, **cell.record()} for cell in done]
-    write_files(out, title, rows, facts, everything)
-    console.print(tables(rows), soft_wrap=True, markup=False)
+    write_files(out, title, rows, facts, everything, metrics.mains)
+    console.print(tables(rows, metrics.mains), soft_wrap=True, markup=False)
     console.print(f"written: {out / MARKDOWN}, .csv, .json and {PLOT}", soft_wrap=True)
 
 
-def to_score(cell: Cell, result: dict[str, Any]) -> Score:
+def to_score(cell: Cell, result: dict[str, Any], metrics: MetricList) -> Score:
     """What the tables take of a run."""
     return Score(
         method=cell.method,
         ratio=cell.ratio,
         seed=cell.seed,
         labeled=result["labelled"],
-        miou={which: result[which]["miou"] for which in (LAST, BEST) if which in result},
+        values={
+            which: {name: result[which][name] for name in metrics.mains} for which in (LAST, BEST) if which in result
+        },
         seconds=result["train_seconds"] + result["evaluate_seconds"],
         memory_gib=result["peak_memory_gib"],
     )

@@ -37,7 +37,7 @@ COSTS = {
 # What belongs to evaluation alone.
 EVALUATION = {
     "eval_source", "eval_folder", "test_source", "test_folder", "eval_crop_size", "eval_stride_rate",
-    "eval_scale_array", "eval_flip", "class_names",
+    "eval_scale_array", "eval_flip", "eval_metrics", "class_names",
 }  # fmt: skip
 
 
@@ -214,6 +214,7 @@ class Settings(BaseModel):
         8, description="windows in one pass of the network, of several images", le=2**12
     )
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
+    eval_metrics: Names = Field(["iou"], description="metrics, see docs/metrics.md; the first ranks snapshots")
 
 
 def _is_range_of_scales(scales: tuple[float, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Figures of a comparison against the formulas of a textbook, and its tables read back."""
+"""Statistics of a comparison against the formulas of a textbook, and its tables read back."""
 
 import csv
 import io
@@ -15,13 +15,14 @@ from furnace.compare.tables import cells_of, plot, tables, to_csv
 
 SHARES = st.floats(0, 1)
 METHODS = ("supervised", "cps", "cpcl")
+TITLES = {"miou": "mIoU"}
 
 
 @given(st.dictionaries(st.integers(0, 9), st.tuples(SHARES, SHARES), min_size=2, max_size=6))
 def test_mean_deviation_and_paired_difference(values: dict[int, tuple[float, float]]) -> None:
     """Against sums written out."""
     scores = [
-        Score(method, 8, seed, 45, {"last": pair[k]}, seconds=10 * k + seed, memory_gib=k + seed)
+        Score(method, 8, seed, 45, {"last": {"miou": pair[k]}}, seconds=10 * k + seed, memory_gib=k + seed)
         for seed, pair in values.items()
         for k, method in enumerate(("supervised", "cpcl"))
     ]
@@ -50,7 +51,7 @@ def test_pairs_are_of_the_same_seed() -> None:
 def example() -> list[Row]:
     rng = np.random.default_rng(0)
     scores = [
-        Score(method, ratio, seed, 360 // ratio, {"last": x, "best": x + 0.01}, 200.0, 1.5)
+        Score(method, ratio, seed, 360 // ratio, {"last": {"miou": x}, "best": {"miou": x + 0.01}}, 200.0, 1.5)
         for ratio in (16, 8, 4)
         for method in METHODS
         for seed in (0, 1, 2)
@@ -63,7 +64,7 @@ def test_rows_are_in_order_and_one_seed_has_no_deviation() -> None:
     rows = example()
     assert [row.which for row in rows] == ["last"] * 9 + ["best"] * 9
     assert [(row.labeled, row.method) for row in rows[:9]] == [(n, m) for n in (22, 45, 90) for m in METHODS]
-    (single,) = aggregate([Score("cpcl", 8, 3, 45, {"last": 0.5}, 1.0, None)])
+    (single,) = aggregate([Score("cpcl", 8, 3, 45, {"last": {"miou": 0.5}}, 1.0, None)])
     assert single.std is None and single.difference is None and single.memory_gib is None
     assert single.seeds == (3,)
 
@@ -71,9 +72,9 @@ def test_rows_are_in_order_and_one_seed_has_no_deviation() -> None:
 def test_unequal_cells_do_not_leak() -> None:
     """A run without a chosen epoch is in the first table only, and no other share of labels is a baseline."""
     scores = [
-        Score("supervised", 8, 0, 45, {"last": 0.3, "best": 0.4}, 1.0, None),
-        Score("cpcl", 8, 0, 45, {"last": 0.5}, 1.0, None),
-        Score("cpcl", 4, 0, 90, {"last": 0.6}, 1.0, None),
+        Score("supervised", 8, 0, 45, {"last": {"miou": 0.3}, "best": {"miou": 0.4}}, 1.0, None),
+        Score("cpcl", 8, 0, 45, {"last": {"miou": 0.5}}, 1.0, None),
+        Score("cpcl", 4, 0, 90, {"last": {"miou": 0.6}}, 1.0, None),
     ]
     rows = aggregate(scores)
     assert [(row.which, row.method, row.ratio) for row in rows] == [
@@ -97,7 +98,7 @@ def test_csv_says_what_the_rows_say() -> None:
 
 def test_markdown_has_a_table_each_with_percent_points() -> None:
     rows = example()
-    text = tables(rows)
+    text = tables(rows, TITLES)
     last, best = text.split("## Best epoch")
     for part in (last, best):
         lines = [line for line in part.splitlines() if line.startswith("|")]
@@ -109,7 +110,7 @@ def test_markdown_has_a_table_each_with_percent_points() -> None:
 
 def test_plot_has_a_panel_for_each_kind_of_epoch() -> None:
     rows = example()
-    both = cv2.imdecode(np.frombuffer(plot("t", rows), np.uint8), cv2.IMREAD_COLOR)
-    one = cv2.imdecode(np.frombuffer(plot("t", rows[:9]), np.uint8), cv2.IMREAD_COLOR)
+    both = cv2.imdecode(np.frombuffer(plot("t", rows, TITLES), np.uint8), cv2.IMREAD_COLOR)
+    one = cv2.imdecode(np.frombuffer(plot("t", rows[:9], TITLES), np.uint8), cv2.IMREAD_COLOR)
     assert both.shape[0] == one.shape[0] and both.shape[1] > 1.5 * one.shape[1]
     assert len(np.unique(both.reshape(-1, 3), axis=0)) > 20

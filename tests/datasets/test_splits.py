@@ -60,6 +60,14 @@ def test_images_alone_are_unlabelled_and_may_be_absolute(write_source, tmp_path:
     ]
 
 
+def test_images_of_one_name_are_named_by_their_paths(write_source, tmp_path: Path) -> None:
+    lines = {"x/a.png": "x/a.png", "x/b.png": "b", "x/a.jpg": "x/a.jpg", "y/a.png": "y/a", "a.png": "a"}
+    lines["../a.png"] = str(tmp_path / "a").lstrip("/")
+    source = write_source("\n".join([*lines, "x/b.png"]))  # an image listed twice keeps its name
+    names = [sample.name for sample in read_list(source, tmp_path / "root", labeled=False)]
+    assert names == [*lines.values(), "b"]
+
+
 def test_a_folder_is_searched_recursively_for_images(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "a/1.jpg", "0.jpeg"):
         write_image(tmp_path / "images" / name, np.zeros((2, 2, 3), np.uint8))

@@ -106,7 +106,7 @@ def evaluate_share(rank: int, C: Settings, snapshot: str, folder: Path) -> None:
     """Evaluate with this process's share of the images; the first process saves the counts and the images' scores."""
     (result,) = Evaluator(C, CPU).run(snapshot)
     if rank == 0:
-        torch.save((result.confusion, result.per_image), folder / "result.pth")
+        torch.save((result.values["confusion"], result.per_image), folder / "result.pth")
 
 
 def report_skipped(rank: int, folder: Path) -> None:

@@ -62,7 +62,7 @@ def test_evaluation_counts_every_image_once(make_settings: Callable[..., Setting
     (alone,) = Evaluator(C, CPU).run(str(snapshot))
     in_processes(2, evaluate_share, C, str(snapshot), tmp_path)
     confusion, per_image = torch.load(tmp_path / "result.pth")
-    assert torch.equal(confusion, alone.confusion)
+    assert torch.equal(confusion, alone.values["confusion"])
     torch.testing.assert_close(per_image, alone.per_image, rtol=0, atol=0, equal_nan=True)
     assert per_image.isnan().tolist() == [False, True, False], "an image that says nothing stays one"
 

@@ -11,7 +11,7 @@ from benchmarks.step import Arrangement, allocated, published_step
 from furnace.engine.trainer import Trainer
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.predictor import Outputs, Predictor
-from furnace.seg_opr.confusion import confusion_matrix
+from furnace.seg_opr.metrics import METRICS
 from furnace.utils.settings import Settings
 from tests.engine.steps import random_batch, seeded_learner
 
@@ -33,15 +33,26 @@ def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings],
     batch = random_batch(C, GPU)
     plain, fast = seeded_learner(C, GPU), seeded_learner(C, GPU, **options)
     torch._dynamo.config.suppress_errors = False  # what is not compiled after all would be close, too
-    assert fast.step(batch, 0).loss.item() == pytest.approx(plain.step(batch, 0).loss.item(), rel=0.05)
+    losses = [learner.step(batch, 0).scalars["loss"].item() for learner in (fast, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_counts_are_those_of_the_cpu():
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_count_as_on_the_cpu_without_synchronisation(name: str):
     rng = torch.Generator().manual_seed(0)
-    target, prediction = (torch.randint(0, 21, (4, 513, 511), generator=rng) for _ in range(2))
-    target[:, ::3] = 255
-    there = confusion_matrix(target.to(GPU), prediction.to(GPU), 21)
-    assert torch.equal(there.cpu(), confusion_matrix(target, prediction, 21))
+    labels, prediction = (torch.randint(0, 21, (513, 511), generator=rng) for _ in range(2))
+    labels[:, ::3] = 255
+    labels[:200], prediction[:190] = 3, 3
+    here, there = METRICS[name](21, CPU), METRICS[name](21, GPU)
+    here.update(labels, prediction)
+    on_gpu = labels.to(GPU), prediction.to(GPU)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there.update(*on_gpu)
+        there.compute()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(there.state.cpu(), here.state)
 
 
 def test_no_synchronisation_within_a_step(make_settings: Callable[..., Settings]):
@@ -77,7 +88,7 @@ def test_a_run_of_a_cpu_goes_on_on_a_gpu(make_settings: Callable[..., Settings],
     assert trainer.start_iteration == 6
     trainer.fit()
     (result,) = Evaluator(C, GPU, console=Console(quiet=True)).run("last")
-    assert result.confusion.sum() > 0 and result.epoch == 2
+    assert result.values["confusion"].sum() > 0 and result.epoch == 2
     picture = next((tmp_path / "DATA").rglob("val/image/*.png"))
     Predictor(C, GPU, "both", Outputs(tmp_path / "out"), Console(quiet=True)).run("last", [str(picture)])
     assert (tmp_path / "out" / "label" / picture.name).is_file()

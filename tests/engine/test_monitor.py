@@ -13,7 +13,7 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from furnace.engine.monitor import Monitor, open_log, peak_memory
-from furnace.engine.record import METRICS, read_metrics
+from furnace.engine.record import TRAINING_METRICS, read_metrics
 
 
 def make_monitor(folder: Path, console: Console | None = None, **changes) -> Monitor:
@@ -22,7 +22,7 @@ def make_monitor(folder: Path, console: Console | None = None, **changes) -> Mon
 
 
 def recorded(folder: Path) -> list[dict]:
-    return read_metrics(folder / METRICS)
+    return read_metrics(folder / TRAINING_METRICS)
 
 
 def run(monitor: Monitor, values: dict[int, float]) -> None:
@@ -67,7 +67,7 @@ def test_a_skipped_iteration_costs_its_own_figures_alone(tmp_path: Path):
 def test_broken_lines_are_left_out(tmp_path: Path):
     sound = b'{"iteration": 2, "loss": 1}'
     lines = [b"7", b"[]", b'"x"', b"{}", b'{"iteration": null}', b'{"iteration": "x"}', b"\xff", b"{", sound, b'{"it']
-    (tmp_path / METRICS).write_bytes(b"\n".join(lines))
+    (tmp_path / TRAINING_METRICS).write_bytes(b"\n".join(lines))
     assert recorded(tmp_path) == [{"iteration": 2, "loss": 1}]
 
 
@@ -87,9 +87,9 @@ def test_time_waiting_for_data_is_told_apart(tmp_path: Path):
 
 def test_a_continued_run_goes_on_in_the_same_file(tmp_path: Path):
     run(make_monitor(tmp_path), {0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0})
-    with open(tmp_path / METRICS, "a") as file:
+    with open(tmp_path / TRAINING_METRICS, "a") as file:
         file.write('{"iteration": 5, "lo')
-    (tmp_path / METRICS).write_text((tmp_path / METRICS).read_text() + "\n")
+    (tmp_path / TRAINING_METRICS).write_text((tmp_path / TRAINING_METRICS).read_text() + "\n")
     run(make_monitor(tmp_path, start=2), {2: 7.0, 3: 7.0, 4: float("nan"), 5: float("nan")})
     assert [(f["iteration"], f["loss"]) for f in recorded(tmp_path)] == [(1, 1.0), (3, 7.0), (5, None)]
     run(make_monitor(tmp_path), {0: 0.5, 1: 0.5})

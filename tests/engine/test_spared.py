@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from furnace.engine.record import METRICS
+from furnace.engine.record import TRAINING_METRICS
 from furnace.engine.spared import RecordFile, Spared
 from furnace.utils.files import append
 from tests.conftest import REPOSITORY
@@ -48,7 +48,7 @@ def test_a_monitor_under_a_limit_goes_on_and_writes_again_when_there_is_room(tmp
     warned = [line.split(": can't be written")[0] for line in done.stdout.splitlines() if "can't be written (" in line]
     told = sorted(Path(path).name.split(".")[0].split("_")[0] for path in warned)
     assert told == ["events", "figures", "log"], "once each"
-    iterations = [json.loads(line)["iteration"] for line in (tmp_path / METRICS).read_text().splitlines()]
+    iterations = [json.loads(line)["iteration"] for line in (tmp_path / TRAINING_METRICS).read_text().splitlines()]
     assert 5 < iterations.index(500) < 400, "some before the limit, then none"
     assert iterations[-100:] == list(range(500, 600)), "and all when there was room again"
     assert read_events(tmp_path)[599, "train/loss"] == 599

@@ -21,7 +21,7 @@ from furnace.engine import continuing, diagnostics, record, spared
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
 from furnace.engine.recipe import describe_division
-from furnace.engine.record import METRICS, RESULTS
+from furnace.engine.record import RESULTS, TRAINING_METRICS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch
@@ -340,7 +340,7 @@ def test_bad_batches_are_skipped_up_to_a_bound(make_trainer) -> None:
 def test_metrics_are_recorded_as_often_as_the_settings_say(make_trainer) -> None:
     trainer = make_trainer(nepochs=4, record_info_iter=5)
     trainer.fit()
-    lines = (Path(trainer.C.log_dir) / METRICS).read_text().splitlines()
+    lines = (Path(trainer.C.log_dir) / TRAINING_METRICS).read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [4, 9, 11]
 
 

@@ -1,8 +1,10 @@
 """Scores of an evaluation against the plain network, counted by torchmetrics, and what is written of them."""
 
 import json
+import re
 from collections.abc import Callable
 from io import StringIO
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
 from furnace.engine.record import REPORT, RESULTS
-from furnace.inference.evaluator import Evaluator, rank_of
+from furnace.inference.evaluator import Evaluator
 from furnace.inference.results import read_results
+from furnace.seg_opr.metrics import METRICS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
-from tests.tiny_run import NARROW, load_plain, place
+from tests.conftest import REPOSITORY
+from tests.tiny_data import PALETTE, blocky_label, write_image, write_palette_label
+from tests.tiny_run import NARROW, load_plain, place, write_lively
 
 SIDE = 40  # of the window, which all tiny images fit
 
@@ -61,9 +66,9 @@ def test_scores_are_those_of_torchmetrics(C: Settings, branch: str):
     assert len(predicted.unique()) > 2
     iou = MulticlassJaccardIndex(C.num_classes, average=None, ignore_index=255)(predicted, target)
     accuracy = MulticlassAccuracy(C.num_classes, average="micro", ignore_index=255)(predicted, target)
-    torch.testing.assert_close(result.scores.iou.nan_to_num(0).float(), iou)
-    torch.testing.assert_close(result.scores.pixel_accuracy, accuracy.item(), rtol=1e-6, atol=0)
-    assert result.scores.miou == pytest.approx(iou[iou.isfinite()].mean().item(), abs=1e-6)
+    torch.testing.assert_close(result.values["iou"].nan_to_num(0).float(), iou)
+    torch.testing.assert_close(result.values["pixel_accuracy"].float(), accuracy, rtol=1e-6, atol=0)
+    assert result.values["miou"].item() == pytest.approx(iou[iou.isfinite()].mean().item(), abs=1e-6)
     for (name, labels, label), found_name, found in zip(predictions, result.names, result.per_image, strict=True):
         present = sorted(set(label.unique().tolist()) - {255} | set(labels[label != 255].unique().tolist()))
         ious = [
@@ -85,12 +90,12 @@ def test_results_and_report_are_written(C: Settings, lively_snapshot: Path, tmp_
         ("epoch-3.pth", "1"),
         ("epoch-3.pth", "both"),
     ]
-    assert entries[1]["miou"] == result.scores.miou
-    assert entries[1]["confusion"] == result.confusion.tolist()
+    assert entries[1]["miou"] == result.values["miou"].item()
+    assert entries[1]["confusion"] == result.values["confusion"].tolist()
     assert entries[1]["per_image"] == dict(zip(result.names, result.per_image.tolist(), strict=True))
     assert entries[0]["confusion"] == entries[1]["confusion"] != entries[2]["confusion"]
     page = (tmp_path / "log" / REPORT).read_text()
-    assert f'id="miou">{100 * result.scores.miou:.2f}<' in page
+    assert f'id="miou">{100 * result.values["miou"]:.2f}<' in page
     assert all(f"{name}: mIoU {100 * miou:.2f}" in page for name, miou in entries[1]["per_image"].items())
     for name, labels, label in plain_predictions(C):
         written = np.asarray(Image.open(tmp_path / "pictures" / "epoch-3" / "label" / f"{name}.png"))
@@ -105,7 +110,63 @@ def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
     shown = console.file.getvalue()
     assert "\x1b" not in shown  # no colours without a terminal
     assert "tvmonitor" in shown and "aeroplane" in shown
-    assert f"mIoU {100 * result.scores.miou:.2f}" in (tmp_path / "log" / "val_last.log").read_text()
+    occurring = int((~result.values["iou"].isnan()).sum())
+    miou = f"mIoU {100 * result.values['miou']:.2f} over {occurring} of 21 classes"
+    assert f"  {miou}  " in shown, "below the table"
+    assert f"{miou}, mIoU without class 0 " in (tmp_path / "log" / "val_last.log").read_text()
+    assert f"over {occurring} of 21 classes" in (tmp_path / "log" / REPORT).read_text()
+
+
+@pytest.mark.parametrize("names", [["iou", "recall"], ["recall"]])
+def test_a_new_metric_is_shown_everywhere(
+    C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+):
+    """The example of docs/metrics.md, which no other file names."""
+    monkeypatch.setattr("furnace.seg_opr.metrics.METRICS", dict(METRICS))
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "metrics.md").read_text(), flags=re.DOTALL)
+    exec(code, {})
+    console = quiet()
+    (result,) = Evaluator(C.model_copy(update={"eval_metrics": names}), CPU, console=console).run("1")
+    shown, log = console.file.getvalue(), (tmp_path / "log" / "val_last.log").read_text()
+    page = (tmp_path / "log" / REPORT).read_text()
+    (entry,) = read_results(tmp_path / "log" / RESULTS)
+    lowest = 100 * result.values["lowest_recall"]
+    assert f"lowest recall {lowest:.2f}" in shown and f"lowest recall {lowest:.2f}" in log
+    assert "class recall" in shown and "<button>class recall</button>" in page
+    assert entry["lowest_recall"] == min(value for value in entry["recall"] if value is not None)
+    assert f'id="lowest_recall">{lowest:.2f}<' in page
+    if "iou" in names:
+        assert entry["recall"] == entry["accuracy"] and "mIoU over epochs" in page
+    else:
+        assert "IoU" not in shown + log + page and "miou" not in entry
+        assert "lowest recall over epochs" in page and f"{result.names[0]}: lowest recall " in page
+
+
+def test_images_of_one_name_in_two_folders_are_kept_apart(C: Settings, tmp_path: Path, lively_snapshot: Path):
+    rng, lines = np.random.default_rng(0), []
+    for camera, number in product("ab", range(3)):
+        label = blocky_label(rng, (24, 30))
+        write_palette_label(tmp_path / "own" / "m" / camera / f"{number}.png", label)
+        write_image(tmp_path / "own" / "i" / camera / f"{number}.png", PALETTE[label])
+        lines.append(f"i/{camera}/{number}.png\tm/{camera}/{number}.png")
+    (tmp_path / "own" / "val.txt").write_text("\n".join(lines))
+    C = C.model_copy(update={"dataset_path": str(tmp_path / "own"), "eval_source": str(tmp_path / "own" / "val.txt")})
+    Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet()).run("1")
+    (entry,) = read_results(tmp_path / "log" / RESULTS)
+    names = {f"i/{camera}/{number}" for camera, number in product("ab", range(3))}
+    assert entry["per_image"].keys() == names
+    for kind in ("strip", "label"):
+        folder = tmp_path / "pictures" / "epoch-1" / kind
+        assert {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")} == names
+
+
+def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings: Callable[..., Settings], tmp_path: Path):
+    changes = {**NARROW, "eval_crop_size": SIDE, "log_dir": str(tmp_path / "log")}
+    supervised = make_settings(method="supervised", **changes)
+    place(write_lively(supervised, tmp_path / "supervised.pth"), supervised)
+    Evaluator(make_settings(**changes), CPU, console=quiet()).run("last")
+    page = (tmp_path / "log" / REPORT).read_text()
+    assert "<title>exp_voc: supervised on pascal_voc</title>" in page
 
 
 def test_other_conditions_stand_beside_the_plain_ones(C: Settings, tmp_path: Path):
@@ -124,7 +185,7 @@ def test_other_conditions_stand_beside_the_plain_ones(C: Settings, tmp_path: Pat
         (plain, False, 32, rate),
         (plain, False, SIDE, 1),
     ]
-    assert entries[2]["miou"] == result.scores.miou
+    assert entries[2]["miou"] == result.values["miou"].item()
     # What a relative path or a link names is the same snapshot.
     (tmp_path / "link").symlink_to(C.snapshot_dir)
     Evaluator(C, CPU, console=quiet()).run(str(tmp_path / "link" / "epoch-1.pth"))
@@ -147,11 +208,13 @@ def test_without_a_labelled_pixel_there_is_nothing_to_measure(C: Settings, livel
         size = Image.open(sample.label).size
         Image.fromarray(np.full(size[::-1], 255, dtype=np.uint8)).save(sample.label)
     console = quiet()
-    results = Evaluator(C, CPU, console=console).run("1-")
-    assert len(results) == 2 and all(np.isnan(result.scores.miou) for result in results)
-    assert read_results(tmp_path / "log" / RESULTS)[0]["miou"] is None
+    evaluator = Evaluator(C, CPU, console=console)
+    results = evaluator.run("1-")
+    assert len(results) == 2 and all(result.values["miou"].isnan() for result in results)
+    entry = read_results(tmp_path / "log" / RESULTS)[0]
+    assert entry["miou"] is None and evaluator.rank_of(entry) < 0
     assert 'id="miou">-<' in (tmp_path / "log" / REPORT).read_text()
-    assert rank_of(results[0]) < 0
+    assert "mIoU - over 0 of 21 classes" in console.file.getvalue()
 
 
 @pytest.mark.parametrize("content", ["", "{", "5", "[1, {}]", '[{"snapshot": "a"}]'])

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.record import METRICS, RECORD, TRUTH
+from furnace.engine.record import RECORD, TRAINING_METRICS, TRUTH
 from furnace.inference.plots import epochs_plot
 from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
+from furnace.seg_opr.metrics import MetricList
 from furnace.utils.settings import Settings
 
 CLASSES = Classes(("sky & sea", "<b>road</b>", "car"), ((1, 2, 3), (200, 0, 0), (0, 200, 0)))
@@ -36,6 +37,7 @@ def make_entry(epoch: int, branch: str, miou: float) -> dict:
         "classes": list(CLASSES.names),
         "iou": [0.8772, 0.8108, None],
         "accuracy": [0.9615, 0.8571, None],
+        "pixel_share": [0.5977, 0.4023, 0.0],
         "miou": miou,
         "miou_no_background": 0.8108,
         "pixel_accuracy": 0.9195,
@@ -45,6 +47,11 @@ def make_entry(epoch: int, branch: str, miou: float) -> dict:
 
 
 ENTRIES = [make_entry(2, "1", 0.61), make_entry(4, "1", 0.844), make_entry(4, "2", 0.7)]
+
+
+def write(C: Settings, entries: list[dict], shown: dict, examples: Sequence[Example] = ()) -> Path:
+    """The report of a supervised snapshot with the metric of the default settings."""
+    return write_report(C, "supervised", MetricList(["iou"]), entries, shown, examples, CLASSES)
 
 
 class Page(HTMLParser):
@@ -110,7 +117,7 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
     Path(C.snapshot_dir).mkdir(parents=True)
     records = [{"iteration": i, "loss": 3 / (i + 1), "sup_1": 1.0, "overlap": 0.5, "lr": 0.1} for i in range(0, 40, 10)]
     records[0] |= {"step_seconds": 0.5, "data_seconds": 0.1, "memory_gib": 1.0}
-    (tmp_path / "log" / METRICS).write_text("".join(json.dumps(r) + "\n" for r in records) + '{"iteration": 4')
+    (tmp_path / "log" / TRAINING_METRICS).write_text("".join(json.dumps(r) + "\n" for r in records) + '{"iteration": 4')
     judged = {f"{name}_{kind}": 0.5 for name in JUDGED for kind in ("miou", "share", "accuracy")}
     (tmp_path / "log" / TRUTH).write_text(json.dumps({"iteration": 3, **judged}) + "\n")
     (Path(C.snapshot_dir) / RECORD).write_text(
@@ -139,7 +146,7 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
     image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     label = rng.integers(0, 3, (30, 40), dtype=np.uint8)
     examples = [Example(f"image_{i}", 0.9 - i / 10, image, label, label) for i in range(3)]
-    return write_report(C, ENTRIES, ENTRIES[1], examples, CLASSES)
+    return write(C, ENTRIES, ENTRIES[1], examples)
 
 
 @pytest.mark.parametrize("read", [written, opened])
@@ -156,7 +163,8 @@ def test_page_shows_what_the_json_says(report: Path, read: Callable[[Path], Page
     assert page.tags.count("svg") == 8
     assert page.tags.count("img") == 3 * 4
     text = report.read_text(encoding="utf-8")
-    assert re.search(r'id="miou">84\.40<', text)
+    assert re.search(r'id="miou">84\.40<[^\n]*over 2 of 3 classes', text)
+    assert "absent from labels and predictions is left out of the mean" in text
     assert [text.index(f"image_{i}: mIoU {90 - 10 * i}.00") for i in range(3)]
     assert "lr=&lt;1&gt;" in text
     again = ["continued", "2026-01-02T00:00:00 on cpu, 2 process(es): train.py -c auto; nepochs = 9"]
@@ -183,7 +191,7 @@ def test_a_click_sorts(report: Path, column: int, order: list[str]):
 
 def test_page_without_a_training_run(make_settings: Callable[..., Settings], tmp_path: Path):
     C = make_settings(log_dir=str(tmp_path / "log"))
-    page = written(write_report(C, ENTRIES[:1], ENTRIES[0], [], CLASSES))
+    page = written(write(C, ENTRIES[:1], ENTRIES[0]))
     assert page.tags.count("svg") == 3
     assert ["dataset_name", "pascal_voc"] in page.tables["settings"]
 
@@ -194,7 +202,7 @@ def test_evaluations_show_what_differs(make_settings: Callable[..., Settings], t
     plain["crop"] = scaled["crop"] = old["crop"] = 512
     scaled |= {"scales": [0.5, 1.0], "flip": True}
     del old["scales"]
-    path = write_report(C, [plain, scaled, old], scaled, [], CLASSES)
+    path = write(C, [plain, scaled, old], scaled)
     assert [row[1:6] for row in written(path).tables["evaluations"]] == [
         ["epoch", "branch", "scales", "mirrored", "mIoU"],
         ["4", "1", "1", "no", "61.00"],
@@ -210,10 +218,10 @@ def test_evaluations_show_what_differs(make_settings: Callable[..., Settings], t
 def test_plots_of_nothing_to_measure(make_settings: Callable[..., Settings], tmp_path: Path):
     C = make_settings(log_dir=str(tmp_path / "log"))
     nothing = make_entry(2, "1", 0.5) | {"miou": None, "iou": [None] * 3, "pixel_accuracy": None}
-    page = written(write_report(C, [nothing], nothing, [], CLASSES))
+    page = written(write(C, [nothing], nothing))
     assert page.tables["evaluations"][1][3] == "-" and page.tags.count("svg") == 3
-    assert "branch 1" not in epochs_plot([nothing], ["branch 1"])
-    assert "branch 1" in epochs_plot([nothing, make_entry(4, "1", 0.5)], ["branch 1"] * 2)
+    assert "branch 1" not in epochs_plot([nothing], ["branch 1"], "miou", "mIoU")
+    assert "branch 1" in epochs_plot([nothing, make_entry(4, "1", 0.5)], ["branch 1"] * 2, "miou", "mIoU")
 
 
 def test_large_pictures_are_scaled_down():

@@ -73,11 +73,11 @@ def test_cityscapes_scores_are_the_official_ones(tmp_path: Path):
 
     found = official_scores(written, truth)
     names = Evaluator(C, CPU, console=quiet()).classes.names
-    ours = dict(zip(names, result.scores.iou.tolist(), strict=True))
+    ours = dict(zip(names, result.values["iou"].tolist(), strict=True))
     assert sum(iou > 0 for iou in ours.values()) > 5
     for name, iou in ours.items():
         assert iou == pytest.approx(found["classScores"][name], abs=1e-6)
-    assert result.scores.miou == pytest.approx(found["averageScoreClasses"], abs=1e-6)
+    assert result.values["miou"].item() == pytest.approx(found["averageScoreClasses"], abs=1e-6)
 
     target = np.stack([np.asarray(Image.open(path)) for path in truth])
     predicted = np.stack([np.asarray(Image.open(path)) for path in written])
@@ -87,7 +87,7 @@ def test_cityscapes_scores_are_the_official_ones(tmp_path: Path):
     index[used] = range(19)
     metric = MulticlassJaccardIndex(19, average=None, ignore_index=255)
     torch.testing.assert_close(
-        metric(torch.tensor(index[predicted]), torch.tensor(index[target])), result.scores.iou.float()
+        metric(torch.tensor(index[predicted]), torch.tensor(index[target])), result.values["iou"].float()
     )
 
 

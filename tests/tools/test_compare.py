@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -15,6 +16,7 @@ from furnace.compare.cells import SOURCES, first_difference, plan_cells
 from furnace.compare.plan import overhead_seconds, step_seconds
 from furnace.compare.runner import Runner
 from furnace.datasets.toy import make_toy
+from furnace.seg_opr.metrics import METRICS, Metric, register
 from furnace.tools.compare import main
 from furnace.utils.errors import UserError
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
@@ -119,6 +121,38 @@ def test_finished_runs_are_kept_and_failed_ones_repeated(stub: Path, capsys: pyt
     assert rows[1]["mean"] == pytest.approx(0.1 * (EPOCHS - 1) + 0.005 + 0.05)
     before = len(calls(stub))
     assert main(arguments(stub)) == 0 and len(calls(stub)) == before
+
+
+def test_a_new_metric_has_a_table_and_columns(
+    stub: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets tables of its own beside those of the metric that ranks."""
+    monkeypatch.setattr("furnace.seg_opr.metrics.METRICS", dict(METRICS))
+
+    @register("luck")
+    class Luck(Metric):
+        numbers: ClassVar = {"luck": "good luck"}
+
+    assert main(arguments(stub, "-o", "eval_metrics=iou,luck")) == 0
+    shown, page = capsys.readouterr().out, (stub.parent / "out" / "comparison.md").read_text(encoding="utf-8")
+    lines = [[field.strip() for field in line.split("|")] for line in page.splitlines() if line.startswith("|")]
+    assert [(line[2], line[4]) for line in lines if not line[2].startswith("-")] == [
+        ("method", "mIoU"),
+        ("supervised", "30.50"),
+        ("cpcl", "35.50"),
+        ("method", "good luck"),
+        ("supervised", "50.00"),
+        ("cpcl", "50.00"),
+    ]
+    assert "good luck" in shown
+    assert [(row["metric"], row["mean"]) for row in comparison(stub)["rows"]][2:] == [("luck", 0.5)] * 2
+    assert ",luck,cpcl," in (stub.parent / "out" / "comparison.csv").read_text()
+
+
+def test_an_unknown_metric_is_refused_before_anything_runs(stub: Path) -> None:
+    with pytest.raises(UserError, match="eval_metrics=iuo: no such metric; did you mean iou"):
+        main(arguments(stub, "-o", "eval_metrics=iuo"))
+    assert not (stub / "calls").exists()
 
 
 def test_only_what_is_missing_is_done_again(stub: Path) -> None:
@@ -257,7 +291,10 @@ def test_excluded_settings_exist() -> None:
         (["--methods", "cpcl:reweight"], "key=value"),
         (["--methods", "cpcl:seed=5"], "--methods cpcl:seed=5: seed is set from run to run"),
         (["--methods", "cpcl:method=cps"], "method is set from run to run"),
-        (["--methods", "cpcl:eval_source=other.txt"], "all methods share one test set; use -o eval_source"),
+        (
+            ["--methods", "cpcl:eval_source=other.txt"],
+            "all methods share one test set and its metrics; use -o eval_source",
+        ),
         (["--ratios", "0"], "whole numbers from 1"),
         (["--seeds", "a"], "whole numbers from 0"),
         (["--ratios", "3"], "train_labeled_1-3.txt: no such list"),

@@ -1,0 +1,181 @@
+"""Metrics of an evaluation: `C.eval_metrics` lists them by name. A new one needs nothing but a class here."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from furnace.seg_opr.confusion import class_iou, confusion_matrix, count, pixel_accuracy
+from furnace.utils.errors import UserError
+from furnace.utils.names import Registry
+
+BOUNDARY_WIDTH = 0.02  # share of the image's diagonal
+
+
+class Metric:
+    """Contract of a metric. It is built with `num_classes` (K) and a device, and holds counts in `state`.
+
+    `state` is a tensor of any shape that adds up over images and processes. The class attributes map the names of
+    values, which are keys of results.json, to titles:
+
+        numbers: values in [0, 1]; snapshots and methods are ranked by the first one, if the metric is the first.
+        per_class: values (K,), a column each in the tables of classes.
+        matrices: counts (K, K) with labels in rows, a plot each.
+        means: not titles, but for numbers that are a mean over classes the name of the value in `per_class`.
+        note: what readers need to know, one sentence or two.
+    """
+
+    numbers: ClassVar[Mapping[str, str]]
+    per_class: ClassVar[Mapping[str, str]] = {}
+    matrices: ClassVar[Mapping[str, str]] = {}
+    means: ClassVar[Mapping[str, str]] = {}
+    note: ClassVar[str] = ""
+    state: Tensor
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+        raise NotImplementedError
+
+    def update(self, labels: Tensor, prediction: Tensor) -> None:
+        """Add an image: labels (H, W) of any integer type, ignored outside of 0..K-1; prediction (H, W) in 0..K-1.
+
+        Both are on the metric's device. The host must not wait for it.
+        """
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, Tensor]:
+        """All values by name, on the device of `state`; NaN where there is nothing to measure."""
+        raise NotImplementedError
+
+
+METRICS: Registry[type[Metric]] = Registry("metric", "eval_metrics")
+
+
+class MetricList:
+    """Several metrics, and the titles of their values by name; `main` is the value that ranks snapshots and methods.
+
+    `mains` holds the first number of every metric, in the order of the list.
+
+    Args:
+        names: of metrics, at least one.
+
+    Raises:
+        UserError: no such metric, or none is named.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self.metrics = [METRICS.find(name) for name in dict.fromkeys(names)]
+        if not self.metrics:
+            raise UserError(f"eval_metrics: is empty; name at least one of {', '.join(METRICS)}")
+        self.numbers, self.per_class, self.matrices, self.means = (
+            {name: title for metric in self.metrics for name, title in getattr(metric, kind).items()}
+            for kind in ("numbers", "per_class", "matrices", "means")
+        )
+        self.mains = dict(next(iter(metric.numbers.items())) for metric in self.metrics)
+        self.main = next(iter(self.mains))
+        self.notes = [metric.note for metric in self.metrics if metric.note]
+
+    def build(self, num_classes: int, device: torch.device) -> list[Metric]:
+        """The metrics, without an image yet."""
+        return [metric(num_classes, device) for metric in self.metrics]
+
+    def coverage(self, number: str, values: Mapping[str, Any]) -> str:
+        """ "over 19 of 21 classes" for a mean over classes, else "". `values` are those of results.json."""
+        of_classes = values.get(self.means.get(number, ""))
+        if of_classes is None:
+            return ""
+        return f"over {sum(value is not None for value in of_classes)} of {len(of_classes)} classes"
+
+
+@METRICS.register("iou")
+class IoU(Metric):
+    """IoU and accuracy per class, their means, and pixel accuracy, from a confusion matrix over all images."""
+
+    numbers: ClassVar = {
+        "miou": "mIoU",
+        "miou_no_background": "mIoU without class 0",
+        "pixel_accuracy": "pixel accuracy",
+        "mean_accuracy": "mean class accuracy",
+    }
+    per_class: ClassVar = {"iou": "IoU", "accuracy": "accuracy", "pixel_share": "share of pixels"}
+    matrices: ClassVar = {"confusion": "confusion matrix"}
+    means: ClassVar = {"miou": "iou", "mean_accuracy": "accuracy"}
+    note: ClassVar = (
+        "IoU: a class that is absent from labels and predictions is left out of the mean; a class that is predicted "
+        "but absent from the labels counts 0. Mean class accuracy: over the classes in the labels."
+    )
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+        self.state = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, labels: Tensor, prediction: Tensor) -> None:
+        self.state += confusion_matrix(labels, prediction, len(self.state))
+
+    def compute(self) -> dict[str, Tensor]:
+        counts = self.state.double()
+        iou, of_class = class_iou(counts), counts.sum(1)
+        accuracy = counts.diag() / of_class
+        return {
+            "miou": iou.nanmean(),
+            "miou_no_background": iou[1:].nanmean(),
+            "pixel_accuracy": pixel_accuracy(counts),
+            "mean_accuracy": accuracy.nanmean(),
+            "iou": iou,
+            "accuracy": accuracy,
+            "pixel_share": of_class / of_class.sum(),
+            "confusion": self.state,
+        }
+
+
+@METRICS.register("boundary_iou")
+class BoundaryIoU(Metric):
+    """IoU of the pixels near the contours of label and prediction, per class over all images.
+
+    Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021. Ignored pixels
+    are ignored in the prediction, too: towards them both have a contour, as towards the outside of the image.
+    """
+
+    numbers: ClassVar = {"boundary_miou": "boundary mIoU"}
+    per_class: ClassVar = {"boundary_iou": "boundary IoU"}
+    means: ClassVar = {"boundary_miou": "boundary_iou"}
+    note: ClassVar = (
+        f"Boundary IoU: of the pixels within {100 * BOUNDARY_WIDTH:g} % of the image's diagonal from a contour; "
+        "absent classes count as for IoU."
+    )
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+        self.state = torch.zeros(2, num_classes, dtype=torch.int64, device=device)  # intersection, union
+
+    def update(self, labels: Tensor, prediction: Tensor) -> None:
+        K = self.state.shape[1]
+        labels = labels.long()
+        valid = (labels >= 0) & (labels < K)
+        target, found = (boundary(values.where(valid, K), K) for values in (labels, prediction.long()))
+        shared = target.where(target == found, K)
+        of_target, of_found, both = (count(values.flatten(), K + 1)[:K] for values in (target, found, shared))
+        self.state += torch.stack([both, of_target + of_found - both])
+
+    def compute(self) -> dict[str, Tensor]:
+        intersection, union = self.state.double()
+        iou = intersection / union
+        return {"boundary_miou": iou.nanmean(), "boundary_iou": iou}
+
+
+def boundary(labels: Tensor, fill: int) -> Tensor:
+    """Labels (H, W) int64 near contours, `fill` elsewhere.
+
+    A pixel is near a contour if the square around it that reaches as far as `BOUNDARY_WIDTH`, at least a pixel, holds
+    another label or a part of the outside. These are the pixels that as many erosions by 3 x 3 take from its class.
+    """
+    reach = max(1, round(BOUNDARY_WIDTH * math.hypot(*labels.shape)))
+    padded = F.pad(labels[None, None].float(), [reach] * 4, value=-1)
+    highest, lowest = square_maximum(padded, reach), -square_maximum(-padded, reach)
+    return labels.where((highest != lowest)[0, 0], fill)
+
+
+def square_maximum(values: Tensor, reach: int) -> Tensor:
+    """Maximum (B, C, H, W) over squares of sides 2 `reach` + 1 within values (B, C, H + 2 reach, W + 2 reach)."""
+    side = 2 * reach + 1
+    return F.max_pool2d(F.max_pool2d(values, (1, side), stride=1), (side, 1), stride=1)
