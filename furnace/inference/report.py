@@ -118,7 +118,7 @@ def told(entry: dict, key: str) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(f"{number:g}" for number in value)
     return Path(value).name if isinstance(value, str) else f"{value:g}"
 

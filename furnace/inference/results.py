@@ -78,7 +78,7 @@ def save_results(C: Settings, new: list[dict]) -> list[dict]:
 def evaluation_of(entry: dict) -> tuple:
     """Key of an evaluation: its snapshot and `CONDITIONS`; None for values that older files lack."""
     values = (entry.get(name) for name in CONDITIONS)
-    hashable = (tuple(value) if isinstance(value, list) else value for value in values)
+    hashable = (tuple(value) if isinstance(value, list | tuple) else value for value in values)
     return str(Path(entry["snapshot"]).resolve()), *hashable
 
 
@@ -117,7 +117,7 @@ def plain(values: Tensor) -> list | float | None:
     """A tensor as JSON takes it: lists, or a number; None for NaN."""
 
     def without_nan(value: Any) -> Any:
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [without_nan(item) for item in value]
         return None if math.isnan(value) else value
 

@@ -214,7 +214,7 @@ class Settings(BaseModel):
         8, description="windows in one pass of the network, of several images", le=2**12
     )
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
-    eval_metrics: Names = Field(["iou"], description="metrics, see docs/metrics.md; the first ranks snapshots")
+    eval_metrics: Names = Field(("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots")
 
 
 def _is_range_of_scales(scales: tuple[float, ...]) -> bool:

@@ -126,7 +126,7 @@ def test_a_new_metric_is_shown_everywhere(
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "metrics.md").read_text(), flags=re.DOTALL)
     exec(code, {})
     console = quiet()
-    (result,) = Evaluator(C.model_copy(update={"eval_metrics": names}), CPU, console=console).run("1")
+    (result,) = Evaluator(C.updated(eval_metrics=names), CPU, console=console).run("1")
     shown, log = console.file.getvalue(), (tmp_path / "log" / "val_last.log").read_text()
     page = (tmp_path / "log" / REPORT).read_text()
     (entry,) = read_results(tmp_path / "log" / RESULTS)
@@ -150,7 +150,7 @@ def test_images_of_one_name_in_two_folders_are_kept_apart(C: Settings, tmp_path:
         write_image(tmp_path / "own" / "i" / camera / f"{number}.png", PALETTE[label])
         lines.append(f"i/{camera}/{number}.png\tm/{camera}/{number}.png")
     (tmp_path / "own" / "val.txt").write_text("\n".join(lines))
-    C = C.model_copy(update={"dataset_path": str(tmp_path / "own"), "eval_source": str(tmp_path / "own" / "val.txt")})
+    C = C.updated(dataset_path=str(tmp_path / "own"), eval_source=str(tmp_path / "own" / "val.txt"))
     Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet()).run("1")
     (entry,) = read_results(tmp_path / "log" / RESULTS)
     names = {f"i/{camera}/{number}" for camera, number in product("ab", range(3))}

@@ -140,8 +140,8 @@ def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["iou", "boundary_iuo"], "eval_metrics=boundary_iuo: no such metric; did you mean boundary_iou?"),
-        (["xyz"], "eval_metrics=xyz: no such metric; there are: iou, boundary_iou"),
+        (["iou", "boundary_iuo"], "no metric 'boundary_iuo'; did you mean boundary_iou?"),
+        (["xyz"], "no metric 'xyz'; there are: iou, boundary_iou"),
         ([], "eval_metrics: is empty; name at least one of iou"),
     ],
 )

@@ -16,7 +16,7 @@ from furnace.compare.cells import SOURCES, first_difference, plan_cells
 from furnace.compare.plan import overhead_seconds, step_seconds
 from furnace.compare.runner import Runner
 from furnace.datasets.toy import make_toy
-from furnace.seg_opr.metrics import METRICS, Metric, register
+from furnace.seg_opr.metrics import METRICS, Metric
 from furnace.tools.compare import main
 from furnace.utils.errors import UserError
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
@@ -129,7 +129,7 @@ def test_a_new_metric_has_a_table_and_columns(
     """It gets tables of its own beside those of the metric that ranks."""
     monkeypatch.setattr("furnace.seg_opr.metrics.METRICS", dict(METRICS))
 
-    @register("luck")
+    @METRICS.register("luck")
     class Luck(Metric):
         numbers: ClassVar = {"luck": "good luck"}
 
@@ -150,7 +150,7 @@ def test_a_new_metric_has_a_table_and_columns(
 
 
 def test_an_unknown_metric_is_refused_before_anything_runs(stub: Path) -> None:
-    with pytest.raises(UserError, match="eval_metrics=iuo: no such metric; did you mean iou"):
+    with pytest.raises(UserError, match="-o eval_metrics=iuo: no metric .iuo.; did you mean iou"):
         main(arguments(stub, "-o", "eval_metrics=iuo"))
     assert not (stub / "calls").exists()
 
