@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         "--workers", type=whole_numbers("--workers", 1), default="1,2", help="worker processes to try (default: 1,2)"
     )
     parser.add_argument("--quick", action="store_true", help="images of a quarter of the side, few of them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
     workers = args.workers
@@ -119,7 +119,7 @@ def generate(folder: Path, kind: Kind) -> list[Sample]:
 
 
 def measure(kind: Kind, samples: list[Sample], cache_folder: Path, workers: list[int], rounds: int) -> dict:
-    """All figures of one data set: CPU seconds by kind of sample and way, and samples a second by workers."""
+    """All results of one data set: CPU seconds by kind of sample and way, and samples per second by workers."""
     published = Published(samples, kind)
     files = make_set(kind, samples, Files(kind.classes))
     cache = make_set(kind, samples, Cache(kind.classes, cache_folder))
@@ -250,7 +250,7 @@ def samples_per_second(dataset: TrainSet, workers: int, rounds: int) -> float:
 
 
 def report(result: dict) -> Table:
-    """The figures of one data set as a table."""
+    """The results of one data set as a table."""
     height, width = result["size"]
     speed = result["samples_per_second"]
     table = Table(title=f"{result['name']}, {width}x{height}, crop {result['crop'][0]}; CPU time")

@@ -249,18 +249,18 @@ def main(argv: list[str] | None = None) -> None:
         table.add_row(name, f"{seconds:.4f}", f"{seconds / total:.1%}", *rates)
     console.print(table)
     console.print(f"pseudo-labels, agreement and losses: {sum(medians[n] for n in LABELS_AND_LOSSES) / total:.1%}")
-    figures = Table("arrangement", "seconds", "TFLOP/s", "of matrix rate", "peak GiB")
+    costs = Table("arrangement", "seconds", "TFLOP/s", "of matrix rate", "peak GiB")
     for name, arrangement in (("published", published), ("ours", ours)):
         cut = f" (in {arrangement.parts} parts)" if arrangement.parts > 1 else ""
         achieved = step_flop / arrangement.seconds
-        figures.add_row(
+        costs.add_row(
             name + cut,
             f"{arrangement.seconds:.4f}",
             f"{achieved / 1e12:.2f}",
             f"{achieved / rate:.1%}",
             f"{arrangement.peak / 2**30:.1f}",
         )
-    console.print(figures)
+    console.print(costs)
     speed_up = published.seconds / ours.seconds
     console.print(f"speed-up {speed_up:.2f} x; {step_flop / 1e12:.2f} TFLOP a step; {rate / 1e12:.1f} TFLOP/s matrix")
 

@@ -1,7 +1,7 @@
 """Fixtures of all tests: a clean environment, a tiny data set and the settings over it, a file that would run code."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from furnace.methods.settings import load_config
 from furnace.utils.config import ENVIRONMENT
+from furnace.utils.names import CHOICES
 from furnace.utils.settings import Settings
 from tests.tiny_data import write_voc
 from tests.tiny_run import NARROW, write_lively
@@ -42,6 +43,16 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ENVIRONMENT:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    before = {name: dict(registry.all()) for name, registry in CHOICES.items()}
+    yield
+    for name, entries in before.items():
+        CHOICES[name].clear()
+        CHOICES[name].update(entries)
 
 
 @pytest.fixture

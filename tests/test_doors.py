@@ -1,7 +1,7 @@
 """Every door takes a new entry that is written here, and no file is touched: what stands in the settings by name works
 from the first check to a snapshot that opens by itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,23 +25,10 @@ from furnace.methods.settings import load_config
 from furnace.methods.unlabeled import student_images, teacher_predictions
 from furnace.seg_opr.losses import weighted_cross_entropy
 from furnace.utils.errors import UserError
-from furnace.utils.names import Registry
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
 
-
-@pytest.fixture
-def register() -> Iterator[Callable]:
-    """`register(REGISTRY, name)(entry)`, undone after the test."""
-    added: list[tuple[Registry, str]] = []
-
-    def add(registry: Registry, name: str) -> Callable:
-        added.append((registry, name))
-        return registry.register(name)
-
-    yield add
-    for registry, name in added:
-        registry.pop(name, None)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 @pytest.fixture
@@ -65,8 +52,8 @@ def labels_of(trainer: Trainer) -> np.ndarray:
     return segmenter(np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8))
 
 
-def test_a_new_method_with_a_setting_of_its_own(register: Callable, train: Callable):
-    @register(METHODS, "half")
+def test_a_new_method_with_a_setting_of_its_own(train: Callable):
+    @METHODS.register("half")
     class Half(SemiSupervised):
         """A network and its average; labels of the right half of the images do not count."""
 
@@ -94,21 +81,21 @@ def test_a_new_method_with_a_setting_of_its_own(register: Callable, train: Calla
     assert labels_of(trainer).shape == (33, 47)
 
 
-def test_a_new_optimizer(register: Callable, train: Callable):
-    register(OPTIMIZERS, "rprop")(lambda groups, lr, momentum, fused: torch.optim.Rprop(groups, lr=lr))
+def test_a_new_optimizer(train: Callable):
+    OPTIMIZERS.register("rprop")(lambda groups, lr, momentum, fused: torch.optim.Rprop(groups, lr=lr))
     trainer = train(method="supervised", optimizer="rprop")
     saved = torch.load(Path(trainer.C.snapshot_dir) / "epoch-last.pth", weights_only=True)
     assert "step_size" in saved["optimizer_1"]["state"][0]
 
 
-def test_a_new_view_for_a_method_s_students(register: Callable, train: Callable):
+def test_a_new_view_for_a_method_s_students(train: Callable):
     seen = []
 
     def invert(image: Tensor, rng: np.random.Generator) -> Tensor:
         seen.append(rng.random())
         return 1 - image
 
-    @register(VIEWS, "inverted")
+    @VIEWS.register("inverted")
     def inverted(base: View) -> View:
         return replace(base, photometric=[invert])
 
@@ -117,7 +104,7 @@ def test_a_new_view_for_a_method_s_students(register: Callable, train: Callable)
     assert len(seen) == len(set(seen)) == images
 
 
-def test_a_new_encoder_and_a_new_decoder(register: Callable, train: Callable):
+def test_a_new_encoder_and_a_new_decoder(train: Callable):
     class Pyramid(nn.Module):
         channels, strides = (6, 12), (2, 8)
 
@@ -138,8 +125,8 @@ def test_a_new_encoder_and_a_new_decoder(register: Callable, train: Callable):
         def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
             return self.conv(maps[-1]).relu()
 
-    register(ENCODERS, "pyramid")(Encoder(lambda tensors: Pyramid(), mean=(0.5, 0.5, 0.5)))
-    register(DECODERS, "coarsest")(
+    ENCODERS.register("pyramid")(Encoder(lambda tensors: Pyramid(), mean=(0.5, 0.5, 0.5)))
+    DECODERS.register("coarsest")(
         lambda channels, strides, classes, width: (Coarsest(channels[-1], width), nn.Conv2d(width, classes, 1))
     )
     trainer = train(backbone="pyramid,resnet18", decoder="coarsest", head_channels=5, pretrained_model=None)

@@ -38,7 +38,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.weights import read_state_dict
 from tests.conftest import REPOSITORY
-from tests.engine.test_checkpoint import Small, trained
+from tests.engine.small_snapshots import Small, trained
 
 SOON_SECONDS = 20
 LITTLE_KIB = 2**20
@@ -122,7 +122,7 @@ def test_any_overrides_are_taken_or_refused_by_name(experiment: str, overrides: 
 def test_no_number_of_a_setting_is_beyond_what_a_machine_can_hold(name: str) -> None:
     """One with no limit is none that memory depends on."""
     unlimited = {
-        "seed", "labeled_ratio", "num_train_imgs", "num_unsup_imgs", "max_samples", "ohem_min_kept", "lr", "lr_power",
+        "seed", "lr_backbone", "labeled_ratio", "num_train_imgs", "num_unsup_imgs", "max_samples", "ohem_min_kept", "lr", "lr_power",
         "unsup_weight", "weight_decay", "bn_eps", "autosave_minutes", "keep_snapshots", "max_nan_skips",
     }  # fmt: skip
     annotation = str(Settings.model_fields[name].annotation)

@@ -7,23 +7,23 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from furnace.compare.cells import Cell
+from furnace.compare.trials import Trial
 from furnace.utils.wording import duration
 
-Results = dict[str, dict[str, Any]]  # of finished cells, by name
+Results = dict[str, dict[str, Any]]  # of finished trials, by name
 
 
-def probes_needed(cells: Sequence[Cell], results: Results) -> list[Cell]:
-    """The first cell of each method of which none is finished yet."""
-    known = {cell.method for cell in cells if cell.name in results}
-    return list({cell.method: cell for cell in reversed(cells) if cell.method not in known}.values())
+def probes_needed(trials: Sequence[Trial], results: Results) -> list[Trial]:
+    """The first trial of each method of which none is finished yet."""
+    known = {trial.method for trial in trials if trial.name in results}
+    return list({trial.method: trial for trial in reversed(trials) if trial.method not in known}.values())
 
 
-def step_seconds(cells: Sequence[Cell], results: Results, probed: dict[str, float | None]) -> dict[str, float | None]:
+def step_seconds(trials: Sequence[Trial], results: Results, probed: dict[str, float | None]) -> dict[str, float | None]:
     """Seconds of an iteration by method: median of the finished runs, else what was `probed`, None if neither."""
     steps: dict[str, float | None] = {}
-    for method in {cell.method for cell in cells}:
-        finished = [results[cell.name] for cell in cells if cell.method == method and cell.name in results]
+    for method in {trial.method for trial in trials}:
+        finished = [results[trial.name] for trial in trials if trial.method == method and trial.name in results]
         found = [result["step_seconds"] for result in finished if result["step_seconds"] is not None]
         steps[method] = statistics.median(found) if found else probed.get(method)
     return steps
@@ -34,45 +34,45 @@ def overhead_seconds(results: Results) -> float:
     rest = [
         max(0, result["train_seconds"] + result["evaluate_seconds"] - result["iterations"] * result["step_seconds"])
         for result in results.values()
-        if result["step_seconds"] is not None  # a full disk may have cost the run its figures
+        if result["step_seconds"] is not None  # a full disk may have cost the run its metrics
     ]
     return statistics.fmean(rest) if rest else 0
 
 
 def expected_seconds(
-    cells: Sequence[Cell], results: Results, steps: dict[str, float | None], at_once: int = 1
+    trials: Sequence[Trial], results: Results, steps: dict[str, float | None], at_once: int = 1
 ) -> float | None:
-    """Seconds until all cells are finished, `at_once` at the same time; None if a method's time is not known."""
-    waiting = [cell for cell in cells if cell.name not in results]
-    if any(steps[cell.method] is None for cell in waiting):
+    """Seconds until all trials are finished, `at_once` at the same time; None if a method's time is not known."""
+    waiting = [trial for trial in trials if trial.name not in results]
+    if any(steps[trial.method] is None for trial in waiting):
         return None
     overhead = overhead_seconds(results)
-    total = sum(cell.iterations * steps[cell.method] + overhead for cell in waiting)
+    total = sum(trial.iterations * steps[trial.method] + overhead for trial in waiting)
     return total / max(1, min(at_once, len(waiting)))
 
 
 def plan_table(
-    cells: Sequence[Cell], results: Results, steps: dict[str, float | None], at_once: int, title: str
+    trials: Sequence[Trial], results: Results, steps: dict[str, float | None], at_once: int, title: str
 ) -> Table:
     """What will be run, a line for each method and share of labels."""
-    table = Table(title=f"{title}: {len(cells)} runs", title_justify="left")
+    table = Table(title=f"{title}: {len(trials)} runs", title_justify="left")
     for column in ("method", "labels", "seeds", "iterations", "finished", "time expected"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    groups: dict[tuple[int, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.ratio, cell.method), []).append(cell)
+    groups: dict[tuple[int, str], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.ratio, trial.method), []).append(trial)
     for (ratio, method), group in groups.items():
-        finished = sum(cell.name in results for cell in group)
+        finished = sum(trial.name in results for trial in group)
         table.add_row(
             escape(method),
             f"{group[0].labeled} (1/{ratio})",
-            ", ".join(str(cell.seed) for cell in group),
+            ", ".join(str(trial.seed) for trial in group),
             str(group[0].iterations),
             f"{finished} of {len(group)}",
             "-" if finished == len(group) else duration(expected_seconds(group, results, steps)),
         )
     note = "" if results else ", start and evaluation not counted"
-    in_all = expected_seconds(cells, results, steps, at_once)
+    in_all = expected_seconds(trials, results, steps, at_once)
     known = "not known before a run of each method" if in_all is None else f"about {duration(in_all)}"
     table.caption = f"in all {known} with {at_once} at a time{note}"
     return table

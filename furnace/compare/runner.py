@@ -1,4 +1,4 @@
-"""Running cells: each trains and is evaluated in processes of its own, one after another or one per device."""
+"""Running trials: each trains and is evaluated in processes of its own, one after another or one per device."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from furnace.compare.cells import Cell
+from furnace.compare.trials import Trial
 from furnace.engine.record import RECORD as RUN_RECORD
 from furnace.engine.record import RESULTS, TRAINING_METRICS, read_metrics
 from furnace.engine.snapshot_folder import LAST, clear, list_epochs
@@ -24,21 +24,21 @@ from furnace.inference.results import read_results
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
-OUTPUT, LOCK, HOLD_OUT, TEST = "output.log", "lock", "hold-out", "test"
+OUTPUT, LOCK, VALIDATION, TEST = "output.log", "lock", "validation", "test"
 MESSAGE_LINES = 2
 PROBE_OVERRIDES = {"nepochs": "1", "record_info_iter": "1", "autosave_minutes": "0"}
 
 
-class CellFailed(Exception):
-    """A command of a cell ended with an error; the message says which, where its output is, and its last lines."""
+class TrialFailed(Exception):
+    """A command of a trial ended with an error; the message says which, where its output is, and its last lines."""
 
 
 class Runner:
-    """Runs cells of one experiment.
+    """Runs trials of one experiment.
 
     Args:
         experiment: folder with train.py and eval.py.
-        keep: snapshots that stay after a cell is evaluated: "all", "last" or "none".
+        keep: snapshots that stay after a trial is evaluated: "all", "last" or "none".
     """
 
     def __init__(self, experiment: Path, keep: str = "last"):
@@ -46,28 +46,28 @@ class Runner:
         self.running: set[subprocess.Popen] = set()
         self.stopping = False
 
-    def run_all(self, cells: Sequence[Cell], devices: Sequence[str]) -> Iterator[tuple[Cell, dict | CellFailed]]:
-        """Each cell with its result or failure, as they come; `devices` work at the same time.
+    def run_all(self, trials: Sequence[Trial], devices: Sequence[str]) -> Iterator[tuple[Trial, dict | TrialFailed]]:
+        """Each trial with its result or failure, as they come; `devices` work at the same time.
 
         Raises:
             Stopped: SIGINT or SIGTERM came; the runs in progress have been asked to save and have ended.
-            UserError: another process works on a cell.
+            UserError: another process works on a trial.
         """
         free: SimpleQueue[str] = SimpleQueue()
         for device in devices:
             free.put(device)
 
-        def work(cell: Cell) -> dict | CellFailed | None:
+        def work(trial: Trial) -> dict | TrialFailed | None:
             device = free.get()
             try:
-                return None if self.stopping else self.run(cell, device)
-            except CellFailed as failure:
+                return None if self.stopping else self.run(trial, device)
+            except TrialFailed as failure:
                 return failure
             finally:
                 free.put(device)
 
         with self._stop_on_signals(), ThreadPoolExecutor(len(devices)) as pool:
-            futures: dict[Future, Cell] = {pool.submit(work, cell): cell for cell in cells}
+            futures: dict[Future, Trial] = {pool.submit(work, trial): trial for trial in trials}
             try:
                 for future in as_completed(futures):
                     result = future.result()
@@ -78,20 +78,20 @@ class Runner:
                     self.stop()
                 raise
 
-    def run(self, cell: Cell, device: str) -> dict[str, Any]:
-        """Train and evaluate one cell, from where an earlier attempt ended; returns and records its result."""
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        with open(cell.folder / LOCK, "w", encoding="utf-8") as lock:
+    def run(self, trial: Trial, device: str) -> dict[str, Any]:
+        """Train and evaluate one trial, from where an earlier attempt ended; returns and records its result."""
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        with open(trial.folder / LOCK, "w", encoding="utf-8") as lock:
             try:
                 # Its processes inherit it: what a killed comparison left running counts as working, too.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UserError(f"{cell.folder}: another process works on it; wait for it, or end it") from error
-            record = cell.record() or {"identity": cell.identity(), "attempts": []}
+                raise UserError(f"{trial.folder}: another process works on it; wait for it, or end it") from error
+            record = trial.record() or {"identity": trial.identity(), "attempts": []}
             if "result" not in record:
-                record["result"] = self._carry_out(cell, record, device, lock.fileno())
-                cell.write_record(record)
-                self._tidy(cell)
+                record["result"] = self._carry_out(trial, record, device, lock.fileno())
+                trial.write_record(record)
+                self._tidy(trial)
             return record["result"]
 
     def stop(self) -> None:
@@ -100,88 +100,88 @@ class Runner:
         for process in list(self.running):
             process.send_signal(signal.SIGTERM)
 
-    def probe(self, cell: Cell, device: str, iterations: int, folder: Path) -> float | None:
-        """Seconds that an iteration of a cell takes, from a few in `folder`; None if the run failed."""
+    def probe(self, trial: Trial, device: str, iterations: int, folder: Path) -> float | None:
+        """Seconds that an iteration of a trial takes, from a few in `folder`; None if the run failed."""
         folder.mkdir(parents=True, exist_ok=True)
         places = {"log_dir": str(folder), "snapshot_dir": str(folder / "snapshot")}
         words = self._words("train.py", device, "--overwrite")
-        words += cell.arguments(niters_per_epoch=str(iterations), **PROBE_OVERRIDES, **places)
+        words += trial.arguments(niters_per_epoch=str(iterations), **PROBE_OVERRIDES, **places)
         with self._stop_on_signals(), open(folder / OUTPUT, "w", encoding="utf-8") as output:
             status = self._call(words, output)
         clear(folder / "snapshot")
         return median_step(folder) if status == 0 else None
 
-    def _carry_out(self, cell: Cell, record: dict[str, Any], device: str, lock: int) -> dict[str, Any]:
-        last = cell.C.nepochs - 1
-        if last not in list_epochs(cell.snapshots):
+    def _carry_out(self, trial: Trial, record: dict[str, Any], device: str, lock: int) -> dict[str, Any]:
+        last = trial.C.nepochs - 1
+        if last not in list_epochs(trial.snapshots):
             # What was evaluated was another attempt's.
-            for folder in (HOLD_OUT, TEST):
-                (cell.folder / folder / RESULTS).unlink(missing_ok=True)
-            words = self._words("train.py", device, "-c", "auto") + cell.arguments()
-            self._attempt(cell, record, "train", words, lock)
-        main, chosen, curve = MetricList(cell.C.eval_metrics).main, last, {}
-        if cell.holdout:
-            source = {"eval_source": cell.holdout.source, "eval_folder": cell.holdout.folder}
-            found = self._evaluate(cell, record, device, lock, range(last + 1), HOLD_OUT, **source)
+            for folder in (VALIDATION, TEST):
+                (trial.folder / folder / RESULTS).unlink(missing_ok=True)
+            words = self._words("train.py", device, "-c", "auto") + trial.arguments()
+            self._attempt(trial, record, "train", words, lock)
+        main, chosen, curve = MetricList(trial.C.eval_metrics).main, last, {}
+        if trial.validation:
+            source = {"eval_source": trial.validation.source, "eval_folder": trial.validation.folder}
+            found = self._evaluate(trial, record, device, lock, range(last + 1), VALIDATION, **source)
             curve = {epoch: values[main] for epoch, values in found.items()}
             chosen = max(curve, key=lambda epoch: (curve[epoch], epoch))
         for epoch in dict.fromkeys((last, chosen)):
-            test = self._evaluate(cell, record, device, lock, range(epoch, epoch + 1), TEST)
+            test = self._evaluate(trial, record, device, lock, range(epoch, epoch + 1), TEST)
         result = {"last": {"epoch": last, **test[last]}}
-        if cell.holdout:
-            result["best"] = {"epoch": chosen, **test[chosen], "hold-out": curve}
-        figures = read_metrics(cell.folder / TRAINING_METRICS)
-        run = json.loads((cell.snapshots / RUN_RECORD).read_text(encoding="utf-8"))
+        if trial.validation:
+            result["best"] = {"epoch": chosen, **test[chosen], "validation": curve}
+        metrics = read_metrics(trial.folder / TRAINING_METRICS)
+        run = json.loads((trial.snapshots / RUN_RECORD).read_text(encoding="utf-8"))
         seconds = {
             what: sum(attempt["seconds"] for attempt in record["attempts"] if attempt["what"] == what)
             for what in ("train", "evaluate")
         }
         return {
             **result,
-            "labelled": cell.labeled,
-            "iterations": cell.iterations,
+            "labelled": trial.labeled,
+            "iterations": trial.iterations,
             "train_seconds": round(seconds["train"], 1),
             "evaluate_seconds": round(seconds["evaluate"], 1),
-            "step_seconds": median_step(cell.folder),
-            "peak_memory_gib": max((entry["memory_gib"] for entry in figures), default=None),
+            "step_seconds": median_step(trial.folder),
+            "peak_memory_gib": max((entry["memory_gib"] for entry in metrics), default=None),
             "device": run["device"],
             "versions": run["versions"],
             "finished": datetime.now().isoformat(timespec="seconds"),
         }
 
     def _evaluate(
-        self, cell: Cell, record: dict[str, Any], device: str, lock: int, epochs: range, folder: str, **source: str
+        self, trial: Trial, record: dict[str, Any], device: str, lock: int, epochs: range, folder: str, **source: str
     ) -> dict[int, dict[str, float | None]]:
         """Main values of the metrics by epoch, after evaluating those that have a snapshot and are not in
         `folder`/results.json yet."""
-        metrics = MetricList(cell.C.eval_metrics)
-        known = scores_by_epoch(cell.folder / folder, metrics)
-        missing = [epoch for epoch in list_epochs(cell.snapshots) if epoch in epochs and epoch not in known]
+        metrics = MetricList(trial.C.eval_metrics)
+        known = scores_by_epoch(trial.folder / folder, metrics)
+        missing = [epoch for epoch in list_epochs(trial.snapshots) if epoch in epochs and epoch not in known]
         if missing:
             words = self._words("eval.py", device, "-e", f"{missing[0]}-{missing[-1]}")
-            words += cell.arguments(log_dir=str(cell.folder / folder), **source)
-            self._attempt(cell, record, "evaluate", words, lock)
-        scores = scores_by_epoch(cell.folder / folder, metrics)
+            words += trial.arguments(log_dir=str(trial.folder / folder), **source)
+            self._attempt(trial, record, "evaluate", words, lock)
+        scores = scores_by_epoch(trial.folder / folder, metrics)
         if any(values[metrics.main] is None for values in scores.values()):
-            where = source.get("eval_source", cell.C.eval_source)
-            raise CellFailed(f"{where}: no pixel has a label, so that there is nothing to compare")
+            where = source.get("eval_source", trial.C.eval_source)
+            raise TrialFailed(f"{where}: no pixel has a label, so that there is nothing to compare")
         return scores
 
-    def _attempt(self, cell: Cell, record: dict[str, Any], what: str, words: list[str], lock: int) -> None:
-        """Run a command of a cell and record how long it took. Raises CellFailed."""
+    def _attempt(self, trial: Trial, record: dict[str, Any], what: str, words: list[str], lock: int) -> None:
+        """Run a command of a trial and record how long it took. Raises TrialFailed."""
         begin = time.monotonic()
         attempt = {"what": what, "started": datetime.now().isoformat(timespec="seconds"), "command": words[1:]}
         record["attempts"].append(attempt)
-        with open(cell.folder / OUTPUT, "a", encoding="utf-8") as output:
+        with open(trial.folder / OUTPUT, "a", encoding="utf-8") as output:
             output.write(f"$ {shlex.join(words)}\n")
             output.flush()
             status = self._call(words, output, lock)
         attempt |= {"seconds": round(time.monotonic() - begin, 1), "status": status}
-        cell.write_record(record)
+        trial.write_record(record)
         if status != 0:
-            lines = (cell.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = (trial.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
             end = " | ".join([line.strip() for line in lines if line.strip()][-MESSAGE_LINES:])
-            raise CellFailed(f"{what} ended with status {status}, see {cell.folder / OUTPUT}: {end}")
+            raise TrialFailed(f"{what} ended with status {status}, see {trial.folder / OUTPUT}: {end}")
 
     def _call(self, words: list[str], output, *inherited: int) -> int:
         if self.stopping:
@@ -207,13 +207,13 @@ class Runner:
     def _words(self, script: str, device: str, *options: str) -> list[str]:
         return [sys.executable, str(self.experiment / script), "-d", device, *options]
 
-    def _tidy(self, cell: Cell) -> None:
+    def _tidy(self, trial: Trial) -> None:
         """Remove the snapshots that need not stay."""
         if self.keep == "none":
-            clear(cell.snapshots)
+            clear(trial.snapshots)
         elif self.keep == "last":
-            for epoch, path in list_epochs(cell.snapshots).items():
-                if epoch < cell.C.nepochs - 1 or (cell.snapshots / LAST).is_file():
+            for epoch, path in list_epochs(trial.snapshots).items():
+                if epoch < trial.C.nepochs - 1 or (trial.snapshots / LAST).is_file():
                     path.unlink()
 
     @contextmanager

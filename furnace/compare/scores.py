@@ -11,7 +11,7 @@ LAST, BEST = "last", "best"
 
 @dataclass(frozen=True)
 class Score:
-    """One finished run: `values` in [0, 1] on the test set, by "last" or "best" (epoch on the hold-out), then by
+    """One finished run: `values` in [0, 1] on the test set, by "last" or "best" (epoch on the validation list), then by
     name."""
 
     method: str

@@ -13,7 +13,7 @@ from furnace.utils.files import write_atomically
 from furnace.utils.wording import byte_size, duration, percent
 
 MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"
-TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the hold-out"}
+TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the validation list"}
 ABOUT = ("labels", "method", "seeds")
 STATISTICS = ("std", f"minus {BASELINE}", "standard error", "time", "memory")
 NOTE = (
@@ -24,7 +24,7 @@ PLOT_DPI = 150
 
 
 def write_files(
-    folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], cells: list[dict], titles: dict[str, str]
+    folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], trials: list[dict], titles: dict[str, str]
 ) -> None:
     """Write all four.
 
@@ -33,10 +33,10 @@ def write_files(
         title: of the comparison.
         rows: see `aggregate`.
         facts: what to know of it (command, test list, hardware, ...), by name.
-        cells: everything known of each run.
+        trials: everything known of each run.
         titles: of the metrics, by name, the one to plot first.
     """
-    everything = {"title": title, **facts, "rows": [asdict(row) for row in rows], "cells": cells}
+    everything = {"title": title, **facts, "rows": [asdict(row) for row in rows], "trials": trials}
     write_atomically(folder / JSON, json.dumps(everything, indent=1).encode())
     write_atomically(folder / CSV, to_csv(rows).encode())
     write_atomically(folder / MARKDOWN, to_markdown(title, rows, facts, titles).encode())

@@ -11,12 +11,12 @@ from torch import Tensor
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import Classes, find_classes
 from furnace.datasets.dataset import TrainSet
+from furnace.engine.best_effort import BestEffort
 from furnace.engine.collapse import CollapseWatch
 from furnace.engine.distributed import rank
 from furnace.engine.learner import StepOutput
 from furnace.engine.monitor import logger
 from furnace.engine.record import TRUTH, append_metrics
-from furnace.engine.spared import Spared
 from furnace.methods.method import Teaching
 from furnace.seg_opr.confusion import class_iou, confusion_matrix, pixel_accuracy
 from furnace.seg_opr.pseudo_label import Predictions, cutmix
@@ -50,7 +50,7 @@ class Diagnostics:
         self.C, self.dataset = C, dataset
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.collapse = CollapseWatch(self.classes)
-        self.spared = Spared(logger.warning)
+        self.best_effort = BestEffort(logger.warning)
         if C.diagnose and dataset.unlabeled is not None:
             check_labels(dataset)
 
@@ -110,7 +110,7 @@ class Diagnostics:
         picture = draw_strip(batch, teaching, self.classes, truth)
         writer.add_image("pseudo/strip", picture, iteration, dataformats="HWC")
         folder = Path(self.C.log_dir) / STRIPS
-        with self.spared(folder):
+        with self.best_effort(folder):
             save_picture(folder / f"iteration-{iteration + 1:06d}.png", picture)
         for branch, predictions in teaching.predictions.items():
             add_histogram(writer, f"confidence/branch_{branch}", predictions.confidence, iteration)
@@ -156,7 +156,7 @@ class Diagnostics:
             if name != "iteration":
                 writer.add_scalar(f"truth/{name}", value, iteration)
         file = Path(self.C.log_dir) / TRUTH
-        with self.spared(file):
+        with self.best_effort(file):
             append_metrics(file, metrics)
         logger.info(f"iteration {iteration + 1} against withheld labels: {'; '.join(parts)}")
 

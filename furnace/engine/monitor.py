@@ -1,4 +1,4 @@
-"""What people see of a run: terminal, text log, TensorBoard and progress bar."""
+"""Show and record a run: terminal, text log, TensorBoard and progress bar."""
 
 import logging
 import resource
@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from torch import Tensor
 
+from furnace.engine.best_effort import BestEffort, tensorboard_writer
 from furnace.engine.distributed import rank
 from furnace.engine.record import TRAINING_METRICS, append_metrics
-from furnace.engine.spared import Spared, tensorboard_writer
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar, beside_bars
@@ -32,12 +32,12 @@ class LogFile(logging.FileHandler):
 
     def __init__(self, path: Path):
         super().__init__(path, encoding="utf-8")
-        self.spared = Spared(logger.warning)  # which by then fails here again, but reaches the terminal
+        self.best_effort = BestEffort(logger.warning)  # which by then fails here again, but reaches the terminal
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
-            self.spared.tell(Path(self.baseFilename), error)
+            self.best_effort.tell(Path(self.baseFilename), error)
         else:
             super().handleError(record)
 
@@ -77,7 +77,7 @@ def open_log(folder: str | Path, kind: str, console: Console) -> Path:
 
 
 class Monitor:
-    """Shows training as it goes; the device is waited for only when figures are due.
+    """Shows training as it goes; waits for the device only when a record is due.
 
     Args:
         folder: TensorBoard records go to its sub-folder `tb`, the same figures to its `figures.jsonl`.
@@ -85,7 +85,7 @@ class Monitor:
         niters_per_epoch: for the epoch in the bar.
         record_iter, display_iter: iterations between TensorBoard records and between lines of the text log.
         console: where the bar is drawn.
-        whole: averages the figures over the processes; only the first shows and writes them.
+        whole: averages the metrics over the processes; only the first shows and writes them.
 
     A context manager; within it, draw the batches through `timed`, and call `record` after every iteration.
     """
@@ -107,16 +107,16 @@ class Monitor:
         self.record_iter, self.display_iter = record_iter, display_iter
         self.bar = ProgressBar(f"epoch {start // niters_per_epoch}", total, console, start, unit="it")
         # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
-        self.spared = Spared(logger.warning)
+        self.best_effort = BestEffort(logger.warning)
         tb = Path(folder) / "tb"
-        self.writer = tensorboard_writer(tb, self.spared, write_to_disk=self.first, purge_step=start or None)
-        self.figures_file = Path(folder) / TRAINING_METRICS
+        self.writer = tensorboard_writer(tb, self.best_effort, write_to_disk=self.first, purge_step=start or None)
+        self.metrics_file = Path(folder) / TRAINING_METRICS
         self.sums: dict[str, Tensor] = {}  # of the finite values, and how many they are
         self.count = 0
         self.waited = 0.0
         self.since = time.perf_counter()
         if self.first and start == 0:
-            self.figures_file.unlink(missing_ok=True)
+            self.metrics_file.unlink(missing_ok=True)
 
     def __enter__(self) -> "Monitor":
         return self
@@ -168,8 +168,8 @@ class Monitor:
         for name, value in costs.items():
             self.writer.add_scalar(f"cost/{name}", value, iteration)
         if self.first:
-            with self.spared(self.figures_file):
-                append_metrics(self.figures_file, {"iteration": iteration, "lr": lr, **means, **costs})
+            with self.best_effort(self.metrics_file):
+                append_metrics(self.metrics_file, {"iteration": iteration, "lr": lr, **means, **costs})
         done = iteration + 1
         if done % self.display_iter < self.record_iter or done == self.total:
             epoch = iteration // self.niters_per_epoch

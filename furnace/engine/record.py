@@ -17,7 +17,7 @@ from furnace.datasets.dataset import TrainSet
 from furnace.datasets.splits import list_hash
 from furnace.engine.distributed import world_size
 from furnace.engine.numerics import device_name
-from furnace.engine.snapshot_folder import list_saves
+from furnace.engine.snapshot_folder import list_snapshots
 from furnace.utils.files import append, write_atomically
 from furnace.utils.settings import Settings
 
@@ -72,7 +72,7 @@ def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
     """
     path = Path(C.snapshot_dir) / RECORD
     record = begun(C, dataset, device)
-    first = read_record(path) if list_saves(path.parent) else {}
+    first = read_record(path) if list_snapshots(path.parent) else {}
     if first:
         before = dict(first["settings"])
         for continuation in first.get("continuations", []):

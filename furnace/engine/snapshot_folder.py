@@ -23,7 +23,7 @@ def list_epochs(folder: str | Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def list_saves(folder: str | Path) -> list[Path]:
+def list_snapshots(folder: str | Path) -> list[Path]:
     """Every snapshot that a run can be continued from, the latest saved first.
 
     The latest need not be the furthest: a run may have gone back to an earlier epoch. Of files with the same time, as
@@ -51,7 +51,7 @@ def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
         UserError: there are snapshots, but all are damaged.
     """
     faults: list[str] = []
-    saves = list_saves(folder)
+    saves = list_snapshots(folder)
     for path in saves:
         try:
             snapshot = load_snapshot(path)
@@ -88,7 +88,7 @@ def prune(folder: str | Path, keep: int) -> list[Path]:
 
 def clear(folder: str | Path) -> int:
     """Remove the snapshots of an earlier run, and what a killed one left; returns how many snapshots there were."""
-    saves = list_saves(folder)
+    saves = list_snapshots(folder)
     for path in saves:
         path.unlink(missing_ok=True)
     sweep(folder)

@@ -24,7 +24,7 @@ from furnace.engine.numerics import memory_format
 from furnace.engine.recipe import recipe_table
 from furnace.engine.record import write_record
 from furnace.engine.signals import StopSignals
-from furnace.engine.snapshot_folder import AUTOSAVE, list_saves
+from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
 from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
@@ -220,7 +220,7 @@ class Trainer:
     def _check_finite(self) -> list[Fault]:
         """Ask for the iterations that were not finite, all processes together; returns those that were skipped.
 
-        On a GPU this happens when figures are due, some iterations late. That loses nothing: since the first bad
+        On a GPU this happens when a record is due, some iterations late. That loses nothing: since the first bad
         iteration the networks have not changed (see `Guard`), so that the state before it is what there is to save.
 
         Raises:
@@ -263,7 +263,7 @@ class Trainer:
 
 def check_unused(folder: str) -> None:
     """Raise UserError where a folder holds a run's snapshots."""
-    if present := list_saves(folder):
+    if present := list_snapshots(folder):
         raise UserError(
             f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "
             "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"

@@ -17,7 +17,7 @@ from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.inputs import Input, find_inputs
 from furnace.inference.segmenter import Segmenter, to_array
-from furnace.utils.background import Behind, ahead
+from furnace.utils.background import BackgroundWriter, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar
@@ -59,7 +59,7 @@ class Predictor:
         self.console = console or open_console(quiet=rank() > 0)
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.segmenter = Segmenter(C, device, branch)
-        self.unreadable: list[str] = []
+        self.skipped: list[str] = []
 
     def run(self, which: str, paths: list[str]) -> list[Input]:
         """Predict files, folders and glob patterns with the one snapshot that `which` names; returns what was found.
@@ -76,15 +76,15 @@ class Predictor:
 
         share = found[rank() :: world_size()]
         pictures = [entry for entry in share if not entry.is_video]
-        with explained(self.outputs.folder), Behind() as behind:
+        with explained(self.outputs.folder), BackgroundWriter() as background:
             if pictures:
                 with ProgressBar("pictures", len(pictures), self.console) as bar:
-                    self.predict_pictures(pictures, bar, behind)
+                    self.predict_pictures(pictures, bar, background)
             for video in (entry for entry in share if entry.is_video):
-                self.predict_video(video, behind)
-        for reason in self.unreadable:
+                self.predict_video(video, background)
+        for reason in self.skipped:
             Console(stderr=True).print(f"left out: {reason}", style="yellow", markup=False, soft_wrap=True)
-        left_out = int(whole_batch().total(torch.tensor(len(self.unreadable), device=self.segmenter.device)))
+        left_out = int(whole_batch().total(torch.tensor(len(self.skipped), device=self.segmenter.device)))
         if rank() == 0:
             with explained(self.outputs.folder):
                 save_picture(self.outputs.folder / "legend.png", legend(self.classes.names, self.classes.palette))
@@ -102,7 +102,7 @@ class Predictor:
                 f"{min(inside)}: lies where the results go and could be overwritten; choose another folder with -p"
             )
 
-    def predict_pictures(self, pictures: list[Input], bar: ProgressBar, behind: Behind) -> None:
+    def predict_pictures(self, pictures: list[Input], bar: ProgressBar, background: BackgroundWriter) -> None:
         def readable() -> Iterator[tuple[np.ndarray, tuple[Input, np.ndarray]]]:
             for entry, image in ahead(self.read, pictures):
                 if image is None:
@@ -111,9 +111,9 @@ class Predictor:
                     yield image, (entry, image)
 
         for (entry, image), scores in self.segmenter.stream(readable()):
-            labels = self.save_maps(entry.name, scores, behind)
+            labels = self.save_maps(entry.name, scores, background)
             if self.outputs.overlay:
-                behind(self.save_overlay, entry.name, image, labels)
+                background(self.save_overlay, entry.name, image, labels)
             bar.update()
 
     def read(self, picture: Input) -> np.ndarray | None:
@@ -123,10 +123,10 @@ class Predictor:
         except UserError as error:
             if self.C.on_bad_image != "skip":
                 raise UserError(f"{error}; -o on_bad_image=skip leaves such pictures out") from error
-            self.unreadable.append(str(error))
+            self.skipped.append(str(error))
             return None
 
-    def predict_video(self, video: Input, behind: Behind) -> None:
+    def predict_video(self, video: Input, background: BackgroundWriter) -> None:
         """Frame by frame; the overlay is a video, everything else numbered pictures."""
         with opened(video.path) as capture:
             total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
@@ -136,7 +136,7 @@ class Predictor:
             bar = ProgressBar(video.path.name, total, self.console, unit="frame")
             try:
                 for number, (frame, scores) in enumerate(self.segmenter.stream(frames)):
-                    labels = self.save_maps(f"{video.name}/{number:06d}", scores, behind)
+                    labels = self.save_maps(f"{video.name}/{number:06d}", scores, background)
                     if self.outputs.overlay:
                         writer = writer or open_writer(target, frame.shape[:2], capture.get(cv2.CAP_PROP_FPS))
                         writer.write(self.overlay(frame, labels)[..., ::-1])
@@ -146,13 +146,13 @@ class Predictor:
                 if writer:
                     writer.release()  # writes the index, without which nobody can play what there is
 
-    def save_maps(self, name: str, scores: Tensor, behind: Behind) -> np.ndarray:
+    def save_maps(self, name: str, scores: Tensor, background: BackgroundWriter) -> np.ndarray:
         """Write the label map and, if wanted, the confidence; returns the labels (H, W) uint8."""
         labels = to_array(scores.argmax(0))
-        behind(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.classes.palette)
+        background(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.classes.palette)
         if self.outputs.confidence:
             confidence = to_array(self.segmenter.probabilities(scores).amax(0).mul(255).round())
-            behind(save_picture, self.outputs.folder / "confidence" / f"{name}.png", confidence)
+            background(save_picture, self.outputs.folder / "confidence" / f"{name}.png", confidence)
         return labels
 
     def save_overlay(self, name: str, image: np.ndarray, labels: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from furnace.datasets.splits import Sample, read_list
 from furnace.engine.distributed import rank, world_size
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.segmenter import Segmenter, to_array
-from furnace.utils.background import Behind, ahead
+from furnace.utils.background import BackgroundWriter, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 from furnace.utils.progress import ProgressBar
@@ -103,11 +103,11 @@ class Submission:
         self.segmenter.load(snapshot)
         share = self.samples[rank() :: world_size()]
         written = []
-        with ProgressBar(snapshot.stem, len(share), self.console) as bar, Behind() as behind:
+        with ProgressBar(snapshot.stem, len(share), self.console) as bar, BackgroundWriter() as background:
             images = ((image, sample.name) for sample, image in ahead(lambda sample: read_image(sample.image), share))
             for name, scores in self.segmenter.stream(images):
                 path = self.folder / self.server.place(Path(name).name, self.split)
-                behind(self._write, path, to_array(scores.argmax(0)))
+                background(self._write, path, to_array(scores.argmax(0)))
                 written.append(path)
                 bar.update()
         if rank() == 0:

@@ -22,6 +22,17 @@ OF_SNAPSHOT = {
 FAULTS_SHOWN = 3
 
 
+class AllSettings(Settings):
+    """Base of the class that `all_settings` makes, whose instances go to other processes by their values."""
+
+    def __reduce__(self) -> tuple:
+        return _restored, (self.model_dump(), self.notes)
+
+
+def _restored(values: dict[str, Any], notes: tuple[str, ...]) -> Settings:
+    return all_settings().noted(values, notes)
+
+
 def all_settings() -> type[Settings]:
     """The class of all settings."""
     return _joined(tuple(method.Settings for method in METHODS.all().values()))
@@ -31,7 +42,7 @@ def all_settings() -> type[Settings]:
 def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
     own = dict.fromkeys(parts)  # methods may share theirs
     bases = [part for part in own if not any(other is not part and issubclass(other, part) for other in own)]
-    return create_model("Settings", __base__=(*bases, Settings))
+    return create_model("Settings", __base__=(*bases, AllSettings))
 
 
 def load_config(folder: str | Path, overrides: dict[str, Any] | None = None) -> Settings:

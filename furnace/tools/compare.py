@@ -12,11 +12,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from furnace.compare.cells import OF_A_CELL, Cell, HoldOut, check_holdout, parse_method, plan_cells, subset_sources
 from furnace.compare.plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
-from furnace.compare.runner import CellFailed, Runner
+from furnace.compare.runner import Runner, TrialFailed
 from furnace.compare.scores import BEST, LAST, Score, aggregate
 from furnace.compare.tables import MARKDOWN, PLOT, tables, write_files
+from furnace.compare.trials import (
+    OF_A_TRIAL,
+    Trial,
+    ValidationList,
+    check_validation,
+    parse_method,
+    plan_trials,
+    subset_sources,
+)
 from furnace.engine.distributed import parse_devices
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
@@ -34,7 +42,7 @@ DEFAULT_PROBE = 6
 EXAMPLES = """examples:
   python -m furnace.tools.compare exp_camvid --methods supervised,cps,cpcl --ratios 16,8,4 --seeds 0,1,2
   python -m furnace.tools.compare exp_camvid --methods supervised,cpcl,cpcl:reweight=false --ratios 8 --seeds 0 -d 0-3
-  python -m furnace.tools.compare exp_camvid ... --holdout DATA/camvid/val.txt     choose the best epoch on it, too
+  python -m furnace.tools.compare exp_camvid ... --validation DATA/camvid/val.txt     choose the best epoch on it, too
   OMP_NUM_THREADS=1 python -m furnace.tools.compare exp_toy -d cpu --jobs 4        four runs at once, a core each
   python -m furnace.tools.compare exp_camvid ... --dry-run                         the plan and the time, no more
 Interrupt it as you like: the same command goes on from there, finished runs are kept.
@@ -47,20 +55,20 @@ def main(argv: list[str] | None = None) -> int:
     console = open_console(highlight=False)
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)] * args.jobs
     experiment = find_experiment(args.experiment)
-    cells = make_plan(experiment, args)
+    trials = make_plan(experiment, args)
     # The same lists need not be checked for every method and seed.
-    for cell in {tuple(cell.identity()["lists"].items()): cell for cell in cells}.values():
-        check_holdout(cell)
-    metrics = MetricList(cells[0].C.eval_metrics)
-    results: Results = {cell.name: result for cell in cells if (result := cell.result)}
+    for trial in {tuple(trial.identity()["lists"].items()): trial for trial in trials}.values():
+        check_validation(trial)
+    metrics = MetricList(trials[0].C.eval_metrics)
+    results: Results = {trial.name: result for trial in trials if (result := trial.result)}
     runner = Runner(experiment, args.keep)
-    probed = probe(cells, results, runner, devices[0], args.probe)
-    console.print(plan_table(cells, results, step_seconds(cells, results, probed), len(devices), experiment.name))
+    probed = probe(trials, results, runner, devices[0], args.probe)
+    console.print(plan_table(trials, results, step_seconds(trials, results, probed), len(devices), experiment.name))
     if args.dry_run:
         return 0
-    failures = carry_out(cells, results, runner, devices, console, probed, metrics)
+    failures = carry_out(trials, results, runner, devices, console, probed, metrics)
     if results:
-        report(cells, results, args, experiment.name, console, metrics)
+        report(trials, results, args, experiment.name, console, metrics)
     for failure in failures:
         console.print(failure, soft_wrap=True)
     return FAILED_STATUS if failures else 0
@@ -92,9 +100,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--draw-subsets", action="store_true", help="each seed draws labelled images of its own")
     parser.add_argument("--list", help="with --draw-subsets: list of all training images (default: the data set's)")
     parser.add_argument(
-        "--holdout", metavar="LIST", help="labelled images, neither tested nor trained on, to choose the best epoch"
+        "--validation", metavar="LIST", help="labelled images, neither tested nor trained on, to choose the best epoch"
     )
-    parser.add_argument("--holdout-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
+    parser.add_argument("--validation-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
     parser.add_argument("-d", "--devices", help="0, or 0-3 for a run on each, or cpu (default: what is there)")
     parser.add_argument(
         "--jobs", type=number("--jobs", 1), default=1, metavar="N", help="runs at the same time on each device"
@@ -123,8 +131,8 @@ def find_experiment(name: str) -> Path:
     raise UserError(f"{name}: no such experiment (a folder with config.py, such as exp_camvid)")
 
 
-def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
-    """All cells, their labelled subsets drawn if that is asked for."""
+def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
+    """All trials, their labelled subsets drawn if that is asked for."""
     methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     for method in methods:
         parse_method(method)
@@ -132,12 +140,12 @@ def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
     if not (existing := existing_part(out)).is_dir():
         raise UserError(f"--out {out}: {existing} is a file; name another folder")
     overrides = parse_overrides(args.override)
-    if taken := OF_A_CELL & overrides.keys():
+    if taken := OF_A_TRIAL & overrides.keys():
         raise UserError(f"-o {min(taken)}=...: differs from run to run; --methods, --ratios, --seeds and --out set it")
-    holdout = None
-    if args.holdout:
-        source = Path(args.holdout).resolve()
-        holdout = HoldOut(str(source), args.holdout_folder or source.stem)
+    validation = None
+    if args.validation:
+        source = Path(args.validation).resolve()
+        validation = ValidationList(str(source), args.validation_folder or source.stem)
     subsets = None
     if args.draw_subsets:
         subsets = out / "subsets"
@@ -145,7 +153,7 @@ def make_plan(experiment: Path, args: Namespace) -> list[Cell]:
             draw_subsets(experiment, subsets, args.ratios, seed, overrides, args)
     else:
         check_ratios(experiment, args.ratios, overrides)
-    return plan_cells(experiment, out, methods, args.ratios, args.seeds, overrides, holdout, subsets)
+    return plan_trials(experiment, out, methods, args.ratios, args.seeds, overrides, validation, subsets)
 
 
 def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, str]) -> None:
@@ -187,20 +195,20 @@ def draw_subsets(
 
 
 def probe(
-    cells: Sequence[Cell], results: Results, runner: Runner, device: str, iterations: int
+    trials: Sequence[Trial], results: Results, runner: Runner, device: str, iterations: int
 ) -> dict[str, float | None]:
     """Seconds of an iteration of the methods of which nothing is finished yet, from a few of them."""
     if not iterations:
         return {}
-    folder = cells[0].folder.parent / "probe"
+    folder = trials[0].folder.parent / "probe"
     return {
-        cell.method: runner.probe(cell, device, iterations, folder / cell.folder.name)
-        for cell in probes_needed(cells, results)
+        trial.method: runner.probe(trial, device, iterations, folder / trial.folder.name)
+        for trial in probes_needed(trials, results)
     }
 
 
 def carry_out(
-    cells: Sequence[Cell],
+    trials: Sequence[Trial],
     results: Results,
     runner: Runner,
     devices: Sequence[str],
@@ -209,17 +217,17 @@ def carry_out(
     metrics: MetricList,
 ) -> list[str]:
     """Run what is not finished, saying so as it comes, and add to `results`; returns what to say of the failures."""
-    waiting = [cell for cell in cells if cell.name not in results]
+    waiting = [trial for trial in trials if trial.name not in results]
     failures = {}
-    for position, (cell, result) in enumerate(runner.run_all(waiting, devices), 1):
-        where = f"{position}/{len(waiting)} {escape(cell.name)}"
-        if isinstance(result, CellFailed):
-            failures[cell.name] = f"[bold red]failed:[/] {escape(cell.name)}: {escape(str(result))}"
+    for position, (trial, result) in enumerate(runner.run_all(waiting, devices), 1):
+        where = f"{position}/{len(waiting)} {escape(trial.name)}"
+        if isinstance(result, TrialFailed):
+            failures[trial.name] = f"[bold red]failed:[/] {escape(trial.name)}: {escape(str(result))}"
             console.print(f"{where}: [red]failed[/]")
             continue
-        results[cell.name] = result
-        going = [cell for cell in cells if cell.name not in failures]
-        left = expected_seconds(going, results, step_seconds(cells, results, probed), len(devices))
+        results[trial.name] = result
+        going = [trial for trial in trials if trial.name not in failures]
+        left = expected_seconds(going, results, step_seconds(trials, results, probed), len(devices))
         spent = duration(result["train_seconds"] + result["evaluate_seconds"])
         best = f", best epoch {percent(result['best'][metrics.main])}" if "best" in result else ""
         console.print(
@@ -231,35 +239,35 @@ def carry_out(
 
 
 def report(
-    cells: Sequence[Cell], results: Results, args: Namespace, title: str, console: Console, metrics: MetricList
+    trials: Sequence[Trial], results: Results, args: Namespace, title: str, console: Console, metrics: MetricList
 ) -> None:
     """Write the files and show the tables."""
-    done = [cell for cell in cells if cell.name in results]
-    rows = aggregate([to_score(cell, results[cell.name], metrics) for cell in done])
+    done = [trial for trial in trials if trial.name in results]
+    rows = aggregate([to_score(trial, results[trial.name], metrics) for trial in done])
     versions = next(iter(results.values()))["versions"]
     facts = {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "-m", "furnace.tools.compare", *sys.argv[1:]]),
-        "test set": Path(cells[0].C.eval_source).name,
+        "test set": Path(trials[0].C.eval_source).name,
         "labelled images": "drawn by each seed" if args.draw_subsets else "the same for every seed",
-        "hold-out": Path(args.holdout).name if args.holdout else "none",
+        "validation": Path(args.validation).name if args.validation else "none",
         "hardware": ", ".join(sorted({result["device"] for result in results.values()})),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "runs": f"{len(done)} of {len(cells)} finished",
+        "runs": f"{len(done)} of {len(trials)} finished",
     }
-    out = cells[0].folder.parent
-    everything = [{"method": cell.method, "ratio": cell.ratio, "seed": cell.seed, **cell.record()} for cell in done]
+    out = trials[0].folder.parent
+    everything = [{"method": t.method, "ratio": t.ratio, "seed": t.seed, **t.record()} for t in done]
     write_files(out, title, rows, facts, everything, metrics.mains)
     console.print(tables(rows, metrics.mains), soft_wrap=True, markup=False)
     console.print(f"written: {out / MARKDOWN}, .csv, .json and {PLOT}", soft_wrap=True)
 
 
-def to_score(cell: Cell, result: dict[str, Any], metrics: MetricList) -> Score:
+def to_score(trial: Trial, result: dict[str, Any], metrics: MetricList) -> Score:
     """What the tables take of a run."""
     return Score(
-        method=cell.method,
-        ratio=cell.ratio,
-        seed=cell.seed,
+        method=trial.method,
+        ratio=trial.ratio,
+        seed=trial.seed,
         labeled=result["labelled"],
         values={
             which: {name: result[which][name] for name in metrics.mains} for which in (LAST, BEST) if which in result

@@ -1,4 +1,4 @@
-"""Files read ahead and written behind, in threads, while the network works."""
+"""Reading files ahead and writing them in the background, in threads, while the network works."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,13 +25,13 @@ def ahead(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[
             yield item, future.result()
 
 
-class Behind:
-    """A context manager: `behind(function, *args)` is done by threads, all of it by the end of the block.
+class BackgroundWriter:
+    """A context manager: `background(function, *args)` is done by threads, all of it by the end of the block.
 
     An error of a call is raised by a later call or at the end. The backlog is bounded.
     """
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "BackgroundWriter":
         self.pool = ThreadPoolExecutor(thread_count())
         self.waiting: deque[Future] = deque()
         return self

@@ -53,5 +53,5 @@ class Registry(dict[str, Entry]):
     def unknown(self, name: str) -> str:
         """One line about a name without an entry."""
         close = get_close_matches(name, self, n=SHOWN)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(self)}"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(self))}"
         return f"no {self.kind} {name!r}; {hint}"

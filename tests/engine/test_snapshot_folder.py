@@ -13,7 +13,7 @@ from furnace.engine.snapshot_folder import (
     clear,
     copy_as_last,
     find_snapshots,
-    list_saves,
+    list_snapshots,
     newest_sound,
     prune,
 )
@@ -81,18 +81,18 @@ def test_of_saves_with_the_same_time_the_furthest_comes_first(tmp_path: Path, au
         save_snapshot(tmp_path / name, snapshot_of(*trained(), iteration=iteration, epoch=epoch))
     (tmp_path / "epoch-11.pth").write_bytes(b"damaged")
     same_time(tmp_path)
-    names = [path.name for path in list_saves(tmp_path)]
+    names = [path.name for path in list_snapshots(tmp_path)]
     assert names[0] == first
     assert names[-2:] == ["epoch-2.pth", "epoch-11.pth"]
     os.utime(tmp_path / "epoch-2.pth", (1001, 1001))  # a run that has gone back is where it was saved last
-    assert list_saves(tmp_path)[0].name == "epoch-2.pth"
+    assert list_snapshots(tmp_path)[0].name == "epoch-2.pth"
 
 
 def test_hard_links_are_no_reason_to_look_into_files(tmp_path: Path, monkeypatch) -> None:
     save_at(tmp_path / "epoch-2.pth", 9, age=60)
     copy_as_last(save_at(tmp_path / "epoch-4.pth", 15, age=30))
     monkeypatch.setattr(snapshot_folder, "read_progress", lambda path: pytest.fail(f"reads {path}"))
-    assert [path.name for path in list_saves(tmp_path)] == ["epoch-4.pth", LAST, "epoch-2.pth"]
+    assert [path.name for path in list_snapshots(tmp_path)] == ["epoch-4.pth", LAST, "epoch-2.pth"]
 
 
 def damage_end(content: bytes) -> bytes:

@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
-from furnace.engine import continuing, diagnostics, record, spared
+from furnace.engine import best_effort, continuing, diagnostics, record
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
 from furnace.engine.recipe import describe_division
@@ -518,7 +518,7 @@ def no_space(*args) -> None:
 
 
 def test_a_full_disk_costs_figures_and_pictures_but_not_the_run(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((record, "append"), (spared, "append"), (diagnostics, "save_picture")):
+    for module, name in ((record, "append"), (best_effort, "append"), (diagnostics, "save_picture")):
         monkeypatch.setattr(module, name, no_space)
     trainer = make_trainer(method="cpcl", image_iter=2, record_info_iter=1, diagnose=True)
     trainer.fit()

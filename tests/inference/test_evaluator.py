@@ -19,7 +19,6 @@ from furnace.engine.distributed import CPU
 from furnace.engine.record import REPORT, RESULTS
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.results import read_results
-from furnace.seg_opr.metrics import METRICS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
@@ -117,12 +116,10 @@ def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
     assert f"over {occurring} of 21 classes" in (tmp_path / "log" / REPORT).read_text()
 
 
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("names", [["iou", "recall"], ["recall"]])
-def test_a_new_metric_is_shown_everywhere(
-    C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
-):
+def test_a_new_metric_is_shown_everywhere(C: Settings, tmp_path: Path, names: list[str]):
     """The example of docs/metrics.md, which no other file names."""
-    monkeypatch.setattr("furnace.seg_opr.metrics.METRICS", dict(METRICS))
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "metrics.md").read_text(), flags=re.DOTALL)
     exec(code, {})
     console = quiet()

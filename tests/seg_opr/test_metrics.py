@@ -141,7 +141,7 @@ def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers() -> None:
     ("names", "message"),
     [
         (["iou", "boundary_iuo"], "no metric 'boundary_iuo'; did you mean boundary_iou?"),
-        (["xyz"], "no metric 'xyz'; there are: iou, boundary_iou"),
+        (["xyz"], "no metric 'xyz'; there are: boundary_iou, iou"),
         ([], "eval_metrics: is empty; name at least one of iou"),
     ],
 )

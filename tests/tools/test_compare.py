@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import pytest
 
-from furnace.compare.cells import SOURCES, first_difference, plan_cells
 from furnace.compare.plan import overhead_seconds, step_seconds
 from furnace.compare.runner import Runner
+from furnace.compare.trials import SOURCES, first_difference, plan_trials
 from furnace.datasets.toy import make_toy
 from furnace.seg_opr.metrics import METRICS, Metric
 from furnace.tools.compare import main
@@ -37,7 +37,7 @@ EPOCHS = 4
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """A small toy data set with a hold-out, and the folder to give as C.volna."""
+    """A small toy data set with a validation list, and the folder to give as C.volna."""
     counts = {"train": 16, "val": 3, "held": 2}
     make_toy(tmp_path / "DATA" / "toy", counts=counts, ratios=(4, 8))
     return tmp_path
@@ -74,20 +74,20 @@ def test_two_methods_and_two_seeds_of_the_toy_experiment(toy: Path, capsys: pyte
     assert main(words) == 0
 
     found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
-    assert [(cell["method"], cell["seed"]) for cell in found["cells"]] == [
+    assert [(trial["method"], trial["seed"]) for trial in found["trials"]] == [
         (method, seed) for seed in (0, 1) for method in ("supervised", "cpcl:reweight=false")
     ]
-    for cell in found["cells"]:
-        (evaluated,) = json.loads((Path(out) / folder_of(cell) / "test" / "results.json").read_text())
-        assert cell["result"]["last"] == {"epoch": 1, "miou": evaluated["miou"]}
-        assert cell["result"]["iterations"] == 4 and cell["result"]["labelled"] == 4
-        assert cell["result"]["step_seconds"] > 0 and cell["result"]["peak_memory_gib"] > 0.1
-        assert cell["identity"]["settings"]["reweight"] == (cell["method"] == "supervised")
-        lists = {"labelled", "test"} | ({"unlabelled"} if cell["method"] != "supervised" else set())
-        assert set(cell["identity"]["lists"]) == lists
-        assert not list((out / folder_of(cell) / "snapshot").glob("*.pth"))
+    for trial in found["trials"]:
+        (evaluated,) = json.loads((Path(out) / folder_of(trial) / "test" / "results.json").read_text())
+        assert trial["result"]["last"] == {"epoch": 1, "miou": evaluated["miou"]}
+        assert trial["result"]["iterations"] == 4 and trial["result"]["labelled"] == 4
+        assert trial["result"]["step_seconds"] > 0 and trial["result"]["peak_memory_gib"] > 0.1
+        assert trial["identity"]["settings"]["reweight"] == (trial["method"] == "supervised")
+        lists = {"labelled", "test"} | ({"unlabelled"} if trial["method"] != "supervised" else set())
+        assert set(trial["identity"]["lists"]) == lists
+        assert not list((out / folder_of(trial) / "snapshot").glob("*.pth"))
     row = found["rows"][1]
-    pairs = [[c["result"]["last"]["miou"] for c in found["cells"] if c["seed"] == seed] for seed in (0, 1)]
+    pairs = [[c["result"]["last"]["miou"] for c in found["trials"] if c["seed"] == seed] for seed in (0, 1)]
     assert row["difference"] == pytest.approx(sum(b - a for a, b in pairs) / 2)
     page = (out / "comparison.md").read_text(encoding="utf-8")
     assert f"{100 * row['mean']:.2f}" in page and "cpu" in page
@@ -95,9 +95,9 @@ def test_two_methods_and_two_seeds_of_the_toy_experiment(toy: Path, capsys: pyte
     assert "expected" in capsys.readouterr().out
 
 
-def folder_of(cell: dict) -> str:
-    slug = cell["method"].replace(":", "_").replace("=", "-")
-    return f"{slug}_1-{cell['ratio']}_seed-{cell['seed']}"
+def folder_of(trial: dict) -> str:
+    slug = trial["method"].replace(":", "_").replace("=", "-")
+    return f"{slug}_1-{trial['ratio']}_seed-{trial['seed']}"
 
 
 def test_labels_that_say_nothing_are_a_failure_and_not_a_figure(stub: Path, capsys: pytest.CaptureFixture) -> None:
@@ -123,11 +123,9 @@ def test_finished_runs_are_kept_and_failed_ones_repeated(stub: Path, capsys: pyt
     assert main(arguments(stub)) == 0 and len(calls(stub)) == before
 
 
-def test_a_new_metric_has_a_table_and_columns(
-    stub: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("registries")
+def test_a_new_metric_has_a_table_and_columns(stub: Path, capsys: pytest.CaptureFixture) -> None:
     """It gets tables of its own beside those of the metric that ranks."""
-    monkeypatch.setattr("furnace.seg_opr.metrics.METRICS", dict(METRICS))
 
     @METRICS.register("luck")
     class Luck(Metric):
@@ -150,21 +148,21 @@ def test_a_new_metric_has_a_table_and_columns(
 
 
 def test_an_unknown_metric_is_refused_before_anything_runs(stub: Path) -> None:
-    with pytest.raises(UserError, match="-o eval_metrics=iuo: no metric .iuo.; did you mean iou"):
+    with pytest.raises(UserError, match="-o eval_metrics=iuo: no metric 'iuo'; did you mean iou"):
         main(arguments(stub, "-o", "eval_metrics=iuo"))
     assert not (stub / "calls").exists()
 
 
 def test_only_what_is_missing_is_done_again(stub: Path) -> None:
     """A run that was cut before, in the middle of and after its evaluation."""
-    words = arguments(stub, "--keep", "all", "--holdout", held_out(stub), methods="cpcl", seeds="0")
+    words = arguments(stub, "--keep", "all", "--validation", held_out(stub), methods="cpcl", seeds="0")
     assert main(words) == 0
     folder = stub.parent / "out" / "cpcl_1-8_seed-0"
-    record, whole = json.loads((folder / "cell.json").read_text()), comparison(stub)["rows"]
+    record, whole = json.loads((folder / "trial.json").read_text()), comparison(stub)["rows"]
 
     def again(**epochs: int) -> list[str]:
         """Forget the result and all but the first evaluated epochs; what is run then."""
-        (folder / "cell.json").write_text(json.dumps({key: record[key] for key in record if key != "result"}))
+        (folder / "trial.json").write_text(json.dumps({key: record[key] for key in record if key != "result"}))
         for name, count in epochs.items():
             path = folder / name.replace("_", "-") / "results.json"
             path.write_text(json.dumps(json.loads(path.read_text())[:count]))
@@ -174,7 +172,7 @@ def test_only_what_is_missing_is_done_again(stub: Path) -> None:
         return [" ".join(line.split()[::4]) for line in calls(stub)[before:]]
 
     assert again() == []
-    assert again(hold_out=2) == ["eval 2-3"]
+    assert again(validation=2) == ["eval 2-3"]
     assert again(test=0) == ["eval 3-3", "eval 1-1"]
     for path in (folder / "snapshot").glob("epoch-*.pth"):
         path.unlink()
@@ -185,47 +183,47 @@ def held_out(stub: Path) -> str:
     return str(stub.parent / "DATA" / "toy" / "held.txt")
 
 
-def test_the_best_epoch_is_chosen_on_the_hold_out_and_scored_on_the_test_set(stub: Path) -> None:
-    assert main(arguments(stub, "--holdout", held_out(stub), "--keep", "all", seeds="1")) == 0
-    cell = comparison(stub)["cells"][0]["result"]
-    assert cell["best"]["epoch"] == 1 and cell["best"]["miou"] == pytest.approx(0.1 + 0.01)
-    assert cell["best"]["hold-out"] == {"0": 0.1, "1": 0.5, "2": 0.3, "3": 0.2}
-    assert cell["last"] == {"epoch": 3, "miou": pytest.approx(0.3 + 0.01)}
+def test_the_best_epoch_is_chosen_on_a_validation_list_and_scored_on_the_test_set(stub: Path) -> None:
+    assert main(arguments(stub, "--validation", held_out(stub), "--keep", "all", seeds="1")) == 0
+    trial = comparison(stub)["trials"][0]["result"]
+    assert trial["best"]["epoch"] == 1 and trial["best"]["miou"] == pytest.approx(0.1 + 0.01)
+    assert trial["best"]["validation"] == {"0": 0.1, "1": 0.5, "2": 0.3, "3": 0.2}
+    assert trial["last"] == {"epoch": 3, "miou": pytest.approx(0.3 + 0.01)}
     rows = {(row["which"], row["method"]): row["mean"] for row in comparison(stub)["rows"]}
     assert rows["best", "supervised"] == pytest.approx(0.11) and rows["last", "supervised"] == pytest.approx(0.31)
 
 
 @pytest.mark.parametrize("name", ["val", "train"])
-def test_a_hold_out_that_is_tested_or_trained_on_is_refused(stub: Path, name: str) -> None:
+def test_a_validation_list_that_is_tested_or_trained_on_is_refused(stub: Path, name: str) -> None:
     with pytest.raises(UserError, match="shares"):
-        main(arguments(stub, "--holdout", str(stub.parent / "DATA" / "toy" / f"{name}.txt")))
+        main(arguments(stub, "--validation", str(stub.parent / "DATA" / "toy" / f"{name}.txt")))
     assert not (stub / "calls").exists()
 
 
-def test_each_method_s_own_lists_are_compared_with_the_hold_out(stub: Path) -> None:
+def test_each_method_s_own_lists_are_compared_with_the_validation_list(stub: Path) -> None:
     source = stub.parent / "DATA" / "toy" / "unlabeled.txt"
     source.write_text("held/image/held_0000.png\nheld/image/held_0001.png\n")
     with pytest.raises(UserError, match="shares 2 images with the unlabelled images"):
-        main(arguments(stub, "--holdout", held_out(stub), methods=f"cpcl:unsup_source={source},cpcl"))
+        main(arguments(stub, "--validation", held_out(stub), methods=f"cpcl:unsup_source={source},cpcl"))
 
 
 def test_the_time_left_is_told_without_runs_whose_figures_are_lost(stub: Path) -> None:
     assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
-    (cell,) = plan_cells(stub, stub.parent / "out", ["cpcl"], [8], [0], {"batch_size": "2", "nepochs": str(EPOCHS)})
-    result = cell.result
+    (trial,) = plan_trials(stub, stub.parent / "out", ["cpcl"], [8], [0], {"batch_size": "2", "nepochs": str(EPOCHS)})
+    result = trial.result
     known = {"iterations": 10, "step_seconds": 2, "train_seconds": 25, "evaluate_seconds": 5}
     lost = {**result, "step_seconds": None}
     assert overhead_seconds({"a": {**result, **known}, "b": lost}) == 10
     assert overhead_seconds({"b": lost}) == 0
-    assert step_seconds([cell], {cell.name: lost}, {}) == {"cpcl": None}
-    assert step_seconds([cell], {cell.name: {**result, **known}}, {}) == {"cpcl": 2}
+    assert step_seconds([trial], {trial.name: lost}, {}) == {"cpcl": None}
+    assert step_seconds([trial], {trial.name: {**result, **known}}, {}) == {"cpcl": 2}
 
 
 def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
     assert main(arguments(stub, "--draw-subsets", ratios="4,8")) == 0
     lists = {}
-    for cell in comparison(stub)["cells"]:
-        lists.setdefault((cell["ratio"], cell["seed"]), set()).add(cell["identity"]["lists"]["labelled"])
+    for trial in comparison(stub)["trials"]:
+        lists.setdefault((trial["ratio"], trial["seed"]), set()).add(trial["identity"]["lists"]["labelled"])
     assert all(len(hashes) == 1 for hashes in lists.values()), "methods of one seed learn from the same images"
     assert lists[4, 0] != lists[4, 1]
     few, many = (
@@ -259,7 +257,7 @@ def test_plan_shows_time_and_runs_nothing(stub: Path, capsys: pytest.CaptureFixt
     # The median of the later steps, 0.25 s, times 60 x 4 iterations and two seeds.
     assert "240" in shown and "0 of 2" in shown and "2 min" in shown and "in all about 4 min" in shown
     assert {line.split()[0] for line in calls(stub)} == {"train"} and len(calls(stub)) == 2
-    assert not list((stub.parent / "out").glob("*/cell.json"))
+    assert not list((stub.parent / "out").glob("*/trial.json"))
 
 
 def test_other_settings_are_another_run(stub: Path) -> None:
@@ -298,7 +296,7 @@ def test_excluded_settings_exist() -> None:
         (["--ratios", "0"], "whole numbers from 1"),
         (["--seeds", "a"], "whole numbers from 0"),
         (["--ratios", "3"], "train_labeled_1-3.txt: no such list"),
-        (["--holdout", "nowhere.txt"], "no such list"),
+        (["--validation", "nowhere.txt"], "no such list"),
         (["-o", "seed=4"], "--seeds"),
         (["-o", "train_source=mine.txt"], r"--ratios 8: C.train_source = mine.txt whatever .* --ratios 16"),
         (["--jobs", "0"], "--jobs 0: expected a whole number from 1"),
@@ -317,9 +315,9 @@ def test_no_such_experiment() -> None:
 
 def test_damaged_record_is_named(stub: Path) -> None:
     assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
-    path = stub.parent / "out" / "cpcl_1-8_seed-0" / "cell.json"
+    path = stub.parent / "out" / "cpcl_1-8_seed-0" / "trial.json"
     path.write_text(path.read_text()[:-30])
-    with pytest.raises(UserError, match=r"cell.json: can't be read"):
+    with pytest.raises(UserError, match=r"trial.json: can't be read"):
         main(arguments(stub, methods="cpcl", seeds="0"))
 
 
@@ -336,9 +334,9 @@ def test_devices_work_at_the_same_time(stub: Path) -> None:
     """Two runs wait for each other, so one after the other would never end."""
     (stub / "meet").touch()
     overrides = {"batch_size": "2", "nepochs": str(EPOCHS)}
-    cells = plan_cells(stub, stub.parent / "out", ["cpcl"], [8], [0, 1], overrides)
-    found = list(Runner(stub).run_all(cells, ["0", "1"]))
-    assert {cell.seed for cell, _ in found} == {0, 1}
+    trials = plan_trials(stub, stub.parent / "out", ["cpcl"], [8], [0, 1], overrides)
+    found = list(Runner(stub).run_all(trials, ["0", "1"]))
+    assert {trial.seed for trial, _ in found} == {0, 1}
     assert {line.split()[3] for line in calls(stub)} == {"0", "1"}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from furnace.datasets.batch import TrainBatch
-from furnace.engine.snapshot_folder import list_saves
+from furnace.engine.snapshot_folder import list_snapshots
 from furnace.engine.trainer import Trainer
 from furnace.utils import files
 from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
@@ -131,7 +131,7 @@ def _damage_the_latest_save(victim: Victim, damage: Callable[[Path], None]) -> s
         victim.kill(signal.SIGTERM)
         victim.end().expect(TERMINATED, 0, say="-c auto: continues").expect(TERMINATED, 0, say=saves[0].name)
         number = os.fstat(damaged.fileno()).st_ino
-        for path in list_saves(victim.snapshot_dir):
+        for path in list_snapshots(victim.snapshot_dir):
             if path.stat().st_ino == number:
                 path.unlink()  # or one day only damaged ones would be left
     return "named, an earlier one taken"

@@ -17,7 +17,7 @@ import torch
 
 from furnace.cli import train
 from furnace.datasets.toy import make_toy
-from furnace.engine.snapshot_folder import LAST, list_saves
+from furnace.engine.snapshot_folder import LAST, list_snapshots
 from furnace.engine.snapshots import OPTIMIZERS
 from furnace.utils.errors import run
 from tests.conftest import REPOSITORY
@@ -92,7 +92,7 @@ class Victim:
 
     def saves(self) -> list[Path]:
         """The files that it could continue from, the latest first, each once."""
-        found = {path.stat().st_ino: path for path in reversed(list_saves(self.snapshot_dir))}
+        found = {path.stat().st_ino: path for path in reversed(list_snapshots(self.snapshot_dir))}
         return list(reversed(found.values()))
 
     def start(self, inject: Callable[[], None] | None = None, **settings) -> None:

@@ -1,4 +1,4 @@
-"""What a run writes and can do without: figures, pictures, TensorBoard and log. A full disk costs them, not the run."""
+"""Best-effort writing: metrics, pictures, TensorBoard and log. A full disk costs a run these files, nothing else."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ from tensorboardX.record_writer import register_writer_factory
 
 from furnace.utils.files import append
 
-SCHEME = "spared"
+SCHEME = "besteffort"
 FLUSH_SECONDS = 30  # what a kill may cost of TensorBoard's records
 
 
-class Spared:
-    """`with spared(path):` around the writing of a file: where it fails, one warning a path, and the run goes on.
+class BestEffort:
+    """Write a file if possible, `with best_effort(path):` on failure, log one warning per path and continue.
 
     Args:
         warn: takes the one line.
@@ -44,14 +44,14 @@ class RecordFile:
     By itself tensorboardX loses its writing thread to a full disk, and training would wait for that thread for ever.
     """
 
-    def __init__(self, path: Path, spared: Spared):
-        self.path, self.spared, self.pending = path, spared, bytearray()
+    def __init__(self, path: Path, best_effort: BestEffort):
+        self.path, self.best_effort, self.pending = path, best_effort, bytearray()
 
     def write(self, data: bytes) -> None:
         self.pending += data
 
     def flush(self) -> None:
-        with self.spared(self.path):
+        with self.best_effort(self.path):
             append(self.path, bytes(self.pending))
         self.pending.clear()
 
@@ -61,22 +61,22 @@ class RecordFile:
 class RecordFiles:
     """Opens the files of TensorBoard whose names begin with `SCHEME`, as tensorboardX asks it of other file systems."""
 
-    def __init__(self, spared: Spared):
-        self.spared = spared
+    def __init__(self, best_effort: BestEffort):
+        self.best_effort = best_effort
 
     def open(self, name: str) -> RecordFile:
-        return RecordFile(self._path(name), self.spared)
+        return RecordFile(self._path(name), self.best_effort)
 
     def directory_check(self, name: str) -> None:
         path = self._path(name)
-        with self.spared(path):
+        with self.best_effort(path):
             path.mkdir(parents=True, exist_ok=True)
 
     def _path(self, name: str) -> Path:
         return Path(name.removeprefix(f"{SCHEME}:"))
 
 
-def tensorboard_writer(folder: Path, spared: Spared, **settings) -> SummaryWriter:
+def tensorboard_writer(folder: Path, best_effort: BestEffort, **settings) -> SummaryWriter:
     """A writer of TensorBoard records into `folder` that no full disk can stop; `settings` are `SummaryWriter`'s."""
-    register_writer_factory(SCHEME, RecordFiles(spared))
+    register_writer_factory(SCHEME, RecordFiles(best_effort))
     return SummaryWriter(f"{SCHEME}:{folder}", flush_secs=FLUSH_SECONDS, **settings)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from furnace.engine.best_effort import BestEffort, RecordFile
 from furnace.engine.record import TRAINING_METRICS
-from furnace.engine.spared import RecordFile, Spared
 from furnace.utils.files import append
 from tests.conftest import REPOSITORY
 from tests.engine.test_monitor import read_events
@@ -57,7 +57,7 @@ def test_a_monitor_under_a_limit_goes_on_and_writes_again_when_there_is_room(tmp
 
 def test_records_of_tensorboard_are_dropped_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    file = RecordFile(tmp_path / "gone" / "events", Spared(said.append))
+    file = RecordFile(tmp_path / "gone" / "events", BestEffort(said.append))
     for record in (b"one", b"two"):
         file.write(record[:1])
         file.write(record[1:])
@@ -72,7 +72,7 @@ def test_records_of_tensorboard_are_dropped_as_a_whole(tmp_path: Path, monkeypat
 
 def test_only_faults_of_the_disk_are_spared() -> None:
     said: list[str] = []
-    with pytest.raises(KeyError), Spared(said.append)(Path("file")):
+    with pytest.raises(KeyError), BestEffort(said.append)(Path("file")):
         raise KeyError
     assert said == []
 

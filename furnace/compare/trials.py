@@ -1,4 +1,4 @@
-"""The runs of a comparison: one cell for each method, share of labels and seed, and what is known of it on disk."""
+"""The trials of a comparison: one for each method, share of labels and seed, with its record on disk."""
 
 import json
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import COSTS, PLACES, Settings
 
-RECORD = "cell.json"
+RECORD = "trial.json"
 # Told apart by the lists' hashes instead.
 SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
-# What a comparison sets from cell to cell, and what must be the same in all, or its rows would not compare.
-OF_A_CELL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
+# What a comparison sets from trial to trial, and what must be the same in all, or its rows would not compare.
+OF_A_TRIAL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
 OF_ALL = {"eval_source", "eval_folder", "eval_metrics"}
 
 
 @dataclass(frozen=True)
-class HoldOut:
+class ValidationList:
     """A labelled list on which the best epoch is chosen, and the sub-folder of its images for lists of ids."""
 
     source: str
@@ -31,7 +31,7 @@ class HoldOut:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One run: `method` as the user wrote it, `overrides` all settings that differ from config.py, `C` the result."""
 
     method: str
@@ -40,7 +40,7 @@ class Cell:
     folder: Path
     overrides: dict[str, str]
     C: Settings
-    holdout: HoldOut | None = None
+    validation: ValidationList | None = None
 
     @property
     def name(self) -> str:
@@ -64,14 +64,14 @@ class Cell:
         lists = {"labelled": self.C.train_source, "test": self.C.eval_source}
         if METHODS.find(self.C.method).unlabeled:
             lists["unlabelled"] = self.C.unsup_source
-        if self.holdout:
-            lists["hold-out"] = self.holdout.source
+        if self.validation:
+            lists["validation"] = self.validation.source
         settings = self.C.model_dump(exclude=PLACES | SOURCES | COSTS)
         hashes = {name: list_hash(source) if Path(source).is_file() else None for name, source in lists.items()}
         return {"settings": settings, "lists": hashes}
 
     def record(self) -> dict[str, Any]:
-        """What `cell.json` says, {} without one. Raises UserError where it can't be read, or is of another run."""
+        """What `trial.json` says, {} without one. Raises UserError where it can't be read, or is of another run."""
         path = self.folder / RECORD
         if not path.is_file():
             return {}
@@ -122,35 +122,35 @@ def parse_method(text: str) -> dict[str, str]:
     if name not in METHODS.all():
         raise UserError(f"--methods {text}: {METHODS.unknown(name)}")
     settings = parse_overrides(pairs)
-    if taken := OF_A_CELL & settings.keys():
+    if taken := OF_A_TRIAL & settings.keys():
         raise UserError(f"--methods {text}: {min(taken)} is set from run to run; leave it out")
     if shared := OF_ALL & settings.keys():
         raise UserError(f"--methods {text}: all methods share one test set and its metrics; use -o {min(shared)}=...")
     return {"method": name, **settings}
 
 
-def plan_cells(
+def plan_trials(
     experiment: Path,
     out: Path,
     methods: Sequence[str],
     ratios: Sequence[int],
     seeds: Sequence[int],
     overrides: dict[str, str],
-    holdout: HoldOut | None = None,
+    validation: ValidationList | None = None,
     subsets: Path | None = None,
-) -> list[Cell]:
-    """All cells, each seed of everything before the next: what there is when interrupted is a comparison already.
+) -> list[Trial]:
+    """All trials, each seed of everything before the next: what there is when interrupted is a comparison already.
 
     Args:
         experiment: folder with config.py, train.py and eval.py.
-        out: gets a folder for each cell.
+        out: gets a folder for each trial.
         methods: as for `parse_method`.
         ratios, seeds: of `C.labeled_ratio` and `C.seed`.
-        overrides: settings of all cells.
-        holdout: list for choosing the best epoch.
+        overrides: settings of all trials.
+        validation: list for choosing the best epoch.
         subsets: folder with the lists of every seed in `seed-N`; without it all take those of config.py.
     """
-    cells = []
+    trials = []
     for seed in seeds:
         for ratio in ratios:
             for method in methods:
@@ -162,8 +162,8 @@ def plan_cells(
                 if subsets:
                     own |= subset_sources(C, subsets, seed)
                     C = load_config(experiment, own)
-                cells.append(Cell(method, ratio, seed, folder, own, C, holdout))
-    return cells
+                trials.append(Trial(method, ratio, seed, folder, own, C, validation))
+    return trials
 
 
 def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
@@ -176,12 +176,13 @@ def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
     }
 
 
-def check_holdout(cell: Cell) -> None:
-    """Raise UserError where the hold-out shares images with the test set or with those that the cell learns from."""
-    if cell.holdout is None:
+def check_validation(trial: Trial) -> None:
+    """Raise UserError if the validation list shares images with the test set or with those that a trial learns from."""
+    if trial.validation is None:
         return
-    C = cell.C
-    held = {sample.image.resolve() for sample in read_list(cell.holdout.source, C.dataset_path, cell.holdout.folder)}
+    C = trial.C
+    samples = read_list(trial.validation.source, C.dataset_path, trial.validation.folder)
+    held = {sample.image.resolve() for sample in samples}
     sources = {
         "the test set": read_list(C.eval_source, C.dataset_path, C.eval_folder),
         "the labelled images": read_list(C.train_source, C.dataset_path, C.train_folder),
@@ -192,6 +193,7 @@ def check_holdout(cell: Cell) -> None:
         shared = held & {sample.image.resolve() for sample in samples}
         if shared:
             raise UserError(
-                f"--holdout {cell.holdout.source}: shares {len(shared)} images with {what}, such as {min(shared)}; "
+                f"--validation {trial.validation.source}: shares {len(shared)} images with {what}, such as "
+                f"{min(shared)}; "
                 "an epoch chosen on them would not be an honest one"
             )
