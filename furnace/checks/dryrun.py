@@ -13,7 +13,7 @@ from furnace.checks.findings import SAMPLE, Finding, Level, findings_table
 from furnace.checks.memory import main_memory
 from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.monitor import peak_memory
-from furnace.engine.recipe import recipe_table
+from furnace.engine.record import recipe_table
 from furnace.engine.snapshots import is_snapshot_epoch
 from furnace.engine.trainer import Trainer, check_shares, check_unused
 from furnace.utils.errors import UserError

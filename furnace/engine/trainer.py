@@ -21,8 +21,7 @@ from furnace.engine.guard import Fault
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import memory_format
-from furnace.engine.recipe import recipe_table
-from furnace.engine.record import write_record
+from furnace.engine.record import recipe_table, write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch

@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import Sample, read_list
@@ -29,7 +28,7 @@ from furnace.utils.wording import percent
 
 
 class Evaluator:
-    """Evaluates snapshots of the experiment that `C` describes.
+    """Evaluates snapshots on the validation images that `C` names.
 
     Args:
         C: checked settings.
@@ -54,7 +53,6 @@ class Evaluator:
         self.save_to = Path(save_to) if save_to else None
         self.console = console or open_console(quiet=rank() > 0)
         self.metrics = MetricList(C.eval_metrics)
-        self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.samples: list[Sample] = read_list(C.eval_source, C.dataset_path, C.eval_folder)
         self.segmenter = Segmenter(C, device, branch)
 
@@ -68,7 +66,7 @@ class Evaluator:
         own: list[dict] = []
         for path in paths:
             results.append(self.evaluate(path, self.segmenter.load(path).epoch))
-            own.append(result_entry(self.C, results[-1], self.classes))
+            own.append(result_entry(self.C, results[-1], self.segmenter.classes))
             if rank() == 0:
                 self.console.print(results_table(own[-1], self.metrics))
                 logger.info(summary(own[-1], self.metrics))
@@ -80,23 +78,24 @@ class Evaluator:
                 logger.info(f"best of {len(results)}: {Path(results[best].snapshot).name}, {score}")
             self.segmenter.load(results[best].snapshot)
             method, examples = self.segmenter.C.method, self.examples(results[best])
-            write_report(self.C, method, self.metrics, entries, own[best], examples, self.classes)
+            write_report(self.C, method, self.metrics, entries, own[best], examples, self.segmenter.classes)
             logger.info(f"results: {Path(self.C.log_dir) / RESULTS}; to look at: {Path(self.C.log_dir) / REPORT}")
         return results
 
     @torch.inference_mode()
     def evaluate(self, path: Path, epoch: int) -> Result:
         """Metrics of the network as it is, over the whole validation list; each process takes every n-th image."""
-        metrics = self.metrics.build(self.C.num_classes, self.device)
+        C = self.segmenter.C  # of the snapshot
+        metrics = self.metrics.build(C.num_classes, self.device)
         per_image = torch.zeros(len(self.samples), dtype=torch.float64, device=self.device)
         share = range(rank(), len(self.samples), world_size())
         begin = time.perf_counter()
         with ProgressBar(path.stem, len(share), self.console) as bar:
-            loader = build_eval_loader(self.C, [self.samples[index] for index in share])
+            loader = build_eval_loader(C, [self.samples[index] for index in share])
             images = ((image.numpy(), (name, image, label)) for name, image, label in loader)
             for index, ((name, image, label), found) in zip(share, self.segmenter.stream(images), strict=True):
                 prediction = found.argmax(0)
-                of_image = self.metrics.build(self.C.num_classes, self.device)
+                of_image = self.metrics.build(C.num_classes, self.device)
                 for metric, alone in zip(metrics, of_image, strict=True):
                     alone.update(label.to(self.device), prediction)
                     metric.state += alone.state
@@ -122,7 +121,7 @@ class Evaluator:
         """The images of highest and of lowest score, best first, predicted by the network as it is."""
         order = [i for i in result.per_image.argsort(descending=True).tolist() if not result.per_image[i].isnan()]
         chosen = order if len(order) <= 2 * EXAMPLES else order[:EXAMPLES] + order[-EXAMPLES:]
-        pairs = ((i, *read_pair(self.samples[i], self.C.num_classes)) for i in chosen)
+        pairs = ((i, *read_pair(self.samples[i], self.segmenter.C.num_classes)) for i in chosen)
         stream = self.segmenter.stream((image, (i, image, label)) for i, image, label in pairs)
         return [
             Example(result.names[i], float(result.per_image[i]), image, label, to_array(found.argmax(0)))
@@ -131,7 +130,7 @@ class Evaluator:
 
     def save_pictures(self, snapshot: str, name: str, image: np.ndarray, label: np.ndarray, prediction: Tensor) -> None:
         """Strip image | prediction | ground truth, and the label map as a palette PNG."""
-        labels, palette = to_array(prediction), self.classes.palette
+        labels, palette = to_array(prediction), self.segmenter.classes.palette
         picture = strip([image, colour(labels, palette), colour(label, palette)])
         with explained(self.save_to):
             save_picture(self.save_to / snapshot / "strip" / f"{name}.png", picture)

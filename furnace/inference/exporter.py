@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
@@ -117,8 +116,7 @@ class Exporter:
 
     def metadata(self, epoch: int) -> dict[str, str]:
         """What travels with the network, as JSON by key."""
-        C = self.C
-        classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+        C, classes = self.segmenter.C, self.segmenter.classes
         scores = "probabilities" if self.branch == "both" else "logits"
         content = {
             "classes": classes.names,

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from furnace.datasets.catalog import find_classes
 from furnace.datasets.reading import read_image
 from furnace.engine.distributed import rank, whole_batch, world_size
 from furnace.engine.snapshot_folder import find_snapshot
@@ -57,7 +56,6 @@ class Predictor:
     ):
         self.C, self.outputs = C, outputs
         self.console = console or open_console(quiet=rank() > 0)
-        self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.segmenter = Segmenter(C, device, branch)
         self.skipped: list[str] = []
 
@@ -87,7 +85,10 @@ class Predictor:
         left_out = int(whole_batch().total(torch.tensor(len(self.skipped), device=self.segmenter.device)))
         if rank() == 0:
             with explained(self.outputs.folder):
-                save_picture(self.outputs.folder / "legend.png", legend(self.classes.names, self.classes.palette))
+                save_picture(
+                    self.outputs.folder / "legend.png",
+                    legend(self.segmenter.classes.names, self.segmenter.classes.palette),
+                )
             done = f"{len(found) - left_out} predicted by {snapshot.name}: {self.outputs.folder}"
             self.console.print(done + (f"; {left_out} could not be read" if left_out else ""), soft_wrap=True)
         return found
@@ -149,7 +150,7 @@ class Predictor:
     def save_maps(self, name: str, scores: Tensor, background: BackgroundWriter) -> np.ndarray:
         """Write the label map and, if wanted, the confidence; returns the labels (H, W) uint8."""
         labels = to_array(scores.argmax(0))
-        background(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.classes.palette)
+        background(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.segmenter.classes.palette)
         if self.outputs.confidence:
             confidence = to_array(self.segmenter.probabilities(scores).amax(0).mul(255).round())
             background(save_picture, self.outputs.folder / "confidence" / f"{name}.png", confidence)
@@ -159,7 +160,7 @@ class Predictor:
         save_picture(self.outputs.folder / "overlay" / f"{name}.png", self.overlay(image, labels))
 
     def overlay(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return overlay(image, labels, self.classes.palette, self.outputs.opacity)
+        return overlay(image, labels, self.segmenter.classes.palette, self.outputs.opacity)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
 
 def load_config(folder: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     """Run `folder`/config.py and return its checked settings; see `furnace.utils.config.load_config`."""
-    return config.load_config(folder, overrides, all_settings(), conclude)
+    return config.load_config(folder, overrides, all_settings, conclude)
 
 
 def conclude(values: Mapping[str, Any]) -> dict[str, Any]:

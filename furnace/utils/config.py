@@ -37,7 +37,7 @@ Conclude = Callable[[Mapping[str, Any]], dict[str, Any]]
 def load_config(
     folder: str | Path,
     overrides: Mapping[str, Any] | None = None,
-    schema: type[Settings] = Settings,
+    schema: Callable[[], type[Settings]] = lambda: Settings,
     conclude: Conclude = lambda values: {},
 ) -> Settings:
     """Run `folder`/config.py and return its checked settings.
@@ -46,7 +46,7 @@ def load_config(
         folder: an experiment folder.
         overrides: settings by name, as text or values; they win over the environment variables of `ENVIRONMENT`, and
             those over config.py. Everything that config.py computes from them follows.
-        schema: the class of the settings.
+        schema: gives the class of the settings, to which config.py may add by registering a method.
         conclude: for what config.py does not say.
 
     Raises:
@@ -57,7 +57,7 @@ def load_config(
         raise UserError(f"{Path(folder) / 'config.py'}: no such file; name an experiment folder such as exp_voc")
     given, origins = _given(overrides or {})
     # What can't be parsed is left to config.py's own value here, and reported below.
-    pins = {name: value for name, text in given.items() if (value := parse(schema, name, text)) is not WRONG}
+    pins = {name: value for name, text in given.items() if (value := parse(schema(), name, text)) is not WRONG}
     root = file.parents[1]
     values, lines = _run(file, pins | {"repo_name": root.name})
     values = _with_folders(values | given, file)
@@ -65,15 +65,15 @@ def load_config(
     foreign = sorted(FOREIGN & values.keys() - {"repo_name"})
     values = {name: value for name, value in values.items() if name not in FOREIGN}
     concluded = {name: value for name, value in conclude(values).items() if name not in values}
-    found, faults = check(schema, values | concluded)
+    found, faults = check(schema(), values | concluded)
     if faults:
         places = {name: f"{file}, line {line}" for name, line in lines.items()} | origins
         raise UserError("\n".join(_explained(faults, file, places, given, values | concluded)))
     if found["debug"]:
         found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
         found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
-    told = {name: value for name, value in concluded.items() if value != schema.model_fields[name].default}
-    return schema.noted(found, _note(file, told, foreign))
+    told = {name: value for name, value in concluded.items() if value != schema().model_fields[name].default}
+    return schema().noted(found, _note(file, told, foreign))
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

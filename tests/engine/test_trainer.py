@@ -20,8 +20,7 @@ from furnace.datasets.reading import Files
 from furnace.engine import best_effort, continuing, diagnostics, record
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
-from furnace.engine.recipe import describe_division
-from furnace.engine.record import RESULTS, TRAINING_METRICS
+from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.seg_opr.whole_batch import WholeBatch

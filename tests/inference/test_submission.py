@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from furnace.datasets.catalog import CITYSCAPES_NAMES
 from furnace.engine.distributed import CPU
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.submission import Submission
@@ -72,8 +73,7 @@ def test_cityscapes_scores_are_the_official_ones(tmp_path: Path):
     assert [official.getPrediction(official.args, str(path)) for path in truth] == [str(path) for path in written]
 
     found = official_scores(written, truth)
-    names = Evaluator(C, CPU, console=quiet()).classes.names
-    ours = dict(zip(names, result.values["iou"].tolist(), strict=True))
+    ours = dict(zip(CITYSCAPES_NAMES, result.values["iou"].tolist(), strict=True))
     assert sum(iou > 0 for iou in ours.values()) > 5
     for name, iou in ours.items():
         assert iou == pytest.approx(found["classScores"][name], abs=1e-6)

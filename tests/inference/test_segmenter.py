@@ -1,0 +1,151 @@
+"""A snapshot opens by itself: method, networks and classes are its own, whatever config.py says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from rich.console import Console
+
+from furnace.engine.distributed import CPU
+from furnace.engine.trainer import Trainer
+from furnace.inference.segmenter import Segmenter, load_segmenter
+from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
+from tests.tiny_data import write_palette_label
+from tests.tiny_run import NARROW, write_lively
+
+SIDE = 40
+
+
+@pytest.fixture
+def snapshot_of(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[[str], Path]:
+    return lambda method: write_lively(make_settings(method=method, **NARROW), tmp_path / f"{method}.pth")
+
+
+@pytest.mark.parametrize(("method", "branches", "reported"), [("supervised", 1, "1"), ("mean_teacher", 2, "2")])
+def test_the_snapshot_says_which_networks_to_build(
+    make_settings: Callable[..., Settings],
+    snapshot_of: Callable[[str], Path],
+    method: str,
+    branches: int,
+    reported: str,
+) -> None:
+    """Though config.py says cpcl; scores are those of the branch that the snapshot's method reports."""
+    path = snapshot_of(method)
+    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, **NARROW), CPU)
+    segmenter.load(path)
+    assert (len(segmenter.network.branches), segmenter.branch) == (branches, reported)
+
+    state = torch.load(path, weights_only=True)["model"]
+    chosen = segmenter.network.get_submodule(f"branch{reported}").state_dict()
+    assert all(torch.equal(value, state[f"branch{reported}.{name}"]) for name, value in chosen.items())
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    ((_, scores),) = segmenter.stream([(image, None)])
+    inputs = segmenter.to_input(torch.from_numpy(image).permute(2, 0, 1)[None])
+    with torch.no_grad():
+        torch.testing.assert_close(scores, segmenter.network(inputs, int(reported))[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_branch_that_the_method_lacks_is_refused(
+    make_settings: Callable[..., Settings], snapshot_of: Callable[[str], Path]
+) -> None:
+    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, **NARROW), CPU, "2")
+    segmenter.load(snapshot_of("cps"))
+    with pytest.raises(UserError, match="'supervised' trains one branch only"):
+        segmenter.load(snapshot_of("supervised"))
+
+
+def test_two_lines_of_python_label_an_image(snapshot_of: Callable[[str], Path]) -> None:
+    segmenter = load_segmenter(snapshot_of("mean_teacher"), "cpu", eval_crop_size=SIDE)
+    image = np.random.default_rng(0).integers(0, 256, (35, 47, 3), dtype=np.uint8)
+    labels = segmenter(image)
+    assert (labels.shape, labels.dtype, segmenter.branch) == ((35, 47), np.uint8, "2")
+    again, probabilities = segmenter(image, probabilities=True)
+    np.testing.assert_array_equal(again, labels)
+    np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(probabilities.argmax(0), labels)
+
+
+def test_architecture_classes_and_normalisation_are_those_of_the_snapshot(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "plain.pth")
+    theirs = {
+        "num_classes": 3, "class_names": ["cat", "dog", "cow"], "dataset_name": "pets", "image_mean": [0.1, 0.2, 0.3],
+        "pretrained_model": str(tmp_path / "plain.pth"), "method": "supervised", **NARROW,
+    }  # fmt: skip
+    trained = make_settings(**theirs, log_dir=str(tmp_path), snapshot_dir=str(tmp_path), nepochs=1, niters_per_epoch=1)
+    for name in ("labeled", "unlabeled"):
+        path = Path(getattr(trained, "train_source" if name == "labeled" else "unsup_source"))
+        for line in path.read_text().split():
+            label = Path(trained.dataset_path) / "train_aug" / "label" / f"{line}.png"
+            write_palette_label(label, np.asarray(Image.open(label)) % 3)
+    Trainer(trained, CPU, console=Console(quiet=True)).fit()
+
+    segmenter = Segmenter(make_settings(eval_crop_size=SIDE), CPU)
+    segmenter.load(tmp_path / "epoch-last.pth")
+    assert segmenter.network.branch1.backbone.conv1.kernel_size == (7, 7), "the stem of the weights"
+    assert (segmenter.C.num_classes, segmenter.C.head_channels, segmenter.C.method) == (3, 8, "supervised")
+    assert segmenter.classes.names == ("cat", "dog", "cow")
+    torch.testing.assert_close(segmenter.normalize.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    assert segmenter.C.eval_source == make_settings().eval_source, "what to evaluate on is not the snapshot's"
+
+
+def test_a_published_file_after_another_method_is_that_of_config_py(
+    make_settings: Callable[..., Settings], snapshot_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    published = tmp_path / "published.pth"
+    torch.save({"model": torch.load(snapshot_of("cpcl"), weights_only=True)["model"], "epoch": 1}, published)
+    C = make_settings(eval_crop_size=SIDE, **NARROW)
+    segmenter = Segmenter(C, CPU)
+    segmenter.load(snapshot_of("supervised"))
+    segmenter.load(published)
+    assert (segmenter.C.method, len(segmenter.network.branches)) == ("cpcl", 2)
+    with pytest.raises(UserError, match=r"published\.pth: holds no settings; name the experiment"):
+        load_segmenter(published)
+    assert load_segmenter(published, "cpu", C=C).C.method == "cpcl"
+
+
+@pytest.mark.parametrize("settings", [{"num_classes": "many"}, {"method": "magic"}, {"backbone": "resnet51"}])
+def test_settings_that_can_not_be_used_are_named(
+    make_settings: Callable[..., Settings], snapshot_of: Callable[[str], Path], settings: dict
+) -> None:
+    path = snapshot_of("cpcl")
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"settings": content["settings"] | settings}, path)
+    with pytest.raises(UserError, match=rf"cpcl\.pth: its settings can't be used \({next(iter(settings))}: "):
+        Segmenter(make_settings(eval_crop_size=SIDE, **NARROW), CPU).load(path)
+
+
+def fit(C: Settings, resume: str | None = None) -> dict:
+    Trainer(C, CPU, resume, console=Console(quiet=True)).fit()
+    return torch.load(Path(C.snapshot_dir) / "epoch-last.pth", weights_only=True)
+
+
+def test_mean_teacher_goes_on_from_a_snapshot_as_if_never_stopped(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    def settings(folder: str) -> Settings:
+        places = {"log_dir": str(tmp_path / folder), "snapshot_dir": str(tmp_path / folder)}
+        return make_settings(method="mean_teacher", snapshot_iter=1, nepochs=3, niters_per_epoch=2, **places, **NARROW)
+
+    whole = fit(settings("whole"))
+    assert "optimizer_1" in whole and "optimizer_2" not in whole
+    resumed = fit(settings("resumed"), str(tmp_path / "whole" / "epoch-1.pth"))
+    assert all(torch.equal(value, resumed["model"][name]) for name, value in whole["model"].items())
+    student, teacher = (whole["model"][f"branch{number}.classifier.weight"] for number in (1, 2))
+    assert not torch.equal(student, teacher)
+
+
+@pytest.mark.parametrize("method", ["supervised", "cps", "mean_teacher", "cpcl"])
+def test_every_method_trains_without_cutmix(
+    make_settings: Callable[..., Settings], tmp_path: Path, method: str
+) -> None:
+    places = {"log_dir": str(tmp_path), "snapshot_dir": str(tmp_path)}
+    model = fit(make_settings(method=method, cutmix=False, nepochs=1, niters_per_epoch=1, **places, **NARROW))["model"]
+    assert all(value.isfinite().all() for value in model.values())
