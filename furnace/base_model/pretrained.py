@@ -23,7 +23,7 @@ _downloading: ContextVar[bool] = ContextVar("downloading", default=True)
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Within it, encoders whose weights would have to be downloaded stay random, and the report says so."""
+    """Context without downloads: encoders whose weights are not there stay random, and the report says so."""
     token = _downloading.set(False)
     try:
         yield
@@ -77,7 +77,7 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
 
 
 def imagenet_file(backbone: str) -> Path:
-    """Where torchvision keeps its ImageNet weights, once they are downloaded."""
+    """Path at which torchvision keeps its ImageNet weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(models.get_model_weights(backbone).DEFAULT.url).name
 
 

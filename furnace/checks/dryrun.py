@@ -48,7 +48,7 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
 
 
 def check_folder(C: Settings) -> list[Finding]:
-    """Whether training would refuse to begin, as there are snapshots already."""
+    """Check for snapshots that training would refuse to replace."""
     try:
         check_unused(C.snapshot_dir)
     except UserError as error:
@@ -57,7 +57,7 @@ def check_folder(C: Settings) -> list[Finding]:
 
 
 def check_division(C: Settings, processes: int, device: torch.device) -> list[Finding]:
-    """Whether the batch can be divided among the processes."""
+    """Check that the batch can be divided among the processes."""
     try:
         check_shares(C, processes, device)
     except UserError as error:
@@ -66,7 +66,7 @@ def check_division(C: Settings, processes: int, device: torch.device) -> list[Fi
 
 
 def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Finding:
-    """What a step needs, steps having been `timed` before: measured on a GPU, extrapolated on a CPU."""
+    """Memory of a step, steps having been `timed` before: measured on a GPU, extrapolated on a CPU."""
     if not timed:
         return Finding(Level.NOTE, MEMORY, "not measured", "put the other problems right first")
     if device.type == "cuda":
@@ -108,7 +108,7 @@ def activation_bytes(C: Settings) -> float:
 
 
 def check_disk(C: Settings, trainer: Trainer) -> Finding:
-    """Whether the snapshots fit where they go."""
+    """Check the room for the snapshots."""
     count = sum(is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter) for epoch in range(C.nepochs))
     count = min(count, C.keep_snapshots) if C.keep_snapshots else count
     weights = sum(value.nbytes for value in trainer.network.state_dict().values())

@@ -1,4 +1,4 @@
-"""How long a run would take on this machine, from a few steps on random batches and a few samples."""
+"""Estimate the time of a run on this machine from a few steps on random batches and a few samples."""
 
 import os
 import time

@@ -30,7 +30,7 @@ def step_seconds(trials: Sequence[Trial], results: Results, probed: dict[str, fl
 
 
 def overhead_seconds(results: Results) -> float:
-    """What a run takes besides its iterations, start and evaluation: mean of the finished ones, 0 without any."""
+    """Seconds of a run besides its iterations (start, evaluation): mean of the finished ones, 0 without any."""
     rest = [
         max(0, result["train_seconds"] + result["evaluate_seconds"] - result["iterations"] * result["step_seconds"])
         for result in results.values()
@@ -54,7 +54,7 @@ def expected_seconds(
 def plan_table(
     trials: Sequence[Trial], results: Results, steps: dict[str, float | None], at_once: int, title: str
 ) -> Table:
-    """What will be run, a line for each method and share of labels."""
+    """Table of the plan, a line for each method and share of labels."""
     table = Table(title=f"{title}: {len(trials)} runs", title_justify="left")
     for column in ("method", "labels", "seeds", "iterations", "finished", "time expected"):
         table.add_column(column, justify="left" if column == "method" else "right")

@@ -138,7 +138,7 @@ class Runner:
         }
         return {
             **result,
-            "labelled": trial.labeled,
+            "labeled": trial.labeled,
             "iterations": trial.iterations,
             "train_seconds": round(seconds["train"], 1),
             "evaluate_seconds": round(seconds["evaluate"], 1),
@@ -218,7 +218,7 @@ class Runner:
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
-        """Within it SIGINT and SIGTERM stop the runs, then end the command."""
+        """Context in which SIGINT and SIGTERM stop the runs, then end the command."""
 
         def handle(signum: int, _) -> None:
             self.stop()

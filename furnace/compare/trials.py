@@ -60,10 +60,10 @@ class Trial:
         return len(read_lines(self.C.train_source))
 
     def identity(self) -> dict[str, Any]:
-        """All that the result depends on: settings, and hashes of the lists. Raises UserError where one is missing."""
-        lists = {"labelled": self.C.train_source, "test": self.C.eval_source}
+        """All that the result depends on: settings, and hashes of the lists. Raises UserError if one is missing."""
+        lists = {"labeled": self.C.train_source, "test": self.C.eval_source}
         if METHODS.find(self.C.method).unlabeled:
-            lists["unlabelled"] = self.C.unsup_source
+            lists["unlabeled"] = self.C.unsup_source
         if self.validation:
             lists["validation"] = self.validation.source
         settings = self.C.model_dump(exclude=PLACES | SOURCES | COSTS)
@@ -71,7 +71,7 @@ class Trial:
         return {"settings": settings, "lists": hashes}
 
     def record(self) -> dict[str, Any]:
-        """What `trial.json` says, {} without one. Raises UserError where it can't be read, or is of another run."""
+        """Content of `trial.json`, {} without one. Raises UserError if it can't be read, or is of another run."""
         path = self.folder / RECORD
         if not path.is_file():
             return {}
@@ -91,7 +91,7 @@ class Trial:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the run gave, if it is finished."""
+        """Result of the trial, None until it is finished."""
         return self.record().get("result")
 
     def arguments(self, **changes: str) -> list[str]:
@@ -100,7 +100,7 @@ class Trial:
 
 
 def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
-    """What tells two identities apart, in words. Settings that did not exist then count with their defaults."""
+    """First difference of two identities, in words. Settings that did not exist then count with their defaults."""
     defaults = {name: field.default for name, field in all_settings().model_fields.items()}
     for name, value in here["settings"].items():
         old = there["settings"].get(name, defaults[name])

@@ -1,4 +1,4 @@
-"""What is known of the data sets: class names, colours and the ids of their official labels.
+"""Class names and colours of the data sets, and the ids of their official labels.
 
 Sources: the PASCAL VOC 2012 development kit, the Cityscapes label definitions, and Brostow et al. 2009 (CamVid,
 the 11 classes of Badrinarayanan et al. 2017).
@@ -73,7 +73,7 @@ PUBLISHED = {
 def find_classes(dataset_name: str, num_classes: int, class_names: list[str] | None = None) -> Classes:
     """Names and colours for a data set: the catalog's, or `class_names` and the VOC colour map.
 
-    Where neither has `num_classes` names, the classes are called "class 0", "class 1" and so on.
+    If neither has `num_classes` names, the classes are called "class 0", "class 1" and so on.
     """
     known = CATALOG.get(dataset_name)
     if known and not class_names and len(known.names) == num_classes:

@@ -13,7 +13,7 @@ class BoxMaskGenerator:
 
     Args:
         prop_range: smallest and largest share of the image that the boxes of a mask take together.
-        n_boxes: boxes a mask; where they overlap they toggle.
+        n_boxes: boxes per mask; overlaps toggle.
         random_aspect_ratio: draw the boxes' aspect ratio, else take that of the image.
         prop_by_area: the range is of areas, else of sides.
         within_bounds: boxes lie inside the image.

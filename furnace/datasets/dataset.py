@@ -72,7 +72,7 @@ class TrainSet(Dataset):
         return self.samples
 
     def prepare(self) -> None:
-        """What is to be done once, before worker processes start, such as filling a cache. Raises UserError."""
+        """Prepare the files once, before worker processes start, such as filling a cache. Raises UserError."""
         images = [sample.image for sample in [*self.labeled, *(self.unlabeled or ())]]
         self.files.prepare(images, [sample.label for sample in self.labeled], self.skip_unreadable)
 
@@ -133,7 +133,7 @@ class TrainSet(Dataset):
         return [self.sample(*key).image for key in noted if IDLE not in key]
 
     def _read(self, read: Callable[[Sample], Read], epoch: int, position: int, purpose: int) -> Read:
-        """What `read` gives of the image at a position of an epoch, or of the one that replaces it."""
+        """Call `read` for the image at a position of an epoch, or for the one that replaces it."""
         for offset in range(MAX_REPLACED if self.skip_unreadable else 1):
             key = epoch, (position + offset) % self.samples, purpose
             self._note(key)

@@ -95,7 +95,7 @@ def build_preparation(
 
 
 def build_files(C: Settings) -> Files:
-    """What reads images and labels, through the cache of `C.cache` if there is one. Raises UserError."""
+    """The reader of images and labels, through the cache of `C.cache` if there is one. Raises UserError."""
     if C.cache == OFF:
         return Files(C.num_classes)
     return Cache(C.num_classes, locate(C.cache), keep=C.cache != RAM)

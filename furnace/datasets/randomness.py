@@ -8,7 +8,7 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What a random stream is for. The numbers are part of every run's result: never reuse or change one."""
+    """Purposes of random streams. The numbers are part of every run's result: never reuse or change one."""
 
     ORDER_LABELED = 0
     ORDER_UNLABELED_0 = 1

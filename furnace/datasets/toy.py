@@ -85,7 +85,7 @@ def texture(size: tuple[int, int], hue: int, saturation: float, rng: np.random.G
 
 
 def draw_shape(name: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Where a shape of random place, size and angle lies, (H, W) bool."""
+    """Mask (H, W) bool of a shape of random place, size and angle."""
     radius = rng.uniform(0.14, 0.32) * min(size)
     outline = OUTLINES[name] * radius
     angle = rng.uniform(0, 2 * np.pi)

@@ -17,7 +17,7 @@ MAX_PHASE_ERROR = 1 / 512  # of a source pixel, in aligning a scaled part with t
 
 @dataclass(frozen=True)
 class Crop:
-    """What was drawn for one training image: mirrored or not, scale, and the crop's corner in the scaled image."""
+    """Draw for one training image: mirrored or not, scale, and the crop's corner in the scaled image."""
 
     flip: bool
     scale: float

@@ -1,1 +1,1 @@
-"""What trains an experiment: trainer, learner, snapshots, faults, processes, monitor."""
+"""Training: trainer, learner, snapshots, faults, processes, monitor."""

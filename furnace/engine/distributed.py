@@ -68,7 +68,7 @@ def abandon() -> None:
 
 
 def local_device(devices: Sequence[torch.device]) -> torch.device:
-    """The device of this process, made the current one: that of its number on this machine, where torchrun started it.
+    """Make the device of this process the current one; if torchrun started it, that of its number on this machine.
 
     Raises:
         UserError: torchrun started more processes than there are GPUs.
@@ -88,7 +88,7 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
 def launch(devices: Sequence[torch.device], restarts: int = 0) -> None:
     """With several devices, and unless torchrun has started this process: run one process per device and exit.
 
-    Where one of them is killed, all begin again with `-c auto`, up to `restarts` times.
+    If one of them is killed, all begin again with `-c auto`, up to `restarts` times.
     """
     if launched() or len(devices) == 1:
         return
@@ -203,5 +203,5 @@ class SharedBatch(WholeBatch):
 
 
 def whole_batch() -> WholeBatch:
-    """How losses and counts reach over the processes of this run."""
+    """Sums and means over the processes of this run."""
     return SharedBatch() if world_size() > 1 else ALONE

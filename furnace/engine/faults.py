@@ -80,7 +80,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_of_gpu(error: Exception) -> bool:
-    """Whether it was a GPU's; where a context can't be made for it, that is another error than the allocator's."""
+    """Whether it was a GPU's memory; a context that can't be made is another error than the allocator's."""
     return isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
 
 
@@ -91,7 +91,7 @@ def out_of_memory(C: Settings, advice: Advice, on_gpu: bool, when: str = "") -> 
 
 
 def smaller_steps(C: Settings) -> str:
-    """What to change in training."""
+    """Advice for training."""
     return (
         f"raise C.accumulate = {C.accumulate} (same batch in more parts, -o accumulate={2 * C.accumulate}), or lower "
         f"C.batch_size = {C.batch_size}, C.image_height x C.image_width = {C.image_height} x {C.image_width}"
@@ -99,7 +99,7 @@ def smaller_steps(C: Settings) -> str:
 
 
 def smaller_windows(C: Settings) -> str:
-    """What to change in evaluation, prediction and export."""
+    """Advice for evaluation, prediction and export."""
     return (
         f"lower C.eval_batch_size = {C.eval_batch_size} (-o eval_batch_size=1), C.eval_crop_size = {C.eval_crop_size} "
         f"or the largest of C.eval_scale_array = {C.eval_scale_array}"
@@ -107,7 +107,7 @@ def smaller_windows(C: Settings) -> str:
 
 
 def loader_lost(lost: re.Match) -> str:
-    """What PyTorch says of a loader that has died, of which it gives number and reason."""
+    """PyTorch's message about a loader that has died: process number and reason."""
     pid, how = lost.groups()
     return f"a loader process ({pid.strip()}) {how.split('.')[0].strip()}"
 

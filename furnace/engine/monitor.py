@@ -53,7 +53,7 @@ class TerminalLog(RichHandler):
 def open_log(folder: str | Path, kind: str, console: Console) -> Path:
     """Send log lines to the terminal and to `folder`/`kind`_TIME.log; `kind`_last.log links to it.
 
-    Raises UserError where the folder can't be made or written.
+    Raises UserError if the folder can't be made or written.
     """
     folder = Path(folder)
     path = folder / f"{kind}_{datetime.now():%Y_%m_%d_%H_%M_%S}.log"

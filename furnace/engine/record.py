@@ -1,4 +1,4 @@
-"""What a run will do, as a table, and what it used and measured, as files beside its snapshots and logs."""
+"""The table of a run's recipe, and the files in which a run records what it used and measured."""
 
 import json
 import math
@@ -58,9 +58,9 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
 
 def describe_lists(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:
     """Path, number of images and hash of the lists that a run learns from; a folder has no hash."""
-    lists = {"labelled": (C.train_source, dataset.labeled)}
+    lists = {"labeled": (C.train_source, dataset.labeled)}
     if dataset.unlabeled is not None:
-        lists["unlabelled"] = (C.unsup_source, dataset.unlabeled)
+        lists["unlabeled"] = (C.unsup_source, dataset.unlabeled)
     return {
         name: {"path": path, "images": len(samples), "sha256": list_hash(path) if Path(path).is_file() else None}
         for name, (path, samples) in lists.items()
@@ -88,7 +88,7 @@ def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What a run noted beside its snapshots; nothing for snapshots from elsewhere."""
+    """The record of a run beside its snapshots; empty for snapshots from elsewhere."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -97,7 +97,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def begun(C: Settings, dataset: TrainSet, device: torch.device) -> dict[str, Any]:
-    """What a process that trains uses."""
+    """The part of the record that describes one start: settings, lists, device and versions."""
     return {
         "started": datetime.now().isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -158,7 +158,7 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
 
 
 def describe_division(C: Settings, device: torch.device, processes: int) -> list[str]:
-    """How a batch is divided among devices and in time, and what that changes; nothing where it is not."""
+    """Lines about a batch that is divided among devices or in time; none if it is not."""
     if processes == C.accumulate == 1:
         return []
     together = C.sync_bn and device.type == "cuda"

@@ -15,7 +15,7 @@ from furnace.utils.errors import SIGNAL_BASE
 
 
 class StopSignals:
-    """Within it the first signal only asks to stop, and a second one ends the process at once.
+    """Context in which a first signal asks to stop and a second one ends the process at once.
 
     A context manager for the main thread.
     """
@@ -34,7 +34,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_) -> None:
-        # Where a signal has come, the process is about to end: a second one still ends it at once.
+        # After a signal the process is about to end: a second one still ends it at once.
         if not self.received:
             for signum, handler in self.previous.items():
                 signal.signal(signum, handler)
@@ -80,7 +80,7 @@ class StopSignals:
 
 
 def say(text: str) -> None:
-    """Write a line of the first process to the terminal from a signal handler, where a logger may be in the middle of
-    another one."""
+    """Write a line of the first process to the terminal from a signal handler: a logger may be in the middle of another
+    one."""
     if rank() == 0:
         os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())

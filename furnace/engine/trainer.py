@@ -261,7 +261,7 @@ class Trainer:
 
 
 def check_unused(folder: str) -> None:
-    """Raise UserError where a folder holds a run's snapshots."""
+    """Raise UserError if a folder holds a run's snapshots."""
     if present := list_snapshots(folder):
         raise UserError(
             f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "

@@ -38,7 +38,7 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Form:
-    """What the file is to be: `kind` of `FORMATS`, normalisation inside (it then takes uint8), labels for scores."""
+    """Form of the file: `kind` of `FORMATS`, normalisation inside (it then takes uint8), labels instead of scores."""
 
     kind: str
     normalize: bool = False
@@ -115,7 +115,7 @@ class Exporter:
         return Deployed(branches, self.segmenter.normalize if self.form.normalize else None, self.form.labels).eval()
 
     def metadata(self, epoch: int) -> dict[str, str]:
-        """What travels with the network, as JSON by key."""
+        """Metadata of the file, as JSON by key."""
         C, classes = self.segmenter.C, self.segmenter.classes
         scores = "probabilities" if self.branch == "both" else "logits"
         content = {
@@ -155,7 +155,7 @@ class Exporter:
 
     @torch.inference_mode()
     def compare(self, model: nn.Module, run: Run, path: Path) -> float:
-        """Print and return the largest difference between network and file. Raises UserError where it is too large."""
+        """Print and return the largest difference between network and file. Raises UserError if it is too large."""
         cases = [("random", self.example(shape)) for shape in RANDOM_SHAPES] + list(self.real_images())
         largest = 0.0
         for name, images in cases:

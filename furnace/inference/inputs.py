@@ -1,4 +1,4 @@
-"""What a user points at: pictures and videos by file, folder or pattern, and the names of their results."""
+"""Pictures and videos named by file, folder or pattern, and the names of their results."""
 
 import glob
 from collections import Counter
@@ -47,7 +47,7 @@ def find_inputs(paths: list[str], skip: Path) -> list[Input]:
 
 
 def find_matches(text: str, skip: Path) -> list[Path]:
-    """The files that one argument names. Raises UserError where it is no path or pattern, or a file of another kind."""
+    """The files that one argument names. Raises UserError if it is not a path or pattern, or a file of another kind."""
     if Path(text).is_file():
         if Path(text).suffix.lower() not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
             raise UserError(f"{text}: neither picture nor video ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
@@ -76,7 +76,7 @@ def fixed_folder(text: str) -> Path:
 
 
 def distinct(inputs: list[Input]) -> list[Input]:
-    """Keep the suffix in names that differ only there (`a.jpg`, `a.png`). Raises UserError where that is not enough."""
+    """Keep the suffix in names that differ only there (`a.jpg`, `a.png`). Raises UserError if that is not enough."""
     count = Counter(entry.name for entry in inputs)
     named = [entry if count[entry.name] == 1 else Input(entry.path, entry.name + entry.path.suffix) for entry in inputs]
     first: dict[str, Path] = {}

@@ -30,7 +30,7 @@ DEFAULT_FRAME_RATE = 25.0
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where predictions go, and which of them beside the label maps."""
+    """Folder of the predictions, and the maps that are written beside the label maps."""
 
     folder: Path
     overlay: bool = True
@@ -94,7 +94,7 @@ class Predictor:
         return found
 
     def check_targets(self, found: list[Input]) -> None:
-        """Raise UserError where a result would replace an input."""
+        """Raise UserError if a result would replace an input."""
         inputs = {entry.path.resolve() for entry in found}
         folder = self.outputs.folder.resolve()
         inside = [path for path in inputs if path.is_relative_to(folder)]
@@ -165,7 +165,7 @@ class Predictor:
 
 @contextmanager
 def opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    """A video, to read from. Raises UserError where it can't be decoded."""
+    """A video, to read from. Raises UserError if it can't be decoded."""
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
@@ -185,7 +185,7 @@ def read_frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 
 def open_writer(path: Path, size: tuple[int, int], frame_rate: float) -> cv2.VideoWriter:
-    """An MP4 video of frames of `size` (H, W), to write to. Raises UserError where OpenCV can't."""
+    """An MP4 video of frames of `size` (H, W), to write to. Raises UserError if OpenCV can't."""
     path.parent.mkdir(parents=True, exist_ok=True)
     codec = cv2.VideoWriter_fourcc(*VIDEO_CODEC)
     writer = cv2.VideoWriter(str(path), codec, frame_rate or DEFAULT_FRAME_RATE, (size[1], size[0]))

@@ -1,4 +1,4 @@
-"""What the official benchmark servers take: Cityscapes label ids, or Pascal VOC palette PNGs in their folders."""
+"""Files for the official benchmark servers: Cityscapes label ids, or Pascal VOC palette PNGs in their folders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Teaching:
-    """What there is to look at after the losses of a step.
+    """Predictions and pseudo labels of a step, to look at.
 
     Args:
         predictions: of each branch that teaches, by its number, for the unlabelled images as the students see them.

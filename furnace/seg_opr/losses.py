@@ -40,7 +40,7 @@ def mean_cross_entropy(
     valid = labels != ignore_index
     weight = valid if class_weight is None else class_weight[labels.where(valid, 0)] * valid
     normalizer = whole.mean(weight.sum(dtype=logits.dtype))
-    # Where nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
+    # If nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
     return sum_over_images(image_loss, logits, labels) / normalizer.where(normalizer > 0, 1)
 
 

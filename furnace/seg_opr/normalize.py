@@ -1,4 +1,4 @@
-"""From uint8 pixels to what the network was trained on."""
+"""Normalisation of pixels."""
 
 from collections.abc import Sequence
 

@@ -22,14 +22,14 @@ Tag = TypeVar("Tag")
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """How to slide.
+    """Geometry of the sliding windows.
 
     Args:
         crop: side of the window.
         stride_rate: stride as a share of `crop`.
         scales: factors of the image's size; their scores are added.
         flip: add the scores of the mirrored windows.
-        batch_size: windows in one pass of the network.
+        batch_size: windows per pass of the network.
     """
 
     crop: int

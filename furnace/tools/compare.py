@@ -157,7 +157,7 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
 
 
 def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, str]) -> None:
-    """Raise UserError where config.py names the same labelled list for another ratio than its own."""
+    """Raise UserError if config.py names the same labelled list for another ratio than its own."""
     own = load_config(experiment, overrides)
     for ratio in ratios:
         C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
@@ -263,12 +263,12 @@ def report(
 
 
 def to_score(trial: Trial, result: dict[str, Any], metrics: MetricList) -> Score:
-    """What the tables take of a run."""
+    """Scores and costs of a finished run."""
     return Score(
         method=trial.method,
         ratio=trial.ratio,
         seed=trial.seed,
-        labeled=result["labelled"],
+        labeled=result["labeled"],
         values={
             which: {name: result[which][name] for name in metrics.mains} for which in (LAST, BEST) if which in result
         },

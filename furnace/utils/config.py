@@ -192,7 +192,7 @@ def _explained(
 
 
 def closest(name: str, known: list[str]) -> str:
-    """The setting that may have been meant by a name that is none."""
+    """Hint at the setting that an unknown name may mean."""
     close = get_close_matches(name, [*known, *ENVIRONMENT], n=1)
     return f"did you mean {ENVIRONMENT.get(close[0], close[0])}?" if close else "--settings lists the known ones"
 

@@ -1,3 +1,3 @@
-"""What all label maps have in common."""
+"""Constants of all label maps."""
 
 IGNORE_INDEX = 255  # of pixels that count nowhere

@@ -1,4 +1,4 @@
-"""Where data lie, for commands that have no config.py to say it."""
+"""Location of the data for commands without a config.py."""
 
 import os
 from pathlib import Path

@@ -74,7 +74,7 @@ def is_terminal(file: TextIO) -> bool:
 
 @contextmanager
 def beside_bars(console: Console) -> Iterator[None]:
-    """Within the block, text can be printed on `console`: bars are taken away, and drawn again below it."""
+    """Context for printing on `console`: bars are removed before and drawn again below."""
     with tqdm.external_write_mode(file=console.file):
         yield
 

@@ -211,7 +211,7 @@ class Settings(BaseModel):
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)
     eval_scale_array: Floats = Field((1.0,), description="scales, whose scores are added")
     eval_batch_size: PositiveInt = Field(
-        8, description="windows in one pass of the network, of several images", le=2**12
+        8, description="windows per pass of the network, of several images", le=2**12
     )
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
     eval_metrics: Names = Field(("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots")
@@ -338,7 +338,7 @@ def plain(value: Any) -> Any:
 
 
 def _unknown_choices(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings whose value names what no registry has."""
+    """Settings whose value is not an entry of their registry."""
     faults = []
     for name, registry in CHOICES.items():
         value = found.get(name, ())

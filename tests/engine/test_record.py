@@ -24,7 +24,7 @@ def test_continuations_are_added(make_settings: Callable[..., Settings], tmp_pat
     note("earlier")
     begun = note("first")  # without a save there is nothing that goes on
     assert begun["command"] == ["first"] and "continuations" not in begun
-    assert begun["settings"]["lr"] == C.lr and begun["lists"]["labelled"]["images"] == 5
+    assert begun["settings"]["lr"] == C.lr and begun["lists"]["labeled"]["images"] == 5
     (path.parent / "epoch-0.pth").touch()
     first_lr = C.lr
     C = C.updated(lr=0.5)

@@ -126,7 +126,7 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
                 "started": "2026-01-01T00:00:00",
                 "command": ["train.py", "-o", "lr=<1>"],
                 "settings": {"lr": 0.123, "train_scale_array": [0.5, 2]},
-                "lists": {"labelled": {"path": "/data/train.txt", "images": 7, "sha256": "abc"}},
+                "lists": {"labeled": {"path": "/data/train.txt", "images": 7, "sha256": "abc"}},
                 "device": "cpu",
                 "processes": 1,
                 "versions": {"torch": "2"},

@@ -80,10 +80,10 @@ def test_two_methods_and_two_seeds_of_the_toy_experiment(toy: Path, capsys: pyte
     for trial in found["trials"]:
         (evaluated,) = json.loads((Path(out) / folder_of(trial) / "test" / "results.json").read_text())
         assert trial["result"]["last"] == {"epoch": 1, "miou": evaluated["miou"]}
-        assert trial["result"]["iterations"] == 4 and trial["result"]["labelled"] == 4
+        assert trial["result"]["iterations"] == 4 and trial["result"]["labeled"] == 4
         assert trial["result"]["step_seconds"] > 0 and trial["result"]["peak_memory_gib"] > 0.1
         assert trial["identity"]["settings"]["reweight"] == (trial["method"] == "supervised")
-        lists = {"labelled", "test"} | ({"unlabelled"} if trial["method"] != "supervised" else set())
+        lists = {"labeled", "test"} | ({"unlabeled"} if trial["method"] != "supervised" else set())
         assert set(trial["identity"]["lists"]) == lists
         assert not list((out / folder_of(trial) / "snapshot").glob("*.pth"))
     row = found["rows"][1]
@@ -223,7 +223,7 @@ def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
     assert main(arguments(stub, "--draw-subsets", ratios="4,8")) == 0
     lists = {}
     for trial in comparison(stub)["trials"]:
-        lists.setdefault((trial["ratio"], trial["seed"]), set()).add(trial["identity"]["lists"]["labelled"])
+        lists.setdefault((trial["ratio"], trial["seed"]), set()).add(trial["identity"]["lists"]["labeled"])
     assert all(len(hashes) == 1 for hashes in lists.values()), "methods of one seed learn from the same images"
     assert lists[4, 0] != lists[4, 1]
     few, many = (
