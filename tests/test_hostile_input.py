@@ -4,14 +4,10 @@ Lists, images, device strings and epoch ranges have property tests of their own 
 inputs that go through several of them, and those that would take time, memory or files that nobody offered.
 """
 
-import io
 import os
-import pickle
 import random
 import signal
 import string
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,26 +20,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from furnace.datasets import reading
-from furnace.datasets.archives import open_source
 from furnace.datasets.reading import MAX_FILE_BYTES, MAX_PIXELS, decode_label, read_image
 from furnace.datasets.splits import read_lines
 from furnace.engine.continuing import load_optimizer
 from furnace.engine.distributed import parse_devices
 from furnace.engine.snapshot_folder import find_snapshots
 from furnace.engine.snapshots import Snapshot, load_network, load_snapshot, save_snapshot
-from furnace.methods.settings import load_config
-from furnace.tools import prepare_voc
+from furnace.methods.settings import all_settings, load_config
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings
-from furnace.utils.weights import read_state_dict
 from tests.conftest import REPOSITORY
-from tests.engine.small_snapshots import Small, trained
+from tests.engine.small_snapshots import trained
 
 SOON_SECONDS = 20
 LITTLE_KIB = 2**20
 EXPERIMENTS = ("exp_voc", "exp_city", "exp_toy")
-NAMES = sorted(Settings.model_fields)
+NAMES = sorted(all_settings().model_fields)
 NUMBERS = ["0", "-1", "1", "1e400", "nan", "inf", "-inf", "9" * 30, "1e9", "0x10", "٣", "1_0", "[]", "[1,", "None", ""]
 TEXTS = [
     "\0",
@@ -115,20 +107,27 @@ def test_any_overrides_are_taken_or_refused_by_name(experiment: str, overrides: 
     pairs = [f"{name}={value}" for name, value in overrides.items()]
     message = outcome(lambda: load_config(REPOSITORY / experiment, parse_overrides(pairs)))
     if message and "not of the form" not in message:
-        assert "config.py" in message or any(message.startswith(f"-o {name.strip()}=") for name in overrides)
+        assert "config.py" in message or message.startswith(tuple(f"-o {pair.partition('=')[0].strip()}=" for pair in pairs))
+
+
+# Settings on whose size neither memory nor the kind of a number depends.
+UNLIMITED = {
+    "seed", "labeled_ratio", "num_train_imgs", "num_unsup_imgs", "max_samples", "ohem_min_kept", "lr", "lr_power",
+    "lr_backbone", "unsup_weight", "weight_decay", "bn_eps", "autosave_minutes", "keep_snapshots", "max_nan_skips",
+    "snapshot_iter", "record_info_iter", "image_iter", "display_iter",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_number_of_a_setting_is_beyond_what_a_machine_can_hold(name: str) -> None:
-    """One with no limit is none that memory depends on."""
-    unlimited = {
-        "seed", "lr_backbone", "labeled_ratio", "num_train_imgs", "num_unsup_imgs", "max_samples", "ohem_min_kept", "lr", "lr_power",
-        "unsup_weight", "weight_decay", "bn_eps", "autosave_minutes", "keep_snapshots", "max_nan_skips",
-    }  # fmt: skip
-    annotation = str(Settings.model_fields[name].annotation)
-    if annotation not in ("<class 'int'>", "<class 'float'>") or name.endswith("_iter") or name in unlimited:
-        return
-    assert outcome(lambda: load_config(REPOSITORY / "exp_voc", {name: str(10**15)})), name
+def test_a_huge_number_is_taken_as_it_is_or_refused_by_name(name: str) -> None:
+    def load() -> None:
+        taken = getattr(load_config(REPOSITORY / "exp_voc", {name: "1e15" if name == "lr" else str(10**15)}), name)
+        assert taken == 10**15 or "1000000000000000" in str(taken)
+        assert name in UNLIMITED or isinstance(taken, str | tuple), "memory would depend on it"
+
+    message = outcome(load)
+    # config.py computes others from some: then those are refused, with their line.
+    assert message is None or message.startswith((f"-o {name}=", f"{REPOSITORY}/exp_voc/config.py, line "))
 
 
 # Epochs and devices
@@ -183,37 +182,6 @@ def test_a_damaged_snapshot_is_refused_and_its_file_named(
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(torch.ones(2))
-ODD_TENSORS = [
-    torch.ones(1).expand(10**13),
-    torch.ones(2, device="meta"),
-    torch.ones(2).to_sparse(),
-    torch.ones(2, 2).to_sparse_csr(),
-]
-
-
-def endless() -> dict:
-    content: dict = {}
-    content["state"] = content
-    return content
-
-
-def doubled(levels: int) -> list:
-    """2**levels values in a file of a few bytes."""
-    content: list = []
-    for _ in range(levels):
-        content = [content, content]
-    return content
-
-
-@pytest.mark.parametrize("odd", [*ODD_TENSORS, endless(), doubled(30)], ids=range(6))
-@pytest.mark.parametrize("place", ["model", "optimizer_1", "settings"])
-def test_what_a_file_does_not_really_hold_is_refused(tmp_path: Path, odd: object, place: str) -> None:
-    network, optimizer = trained()
-    content = {"model": network.state_dict(), "optimizer_1": optimizer.state_dict(), "settings": {}, "iteration": 4}
-    content[place] = {**content[place], "odd": odd}
-    torch.save(content, tmp_path / "odd.pth")
-    message = outcome(lambda: take_over(tmp_path / "odd.pth"))
-    assert message is not None and ("refused" in message or "damaged" in message)
 
 
 CONTENT = st.recursive(
@@ -244,43 +212,6 @@ def test_any_plain_content_is_a_snapshot_or_refused(
     torch.save({**sound, "settings": {"num_classes": 3}, **changes}, path)
     message = outcome(lambda: take_over(path))
     assert message is None or message.startswith(str(path))
-
-
-def test_a_small_file_that_claims_huge_weights_is_refused(tmp_path: Path, sound: bytes) -> None:
-    """A compressed member of zeros: PyTorch would unpack it."""
-    path = tmp_path / "bomb.pth"
-    with zipfile.ZipFile(io.BytesIO(sound)) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, bytes(2**26) if name.endswith("/data/0") else old.read(name))
-    assert path.stat().st_size < 2**20
-    assert "bomb.pth: damaged" in outcome(lambda: load_snapshot(path))
-
-
-class Runs:
-    """Unpickling it writes a file."""
-
-    def __init__(self, marker: Path, how: int):
-        self.marker, self.how = marker, how
-
-    def __reduce__(self):
-        code = f"open({str(self.marker)!r}, 'w')"
-        return [(open, (str(self.marker), "w")), (eval, (code,)), (os.system, (f"touch '{self.marker}'",))][self.how]
-
-
-@pytest.mark.parametrize("load", [load_snapshot, read_state_dict])
-@pytest.mark.parametrize("how", range(3))
-@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_weights_that_would_run_code_are_refused(tmp_path: Path, load: Callable, how: int, form: str) -> None:
-    marker, path = tmp_path / "code_was_run", tmp_path / "third_party.pth"
-    content = {"model": {"w": torch.ones(1)}, "epoch": Runs(marker, how)}
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(content["epoch"]))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    assert outcome(lambda: load(path)).startswith(f"{path}: refused")
-    assert not marker.exists()
-    pickle.loads(pickle.dumps(content["epoch"]))
-    assert marker.exists(), "the trap is broken: plain unpickling doesn't spring it"
 
 
 # Images and lists that are something else
@@ -344,75 +275,3 @@ def test_what_only_looks_like_a_list_is_refused_at_once(tmp_path: Path, what: st
 # Archives
 
 
-def hostile_tar(path: Path, rng: random.Random) -> None:
-    """Members whose names lead outside, links, devices, sizes that are lies, and damage."""
-    with tarfile.open(path, "w:gz") as tar:
-        for number in range(rng.randrange(1, 6)):
-            info = tarfile.TarInfo(
-                rng.choice(["../out", "/out", "a/../../out", "VOCdevkit/a", "./b", "x" * 300]) + str(number)
-            )
-            info.type = rng.choice(
-                [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
-            )
-            info.linkname = "/etc/passwd"
-            info.size = 10 if info.type == tarfile.REGTYPE else 0
-            tar.addfile(info, io.BytesIO(bytes(10)))
-    content = bytearray(path.read_bytes())
-    for _ in range(rng.randrange(3)):
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content[: rng.randrange(1, len(content) + 1)] if rng.random() < 0.3 else content)
-
-
-def hostile_zip(path: Path, rng: random.Random) -> None:
-    """The same in a zip, the damage mostly in the list at its end, where names, sizes and positions are."""
-    names = ["../out", "/out", "a/../../out", "VOCdevkit/a", "./b", "\u00e9" * 99, "a\\..\\out"]
-    packings = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-    with zipfile.ZipFile(path, "w") as archive:
-        for number in range(rng.randrange(1, 6)):
-            info = zipfile.ZipInfo(rng.choice(names) + str(number))
-            info.compress_type = rng.choice(packings)
-            info.external_attr = rng.choice([0, 0o100644, 0o120777, 0o20777]) << 16
-            archive.writestr(info, b"/etc/passwd" + rng.randbytes(rng.randrange(50)))
-    content = bytearray(path.read_bytes())
-    for _ in range(rng.randrange(5)):
-        at = rng.randrange(len(content)) if rng.random() < 0.3 else rng.randrange(content.find(b"PK\1\2"), len(content))
-        content[at] ^= rng.randrange(1, 256)
-    path.write_bytes(content[: rng.randrange(1, len(content) + 1)] if rng.random() < 0.1 else content)
-
-
-def read_all(path: Path) -> None:
-    source = open_source(path)
-    dict(source.read(source.entries))
-
-
-@pytest.mark.parametrize("write", [hostile_tar, hostile_zip])
-@settings(max_examples=80)
-@given(rng=st.randoms(use_true_random=False))
-def test_any_archive_is_read_or_refused_and_writes_nothing(
-    tmp_path_factory: pytest.TempPathFactory, write: Callable, rng: random.Random
-) -> None:
-    folder = tmp_path_factory.mktemp("archive")
-    path = folder / "in" / "VOCtrainval_11-May-2012.tar"
-    path.parent.mkdir()
-    write(path, rng)
-    outcome(lambda: read_all(path))
-    target = folder / "target" / "pascal_voc"
-    assert outcome(lambda: prepare_voc.main(["--voc", str(path), "--sbd", str(path), "--target", str(target)]))
-    written = {item.relative_to(folder).parts[0] for item in folder.rglob("*")}
-    assert written <= {"in", "target"}
-
-
-def test_a_thousand_damaged_zips_are_read_or_refused(tmp_path: Path) -> None:
-    """Reading alone is quick enough for the rare ones, such as names that are no text."""
-    messages = []
-    for seed in range(1000):
-        hostile_zip(tmp_path / "a.zip", random.Random(seed))
-        messages.append(outcome(lambda: read_all(tmp_path / "a.zip")))
-    assert messages.count(None) > 20
-    assert any("codec can't decode" in message for message in messages if message)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
-
-
-def test_the_network_of_these_tests_is_the_one_that_snapshots_fit() -> None:
-    """Else every snapshot would be refused, and the tests above would show nothing."""
-    assert Small().state_dict().keys() == trained()[0].state_dict().keys()

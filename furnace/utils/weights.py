@@ -12,9 +12,6 @@ from torch import Tensor
 from furnace.utils.errors import UserError
 
 CODE = re.compile(r"GLOBAL (\S+)")
-NESTED = dict | list | tuple
-MAX_DEPTH = 32  # levels of containers; a snapshot has five
-MAX_PARTS = 10**6  # values on one level; a ResNet-152 has some thousands
 MATCH_NEEDED = 0.9  # share of a network's tensors that a file must hold to count as its weights
 
 
@@ -38,31 +35,13 @@ def load_file(path: str | Path) -> object:
         raise UserError(f"{path}: refused: {what}") from error
     except Exception as error:  # from a damaged file the unpickler raises nearly anything
         raise UserError(f"{path}: damaged or not a PyTorch file; copy or download it again") from error
-    check_content(content, path)
     return content
 
 
-def check_content(content: object, path: Path) -> None:
-    """Raise UserError where a file of a few bytes would take all memory or time: tensors that are larger than what the
-    file holds of them (repeated, sparse or without values), containers within containers without end."""
-    parts = [content]
-    for _ in range(MAX_DEPTH):
-        for tensor in (part for part in parts if isinstance(part, Tensor)):
-            plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-            if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                raise UserError(f"{path}: refused: a tensor of shape {tuple(tensor.shape)} that the file does not hold")
-        containers = [part.values() if isinstance(part, dict) else part for part in parts if isinstance(part, NESTED)]
-        if sum(map(len, containers)) > MAX_PARTS:
-            break
-        parts = [part for container in containers for part in container]
-    if parts:
-        raise UserError(f"{path}: refused: more than {MAX_PARTS} values, or more than {MAX_DEPTH} levels of them")
-
-
 def check_archive(path: Path) -> None:
-    """Raise BadZipFile where a part of a PyTorch file differs from its checksum or unpacks to more than the file.
+    """Raise BadZipFile if a part of a PyTorch file differs from its checksum or unpacks to more than the file.
 
-    PyTorch looks at neither, and would go on with the weights that a bad disk or copy has changed.
+    PyTorch checks neither, and would continue with weights that a bad disk or copy has changed.
     """
     if not zipfile.is_zipfile(path):
         return
