@@ -30,6 +30,7 @@ FOREIGN = {
     "gt_root_folder", "device", "background", "num_eval_imgs", "warm_up_epoch", "eval_iter", "demo_source",
 }  # fmt: skip
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
+SHOWN = 80  # characters of a value in a message
 # Gives settings that config.py does not assign, from those that it does.
 Conclude = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -93,7 +94,7 @@ def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
             # As published: the folder above `snapshot`, and any text for debug.
             given[name] = os.path.join(text, "snapshot") if name == "snapshot_dir" else name == "debug" or text
             origins[name] = f"environment variable {variable}={text}"
-    return given | dict(overrides), origins | {name: f"-o {name}={value}" for name, value in overrides.items()}
+    return given | dict(overrides), origins | {name: f"-o {name}={str(value)[:SHOWN]}" for name, value in overrides.items()}
 
 
 def _with_folders(values: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -184,10 +185,10 @@ def _explained(
         if fault.kind == "unknown":
             yield f"{where}: unknown setting {fault.names[0]!r}; {closest(fault.names[0], fault.message.split())}"
         elif fault.kind == "value":
-            value = "" if fault.names[0] in given else f"{fault.names[0]} = {values[fault.names[0]]!r}: "
+            value = "" if fault.names[0] in given else f"{fault.names[0]} = {repr(values[fault.names[0]])[:SHOWN]}: "
             yield f"{where}: {value}{fault.message}"
         elif fault.kind == "rule":
-            told = ", ".join(f"{name} = {values[name]}" for name in fault.names if name in values)
+            told = ", ".join(f"{name} = {str(values[name])[:SHOWN]}" for name in fault.names if name in values)
             yield f"{where}: {told}: {fault.message}"
 
 

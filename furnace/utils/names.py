@@ -9,7 +9,7 @@ from typing import TypeVar
 from furnace.utils.errors import UserError
 
 Entry = TypeVar("Entry")
-SHOWN = 3
+SHOWN, LONGEST = 3, 80  # names in a message, characters of each
 CHOICES: dict[str, "Registry"] = {}  # by the setting whose value names entries
 
 
@@ -54,4 +54,4 @@ class Registry(dict[str, Entry]):
         """One line about a name without an entry."""
         close = get_close_matches(name, self, n=SHOWN)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(self))}"
-        return f"no {self.kind} {name!r}; {hint}"
+        return f"no {self.kind} {name[:LONGEST]!r}; {hint}"
