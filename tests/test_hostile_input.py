@@ -107,7 +107,9 @@ def test_any_overrides_are_taken_or_refused_by_name(experiment: str, overrides: 
     pairs = [f"{name}={value}" for name, value in overrides.items()]
     message = outcome(lambda: load_config(REPOSITORY / experiment, parse_overrides(pairs)))
     if message and "not of the form" not in message:
-        assert "config.py" in message or message.startswith(tuple(f"-o {pair.partition('=')[0].strip()}=" for pair in pairs))
+        assert "config.py" in message or message.startswith(
+            tuple(f"-o {pair.partition('=')[0].strip()}=" for pair in pairs)
+        )
 
 
 # Settings on whose size neither memory nor the kind of a number depends.
@@ -273,5 +275,3 @@ def test_what_only_looks_like_a_list_is_refused_at_once(tmp_path: Path, what: st
 
 
 # Archives
-
-

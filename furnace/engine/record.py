@@ -132,8 +132,8 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     if start_iteration:
         table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
     streams = 0 if dataset.unlabeled is None else 2 if C.cutmix else 1
-    unlabeled = f" + {streams} x {C.batch_size} unlabelled" if streams else ""
-    table.add_row("batch", f"{C.batch_size} labelled{unlabeled}")
+    unlabeled = f" + {streams} x {C.batch_size} unlabeled" if streams else ""
+    table.add_row("batch", f"{C.batch_size} labeled{unlabeled}")
     for line in describe_division(C, device, world_size()):
         table.add_row("", line)
     table.add_row(

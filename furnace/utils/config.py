@@ -94,7 +94,8 @@ def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
             # As published: the folder above `snapshot`, and any text for debug.
             given[name] = os.path.join(text, "snapshot") if name == "snapshot_dir" else name == "debug" or text
             origins[name] = f"environment variable {variable}={text}"
-    return given | dict(overrides), origins | {name: f"-o {name}={str(value)[:SHOWN]}" for name, value in overrides.items()}
+    origins |= {name: f"-o {name}={str(value)[:SHOWN]}" for name, value in overrides.items()}
+    return given | dict(overrides), origins
 
 
 def _with_folders(values: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -210,9 +210,7 @@ class Settings(BaseModel):
     eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window", le=MAX_SIDE)
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)
     eval_scale_array: Floats = Field((1.0,), description="scales, whose scores are added")
-    eval_batch_size: PositiveInt = Field(
-        8, description="windows per pass of the network, of several images", le=2**12
-    )
+    eval_batch_size: PositiveInt = Field(8, description="windows per pass of the network, of several images", le=2**12)
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
     eval_metrics: Names = Field(("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots")
 

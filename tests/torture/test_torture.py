@@ -48,5 +48,3 @@ def test_kills_at_any_moment_lose_nothing() -> None:
     assert "killed, had continued" in outcomes[saving], "or no save was ever whole"
     killed = [int(n) for name in (at_any_moment, saving) for n in re.findall(r"(\d+) x killed", outcomes[name])]
     assert sum(killed) == KILLS
-
-
