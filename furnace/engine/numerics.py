@@ -31,7 +31,8 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:
     """The context for forward passes; `amp` is "bf16", "fp16" or "off"."""
-    return torch.autocast(device.type, AMP_DTYPES[amp], enabled=amp != "off")
+    # Without its cache of weights: a teacher's pass, which keeps no graph, would fill it for the student's.
+    return torch.autocast(device.type, AMP_DTYPES[amp], enabled=amp != "off", cache_enabled=False)
 
 
 def set_precision(amp: str) -> None:

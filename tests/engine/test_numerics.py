@@ -107,3 +107,14 @@ def test_the_scale_grows_after_many_good_steps_and_is_restored():
     other.load_state_dict({"scale": 4.0, "_growth_tracker": 7, "growth_factor": 2.0})  # of PyTorch's GradScaler
     assert other.state_dict() == {"scale": 4.0, "good_steps": 7}
     assert LossScale(CPU, False).state_dict() == {}
+
+
+def test_in_bf16_students_learn_from_their_teachers(make_settings: Callable[..., Settings]):
+    """The teachers' passes come first, and keep no graph: the students' passes have one of their own."""
+    C = make_settings(head_channels=8, unsup_weight=1e3)
+    gradients = {}
+    for amp in ("off", "bf16"):
+        learner = seeded_learner(C, CPU, amp=amp)
+        learner.step(random_batch(C, CPU), 0)
+        gradients[amp] = learner.network.branch2.classifier.weight.grad.norm().item()
+    assert gradients["bf16"] == pytest.approx(gradients["off"], rel=0.1)
