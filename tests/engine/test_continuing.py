@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from furnace.base_model.network import Network
 from furnace.engine.continuing import load_optimizer
-from furnace.engine.optim import OPTIMIZERS
+from furnace.engine.optim import OPTIMIZERS, build_optimizer, tell_decay
 from furnace.engine.snapshot_folder import AUTOSAVE
 from furnace.engine.trainer import Trainer
 from furnace.utils.errors import UserError
@@ -117,3 +118,20 @@ def test_an_optimizer_of_another_network_is_refused(change: Callable, message: s
     change(state)
     with pytest.raises(UserError, match=message):
         load_optimizer(trained()[1], state, "epoch-3.pth")
+
+
+def test_groups_of_other_programs_are_joined_by_decay_whatever_their_ids() -> None:
+    """The published code has six groups, our first version had two: with and without decay, in turn."""
+    branch = Network(3, "resnet18", head_channels=8).branch1
+    ours = build_optimizer(branch, lr=0.1)
+    groups, momenta = [], {}
+    for part in (branch.backbone, branch.head, branch.classifier):
+        for decays in (True, False):
+            chosen = [parameter for parameter, with_decay in tell_decay(part) if with_decay == decays]
+            ids = [10**6 + len(momenta) + number for number in range(len(chosen))]
+            momenta |= dict(zip(ids, chosen, strict=True))
+            groups.append({"params": ids, "lr": 7.0})
+    state = {index: {"momentum_buffer": 2 * parameter.detach()} for index, parameter in momenta.items()}
+    load_optimizer(ours, {"param_groups": groups, "state": state}, "epoch-20.pth")
+    assert all(torch.equal(ours.state[p]["momentum_buffer"], 2 * p) for p in branch.parameters())
+    assert {group["lr"] for group in ours.param_groups} == {0.1}
