@@ -129,7 +129,7 @@ def write_list(path: str | Path, lines: Sequence[str], overwrite: bool = False) 
 def check_replaceable(path: Path, lines: Sequence[str]) -> None:
     """Raise UserError if there is a list at `path` already that holds other lines than `lines`."""
     if path.exists() and sorted(line for _, line in read_lines(path)) != sorted(lines):
-        raise UserError(f"{path}: is there already and lists other images; move it away to write it anew")
+        raise UserError(f"{path}: already exists and lists other images; move it away to write it anew")
 
 
 def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labeled: bool, where: str) -> Sample:

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     pairs = {name: list_files(C, args.out, name) for name in sizes}
     existing = [file for pair in pairs.values() for file in pair if file.exists()]
     if existing and not args.overwrite:
-        raise UserError(f"{existing[0]}: is there already; give another folder with --out, or --overwrite")
+        raise UserError(f"{existing[0]}: already exists; give another folder with --out, or --overwrite")
     presence = read_presence(samples, C.num_classes)
     order = make_partition(presence, args.seed)
     for name, size in sizes.items():

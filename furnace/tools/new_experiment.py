@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.name!r}: as a name take small letters, digits and _, beginning with a letter")
     folder, lists = args.root / f"exp_{args.name}", data_root(args.root) / "DATA" / args.name
     if folder.exists():
-        raise UserError(f"{folder}: is there already; take another name, or remove it")
+        raise UserError(f"{folder}: already exists; take another name, or remove it")
     if args.name in CATALOG or any(lists.glob("*.txt")):
         raise UserError(f"{lists}: is the place of another data set; take another name")
     images, masks = args.images.expanduser().resolve(), args.masks.expanduser().resolve()

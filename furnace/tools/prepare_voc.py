@@ -126,12 +126,12 @@ def read_ids(source: Source, folder: str, name: str) -> list[str]:
         raise UserError(f"{source.path}: holds no list {name}.txt; is it the archive that DATA/README.md names?")
     ids = source.read_text(member).split()
     if wrong := [i for i in ids if not re.fullmatch(ID, i)]:
-        raise UserError(f"{source.path}: {member} holds {wrong[0][:40]!r}, which is no image id")
+        raise UserError(f"{source.path}: {member} holds {wrong[0][:40]!r}, which is not an image id")
     return ids
 
 
 def check_label(content: bytes) -> bytes:
-    """`content` itself, a label PNG of VOC's own. Raises where its values are no classes."""
+    """`content` itself, a label PNG of VOC's own. Raises if its values are not classes."""
     check_values(decode_indices(content), NUM_CLASSES)
     return content
 
