@@ -97,7 +97,7 @@ def test_lists_that_are_there_are_kept_unless_told_otherwise(volna):
     out = volna / ROOT / "subset_train_aug"
     make("--ratios", "4")
     before = contents(out)
-    with pytest.raises(UserError, match=r"labeled_1-4.txt: is there already; .*--overwrite"):
+    with pytest.raises(UserError, match=r"labeled_1-4.txt: already exists; .*--overwrite"):
         make("--ratios", "2,4", "--seed", "1")
     assert contents(out) == before
     make("--ratios", "2,4", "--seed", "1", "--overwrite")

@@ -168,7 +168,7 @@ def test_refusals(folder: Path):
     assert not (folder / "exp_mine").exists()
     (folder / "masks" / "p00.png").unlink()
     begin(folder)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         begin(folder)
 
 

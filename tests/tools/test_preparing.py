@@ -86,7 +86,7 @@ def test_missing_members_are_counted(tasks):
 def test_lists_that_would_conflict_stop_the_work_before_it_begins(tasks, tmp_path):
     (tmp_path / "train.txt").write_text("other\n")
     args = Namespace(target=tmp_path, link=False, dry_run=False, splits_from=None)
-    with pytest.raises(UserError, match=r"train.txt: is there already and lists other images"):
+    with pytest.raises(UserError, match=r"train.txt: already exists and lists other images"):
         prepare(Plan(tasks=tasks, lists={"train.txt": NAMES}), Layout({}, lambda line: [line]), args)
     assert not (tmp_path / "out").exists()
 
