@@ -14,6 +14,7 @@ from furnace.engine.monitor import logger
 from furnace.engine.record import REPORT, RESULTS, TRUTH
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, newest_sound, prune, sweep
 from furnace.engine.snapshots import Snapshot, check_finite, load_network, load_snapshot, read_progress, save_snapshot
+from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 
@@ -155,11 +156,6 @@ def restore(
             raise UserError(finished)
         notes.append(finished)
     return iteration, snapshot.skipped
-
-
-def plain(value: object) -> object:
-    """A setting as JSON has it."""
-    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: str, notes: list[str]) -> None:

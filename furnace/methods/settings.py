@@ -11,8 +11,9 @@ from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
 from furnace.methods.method import METHODS
 from furnace.utils import config
+from furnace.utils.checking import check
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings, check
+from furnace.utils.settings import Settings
 
 # What describes trained networks: a snapshot decides it, whatever config.py says.
 OF_SNAPSHOT = {

@@ -12,8 +12,9 @@ from typing import Any
 
 import easydict
 
+from furnace.utils.checking import WRONG, Fault, check, parse, plain
 from furnace.utils.errors import UserError
-from furnace.utils.settings import WRONG, Fault, Settings, check, parse, plain
+from furnace.utils.settings import Settings
 
 # Environment variables of the published code, and the settings they stand for.
 ENVIRONMENT = {

@@ -4,13 +4,8 @@ Methods own further ones, see `furnace/methods/settings.py`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import PurePath
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -20,12 +15,10 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
-    TypeAdapter,
-    ValidationError,
 )
 
+from furnace.utils.checking import check
 from furnace.utils.errors import UserError
-from furnace.utils.names import CHOICES
 
 # Where things are on this machine.
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
@@ -64,10 +57,58 @@ Share = Annotated[float, Field(ge=0, le=1)]
 OptionalCount = Annotated[NonNegativeInt | None, BeforeValidator(_none)]
 
 
+def _is_range_of_scales(scales: tuple[float, ...]) -> bool:
+    return bool(scales) and 0 < min(scales) <= max(scales) <= MAX_SCALE
+
+
+def _is_range_of_shares(ends: tuple[float, ...]) -> bool:
+    return len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
+
+
+# Of settings that depend on one another, or lists: their names, what they must be, and whether they are.
+RULES: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
+    (("image_mean",), "must be three numbers, for red, green and blue", lambda C: len(C.image_mean) == 3),
+    (
+        ("image_std",),
+        "must be three numbers above 0, for red, green and blue",
+        lambda C: len(C.image_std) == 3 and min(C.image_std) > 0,
+    ),
+    (
+        ("cutmix_mask_prop_range",),
+        "must be the smallest and the largest share, above 0 and at most 1",
+        lambda C: _is_range_of_shares(C.cutmix_mask_prop_range),
+    ),
+    *(
+        (
+            (name,),
+            f"must be scales above 0 and at most {MAX_SCALE}, separated by commas",
+            lambda C, name=name: _is_range_of_scales(getattr(C, name)),
+        )
+        for name in ("train_scale_array", "eval_scale_array")
+    ),
+    (
+        ("niters_per_epoch", "batch_size"),
+        f"their product must be at most {MAX_EPOCH_SAMPLES} samples per epoch",
+        lambda C: C.niters_per_epoch * C.batch_size <= MAX_EPOCH_SAMPLES,
+    ),
+    (
+        ("class_weight", "num_classes"),
+        "must be None or one weight for each class",
+        lambda C: C.class_weight is None or len(C.class_weight) == C.num_classes,
+    ),
+    (
+        ("class_names", "num_classes"),
+        "must be empty or one name for each class",
+        lambda C: len(C.class_names) in (0, C.num_classes),
+    ),
+]
+
+
 class Settings(BaseModel):
     """Checked settings, which do not change any more. Those without a default must be assigned in config.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    rules: ClassVar[list] = RULES
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @property
@@ -213,133 +254,3 @@ class Settings(BaseModel):
     eval_batch_size: PositiveInt = Field(8, description="windows per pass of the network, of several images", le=2**12)
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
     eval_metrics: Names = Field(("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots")
-
-
-def _is_range_of_scales(scales: tuple[float, ...]) -> bool:
-    return bool(scales) and 0 < min(scales) <= max(scales) <= MAX_SCALE
-
-
-def _is_range_of_shares(ends: tuple[float, ...]) -> bool:
-    return len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
-
-
-# Of settings that depend on one another, or lists: their names, what they must be, and whether they are.
-RULES: list[tuple[tuple[str, ...], str, Callable[[Settings], bool]]] = [
-    (("image_mean",), "must be three numbers, for red, green and blue", lambda C: len(C.image_mean) == 3),
-    (
-        ("image_std",),
-        "must be three numbers above 0, for red, green and blue",
-        lambda C: len(C.image_std) == 3 and min(C.image_std) > 0,
-    ),
-    (
-        ("cutmix_mask_prop_range",),
-        "must be the smallest and the largest share, above 0 and at most 1",
-        lambda C: _is_range_of_shares(C.cutmix_mask_prop_range),
-    ),
-    *(
-        (
-            (name,),
-            f"must be scales above 0 and at most {MAX_SCALE}, separated by commas",
-            lambda C, name=name: _is_range_of_scales(getattr(C, name)),
-        )
-        for name in ("train_scale_array", "eval_scale_array")
-    ),
-    (
-        ("niters_per_epoch", "batch_size"),
-        f"their product must be at most {MAX_EPOCH_SAMPLES} samples per epoch",
-        lambda C: C.niters_per_epoch * C.batch_size <= MAX_EPOCH_SAMPLES,
-    ),
-    (
-        ("class_weight", "num_classes"),
-        "must be None or one weight for each class",
-        lambda C: C.class_weight is None or len(C.class_weight) == C.num_classes,
-    ),
-    (
-        ("class_names", "num_classes"),
-        "must be empty or one name for each class",
-        lambda C: len(C.class_names) in (0, C.num_classes),
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong with settings: `kind` is "unset", "unknown", "value" or "rule" (of several settings)."""
-
-    kind: str
-    names: tuple[str, ...]
-    message: str
-
-
-WRONG = object()
-# In place of pydantic's own words.
-MESSAGES = {
-    "float_parsing": "is not a number",
-    "float_type": "is not a number",
-    "finite_number": "is not a finite number",
-    "int_parsing": "is not a whole number",
-    "int_from_float": "is not a whole number",
-    "bool_parsing": "is neither true nor false",
-}
-
-
-def check(schema: type[Settings], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-    """Values of all settings, defaults included, and everything that is wrong with them."""
-    found, faults = {}, []
-    for name in values.keys() - schema.model_fields.keys():
-        faults.append(Fault("unknown", (name,), " ".join(schema.model_fields)))
-    for name, field in schema.model_fields.items():
-        if name not in values and field.is_required():
-            faults.append(Fault("unset", (name,), field.description))
-        elif name not in values:
-            found[name] = field.get_default(call_default_factory=True)
-        else:
-            try:
-                found[name] = _adapters(schema)[name].validate_python(plain(values[name]))
-            except ValidationError as error:
-                first = error.errors()[0]
-                message = MESSAGES.get(first["type"], first["msg"])
-                faults.append(Fault("value", (name,), f"{message} ({field.description})"))
-    faults += [Fault("value", (name,), message) for name, message in _unknown_choices(found)]
-    C = SimpleNamespace(**found)
-    known = ((names, must, fits) for names, must, fits in RULES if all(name in found for name in names))
-    faults += [Fault("rule", names, must) for names, must, fits in known if not fits(C)]
-    return found, faults
-
-
-def parse(schema: type[Settings], name: str, value: Any) -> Any:
-    """The value of one setting; `value` itself if there is no such setting, `WRONG` if it is not one of its values."""
-    if name not in schema.model_fields:
-        return value
-    try:
-        return _adapters(schema)[name].validate_python(plain(value))
-    except ValidationError:
-        return WRONG
-
-
-@lru_cache(maxsize=4)
-def _adapters(schema: type[Settings]) -> dict[str, TypeAdapter]:
-    numbers = ConfigDict(allow_inf_nan=False)
-    return {
-        name: TypeAdapter(Annotated[field.annotation, field], config=numbers)
-        for name, field in schema.model_fields.items()
-    }
-
-
-def plain(value: Any) -> Any:
-    """Paths as text, NumPy's arrays and numbers as Python's."""
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _unknown_choices(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings whose value is not an entry of their registry."""
-    faults = []
-    for name, registry in CHOICES.items():
-        value = found.get(name, ())
-        names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        faults += [(name, registry.unknown(one)) for one in names if one not in registry.all()]
-    return faults

@@ -1,0 +1,96 @@
+"""Checking settings against their schema: everything that is wrong with them, at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePath
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from furnace.utils.names import CHOICES
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with settings: `kind` is "unset", "unknown", "value" or "rule" (of several settings)."""
+
+    kind: str
+    names: tuple[str, ...]
+    message: str
+
+
+WRONG = object()
+# In place of pydantic's own words.
+MESSAGES = {
+    "float_parsing": "is not a number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "bool_parsing": "is neither true nor false",
+}
+
+
+def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """Values of all settings, defaults included, and everything that is wrong with them."""
+    found, faults = {}, []
+    for name in values.keys() - schema.model_fields.keys():
+        faults.append(Fault("unknown", (name,), " ".join(schema.model_fields)))
+    for name, field in schema.model_fields.items():
+        if name not in values and field.is_required():
+            faults.append(Fault("unset", (name,), field.description))
+        elif name not in values:
+            found[name] = field.get_default(call_default_factory=True)
+        else:
+            try:
+                found[name] = _adapters(schema)[name].validate_python(plain(values[name]))
+            except ValidationError as error:
+                first = error.errors()[0]
+                message = MESSAGES.get(first["type"], first["msg"])
+                faults.append(Fault("value", (name,), f"{message} ({field.description})"))
+    faults += [Fault("value", (name,), message) for name, message in _unknown_choices(found)]
+    C = SimpleNamespace(**found)
+    known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))
+    faults += [Fault("rule", names, must) for names, must, fits in known if not fits(C)]
+    return found, faults
+
+
+def parse(schema: type[BaseModel], name: str, value: Any) -> Any:
+    """The value of one setting; `value` itself if there is no such setting, `WRONG` if it is not one of its values."""
+    if name not in schema.model_fields:
+        return value
+    try:
+        return _adapters(schema)[name].validate_python(plain(value))
+    except ValidationError:
+        return WRONG
+
+
+@lru_cache(maxsize=4)
+def _adapters(schema: type[BaseModel]) -> dict[str, TypeAdapter]:
+    numbers = ConfigDict(allow_inf_nan=False)
+    return {
+        name: TypeAdapter(Annotated[field.annotation, field], config=numbers)
+        for name, field in schema.model_fields.items()
+    }
+
+
+def plain(value: Any) -> Any:
+    """Paths as text, NumPy's arrays and numbers as Python's."""
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _unknown_choices(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings whose value is not an entry of their registry."""
+    faults = []
+    for name, registry in CHOICES.items():
+        value = found.get(name, ())
+        names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        faults += [(name, registry.unknown(one)) for one in names if one not in registry.all()]
+    return faults
