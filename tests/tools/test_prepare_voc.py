@@ -248,7 +248,7 @@ def test_a_missing_member_is_named(voc, target, tmp_path):
         ),
         ("SegmentationClass/2007_000032.png", png(np.zeros((12, 16, 3), np.uint8)), "a RGB image"),
         ("SegmentationClass/2007_000032.png", png(np.full((12, 16), 75, np.uint8)), "label value 75"),
-        ("ImageSets/Segmentation/val.txt", b"../../2007_000033\n", "no image id"),
+        ("ImageSets/Segmentation/val.txt", b"../../2007_000033\n", "not an image id"),
         ("ImageSets/Segmentation/val.txt", b"\xff\xfe", "not text"),
     ],
 )
