@@ -72,6 +72,7 @@ class DilatedResNet(tv.ResNet):
             if channels[-1] != 64:
                 self.layer1 = first_layer(block, depths[0], channels[-1])
         dilate(self.layer4, LAYER4_DILATIONS)
+        draw_weights(self)
         self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -81,6 +82,13 @@ class DilatedResNet(tv.ResNet):
             x = layer(x)
             maps.append(x)
         return tuple(maps)
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Draw every convolution's weights as PyTorch does by default, like the published backbone; torchvision does not."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
 
 
 def dilated_resnet(name: str, tensors: Mapping[str, Tensor] | None = None) -> DilatedResNet:

@@ -141,3 +141,15 @@ def residual_block(features: Tensor, weights: dict[str, Tensor], prefix: str, di
     if f"{prefix}downsample.0.weight" in weights:
         shortcut = conv_bn(features, "downsample.0", "downsample.1")
     return (x + shortcut).clamp(min=0)
+
+
+@pytest.mark.parametrize("stem", ["plain", "light", "deep"])
+def test_random_weights_are_pytorch_s_own_in_all_convolutions(stem: str) -> None:
+    """The published backbone leaves them so; torchvision's are larger in layers 2 to 4."""
+    torch.manual_seed(0)
+    for name, module in DilatedResNet("resnet18", stem).named_modules():
+        if isinstance(module, nn.Conv2d):
+            inputs = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+            bound = inputs**-0.5  # of the uniform distribution
+            assert module.weight.abs().max() <= bound, name
+            assert module.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), name
