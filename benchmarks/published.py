@@ -1,5 +1,4 @@
-"""The published arrangement of a step and of an evaluation, for comparison: float32, full-resolution maps, agreement
-counted on the CPU, one window at a time. Same mathematics, same networks."""
+"""The published arrangement of a step and of an evaluation, for comparison. Same mathematics, same networks as ours."""
 
 from contextlib import AbstractContextManager
 
@@ -7,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from furnace.base_model.network import Network
@@ -15,15 +15,33 @@ from furnace.seg_opr.pseudo_label import disagreement
 from furnace.seg_opr.sliding import starts
 from furnace.utils.labels import IGNORE_INDEX
 
+STEP = (
+    "published: float32, logits in full resolution, one graph for all losses, OHEM by sorting every pixel, agreement "
+    "counted by scikit-learn on the host. Not run: its loader, its logging, several GPUs"
+)
+EVALUATION = (
+    "published: float32, one window at a time, prepared by NumPy in float64; scores summed on the device, copied to "
+    "the host once an image, resized and compared there. Not run: reading and writing files, the confusion matrix"
+)
+
 
 def published_precision() -> AbstractContextManager:
     """PyTorch's own precision, and the search for the fastest convolutions, whatever ours has set in this process."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
 
 
-def published_losses(network: Network, batch: TrainBatch, class_weight: Tensor | None, unsup_weight: float, ohem: int):
+def published_losses(
+    network: Network,
+    batch: TrainBatch,
+    class_weight: Tensor | None,
+    unsup_weight: float,
+    ohem: int,
+    thresh: float = 0.7,
+) -> Tensor:
     """Loss () of one CPCL step; `ohem` is `min_kept` of the batch, 0 for the plain cross entropy."""
-    supervised = sum(supervised_loss(network(batch.images, b), batch.labels, class_weight, ohem) for b in (1, 2))
+    supervised = sum(
+        supervised_loss(network(batch.images, b), batch.labels, class_weight, ohem, thresh) for b in (1, 2)
+    )
 
     mask = batch.mask.to(batch.images.dtype)
     with torch.no_grad():
@@ -44,22 +62,22 @@ def published_losses(network: Network, batch: TrainBatch, class_weight: Tensor |
     return supervised + unsup_weight * unsupervised
 
 
-def supervised_loss(logits: Tensor, labels: Tensor, class_weight: Tensor | None, ohem: int) -> Tensor:
-    """Cross entropy (), with OHEM by sorting every pixel's probability where `ohem` pixels are to be kept."""
+def supervised_loss(logits: Tensor, labels: Tensor, class_weight: Tensor | None, ohem: int, thresh: float) -> Tensor:
+    """Cross entropy (); OHEM sorts every pixel's probability and keeps `ohem` pixels, and all up to `thresh`."""
     if ohem:
         flat = labels.flatten()
         valid = flat != IGNORE_INDEX
         probability = logits.softmax(1).transpose(0, 1).flatten(1).detach()
         probability = probability[flat.where(valid, 0), torch.arange(len(flat), device=flat.device)].where(valid, 1)
-        threshold = probability[probability.argsort()[min(len(flat), ohem) - 1]].clamp(min=0.7)
+        threshold = probability[probability.argsort()[min(len(flat), ohem) - 1]].clamp(min=thresh)
         labels = flat.where(valid & (probability <= threshold), IGNORE_INDEX).view_as(labels)
     return F.cross_entropy(logits, labels, class_weight, ignore_index=IGNORE_INDEX)
 
 
 def agreement_on_cpu(labels_1: Tensor, labels_2: Tensor, num_classes: int) -> np.ndarray:
-    """Counts (K, K), identity included, by NumPy on the host."""
-    pairs = num_classes * labels_1.cpu().numpy().astype(int).ravel() + labels_2.cpu().numpy().astype(int).ravel()
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes) + np.eye(num_classes)
+    """Counts (K, K), identity included, by scikit-learn on the host."""
+    first, second = (labels.flatten().cpu().numpy() for labels in (labels_1, labels_2))
+    return confusion_matrix(first, second, labels=np.arange(num_classes)) + np.eye(num_classes)
 
 
 def published_prediction(
@@ -71,19 +89,19 @@ def published_prediction(
     std: list[float],
     device: torch.device,
 ) -> np.ndarray:
-    """Label map (H, W) of an image (H, W, 3) uint8, window by window through NumPy."""
+    """Label map (H, W) of an image (H, W, 3) uint8, window by window; the scores are copied to the host at the end."""
     height, width = image.shape[:2]
     # Where the image fits the window, its mean pads it, which is 0 after normalisation; elsewhere black does.
     border = [255 * m for m in mean] if max(height, width) <= crop else [0, 0, 0]
     missing = [max(crop - side, 0) for side in (height, width)]
     padding = [(side // 2, side - side // 2) for side in missing]
     padded = cv2.copyMakeBorder(image.astype(np.float64), *padding[0], *padding[1], cv2.BORDER_CONSTANT, value=border)
-    scores = np.zeros((network.num_classes, *padded.shape[:2]))
+    scores = torch.zeros((network.num_classes, *padded.shape[:2]), device=device)
     for y in starts(padded.shape[0], crop, rate):
         for x in starts(padded.shape[1], crop, rate):
             window = ((padded[y : y + crop, x : x + crop] / 255 - mean) / std).transpose(2, 0, 1)
             tensor = torch.from_numpy(np.ascontiguousarray(window, dtype=np.float32))[None].to(device)
-            scores[:, y : y + crop, x : x + crop] += network(tensor, 1)[0].cpu().numpy()
+            scores[:, y : y + crop, x : x + crop] += network(tensor, 1)[0]
     scores = scores[:, padding[0][0] : padding[0][0] + height, padding[1][0] : padding[1][0] + width]
-    resized = cv2.resize(scores.transpose(1, 2, 0), (width, height), interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(scores.permute(1, 2, 0).cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
     return resized.argmax(2)

@@ -18,7 +18,7 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.published import published_losses, published_precision
+from benchmarks.published import STEP, published_losses, published_precision
 from furnace.checks.estimate import random_batch
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.distributed import parse_devices
@@ -104,6 +104,7 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
 
 def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], None]:
     """A step in the published arrangement."""
+    torch.manual_seed(0)
     network = build_network(C, pretrained=False).to(device).train()
     rates = {"lr": C.lr, "momentum": C.momentum, "weight_decay": C.weight_decay}
     optimizers = [build_optimizer(branch, **rates) for branch in network.branches]
@@ -114,7 +115,7 @@ def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], 
             optimizer.zero_grad()
         ohem = C.ohem_min_kept * len(batch.images) if C.ohem else 0
         with published_precision():
-            published_losses(network, batch, class_weight, C.unsup_weight, ohem).backward()
+            published_losses(network, batch, class_weight, C.unsup_weight, ohem, C.ohem_thresh).backward()
         for optimizer in optimizers:
             optimizer.step()
 
@@ -137,18 +138,18 @@ class Arrangement:
 
     Args:
         step: takes one, on a batch.
-        batch: cut into parts, if a step on the whole runs out of memory; times are then those of all parts.
+        batch: cut into equal parts, if a step on the whole runs out of memory; times are those of all parts.
         device: where.
         held: bytes of its memory that are not this one's.
     """
 
     def __init__(self, step: Callable[[TrainBatch], object], batch: TrainBatch, device: torch.device, held: int):
         self.step, self.device = step, device
-        self.parts = 1
+        self.parts, images = 1, len(batch.images)
         while not self._fits(batch.split(self.parts)[0]):
-            self.parts *= 2
-        self.batch = batch.split(self.parts)[0]
-        self.peak = self._peak() - held
+            self.parts = next(n for n in range(self.parts + 1, images + 1) if images % n == 0)
+        self.batches = batch.split(self.parts)
+        self.peak = self._peak(held)
         self.clock = Clock(device)
 
     def _fits(self, batch: TrainBatch) -> bool:
@@ -160,24 +161,31 @@ class Arrangement:
             return False
         return True
 
-    def _peak(self) -> int:
+    @property
+    def batch(self) -> TrainBatch:
+        return self.batches[0]
+
+    def _peak(self, held: int) -> int | None:
+        """Bytes of this arrangement; None of a device that does not count them."""
         if self.device.type != "cuda":
-            return 0
+            return None
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         self.step(self.batch)
-        return torch.cuda.max_memory_allocated(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - held
 
     def run(self, repeats: int) -> None:
         """Take steps, of which the first does not count."""
         self.step(self.batch)
         for _ in range(repeats):
             with self.clock.part("step"):
-                self.step(self.batch)
+                for part in self.batches:
+                    self.step(part)
 
     @property
     def seconds(self) -> float:
-        return self.parts * median(self.clock.parts["step"])
+        """Of a whole batch."""
+        return median(self.clock.parts["step"])
 
 
 def allocated(device: torch.device) -> int:
@@ -226,6 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     held = allocated(device)
     published = Arrangement(published_step(C, device), batch, device, held)
     held = allocated(device)
+    torch.manual_seed(0)
     network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
     learner = build_learner(C, network)
     ours = Arrangement(our_step(C, learner), batch, device, held)
@@ -258,11 +267,12 @@ def main(argv: list[str] | None = None) -> None:
             f"{arrangement.seconds:.4f}",
             f"{achieved / 1e12:.2f}",
             f"{achieved / rate:.1%}",
-            f"{arrangement.peak / 2**30:.1f}",
+            "not measured" if arrangement.peak is None else f"{arrangement.peak / 2**30:.1f}",
         )
     console.print(costs)
     speed_up = published.seconds / ours.seconds
     console.print(f"speed-up {speed_up:.2f} x; {step_flop / 1e12:.2f} TFLOP a step; {rate / 1e12:.1f} TFLOP/s matrix")
+    console.print(STEP)
 
 
 if __name__ == "__main__":

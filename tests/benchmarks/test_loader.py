@@ -9,6 +9,8 @@ import pytest
 from benchmarks import loader
 from benchmarks.loader import CAMVID, KINDS, MEAN, STD, Published, generate, main, make_set, quarter
 from furnace.datasets.reading import Files
+from furnace.datasets.splits import Sample
+from tests.golden_values import GOLDEN
 from tests.tiny_data import blocky_label, write_image, write_palette_label
 
 
@@ -71,3 +73,29 @@ def test_ratios_are_medians_over_positions_at_each_of_which_all_ways_run(monkeyp
     )
     assert found["files"] == {"cpu_seconds": 3, "times_decoding": 2, "faster_than_published": 4}
     assert found["published"] == {"cpu_seconds": 12, "times_decoding": 6, "faster_than_published": 1}
+
+
+@pytest.mark.parametrize("name", ["city", "voc"])
+def test_the_published_arrangement_scales_grey_levels(name: str, tmp_path: Path, monkeypatch) -> None:
+    """The published code's golden crops hold whole grey levels, and so do the benchmark's."""
+    golden = np.load(GOLDEN / f"transform_{name}.npz")
+    case = next(key for key in golden if key.endswith("/out_image") and golden[key.replace("out_image", "scale")] != 1)
+    assert off_grey_levels(golden[case]) < 1e-3
+    image = write_image(tmp_path / "a.png", np.ascontiguousarray(golden["image"]))
+    samples = [Sample("a", image, write_palette_label(tmp_path / "l.png", golden["label"].astype(np.uint8)))]
+    kind = loader.Kind("", golden["image"].shape[:2], ".png", (32, 32), 21, 6)
+    monkeypatch.setattr(loader, "SCALES", [1.5])
+    assert off_grey_levels(Published(samples, kind).unlabeled(make_set(kind, samples, Files(255)), 0)) < 1e-3
+
+
+def off_grey_levels(crop: np.ndarray) -> float:
+    """Distance of a normalised crop (3, H, W) from whole grey levels, its padding left out."""
+    levels = 255 * (crop.astype(np.float64) * STD.reshape(3, 1, 1) + MEAN.reshape(3, 1, 1))[:, crop.any(0)]
+    return float(np.abs(levels - levels.round()).max())
+
+
+def test_edges_of_labels_are_seven_pixels_wide() -> None:
+    label = np.zeros((40, 40), np.uint8)
+    label[:, 20:] = 5
+    edges = loader.edge_map(label)
+    assert (edges[20] > 0).sum() in (7, 8) and edges[20, 19] == 255 and not edges[20, :15].any()

@@ -9,6 +9,7 @@ import torch
 from benchmarks import step
 from benchmarks.published import published_losses
 from benchmarks.step import Arrangement
+from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
 from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import UserError
@@ -19,7 +20,9 @@ from tests.engine.steps import random_batch
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("changes", [{}, {"ohem": True, "ohem_min_kept": 60, "class_weight": [0.5, 1.5] * 10 + [1]}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"ohem": True, "ohem_min_kept": 60, "ohem_thresh": 0.05, "class_weight": [0.5, 1.5] * 10 + [1]}]
+)
 def test_the_published_arrangement_has_the_same_loss(make_settings: Callable[..., Settings], changes: dict):
     C = make_settings(head_channels=8, unsup_weight=2, **changes)
     network = build_network(C).double().train()
@@ -28,18 +31,30 @@ def test_the_published_arrangement_has_the_same_loss(make_settings: Callable[...
     ours = sum(loss.weight * loss.value for loss in losses)
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight).double()
     ohem = C.ohem_min_kept * C.batch_size if C.ohem else 0
-    theirs = published_losses(network, batch, class_weight, C.unsup_weight, ohem)
+    theirs = published_losses(network, batch, class_weight, C.unsup_weight, ohem, C.ohem_thresh)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-10)
     gradients = [torch.autograd.grad(loss, network.branch2.classifier.weight)[0] for loss in (ours, theirs)]
     assert torch.allclose(*gradients, rtol=1e-8)
 
 
-def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture):
+def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+
+    def recorded(*args, **kwargs) -> Network:
+        network = build_network(*args, **kwargs)
+        drawn.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return network
+
+    monkeypatch.setattr(step, "build_network", recorded)
     overrides = ["image_height=32", "image_width=32", "batch_size=2", "head_channels=8"]
     options = [word for override in overrides for word in ("-o", override)]
     step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "--repeats", "1", *options])
     output = capsys.readouterr().out
-    assert all(part in output for part in ("students' passes", "backward", "published", "ours", "speed-up"))
+    assert all(part in output for part in ("students' passes", "backward", "published", "ours", "speed-up", "Not run"))
+    rows = [line for line in output.splitlines() if "not measured" in line]
+    assert len(rows) == 2, "no memory is told where none was measured"
+    published, ours, *_ = drawn
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in published.items()), "both start alike"
 
 
 def test_what_the_published_step_does_not_have_is_refused():
@@ -58,7 +73,19 @@ def test_a_batch_too_large_for_the_memory_is_cut(make_settings: Callable[..., Se
     arrangement = Arrangement(step, random_batch(C, CPU), CPU, 0)
     assert sizes == [4, 2, 1]
     arrangement.run(2)
-    assert arrangement.seconds == 4 * median(arrangement.clock.parts["step"])
+    assert sizes[3:] == [1] * 9, "one step that does not count, and twice the whole batch"
+    assert arrangement.seconds == median(arrangement.clock.parts["step"])
+
+
+def test_the_parts_of_a_batch_are_of_one_size(make_settings: Callable[..., Settings]):
+    batch = random_batch(make_settings(batch_size=6), CPU)
+
+    def step(batch: TrainBatch) -> None:
+        if len(batch.images) > 2:
+            raise torch.OutOfMemoryError("too much")
+
+    arrangement = Arrangement(step, batch, CPU, 0)
+    assert [len(part.images) for part in arrangement.batches] == [2, 2, 2]
 
 
 def test_a_single_image_too_large_is_an_error(make_settings: Callable[..., Settings]):
