@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.optim import Optimizer
 
-from furnace.base_model.network import Network
 from furnace.engine.continuing import load_optimizer
-from furnace.engine.optim import OPTIMIZERS, build_optimizer, tell_decay
+from furnace.engine.optim import OPTIMIZERS, tell_decay
 from furnace.engine.snapshot_folder import AUTOSAVE
 from furnace.engine.trainer import Trainer
 from furnace.utils.errors import UserError
@@ -131,18 +131,28 @@ def test_an_optimizer_of_another_network_is_refused(change: Callable, message: s
         load_optimizer(trained()[1], state, "epoch-3.pth")
 
 
-def test_groups_of_other_programs_are_joined_by_decay_whatever_their_ids() -> None:
-    """The published code has six groups, our first version had two: with and without decay, in turn."""
-    branch = Network(3, "resnet18", head_channels=8).branch1
-    ours = build_optimizer(branch, lr=0.1)
-    groups, momenta = [], {}
+def as_published(optimizer: Optimizer, branch: nn.Module) -> dict:
+    """An optimizer's state as the published code has it: with and without decay in turn, module by module; any ids."""
+    groups, state = [], {}
     for part in (branch.backbone, branch.head, branch.classifier):
         for decays in (True, False):
             chosen = [parameter for parameter, with_decay in tell_decay(part) if with_decay == decays]
-            ids = [10**6 + len(momenta) + number for number in range(len(chosen))]
-            momenta |= dict(zip(ids, chosen, strict=True))
+            ids = [140_000_000_000_000 - 64 * (len(state) + number) for number in range(len(chosen))]
+            state |= {index: dict(optimizer.state[p]) for index, p in zip(ids, chosen, strict=True)}
             groups.append({"params": ids, "lr": 7.0})
-    state = {index: {"momentum_buffer": 2 * parameter.detach()} for index, parameter in momenta.items()}
-    load_optimizer(ours, {"param_groups": groups, "state": state}, "epoch-20.pth")
-    assert all(torch.equal(ours.state[p]["momentum_buffer"], 2 * p) for p in branch.parameters())
-    assert {group["lr"] for group in ours.param_groups} == {0.1}
+    return {"param_groups": groups, "state": state}
+
+
+def test_a_checkpoint_of_the_published_code_continues_with_its_momentum(settings, tmp_path: Path) -> None:
+    changes = {"nepochs": 3, "niters_per_epoch": 2, "snapshot_iter": 1}
+    whole = train(settings("whole", **changes))
+    trainer = Trainer(settings("first", **changes), CPU, None, console=Console(quiet=True))
+    learner = trainer.learner
+    ours = torch.load(tmp_path / "whole/snapshot/epoch-1.pth", weights_only=True)
+    published = {"model": {f"module.{name}": tensor for name, tensor in ours["model"].items()}}
+    for number, (optimizer, branch) in enumerate(zip(learner.optimizers, learner.network.branches, strict=True), 1):
+        load_optimizer(optimizer, ours[f"optimizer_{number}"], "epoch-1.pth")
+        published[f"optimizer_{number}"] = as_published(optimizer, branch)
+    torch.save({**published, "epoch": 1, "iteration": 1}, tmp_path / "epoch-1.pth")
+    assert train(settings("continued", **changes), str(tmp_path / "epoch-1.pth")) == whole[4:]
+    assert_same_state(final(settings("continued")), final(settings("whole")))
