@@ -85,7 +85,7 @@ class DilatedResNet(tv.ResNet):
 
 
 def draw_weights(network: nn.Module) -> None:
-    """Draw every convolution's weights as PyTorch does by default, like the published backbone; torchvision does not."""
+    """Draw the weights of all convolutions as PyTorch does by default: so does the published code, not torchvision."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()

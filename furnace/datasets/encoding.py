@@ -13,6 +13,8 @@ from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.visualize import Palette, full_palette
 
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+COLOUR_TYPE = 25  # position of a PNG's colour type, which is one of these
+GREY, INDEXED = 0, 3
 
 
 def check_jpeg(content: bytes) -> bytes:

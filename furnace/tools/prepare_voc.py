@@ -16,10 +16,11 @@ from scipy.io import loadmat
 
 from furnace.datasets.archives import Source, open_source, published_difference
 from furnace.datasets.catalog import CATALOG
-from furnace.datasets.encoding import check_jpeg, check_values, decode_indices, encode_label
+from furnace.datasets.encoding import GREY, INDEXED, check_jpeg, check_values, decode_indices, encode_label
 from furnace.datasets.protocols import Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
+from furnace.utils.visualize import Palette
 
 VOC_BYTES, VOC_MD5 = 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"
 SBD_MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("nothing to do: give --voc and --sbd, or --splits-from for data that are prepared already")
     plan = Plan()
     if args.voc:
-        plan = plan_voc(open_source(args.voc), open_source(args.sbd), args.target)
+        plan = plan_voc(open_source(args.voc), open_source(args.sbd), args.target, args.grey)
         differences = (published_difference(args.voc, VOC_MD5, VOC_BYTES), published_difference(args.sbd, SBD_MD5))
         plan.warnings = [difference for difference in differences if difference]
     prepare(plan, VOC_LAYOUT, args)
@@ -75,28 +76,33 @@ def build_parser() -> ArgumentParser:
         type=Path,
         help="benchmark.tgz or the folder it was extracted to, or a SegmentationClassAug folder or zip",
     )
+    parser.add_argument(
+        "--grey", action="store_true", help="write labels as grey values, as the published code reads them"
+    )
     return parser
 
 
-def plan_voc(voc: Source, sbd: Source, target: Path) -> Plan:
-    """What the two sources give. Raises UserError where a list names what they lack."""
+def plan_voc(voc: Source, sbd: Source, target: Path, grey: bool = False) -> Plan:
+    """Plan what the two sources give. Raises UserError if a list names what they lack."""
     train, val = (read_ids(voc, f"{VOC_FOLDER}ImageSets/Segmentation/", name) for name in ("train", "val"))
     if both := set(train) & set(val):
         raise UserError(f"{voc.path}: {len(both)} images are in both train.txt and val.txt, such as {min(both)}")
     images = voc.find(rf"{VOC_FOLDER}JPEGImages/({ID})\.jpg")
     official = voc.find(rf"{VOC_FOLDER}SegmentationClass/({ID})\.png")
-    extra, convert = find_extra_labels(sbd)
+    extra, decode = find_extra_labels(sbd)
+    convert, colour = partial(convert_label, decode, None if grey else PALETTE), GREY if grey else INDEXED
     augmented = sorted((set(train) | set(extra)) - set(val))
     only_extra = sorted(set(augmented) - set(train))
     pictures = partial(make_tasks, voc, images, suffix=".jpg", convert=check_jpeg)
-    labels = partial(make_tasks, voc, official, suffix=".png", convert=check_label)
+    own = partial(convert_label, decode_indices, None) if grey else check_label
+    labels = partial(make_tasks, voc, official, suffix=".png", convert=own, verbatim=not grey, colour=colour)
     return Plan(
         tasks=[
             *pictures(augmented, target / "train_aug/image"),
             *pictures(val, target / "val/image"),
             *labels(train, target / "train_aug/label"),
             *labels(val, target / "val/label"),
-            *make_tasks(sbd, extra, only_extra, target / "train_aug/label", ".png", convert, verbatim=False),
+            *make_tasks(sbd, extra, only_extra, target / "train_aug/label", ".png", convert, False, colour),
         ],
         lists={"train_aug.txt": augmented, "train.txt": train, "val.txt": val},
         published=PUBLISHED,
@@ -104,8 +110,8 @@ def plan_voc(voc: Source, sbd: Source, target: Path) -> Plan:
     )
 
 
-def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], bytes]]:
-    """Members with the labels beyond VOC's own, by image id, and what makes a label PNG of such a member.
+def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], np.ndarray]]:
+    """Members with the labels beyond VOC's own, by image id, and the function that decodes such a member.
 
     Those of SBD's two lists, or, where there are no .mat files, every PNG of a SegmentationClassAug.
     """
@@ -113,9 +119,9 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], by
         ids = [i for name in ("train", "val") for i in read_ids(sbd, SBD_FOLDER, name)]
         if lacking := set(ids) - set(matrices):
             raise UserError(f"{sbd.path}: lacks {len(lacking)} labels of its lists, such as cls/{min(lacking)}.mat")
-        return {i: matrices[i] for i in ids}, convert_matrix
+        return {i: matrices[i] for i in ids}, decode_matrix
     if pictures := sbd.find(rf"(?:(?:.*/)?SegmentationClassAug/)?({ID})\.png"):
-        return pictures, convert_picture
+        return pictures, decode_indices
     raise UserError(f"{sbd.path}: holds neither dataset/cls/*.mat nor SegmentationClassAug/*.png; is it benchmark.tgz?")
 
 
@@ -136,15 +142,15 @@ def check_label(content: bytes) -> bytes:
     return content
 
 
-def convert_picture(content: bytes) -> bytes:
-    """The palette PNG of a grey or palette label PNG."""
-    return encode_label(check_values(decode_indices(content), NUM_CLASSES), PALETTE)
+def convert_label(decode: Callable[[bytes], np.ndarray], palette: Palette | None, content: bytes) -> bytes:
+    """The label PNG of a member: of indices into `palette`, or of grey values without one."""
+    return encode_label(check_values(decode(content), NUM_CLASSES), palette)
 
 
-def convert_matrix(content: bytes) -> bytes:
-    """The palette PNG of an SBD .mat file."""
+def decode_matrix(content: bytes) -> np.ndarray:
+    """The label (H, W) uint8 of an SBD .mat file."""
     label = loadmat(BytesIO(content), variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
-    return encode_label(check_values(np.asarray(label, dtype=np.uint8), NUM_CLASSES), PALETTE)
+    return np.asarray(label, dtype=np.uint8)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from furnace.datasets.archives import FolderSource, Source
-from furnace.datasets.encoding import PNG_END
+from furnace.datasets.encoding import COLOUR_TYPE, PNG_END
 from furnace.datasets.protocols import (
     Layout,
     Partition,
@@ -42,6 +42,7 @@ class Task:
         target: the file.
         convert: checks the member's content and gives the file's; what it raises says why the member can't be used.
         verbatim: the file is the member, byte for byte, so that it can be a link; else it is a PNG.
+        colour: PNG colour type of the file, if there is a choice: an earlier file of another type is made again.
     """
 
     source: Source
@@ -49,6 +50,7 @@ class Task:
     target: Path
     convert: Callable[[bytes], bytes]
     verbatim: bool = True
+    colour: int | None = None
 
 
 @dataclass
@@ -92,6 +94,7 @@ def make_tasks(
     suffix: str,
     convert: Callable[[bytes], bytes],
     verbatim: bool = True,
+    colour: int | None = None,
 ) -> list[Task]:
     """Tasks that make `folder`/NAME`suffix` from the member of each name. Raises UserError where there is none."""
     names = list(names)
@@ -100,7 +103,7 @@ def make_tasks(
             f"{source.path}: lacks {len(lacking)} of the {len(names)} files for {folder}, as of {lacking[0]}; "
             "incomplete or truncated: download it again"
         )
-    return [Task(source, members[name], folder / f"{name}{suffix}", convert, verbatim) for name in names]
+    return [Task(source, members[name], folder / f"{name}{suffix}", convert, verbatim, colour) for name in names]
 
 
 def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
@@ -142,13 +145,16 @@ def check_before(
 
 
 def is_complete(task: Task) -> bool:
-    """Whether the file of a task is there and whole: of the member's size, or a PNG with an end."""
+    """Tell if the file of a task is there and whole: of the member's size, or a PNG of its colour type with an end."""
     if not task.target.is_file():
         return False
-    if task.verbatim:
-        return task.target.stat().st_size == task.source.entries[task.member].size
+    size = task.target.stat().st_size
     with task.target.open("rb") as file:
-        file.seek(-min(len(PNG_END), task.target.stat().st_size), os.SEEK_END)
+        if task.colour is not None and file.read(COLOUR_TYPE + 1)[COLOUR_TYPE:] != bytes([task.colour]):
+            return False
+        if task.verbatim:
+            return size == task.source.entries[task.member].size
+        file.seek(-min(len(PNG_END), size), os.SEEK_END)
         return file.read() == PNG_END
 
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -97,6 +98,19 @@ def test_labels_hold_class_indices_and_official_ones_win(voc, sbd, target):
     for i in VOC_VAL:
         values = np.asarray(Image.open(target / "val" / "label" / f"{i}.png"))
         np.testing.assert_array_equal(values, label(i, OFFICIAL_CLASS))
+
+
+def test_grey_labels_are_what_the_published_code_reads(voc, sbd, target):
+    """It reads labels as grey values; those of palette images are the brightness of colours."""
+    prepare(voc, sbd, target)
+    expected = {path: np.asarray(Image.open(path)) for path in target.rglob("label/*.png")}
+    for options, mode in ((["--grey"], "L"), ([], "P")):
+        prepare(voc, sbd, target, *options)
+        for path, values in expected.items():
+            assert Image.open(path).mode == mode
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), values)
+            read = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            assert np.array_equal(read, values) == (mode == "L")
 
 
 @pytest.mark.parametrize("voc_form", ["tar", "parent", "VOCdevkit", "VOCdevkit/VOC2012"])
