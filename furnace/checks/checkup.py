@@ -111,7 +111,7 @@ class Checkup:
             advice = f"take them out of the {one.title} list, else the scores are too high"
             self._add(Level.PROBLEM, check, text, advice)
         elif len(shared) == len(one.samples) < len(other.samples):
-            self._add(Level.NOTE, check, text, "all that are labelled, as in the published full supervision")
+            self._add(Level.NOTE, check, text, "all labelled images, as in the published full supervision")
         elif published:
             self._add(Level.NOTE, check, text, "a known fault of the published few-label lists; it does little harm")
         else:

@@ -1,4 +1,4 @@
-"""What a check of an experiment finds, in words."""
+"""Findings of a check of an experiment, in words."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +13,7 @@ SAMPLE = 64  # images of each list that are decoded unless all are wanted
 
 
 class Level(Enum):
-    """How bad a finding is: only problems stop a run, or spoil its results."""
+    """Severity of a finding: only problems stop a run or spoil its results."""
 
     OK = "ok"
     NOTE = "note"

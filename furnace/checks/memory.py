@@ -1,4 +1,4 @@
-"""How much main memory a process may have: the machine's, or less where a container or a job is given less."""
+"""Main memory that a process may have: that of the machine, or the lower limit of its container or job."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def cgroup_limits(mount: Path, membership: Path) -> Iterator[int]:
 
 
 def read_limit(file: Path) -> int | None:
-    """The number of bytes in a file; None where it says "max", or there is none."""
+    """The number of bytes in a file; None if it says "max", or is missing."""
     try:
         text = file.read_text(encoding="utf-8").strip()
     except OSError:

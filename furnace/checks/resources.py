@@ -1,4 +1,4 @@
-"""Whether a machine has what an experiment needs: weights, room for the cache, and time."""
+"""Checks of a machine for an experiment: weights, room for the cache, and time."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ MEMORY, TIME = "memory", "training time"
 
 
 def check_weights(C: Settings) -> Finding:
-    """Whether the encoders' weights are there and fit; nothing is downloaded."""
+    """Check that the encoders' weights are there and fit; nothing is downloaded."""
     check = "pretrained weights"
     files = [imagenet_file(name.strip()) for name in C.backbone.split(",")] if C.pretrained_model == IMAGENET else []
     if missing := [file for file in files if not file.is_file()]:
@@ -37,7 +37,7 @@ def check_weights(C: Settings) -> Finding:
 
 
 def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
-    """Whether there is room for the decoded `images` and `labels`."""
+    """Check the room for the decoded `images` and `labels`."""
     try:
         files = build_files(C)
     except UserError as error:
@@ -56,7 +56,7 @@ def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
 
 
 def check_time(C: Settings, device: torch.device) -> list[Finding]:
-    """How many iterations the recipe has, and how long they would take here."""
+    """Estimate the iterations of the recipe and their time on this machine."""
     epochs, steps = counted(range(C.nepochs), "epoch"), counted(range(C.niters_per_epoch), "iteration")
     recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
     try:

@@ -38,7 +38,7 @@ RESERVE = 2**28  # bytes to leave free
 
 @dataclass(frozen=True)
 class Source:
-    """What is cached: an image or label file, how to decode it, and the name of its entry."""
+    """One cached file: an image or label, its decoder, and the name of its entry."""
 
     path: Path
     entry: str
@@ -46,7 +46,7 @@ class Source:
     decode: Callable[[], np.ndarray]
 
     def identity(self) -> tuple[int, int] | None:
-        """Size and time of the last change, None where there is no such file."""
+        """Size and time of the last change; None without such a file."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -158,7 +158,7 @@ class Cache(Files):
         return pixels
 
     def _map(self, source: Source) -> tuple[int, np.ndarray] | None:
-        """Checksum and pixels of an entry, read-only; None where it is missing, stale or of a wrong size."""
+        """Checksum and pixels of an entry, read-only; None if it is missing, stale or of a wrong size."""
         identity = self.identities.get(source.path) or source.identity()
         try:
             with open(self.folder / source.entry, "rb") as file:
@@ -181,7 +181,7 @@ class Cache(Files):
 
 
 def entry_name(kind: str, path: Path) -> str:
-    """File name of an entry: the same for the same file and kind, whatever its content."""
+    """File name of an entry: it follows from the file's path and kind, not from its content."""
     return sha256(f"{kind} {os.path.abspath(path)}".encode()).hexdigest()[:32]
 
 

@@ -20,7 +20,7 @@ FILLING = ".filling"  # its lock is held by whoever writes
 
 
 def locate(setting: str) -> Path:
-    """The folder that `C.cache` means, other than "off". Raises UserError where there is none in memory."""
+    """The folder that `C.cache` means, other than "off". Raises UserError if this machine has no folder in memory."""
     if setting != RAM:
         return Path(setting).expanduser().absolute()
     if not MEMORY.is_dir():

@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from furnace.datasets.reading import is_cut_off
+from furnace.datasets.reading import is_cut_off, wrong_values
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.visualize import Palette, full_palette
 
@@ -18,7 +18,7 @@ GREY, INDEXED = 0, 3
 
 
 def check_jpeg(content: bytes) -> bytes:
-    """`content` itself. Raises where it can't be decoded to the end."""
+    """`content` itself. Raises if it can't be decoded to the end."""
     if is_cut_off(content):
         raise ValueError("a truncated JPEG")
     with Image.open(BytesIO(content), formats=["JPEG"]) as image:
@@ -27,14 +27,14 @@ def check_jpeg(content: bytes) -> bytes:
 
 
 def check_png(content: bytes) -> bytes:
-    """`content` itself. Raises where it does not begin or end as a PNG does; it is not decoded."""
+    """`content` itself. Raises if it does not begin or end as a PNG does; it is not decoded."""
     if not (content.startswith(PNG_START) and content.endswith(PNG_END)):
         raise ValueError("not a PNG, or a truncated one")
     return content
 
 
 def decode_indices(content: bytes) -> np.ndarray:
-    """A label PNG as (H, W) uint8 of its values; a palette image gives its indices. Raises where it is no such PNG."""
+    """A label PNG as (H, W) uint8 of its values; a palette image gives its indices. Raises if it is no such PNG."""
     with Image.open(BytesIO(check_png(content)), formats=["PNG"]) as image:
         if image.mode not in ("L", "P"):
             raise ValueError(f"a {image.mode} image, where a label holds one class index a pixel")
@@ -42,9 +42,8 @@ def decode_indices(content: bytes) -> np.ndarray:
 
 
 def check_values(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """`label` (H, W) uint8 itself. Raises where a value is neither a class nor 255."""
-    wrong = label[(label >= num_classes) & (label != IGNORE_INDEX)]
-    if wrong.size:
+    """`label` (H, W) uint8 itself. Raises if a value is neither a class nor 255."""
+    if (wrong := wrong_values(label, num_classes)).size:
         raise ValueError(f"label value {wrong[0]} is neither a class (0 to {num_classes - 1}) nor {IGNORE_INDEX}")
     return label
 

@@ -1,4 +1,4 @@
-"""What can be wrong with lists, images and labels: found, counted and named, but changed nowhere."""
+"""Faults of lists, images and labels: they are found, counted and named; nothing is changed."""
 
 import hashlib
 import os
@@ -49,9 +49,9 @@ def open_listing(title: str, source: str, root: str, folder: str, labeled: bool)
 
 
 def shared_images(one: Listing, other: Listing) -> list[str] | None:
-    """Names of the images that two listings share: the same file, under whatever name.
+    """Names of the images that two listings share: the same file, under any name.
 
-    Where images are missing, those that both call the same and look for in the same folder; None if that, too,
+    If images are missing: those of one name in one folder in both listings; None if that, too,
     can't be said.
     """
     if not (one.faults or other.faults):
@@ -105,7 +105,7 @@ def _files(sample: Sample, labeled: bool) -> list[Path]:
 
 @dataclass
 class Inspection:
-    """What decoding one sample shows: `faults`, messages by check; `counts` (256,) int64 of its label's values."""
+    """Result of decoding one sample: `faults`, messages by check; `counts` (256,) int64 of its label's values."""
 
     sample: Sample
     faults: dict[str, str] = field(default_factory=dict)

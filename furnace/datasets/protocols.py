@@ -1,4 +1,4 @@
-"""The published partitions: recognising them by their content, and knowing where the settings look for them.
+"""The published partitions: they are recognised by their content, and installed where the settings look for them.
 
 Cityscapes and augmented VOC: Chen et al. (CPS, CVPR 2021); few labels: Zou et al. (PseudoSeg, ICLR 2021).
 """
@@ -46,7 +46,7 @@ LISTS_SHOWN = 3
 
 
 def recognize(source: str | Path) -> str | None:
-    """Name of the published protocol that a list is, whatever its order and line ends; None if it is none.
+    """Name of the published protocol of a list, in any order and with any line ends; None for other lists.
 
     Raises:
         UserError: the list is missing, is not text, or is empty.
@@ -56,7 +56,7 @@ def recognize(source: str | Path) -> str | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set's partition lists belong.
+    """Places of a data set's partition lists.
 
     Args:
         destinations: destination below the data set's folder, by a pattern of the published file name;
@@ -79,7 +79,7 @@ class Partition:
 
 
 def find_partitions(folder: Path, layout: Layout) -> list[Partition]:
-    """The lists in `folder` and in its folders subset_train*. Raises UserError where there is none."""
+    """The lists in `folder` and in its folders subset_train*. Raises UserError if there is none."""
     found: dict[str, Partition] = {}
     for source in sorted([*folder.glob("*.txt"), *folder.glob("subset_train*/*.txt")]):
         for pattern, template in layout.destinations.items():

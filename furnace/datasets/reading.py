@@ -28,7 +28,7 @@ class Files:
         self.num_classes = num_classes
 
     def prepare(self, images: Iterable[Path], labels: Iterable[Path], skip_unreadable: bool = False) -> None:
-        """What is to be done once, before worker processes start, for the images and labels of a run."""
+        """Prepare the images and labels of a run, once, before worker processes start."""
 
     def image(self, path: Path) -> np.ndarray:
         """As `read_image`."""
@@ -46,7 +46,7 @@ class Files:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image as (H, W, 3) uint8 RGB. Raises UserError where it is missing, too large or can't be decoded."""
+    """An image as (H, W, 3) uint8 RGB. Raises UserError if it is missing, too large or can't be decoded."""
     data, _ = open_image(path)
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
@@ -67,10 +67,8 @@ def read_label(path: Path, num_classes: int) -> np.ndarray:
 
 
 def check_values(label: np.ndarray, num_classes: int, path: Path) -> np.ndarray:
-    """The label map of `path` as uint8. Raises UserError where a value is neither a class nor 255."""
-    wrong = ((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)
-    if wrong.any():
-        values = np.unique(label[wrong])
+    """The label map of `path` as uint8. Raises UserError if a value is neither a class nor 255."""
+    if (values := wrong_values(label, num_classes)).size:
         raise UserError(
             f"{path}: label value {values[0]} is neither a class (C.num_classes = {num_classes}: 0 to "
             f"{num_classes - 1}) nor {IGNORE_INDEX}; "
@@ -79,8 +77,13 @@ def check_values(label: np.ndarray, num_classes: int, path: Path) -> np.ndarray:
     return label.astype(np.uint8, copy=False)
 
 
+def wrong_values(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """The values (n,) of a label map (H, W) that are neither classes nor 255, sorted."""
+    return np.unique(label[((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)])
+
+
 def decode_label(path: Path) -> np.ndarray:
-    """The values of a label map (H, W), whatever they are. Raises UserError as `read_label` does otherwise."""
+    """The values of a label map (H, W), unchecked. Raises UserError as `read_label` does otherwise."""
     _, file = open_image(path)
     if file.mode not in ("L", "P", "1", "I;16", "I"):
         raise UserError(
@@ -107,10 +110,10 @@ def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[i
 
 
 def open_image(path: Path) -> tuple[bytes, Image.Image]:
-    """Content of an image file, and the image in it, of which only the header is decoded yet.
+    """Content of an image file, and its image: only the header is decoded so far.
 
     Raises:
-        UserError: the file is missing, is no image, or claims more than `MAX_PIXELS`.
+        UserError: the file is missing, is not an image, or claims more than `MAX_PIXELS`.
     """
     try:
         if not path.is_file() and path.exists():  # a pipe or device would never end
@@ -130,23 +133,23 @@ def open_image(path: Path) -> tuple[bytes, Image.Image]:
 
 
 def undecodable(path: Path) -> UserError:
-    """What to say of a file that can't be decoded."""
+    """Message about a file that can't be decoded."""
     return UserError(f"{path}: can't be decoded; the file is damaged or no image")
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG file ends before its image does, which older OpenCV fills up with grey."""
+    """True if a JPEG file ends before its image does; older OpenCV fills the rest with grey."""
     if not data.startswith(b"\xff\xd8"):
         return False
     at = 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    # Only after the segments, one of which may hold a whole thumbnail, does FFD9 mean the image's end.
+    # A segment may hold a whole thumbnail: FFD9 means the image's end only after all segments.
     return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) < 0
 
 
 def likely_cause(values: np.ndarray, num_classes: int) -> str:
-    """What usually leads to such label values."""
+    """The usual cause of such label values."""
     greys = {round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in voc_palette(21)}
     if set(values.tolist()) <= greys:
         return "a palette image was probably read as grey values: write the palette's indices"

@@ -108,7 +108,7 @@ def _path_name(image: Path, root: Path, keep_suffix: bool) -> str:
 
 
 def list_hash(source: str | Path) -> str:
-    """sha256 of the sorted lines, joined by newlines: it identifies a partition whatever the order and line ends."""
+    """sha256 of the sorted lines, joined by newlines: it identifies a partition in any order, with any line ends."""
     lines = sorted(line for _, line in read_lines(source))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -72,7 +72,7 @@ class Saver:
         return path
 
     def is_due(self) -> bool:
-        """Whether `C.autosave_minutes` have gone by since anything was saved."""
+        """True if `C.autosave_minutes` have passed since the last save."""
         minutes = self.C.autosave_minutes
         return bool(minutes) and time.monotonic() - self.saved_at > minutes * SECONDS
 

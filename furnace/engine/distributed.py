@@ -26,17 +26,17 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes share the run."""
+    """Number of processes that share the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def launched() -> bool:
-    """Whether torchrun started this process."""
+    """True if torchrun started this process."""
     return "LOCAL_RANK" in os.environ
 
 
 def restarts() -> int:
-    """How often torchrun has started this run again after one of its processes had ended."""
+    """Number of restarts by torchrun after one of its processes had ended."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 

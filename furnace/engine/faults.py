@@ -75,12 +75,12 @@ def faults_explained(C: Settings, advice: Advice) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch, CUDA, OpenCV or Python had no memory left."""
+    """True if PyTorch, CUDA, OpenCV or Python had no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY.search(str(error)) is not None
 
 
 def is_of_gpu(error: Exception) -> bool:
-    """Whether it was a GPU's memory; a context that can't be made is another error than the allocator's."""
+    """True if it was a GPU's memory; a context that can't be made has another error than the allocator's."""
     return isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
 
 

@@ -46,7 +46,7 @@ class Guard:
         return {dtype: torch.cat([t.flatten() for t in tensors]) for dtype, tensors in self._tensors().items()}
 
     def judge(self, iteration: int, scalars: dict[str, Tensor], bad_gradients: Tensor) -> Tensor:
-        """Whether an iteration must be undone, () bool on the device.
+        """Judge an iteration: True () bool on the device if it must be undone.
 
         Args:
             iteration: its number.

@@ -71,7 +71,7 @@ class LossScale:
             multiply_all(gradients, 1 / self.scale)
 
     def excuses(self, not_finite: Tensor) -> Tensor:
-        """Whether gradients that are `not_finite`, () bool, are so only because of a scale that can become smaller."""
+        """True () if gradients are `not_finite` (), bool, only because of a scale that can become smaller."""
         return not_finite & (self.scale > 1)
 
     def update(self, overflow: Tensor, frozen: Tensor) -> None:

@@ -43,7 +43,7 @@ class Snapshot:
 
 
 def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
-    """Whether a snapshot is due after `epoch` (from 0): every `snapshot_iter` past the first sixth, and at the end."""
+    """True if a snapshot is due after `epoch` (from 0): every `snapshot_iter` past the first sixth, and at the end."""
     return epoch == nepochs - 1 or (epoch > nepochs // 6 and epoch % snapshot_iter == 0)
 
 

@@ -100,7 +100,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--draw-subsets", action="store_true", help="each seed draws labelled images of its own")
     parser.add_argument("--list", help="with --draw-subsets: list of all training images (default: the data set's)")
     parser.add_argument(
-        "--validation", metavar="LIST", help="labelled images, neither tested nor trained on, to choose the best epoch"
+        "--validation",
+        metavar="LIST",
+        help="labelled images, not used in training or testing, to choose the best epoch",
     )
     parser.add_argument("--validation-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
     parser.add_argument("-d", "--devices", help="0, or 0-3 for a run on each, or cpu (default: what is there)")

@@ -82,7 +82,7 @@ def full_list(C: Settings) -> Path:
 
 
 def read_sorted(source: Path, C: Settings) -> tuple[list[str], list[Sample]]:
-    """Lines of a list, sorted, and their samples. Raises UserError where a line is there twice."""
+    """Lines of a list, sorted, and their samples. Raises UserError if a line is there twice."""
     lines = [line for _, line in read_lines(source)]
     samples = dict(zip(lines, read_list(source, C.dataset_path, C.train_folder), strict=True))
     if len(samples) < len(lines):
@@ -95,7 +95,7 @@ def read_sorted(source: Path, C: Settings) -> tuple[list[str], list[Sample]]:
 def labeled_sizes(count: int, ratios: Sequence[int], numbers: Sequence[int]) -> dict[str, int]:
     """Labelled images by partition: `count` // R of "1-R", as config.py counts them, and N of "N".
 
-    The published lists round up where `count` is no multiple of R (1323 of VOC's 10582, not 1322).
+    The published lists round up where `count` is not a multiple of R (1323 of VOC's 10582, not 1322).
 
     Raises:
         UserError: a partition would have no labelled, or no unlabelled images.
@@ -116,7 +116,7 @@ def list_files(C: Settings, out: Path | None, name: str) -> tuple[Path, Path]:
 
 
 def read_presence(samples: Sequence[Sample], num_classes: int) -> np.ndarray:
-    """Which classes each image's label shows, (N, K) bool. Raises UserError where a label can't be read."""
+    """Which classes each image's label shows, (N, K) bool. Raises UserError if a label can't be read."""
 
     def shown(sample: Sample) -> np.ndarray:
         label = read_label(sample.label, num_classes)

@@ -29,7 +29,7 @@ CROP_STEP = 32
 
 @dataclass(frozen=True)
 class Scope:
-    """What a machine can do: settings, the largest batch, crop and evaluation window, and the iterations an epoch."""
+    """Recipe for a machine: settings, the largest batch, crop and evaluation window, and the iterations an epoch."""
 
     backbone: str
     head_channels: int
@@ -197,7 +197,7 @@ def build_parser() -> ArgumentParser:
 
 
 class Masks:
-    """The masks of a folder, to be taken by the names of images. Raises UserError where one fits two images."""
+    """The masks of a folder, to be taken by the names of images. Raises UserError if one fits two images."""
 
     def __init__(self, folder: Path):
         paths = sorted(folder.rglob("*.png"))
@@ -226,7 +226,7 @@ class Masks:
 
 
 def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
-    """The images with masks, and those without. Raises UserError where a folder is missing or masks fit no image."""
+    """The images with masks, and those without. Raises UserError if a folder is missing or masks fit no image."""
     if images == masks:
         raise UserError(f"{images}: holds both images and masks; put the masks into a folder of their own")
     for folder in (images, masks):
@@ -250,7 +250,7 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
 
 
 def survey(labeled: list[Sample]) -> tuple[np.ndarray, tuple[int, int]]:
-    """The values of all masks, and the smallest height and width. Raises UserError where a mask can't be used."""
+    """The values of all masks, and the smallest height and width. Raises UserError if a mask can't be used."""
     values, sizes = set(), []
     for sample in labeled:
         label = read_label(sample.label, IGNORE_INDEX)

@@ -40,7 +40,7 @@ def build_parser() -> ArgumentParser:
 
 
 def plan_camvid(source: Source, target: Path) -> Plan:
-    """What the source gives. Raises UserError."""
+    """Plan the files of the source. Raises UserError."""
     plan = Plan()
     for split, count in COUNTS.items():
         pictures = source.find(rf"(?:(?:.*/)?CamVid/)?{split}/({FRAME})\.png")

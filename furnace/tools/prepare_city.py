@@ -53,7 +53,7 @@ def build_parser() -> ArgumentParser:
 
 
 def plan_city(images: Source, labels: Source, target: Path) -> Plan:
-    """What the two sources give; test images are taken where they are there. Raises UserError."""
+    """Plan the files of the two sources; test images are optional. Raises UserError."""
     plan = Plan(known=tuple(f"config_new/{split}.txt" for split in LABELLED))
     for split, count in COUNTS.items():
         folder, label_folder = f"images/{split}", f"segmentation/{split}"

@@ -126,7 +126,7 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], np
 
 
 def read_ids(source: Source, folder: str, name: str) -> list[str]:
-    """The image ids of the list `name` in a folder, given as a pattern. Raises UserError where there is none."""
+    """The image ids of the list `name` in a folder, given as a pattern. Raises UserError if there is none."""
     member = source.find(rf"{folder}({name})\.txt").get(name)
     if not member:
         raise UserError(f"{source.path}: holds no list {name}.txt; is it the archive that DATA/README.md names?")

@@ -3,9 +3,8 @@
 import os
 import shutil
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,14 +22,13 @@ from furnace.datasets.protocols import (
     shared_images,
 )
 from furnace.datasets.splits import check_replaceable, read_lines, write_list
+from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part, link_atomically, write_atomically
 from furnace.utils.places import data_root
-from furnace.utils.progress import ProgressBar, thread_count
+from furnace.utils.progress import ProgressBar
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import byte_size
-
-WAITING_PER_THREAD = 4  # files read ahead of the threads; bounds the memory
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Plan:
         tasks: files to make.
         lists: lines by the list's path below the data set's folder.
         published: files in a folder, or lines of a list, of the complete data set, by path below its folder.
-        known: the lists of which `PROTOCOLS` has the published content.
+        known: the lists whose published content is in `PROTOCOLS`.
         warnings: what the user should know.
     """
 
@@ -96,7 +94,7 @@ def make_tasks(
     verbatim: bool = True,
     colour: int | None = None,
 ) -> list[Task]:
-    """Tasks that make `folder`/NAME`suffix` from the member of each name. Raises UserError where there is none."""
+    """Tasks that make `folder`/NAME`suffix` from the member of each name. Raises UserError if there is none."""
     names = list(names)
     if lacking := [name for name in names if name not in members]:
         raise UserError(
@@ -109,7 +107,7 @@ def make_tasks(
 def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
     """Carry out a plan and install partitions, as `preparing_parser` describes, and print a summary.
 
-    Files that are there and complete are kept, so that an interrupted run goes on where it was.
+    Complete files are kept, so that an interrupted run continues.
 
     Raises:
         UserError: a member or list can't be used, or a file can't be written.
@@ -164,16 +162,8 @@ def carry_out(tasks: list[Task], link: bool) -> None:
         return
     if not link:
         check_space(tasks)
-    threads = thread_count()
-    waiting: deque[Future] = deque()
-    with ProgressBar("files", len(tasks), unit="file") as bar, ThreadPoolExecutor(threads) as pool:
-        for task, content in read_members(tasks):
-            waiting.append(pool.submit(make_file, task, content, link))
-            if len(waiting) >= threads * WAITING_PER_THREAD:
-                waiting.popleft().result()
-                bar.update()
-        while waiting:
-            waiting.popleft().result()
+    with ProgressBar("files", len(tasks), unit="file") as bar:
+        for _ in ahead(lambda member: make_file(*member, link), read_members(tasks)):
             bar.update()
 
 

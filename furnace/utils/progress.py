@@ -68,7 +68,7 @@ class Lines:
 
 
 def is_terminal(file: TextIO) -> bool:
-    """Whether a file can redraw a line."""
+    """True if a file can redraw a line."""
     return file.isatty() and os.environ.get("TERM") != "dumb"
 
 

@@ -1,11 +1,9 @@
 """Archives: every form reads alike, and hostile or damaged ones are refused."""
 
-import gzip
 import hashlib
 import io
 import tarfile
 import tempfile
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -66,16 +64,6 @@ def test_any_members_read_alike_in_every_form(members, data):
             assert set(source.entries) == set(members)
 
 
-@pytest.mark.parametrize("name", ["../x.txt", "/x.txt", "a/../../x.txt", "a\\..\\x.txt", "a/.."])
-@pytest.mark.parametrize("form", ["a.tar", "a.tgz", "a.zip"])
-def test_names_that_lead_outside_are_refused(name, form, tmp_path):
-    source = open_source(WRITERS[form](tmp_path / form, MEMBERS | {name: b"x"}))
-    with pytest.raises(UserError, match="leads outside"):
-        source.find(r"(set/a)\.txt")
-    with pytest.raises(UserError, match="leads outside"):
-        dict(source.read([name]))
-
-
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_a_tar_are_refused_where_they_are_wanted(kind, tmp_path):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
@@ -112,91 +100,6 @@ def test_a_huge_claim_takes_no_memory(tmp_path):
     (tmp_path / "a.tar").write_bytes(info.tobuf() + b"few bytes")
     with pytest.raises(UserError):
         open_source(tmp_path / "a.tar").find(r"set/(a)\.txt")
-
-
-def tar_header(kind: bytes, size: int, name: str = "a.txt") -> bytes:
-    info = tarfile.TarInfo(name)
-    info.type, info.size = kind, size
-    return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def pax_header(kind: bytes = tarfile.XHDTYPE, **fields: str) -> bytes:
-    """An extended header: records of their own length, a name and a value."""
-    content = b""
-    for name, value in fields.items():
-        record = f" {name.replace('_', '.')}={value}\n"
-        length = len(record) + len(str(len(record) + 6))
-        content += f"{length + len(str(length)) - len(str(len(record) + 6))}{record}".encode()
-    return tar_header(kind, len(content)) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
-
-
-def long_extension(kind: bytes) -> bytes:
-    return tar_header(kind, 2**26) + b"x" * 2**26 + tar_header(tarfile.REGTYPE, 0)
-
-
-def sparse_extension() -> bytes:
-    """The file's content begins with a map of as many numbers as it says."""
-    numbers = f"{2**23}\n".encode() + b"1\n" * 2**24
-    header = pax_header(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize="1")
-    return header + tar_header(tarfile.REGTYPE, len(numbers)) + numbers
-
-
-HOSTILE_HEADERS = {
-    "long name": lambda: long_extension(tarfile.GNUTYPE_LONGNAME),
-    "long link": lambda: long_extension(tarfile.GNUTYPE_LONGLINK),
-    "extended": lambda: long_extension(tarfile.XHDTYPE),
-    "extended for all": lambda: long_extension(tarfile.XGLTYPE),
-    "extended, Solaris": lambda: long_extension(tarfile.SOLARIS_XHDTYPE),
-    "sparse": lambda: tar_header(tarfile.GNUTYPE_SPARSE, 10) + bytes(512),
-    "sparse by extension": sparse_extension,
-    "chain of extensions": lambda: pax_header(comment="x") * 5000,
-    "size below zero": lambda: pax_header(size="-1024") + tar_header(tarfile.REGTYPE, 0),
-    "size beyond all": lambda: pax_header(size="9" * 30) + tar_header(tarfile.REGTYPE, 0),
-}
-LITTLE_BYTES = 16 * 2**20
-
-
-@pytest.mark.parametrize("kind", HOSTILE_HEADERS)
-@pytest.mark.parametrize("first", [True, False])
-def test_headers_of_a_small_tar_that_ask_for_much_are_refused_in_little_memory(kind, first, tmp_path):
-    path = tmp_path / "a.tgz"
-    plain = b"" if first else tar_header(tarfile.REGTYPE, 0, "b.txt")
-    path.write_bytes(gzip.compress(plain + HOSTILE_HEADERS[kind]() + bytes(1024), 1))
-    assert path.stat().st_size < 2**20
-    tracemalloc.start()
-    try:
-        with pytest.raises(UserError, match=r"a\.tgz: can't be read as a tar or zip") as error:
-            open_source(path).find(r"(a)\.txt")
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < LITTLE_BYTES
-    assert len(str(error.value)) < 400
-
-
-def test_headers_that_many_members_bring_do_not_add_up(tmp_path):
-    path = tmp_path / "a.tgz"
-    parts = [
-        pax_header(tarfile.XGLTYPE, **{f"key{i}": "x" * 60_000}) + tar_header(tarfile.REGTYPE, 0, f"{i}.txt")
-        for i in range(500)
-    ]
-    path.write_bytes(gzip.compress(b"".join(parts) + bytes(1024), 1))
-    del parts
-    tracemalloc.start()
-    try:
-        assert len(open_source(path).entries) == 500
-        assert tracemalloc.get_traced_memory()[1] < LITTLE_BYTES
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize("form", WRITERS)
-def test_more_members_than_fit_into_little_memory_are_refused(form, tmp_path, monkeypatch):
-    path = WRITERS[form](tmp_path / form, {f"{i:03d}.txt": b"" for i in range(40)})
-    assert len(open_source(path).entries) == 40
-    monkeypatch.setattr(archives, "MAX_LISTING_BYTES", 30 * archives.ENTRY_BYTES)
-    with pytest.raises(UserError, match=r"the names of 29 files alone take .*, and there are more"):
-        open_source(path).find(r"(000)\.txt")
 
 
 def test_long_names_that_are_none_too_long_are_read(tmp_path):

@@ -14,6 +14,7 @@ from furnace.datasets.splits import list_hash, read_list
 from furnace.methods.settings import load_config
 from furnace.tools import preparing
 from furnace.tools.prepare_voc import main
+from furnace.utils import background
 from furnace.utils.errors import UserError
 from tests.official_archives import (
     OFFICIAL_CLASS,
@@ -207,7 +208,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(done, voc, sbd, targe
     write = preparing.write_atomically
     with monkeypatch.context() as patch:
         patch.setattr(preparing, "write_atomically", interrupted)
-        patch.setattr(preparing, "thread_count", lambda: 1)
+        patch.setattr(background, "thread_count", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             prepare(voc, sbd, target)
     assert len(written) == done
