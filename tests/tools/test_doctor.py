@@ -193,7 +193,7 @@ def test_full_supervision_is_no_problem(examine, voc_root: Path) -> None:
     (voc_root / UNLABELED).write_text(names)
     status, output = examine()
     assert status == 0
-    assert re.search(r"note labelled / unlabelled 5 images in both: .* and 2 more -> all that are labelled", output)
+    assert re.search(r"note labelled / unlabelled 5 images in both: .* and 2 more -> all labelled images", output)
 
 
 @pytest.mark.usefixtures("without_time")
