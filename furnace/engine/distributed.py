@@ -16,7 +16,7 @@ from furnace.utils.errors import UserError
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
-MESSAGE_ELEMENTS = 2**24  # of gradients that travel together
+MESSAGE_ELEMENTS = 2**24  # that travel together
 OURS = "FURNACE_LAUNCHED"  # tells the processes of `launch` from those of a torchrun of the user's own
 
 
@@ -165,24 +165,24 @@ def share_weights(module: nn.Module) -> None:
             dist.broadcast(tensor, 0)
 
 
-def average_gradients(gradients: Sequence[Tensor]) -> None:
-    """Replace gradients, in place, by their means over all processes; in few messages of limited size.
+def average_in_place(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their means over all processes; in few messages of limited size.
 
     A step has several backward passes for each network, of which only the last could overlap with communication: one
     exchange at the end is simpler, and works for any number of losses.
     """
     if world_size() == 1:
         return
-    waiting = list(gradients)
+    waiting = list(tensors)
     while waiting:
         size, chunk = 0, []
         while waiting and size < MESSAGE_ELEMENTS:
             chunk.append(waiting.pop())
             size += chunk[-1].numel()
-        flat = torch.cat([gradient.flatten() for gradient in chunk])
+        flat = torch.cat([tensor.flatten() for tensor in chunk])
         dist.all_reduce(flat)
-        pieces = (flat / world_size()).split([gradient.numel() for gradient in chunk])
-        copy_all(chunk, [piece.view(gradient.shape) for piece, gradient in zip(pieces, chunk, strict=True)])
+        pieces = (flat / world_size()).split([tensor.numel() for tensor in chunk])
+        copy_all(chunk, [piece.view(tensor.shape) for piece, tensor in zip(pieces, chunk, strict=True)])
 
 
 class SharedBatch(WholeBatch):

@@ -1,6 +1,5 @@
 """Undo iterations whose loss or gradients are not finite."""
 
-from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from furnace.seg_opr.whole_batch import WholeBatch
 
 GRADIENTS = "gradients"
 SUM = "loss"  # the scalar that is not finite whenever one of its parts isn't
-MAX_UNREAD = 10_000
+MAX_UNREAD = 10_000  # iterations; beyond them the host looks by itself
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class Guard:
     def __init__(self, network: nn.Module, whole: WholeBatch, freeze: bool = True):
         self.network, self.whole, self.freeze = network, whole, freeze
         self.bad = torch.zeros((), dtype=torch.bool, device=next(network.parameters()).device)
-        self.unread: deque[tuple[int, list[str], Tensor]] = deque(maxlen=MAX_UNREAD)
+        self.unread: list[tuple[int, list[str], Tensor]] = []
+        self.faults: list[Fault] = []  # read, but not asked for yet
 
     def remember(self) -> dict[torch.dtype, Tensor]:
         """A copy of all that a step changes besides what the optimizers do, one flat tensor per dtype."""
@@ -56,6 +56,8 @@ class Guard:
         flags = {SUM: ~torch.isfinite(scalars[SUM]), GRADIENTS: bad_gradients}
         flags |= {name: ~torch.isfinite(value) for name, value in scalars.items() if name not in flags}
         counts = self.whole.total(torch.stack(list(flags.values())).float())
+        if len(self.unread) == MAX_UNREAD:
+            self._read()
         self.unread.append((iteration, list(flags), counts))
         found = counts[:2].sum() > 0
         self.bad = self.bad | found if self.freeze else found
@@ -75,19 +77,21 @@ class Guard:
 
     def check(self) -> list[Fault]:
         """The bad iterations since the last check; waits for the device. With `freeze` only the first counts."""
-        unread = list(self.unread)
-        self.unread.clear()
-        faults = []
+        self._read()
+        faults, self.faults = self.faults, []
+        return faults
+
+    def _read(self) -> None:
         # One transfer for all: every look at the device waits for it.
-        values = torch.cat([counts for *_, counts in unread]).tolist() if unread else []
-        for iteration, names, _ in unread:
+        values = torch.cat([counts for *_, counts in self.unread]).tolist() if self.unread else []
+        for iteration, names, _ in self.unread:
             own, values = values[: len(names)], values[len(names) :]
             wrong = [name for name, count in zip(names, own, strict=True) if count]
             # The sum and the gradients only follow from their parts.
             cause = [name for name in wrong if name not in (SUM, GRADIENTS)] or wrong[:1]
             if SUM in wrong or GRADIENTS in wrong:
-                faults.append(Fault(iteration, tuple(cause)))
-        return faults
+                self.faults.append(Fault(iteration, tuple(cause)))
+        self.unread.clear()
 
     def thaw(self) -> None:
         """Begin anew after a check."""

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
-from furnace.engine.distributed import average_gradients, share_weights, whole_batch, world_size
+from furnace.engine.distributed import average_in_place, share_weights, whole_batch, world_size
 from furnace.engine.guard import SUM, Guard
 from furnace.engine.internals import compile_or_run_eagerly, step_unless
 from furnace.engine.numerics import LossScale, autocast, chosen_amp, chosen_compile, set_precision
@@ -72,6 +72,8 @@ class Learner:
                 branch.requires_grad_(False)
         self.scale = LossScale(self.device, amp == "fp16")
         self.guard, self.intact = Guard(network, whole_batch(), freeze), True
+        # BatchNorm statistics of each process are its own; all go on from their means, which is what is saved.
+        self.apart = world_size() > 1 and not any(isinstance(m, nn.SyncBatchNorm) for m in network.modules())
         if compiled:
             compile_or_run_eagerly()
             for branch in network.branches:
@@ -91,29 +93,35 @@ class Learner:
 
         before = self.guard.remember()
         try:
-            outputs = [self._backward(part) for part in batch.split(self.accumulate)]
+            output, overflow, bad = self._gradients(batch, iteration)
         except Exception:
             # The forward passes have touched the BatchNorm statistics: without them the state is fit to be saved.
             self.guard.undo(before)
             raise
-        gradients = [p.grad for optimizer in self.optimizers for p in parameters(optimizer) if p.grad is not None]
-        average_gradients(gradients)
-        self.scale.unscale(gradients)
-        # BatchNorm of several processes differs, and so do their losses: `judge` asks all of them.
-        not_finite = ~torch.isfinite(get_total_norm(gradients))
-        overflow = self.scale.excuses(not_finite)
-        output = average(outputs)
-        bad = self.guard.judge(iteration, output.scalars, not_finite & ~overflow)
 
         self.intact = False
         self.scale.update(overflow, bad)
         for optimizer in self.optimizers:
             set_learning_rate(optimizer, self.learning_rate(iteration))
             step_unless(optimizer, bad | overflow)
+        if self.apart:
+            average_in_place([buffer for buffer in self.network.buffers() if buffer.is_floating_point()])
         self.method.after_step(self.network, iteration)
         self.guard.undo(before, bad)
         self.intact = True
         return output
+
+    def _gradients(self, batch: TrainBatch, iteration: int) -> tuple[StepOutput, Tensor, Tensor]:
+        """Give every parameter its gradient; returns the output, and if the scale was too large or the step is bad."""
+        outputs = [self._backward(part) for part in batch.split(self.accumulate)]
+        gradients = [p.grad for optimizer in self.optimizers for p in parameters(optimizer) if p.grad is not None]
+        average_in_place(gradients)
+        self.scale.unscale(gradients)
+        # BatchNorm of several processes differs, and so do their losses: `judge` asks all of them.
+        not_finite = ~torch.isfinite(get_total_norm(gradients))
+        overflow = self.scale.excuses(not_finite)
+        output = average(outputs)
+        return output, overflow, self.guard.judge(iteration, output.scalars, not_finite & ~overflow)
 
     def _backward(self, part: TrainBatch) -> StepOutput:
         """Add the gradients of each loss of a part as it comes, so that one graph lives at a time."""

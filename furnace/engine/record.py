@@ -166,7 +166,7 @@ def describe_division(C: Settings, device: torch.device, processes: int) -> list
     parts = f", in {C.accumulate} parts of {images}" if C.accumulate > 1 else ""
     lines = [f"{C.batch_size // processes} images per device{parts}"]
     seen = images * (processes if together else 1)
-    apart = "; saved are the first process's statistics" if processes > 1 and not together else ""
+    apart = "; its running statistics are their means" if processes > 1 and not together else ""
     lines.append(f"BatchNorm sees {seen} of {C.batch_size} images at a time{apart}")
     if C.accumulate > 1:
         lines.append(f"agreement, OHEM and normalisers are those of {images * processes} images")

@@ -564,7 +564,7 @@ def test_the_start_up_table_shows_how_a_batch_is_divided(settings) -> None:
     assert describe_division(C, CPU, 1) == []
     assert describe_division(C, torch.device("cuda"), 2)[-1] == "BatchNorm sees 4 of 4 images at a time"
     C = settings(batch_size=4, sync_bn=False)
-    assert describe_division(C, torch.device("cuda"), 2)[-1].endswith("; saved are the first process's statistics")
+    assert describe_division(C, torch.device("cuda"), 2)[-1].endswith("; its running statistics are their means")
 
 
 def test_the_loss_scale_of_the_autosave_is_that_before_the_bad_iteration(make_trainer) -> None:
