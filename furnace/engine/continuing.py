@@ -3,22 +3,27 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from furnace.engine.distributed import rank, restarts
+from furnace.engine.identity import changed_data
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import logger
-from furnace.engine.record import REPORT, RESULTS, TRUTH
-from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, newest_sound, prune, sweep
+from furnace.engine.record import RECORD, read_record
+from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, list_snapshots, newest_sound, prune, sweep
 from furnace.engine.snapshots import Snapshot, check_finite, load_network, load_snapshot, read_progress, save_snapshot
+from furnace.engine.traces import clear_traces, set_apart
 from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
+from furnace.utils.files import explained
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 
 AUTO = "auto"
+PENDING = ".beginning"  # in a folder of snapshots that are not this run's yet: a restart does not continue them
 SECONDS = 60  # of a minute
 # Settings that change neither what is learned nor from what.
 IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
@@ -39,16 +44,24 @@ class Saver:
         self.C, self.capture, self.folder = C, capture, Path(C.snapshot_dir)
         self.saved_at = time.monotonic()
 
-    def begin(self, fresh: bool) -> None:
-        """Remove what a killed run left unfinished, and, for a fresh run, the snapshots of an earlier one and their
-        results: nothing should continue from them, or be compared with them, by mistake."""
+    def begin(self, fresh: bool, branched_at: int | None = None) -> None:
+        """Make the folders those of this run: nothing should continue from another one, or be compared with it.
+
+        Args:
+            fresh: remove the snapshots of an earlier run and all that it left beside them.
+            branched_at: iteration that a run goes back to; what it left later is set apart.
+        """
         self.saved_at = time.monotonic()
         if fresh:
             if count := clear(self.folder):
                 logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {self.folder}")
-            for name in (RESULTS, REPORT, TRUTH):  # of such snapshots, whether they were still there or not
-                (Path(self.C.log_dir) / name).unlink(missing_ok=True)
+            clear_traces(self.C.log_dir)
         sweep(self.folder)
+        if branched_at is not None:
+            if apart := set_apart(self.C, branched_at):
+                logger.info(f"the run goes back to iteration {branched_at}: what it left later is in {apart}")
+            self.save_state()  # the latest save from now on
+        (self.folder / PENDING).unlink(missing_ok=True)
 
     def save_epoch(self, epoch: int) -> None:
         """Write `epoch-N.pth`, `epoch-last.pth` as its copy, and remove what `C.keep_snapshots` does not keep."""
@@ -104,14 +117,20 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     """The snapshot to continue from, None for a run from its start, and what there is to say about the choice.
 
     Args:
-        resume: a path, "auto" or None. After a restart by torchrun it is "auto", whatever the command said.
+        resume: a path, "auto" or None. After a restart by torchrun it is "auto", unless the processes ended before
+            they had made the folder theirs.
         folder: where "auto" looks.
 
     Raises:
         UserError: there is no such file, or no sound one.
     """
-    if restarts():
+    pending = Path(folder) / PENDING
+    if restarts() and not pending.exists():
         resume = AUTO
+    elif resume != AUTO and (resume or list_snapshots(folder)) and rank() == 0:
+        with explained(pending):
+            pending.parent.mkdir(parents=True, exist_ok=True)
+            pending.touch()
     if resume is None:
         return None, []
     if resume != AUTO:
@@ -124,6 +143,32 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     path, snapshot, faults = newest
     notes = [f"-c auto: {fault}" for fault in faults]
     return (snapshot, str(path)), [*notes, f"-c auto: continues {path}"]
+
+
+def check_run(snapshot: Snapshot, path: str, folder: str | Path) -> None:
+    """Raise UserError if a snapshot that lies in a run's folder is another run's, by the record in that folder."""
+    own, known = snapshot.identity.get("run"), read_record(Path(folder) / RECORD).get("run")
+    if own and known and own != known:
+        raise UserError(
+            f"{path}: is of another run than {Path(folder) / RECORD}; move it away, or continue it in a folder of its "
+            f"own (-c {path} -o log_dir=...)"
+        )
+
+
+def check_data(snapshot: Snapshot, path: str, data: dict[str, Any], resume: str | None, notes: list[str]) -> None:
+    """Compare the lists that a snapshot learned from with those of now; other files under the same names are a note.
+
+    Raises:
+        UserError: the lists differ, and the snapshot was not named on the command line, which makes that a note, too.
+    """
+    before = snapshot.identity.get("data", {})
+    if changed := changed_data(before, data, "names"):
+        text = f"{path}: learned from other lists: {'; '.join(changed)}"
+        if resume != path:
+            raise UserError(f"{text}; give it the same lists, or go on with these deliberately: -c {path}")
+        notes.append(text)
+    elif changed := changed_data(before, data, "content"):
+        notes.append(f"{path}: files have changed since: {'; '.join(changed)}")
 
 
 def restore(

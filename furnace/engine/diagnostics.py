@@ -17,6 +17,7 @@ from furnace.engine.distributed import rank
 from furnace.engine.learner import StepOutput
 from furnace.engine.monitor import logger
 from furnace.engine.record import TRUTH, append_metrics
+from furnace.engine.traces import STRIPS
 from furnace.methods.method import Teaching
 from furnace.seg_opr.confusion import class_iou, confusion_matrix, pixel_accuracy
 from furnace.seg_opr.pseudo_label import Predictions, cutmix
@@ -26,7 +27,6 @@ from furnace.utils.settings import Settings
 from furnace.utils.visualize import IGNORED_COLOUR, caption, colour, heat, legend, save_picture, stack, strip
 from furnace.utils.wording import percent
 
-STRIPS = "strips"
 ROWS = 2  # images of a strip
 TILE_HEIGHT = 160
 BINS = 20

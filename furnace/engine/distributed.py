@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -156,6 +156,14 @@ def gather_objects(value: T) -> list[T]:
     values = [None] * world_size() if rank() == 0 else None
     dist.gather_object(value, values)
     return values or []
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """The first process's value, in every process; only the first makes it."""
+    values = [make() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 def share_weights(module: nn.Module) -> None:

@@ -16,10 +16,9 @@ from rich.table import Table
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainSet
-from furnace.datasets.splits import list_hash
 from furnace.engine.distributed import world_size
+from furnace.engine.identity import learned_lists
 from furnace.engine.numerics import chosen_amp, chosen_compile, device_name
-from furnace.engine.snapshot_folder import list_snapshots
 from furnace.utils.files import append, write_atomically
 from furnace.utils.settings import Settings
 
@@ -56,33 +55,22 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     return [found[iteration] for iteration in sorted(found)]
 
 
-def describe_lists(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:
-    """Path, number of images and hash of the lists that a run learns from; a folder has no hash."""
-    lists = {"labeled": (C.train_source, dataset.labeled)}
-    if dataset.unlabeled is not None:
-        lists["unlabeled"] = (C.unsup_source, dataset.unlabeled)
-    return {
-        name: {"path": path, "images": len(samples), "sha256": list_hash(path) if Path(path).is_file() else None}
-        for name, (path, samples) in lists.items()
-    }
-
-
-def write_record(C: Settings, dataset: TrainSet, device: torch.device) -> Path:
+def write_record(C: Settings, identity: dict[str, Any], device: torch.device, continues: bool) -> Path:
     """Write what the run used, settings, lists and versions, beside its snapshots.
 
-    A run that goes on, which is one that has saves there, adds itself to `continuations` with the settings that are
-    others now; what the record says of the beginning stays.
+    A run that `continues` adds itself to `continuations` with the settings that are others now; what the record says
+    of the beginning stays.
     """
     path = Path(C.snapshot_dir) / RECORD
-    record = begun(C, dataset, device)
-    first = read_record(path) if list_snapshots(path.parent) else {}
+    record = begun(C, identity, device)
+    first = read_record(path) if continues else {}
     if first:
         before = dict(first["settings"])
         for continuation in first.get("continuations", []):
             before |= continuation["settings"]
         now = json.loads(json.dumps(record["settings"]))
         record["settings"] = {name: value for name, value in now.items() if value != before.get(name)}
-        record = {**first, "continuations": [*first.get("continuations", []), record]}
+        record = {**first, "run": identity["run"], "continuations": [*first.get("continuations", []), record]}
     write_atomically(path, json.dumps(record, indent=2).encode())
     return path
 
@@ -96,16 +84,17 @@ def read_record(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) and isinstance(record.get("settings"), dict) else {}
 
 
-def begun(C: Settings, dataset: TrainSet, device: torch.device) -> dict[str, Any]:
-    """The part of the record that describes one start: settings, lists, device and versions."""
+def begun(C: Settings, identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The part of the record that describes one start: run, settings, lists, device and versions."""
     return {
+        "run": identity["run"],
         "started": datetime.now().isoformat(timespec="seconds"),
         "command": sys.argv,
         "settings": C.model_dump(),
-        "lists": describe_lists(C, dataset),
+        "lists": identity["data"],
         "device": device_name(device),
         "processes": world_size(),
-        "versions": versions(),
+        "versions": identity["versions"],
     }
 
 
@@ -113,7 +102,7 @@ def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
@@ -125,8 +114,8 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table = Table(title=f"{C.this_dir}: {C.method} on {C.dataset_name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
-    for name, entry in describe_lists(C, dataset).items():
-        table.add_row(name, f"{entry['images']} images, {entry['path']}")
+    for name, (path, samples) in learned_lists(C, dataset).items():
+        table.add_row(name, f"{len(samples)} images, {path}")
     total = C.nepochs * C.niters_per_epoch
     table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in all")
     if start_iteration:

@@ -30,6 +30,7 @@ class Snapshot:
         scaler: state of the loss scale of C.amp = "fp16"; empty without.
         skipped: iterations skipped so far because their loss was not finite.
         classes: "names" and "palette" of the data set; empty in older files.
+        identity: "run", the name of the run, "data", the lists that it learned from, and "versions"; likewise.
     """
 
     model: dict[str, Tensor]
@@ -40,6 +41,7 @@ class Snapshot:
     scaler: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     classes: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
@@ -62,6 +64,7 @@ def save_snapshot(path: Path, snapshot: Snapshot) -> None:
         "scaler": snapshot.scaler,
         "skipped": snapshot.skipped,
         "classes": snapshot.classes,
+        "identity": snapshot.identity,
     }
     with replacing(path, sum(tensor.nbytes for tensor in tensors_in(content))) as part, open(part, "wb") as file:
         try:
@@ -103,7 +106,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
     model = {str(k).removeprefix("module."): v for k, v in model.items()}
     if bare:
         return Snapshot(model, [], -1, None, {})
-    dicts = dict.fromkeys(("settings", "scaler", "classes", *OPTIMIZERS), dict)
+    dicts = dict.fromkeys(("settings", "scaler", "classes", "identity", *OPTIMIZERS), dict)
     for key, kind in {"epoch": int, "skipped": int, **dicts}.items():
         if key in content and not isinstance(content[key], kind):
             raise UserError(f"{path}: not a snapshot ({key!r} is a {type(content[key]).__name__})")
@@ -119,6 +122,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
         content.get("scaler", {}),
         content.get("skipped", 0),
         content.get("classes", {}),
+        content.get("identity", {}),
     )
 
 

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,15 +14,16 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set
 from furnace.datasets.randomness import Draws
-from furnace.engine.continuing import Saver, find_resume, restore
+from furnace.engine.continuing import Found, Saver, check_data, check_run, find_resume, restore
 from furnace.engine.diagnostics import Diagnostics
-from furnace.engine.distributed import rank, restarts, whole_batch, world_size
+from furnace.engine.distributed import from_first, rank, restarts, whole_batch, world_size
 from furnace.engine.faults import SkippedImages, explain, not_finite
 from furnace.engine.guard import Fault
+from furnace.engine.identity import data_identity, new_run
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
-from furnace.engine.numerics import memory_format
-from furnace.engine.record import recipe_table, write_record
+from furnace.engine.numerics import chosen_amp, memory_format
+from furnace.engine.record import RECORD, read_record, recipe_table, versions, write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
@@ -60,13 +62,21 @@ class Trainer:
         if not (resume or overwrite or restarts()):
             check_unused(C.snapshot_dir)
         found, self.notes = find_resume(resume, C.snapshot_dir)
-        self.fresh = found is None
+        own = found is not None and Path(found[1]).resolve().parent == Path(C.snapshot_dir).resolve()
+        if own:
+            check_run(*found, C.snapshot_dir)
+        elif found and not overwrite:
+            check_unused(C.snapshot_dir)
+        self.fresh = not own
         self.branched = found is not None and found[1] == resume
         torch.manual_seed(C.seed)
         method = build_method(C)
         views = method.labeled_view, method.teacher_view
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
         check_shares(C, device=device)
+        self.identity = self._identify(found, own)
+        if found:
+            check_data(*found, self.identity["data"], resume, self.notes)
         self.diagnostics = Diagnostics(C, self.dataset)
         tensors = found[0].model if found else None
         self.network = build_network(C, found is None, tensors).to(device, memory_format=memory_format(device))
@@ -126,10 +136,17 @@ class Trainer:
         for note in self.notes:
             logger.warning(note)
         self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
-        self.saver.begin(self.fresh)
-        write_record(C, self.dataset, self.device)
-        if self.branched:
-            self.saver.save_state()  # the latest save from now on, whatever the folder holds of the run's other end
+        self.saver.begin(self.fresh, self.iteration if self.branched else None)
+        write_record(C, self.identity, self.device, continues=not self.fresh)
+
+    def _identify(self, found: Found | None, own: bool) -> dict[str, Any]:
+        """Which run this is, and what it learns from; a run that continues in its own folder stays the same one."""
+        before = found[0].identity if found else {}
+        known = before.get("run") or read_record(Path(self.C.snapshot_dir) / RECORD).get("run") if own else None
+        identity = {"run": from_first(lambda: known or new_run()), "data": data_identity(self.C, self.dataset)}
+        if found and not own:
+            identity["continues"] = {"run": before.get("run"), "snapshot": str(Path(found[1]).resolve())}
+        return identity | {"versions": versions(), "precision": chosen_amp(self.C.amp, self.device)}
 
     def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
         """One iteration, and what is due after it."""
@@ -171,6 +188,7 @@ class Trainer:
             self.learner.scale.state_dict(),
             self.skipped,
             {"names": list(classes.names), "palette": [list(colour) for colour in classes.palette]},
+            self.identity,
         )
 
     def _stop(self, signum: int) -> None:

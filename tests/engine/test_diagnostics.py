@@ -16,9 +16,10 @@ from furnace.datasets.catalog import CATALOG, voc_palette
 from furnace.datasets.dataset import collate
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.collapse import RECORDS_PER_CHECK, CollapseWatch
-from furnace.engine.diagnostics import STRIPS, TILE_HEIGHT, Diagnostics, draw_strip
+from furnace.engine.diagnostics import TILE_HEIGHT, Diagnostics, draw_strip
 from furnace.engine.learner import StepOutput, build_learner
 from furnace.engine.record import TRUTH
+from furnace.engine.traces import STRIPS
 from furnace.methods.build import build_network
 from furnace.methods.method import Teaching
 from furnace.seg_opr.pseudo_label import PseudoLabels, make_pseudo_labels

@@ -8,24 +8,25 @@ import pytest
 
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.distributed import CPU
-from furnace.engine.record import RECORD, read_record, write_record
+from furnace.engine.identity import data_identity
+from furnace.engine.record import RECORD, read_record, versions, write_record
 from furnace.utils.settings import Settings
 
 
 def test_continuations_are_added(make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch):
     C = make_settings(log_dir=str(tmp_path / "log"))
-    path, dataset = Path(C.snapshot_dir) / RECORD, build_train_set(C)
+    path = Path(C.snapshot_dir) / RECORD
+    identity = {"run": "a", "data": data_identity(C, build_train_set(C)), "versions": versions()}
 
-    def note(command: str) -> dict:
+    def note(command: str, continues: bool = True) -> dict:
         monkeypatch.setattr("sys.argv", [command])
-        write_record(C, dataset, CPU)
+        write_record(C, identity, CPU, continues)
         return json.loads(path.read_text())
 
-    note("earlier")
-    begun = note("first")  # without a save there is nothing that goes on
+    note("earlier", continues=False)
+    begun = note("first", continues=False)
     assert begun["command"] == ["first"] and "continuations" not in begun
     assert begun["settings"]["lr"] == C.lr and begun["lists"]["labeled"]["images"] == 5
-    (path.parent / "epoch-0.pth").touch()
     first_lr = C.lr
     C = C.updated(lr=0.5)
     C = C.updated(on_nan="skip")
@@ -45,7 +46,6 @@ def test_an_unreadable_record_is_begun_anew(make_settings: Callable[..., Setting
     path = Path(C.snapshot_dir) / RECORD
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    (path.parent / "epoch-0.pth").touch()
     assert read_record(path) == {}
-    write_record(C, build_train_set(C), CPU)
+    write_record(C, {"run": "a", "data": {}, "versions": {}}, CPU, continues=True)
     assert read_record(path)["settings"]["lr"] == C.lr

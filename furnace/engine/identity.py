@@ -1,0 +1,97 @@
+"""Identity of a run: which run it is, and which images, labels and lists, by content, it learns from."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from furnace.datasets.dataset import TrainSet
+from furnace.datasets.splits import Sample, list_hash
+from furnace.engine.distributed import from_first
+from furnace.utils.background import ahead
+from furnace.utils.settings import Settings
+
+END_BYTES = 2**16  # that are read at each end of a file: a whole image of Pascal VOC, the ends of one of Cityscapes
+CHUNK_BYTES = 2**20
+
+
+def new_run() -> str:
+    """A name that no other run has."""
+    return uuid.uuid4().hex
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal digest of a file's size, first and last 64 KiB."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.blake2b(f"{size}:".encode() + file.read(END_BYTES), digest_size=16)
+        if size > END_BYTES:
+            file.seek(max(END_BYTES, size - END_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def snapshot_digest(path: str | Path) -> str:
+    """Hexadecimal sha256 of a whole file: that of a snapshot, to tie scores to it."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def samples_digest(samples: Sequence[Sample], labels: bool = True) -> str:
+    """Hexadecimal digest of samples in their order: names, and content of images and, with `labels`, of labels.
+
+    A file that is missing counts as such: whoever decodes it says so.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for sample, contents in ahead(partial(_contents, labels=labels), samples):
+        digest.update(f"{sample.name}\0{contents}\n".encode())
+    return digest.hexdigest()
+
+
+def _contents(sample: Sample, labels: bool) -> str:
+    paths = [sample.image, sample.label] if labels and sample.label else [sample.image]
+    return " ".join(file_digest(path) if path.is_file() else "missing" for path in paths)
+
+
+def data_identity(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:
+    """Describe the lists that a run learns from, as the first process reads them.
+
+    Returns:
+        for each list its path, number of images, `sha256` of its sorted lines (None for a folder), by which published
+        partitions are known, and digests of `names` and of `content`, the files, in the list's order.
+    """
+
+    def described(name: str, path: str, samples: Sequence[Sample]) -> dict[str, Any]:
+        sha256 = list_hash(path) if Path(path).is_file() else None
+        names = hashlib.blake2b("\n".join(sample.name for sample in samples).encode(), digest_size=16).hexdigest()
+        content = samples_digest(samples, labels=name == "labeled")
+        return {"path": path, "images": len(samples), "sha256": sha256, "names": names, "content": content}
+
+    lists = learned_lists(C, dataset)
+    return from_first(lambda: {name: described(name, *entry) for name, entry in lists.items()})
+
+
+def learned_lists(C: Settings, dataset: TrainSet) -> dict[str, tuple[str, Sequence[Sample]]]:
+    """Path and samples of the lists that a run learns from."""
+    lists = {"labeled": (C.train_source, dataset.labeled)}
+    if dataset.unlabeled is not None:
+        lists["unlabeled"] = (C.unsup_source, dataset.unlabeled)
+    return lists
+
+
+def changed_data(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> list[str]:
+    """One phrase for each list whose `names` or `content` differ now; lists that only one of both has do not count."""
+    phrases = []
+    for name, entry in now.items():
+        old = before.get(name)
+        if isinstance(old, dict) and old.get(what) not in (None, entry[what]):
+            grown = old.get("images") != entry["images"]
+            how = f"{old.get('images')} images, now {entry['images']}" if grown else f"other {what} or another order"
+            phrases.append(f"{name} {entry['path']} ({how})")
+    return phrases

@@ -1,0 +1,136 @@
+"""A run is known by its content: what is another run, or of other data, is not continued by mistake."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from furnace.datasets.loaders import build_train_set
+from furnace.engine.continuing import PENDING
+from furnace.engine.distributed import CPU
+from furnace.engine.identity import END_BYTES, data_identity, file_digest, snapshot_digest
+from furnace.engine.record import RECORD
+from furnace.engine.trainer import Trainer
+from furnace.utils.errors import UserError
+from tests.tiny_run import NARROW
+
+EPOCHS = {"niters_per_epoch": 1, "snapshot_iter": 1}
+
+
+@pytest.fixture
+def make_trainer(make_settings, tmp_path) -> Callable[..., Trainer]:
+    def make(resume: str | None = None, overwrite: bool = False, run: str = "log", **changes) -> Trainer:
+        folders = {"log_dir": str(tmp_path / run), "snapshot_dir": str(tmp_path / run / "snapshot")}
+        C = make_settings(**{"method": "supervised", **NARROW, **folders, **EPOCHS, **changes})
+        return Trainer(C, CPU, resume, overwrite, Console(quiet=True))
+
+    return make
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def run_of(path: Path) -> str:
+    return torch.load(path, weights_only=True)["identity"]["run"]
+
+
+def test_a_run_that_is_killed_before_it_began_does_not_continue_the_one_that_it_replaces(make_trainer, monkeypatch):
+    make_trainer(nepochs=2).fit()
+    make_trainer(overwrite=True, nepochs=4)  # killed before fit()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = make_trainer(overwrite=True, nepochs=4)
+    assert again.start_iteration == 0
+    again.fit()
+    assert not (Path(again.C.snapshot_dir) / PENDING).exists()
+    assert make_trainer(overwrite=True, nepochs=6).start_iteration == 4, "its own snapshots are continued"
+
+
+def test_a_run_that_is_killed_before_it_went_back_goes_back(make_trainer, monkeypatch, tmp_path: Path) -> None:
+    make_trainer(nepochs=4).fit()
+    earlier = str(tmp_path / "log/snapshot/epoch-1.pth")
+    make_trainer(earlier, nepochs=5)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert make_trainer(earlier, nepochs=5).start_iteration == 2
+
+
+def test_a_run_from_elsewhere_is_not_continued_into_the_folder_of_another(make_trainer, tmp_path: Path) -> None:
+    make_trainer(nepochs=4).fit()
+    make_trainer(run="other", nepochs=2, seed=99).fit()
+    before = files(tmp_path)
+    last = str(tmp_path / "other/snapshot/epoch-last.pth")
+    with pytest.raises(UserError, match=r"log/snapshot: holds 4 snapshots of a run"):
+        make_trainer(last, nepochs=4, seed=99)
+    assert files(tmp_path) - before <= {f"log/snapshot/{PENDING}"}
+    make_trainer(last, overwrite=True, nepochs=4, seed=99).fit()
+    record = json.loads((tmp_path / "log/snapshot" / RECORD).read_text())
+    assert record["run"] != run_of(tmp_path / "other/snapshot/epoch-last.pth")
+    identity = torch.load(tmp_path / "log/snapshot/epoch-3.pth", weights_only=True)["identity"]
+    assert identity["continues"]["run"] == run_of(tmp_path / "other/snapshot/epoch-last.pth")
+
+
+def test_a_snapshot_of_another_run_in_the_folder_is_named(make_trainer, tmp_path: Path) -> None:
+    make_trainer(nepochs=2).fit()
+    make_trainer(run="other", nepochs=3).fit()
+    (tmp_path / "other/snapshot/epoch-2.pth").rename(tmp_path / "log/snapshot/epoch-2.pth")
+    (tmp_path / "log/snapshot/epoch-2.pth").touch()
+    with pytest.raises(UserError, match=r"epoch-2.pth: is of another run than .*run.json"):
+        make_trainer("auto", nepochs=5)
+
+
+def test_all_snapshots_of_a_run_have_its_name_continued_or_not(make_trainer, tmp_path: Path) -> None:
+    make_trainer(nepochs=2).fit()
+    make_trainer("auto", nepochs=4).fit()
+    folder = tmp_path / "log/snapshot"
+    record = json.loads((folder / RECORD).read_text())
+    assert {run_of(path) for path in folder.glob("*.pth")} == {record["run"]}
+    make_trainer(overwrite=True, nepochs=2).fit()
+    assert run_of(folder / "epoch-1.pth") != record["run"]
+
+
+@pytest.mark.parametrize("change", ["order", "grown"])
+def test_other_lists_are_not_continued_by_mistake(make_trainer, change: str, tmp_path: Path) -> None:
+    first = make_trainer(nepochs=2)
+    first.fit()
+    path = Path(first.C.train_source)
+    lines = path.read_text().split()
+    path.write_text("\n".join(lines[::-1] if change == "order" else [*lines, lines[0]]))
+    with pytest.raises(UserError, match=r"learned from other lists: labeled .*train_aug_labeled.*-c .*epoch-1.pth"):
+        make_trainer("auto", nepochs=4)
+    again = make_trainer(str(tmp_path / "log/snapshot/epoch-last.pth"), nepochs=4)
+    assert any("learned from other lists" in note for note in again.notes)
+
+
+def test_an_image_that_was_repaired_is_a_note(make_trainer) -> None:
+    first = make_trainer(nepochs=2)
+    first.fit()
+    image = first.dataset.labeled[0].image
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert any("files have changed since: labeled" in note for note in make_trainer("auto", nepochs=4).notes)
+
+
+def test_the_identity_of_data_is_its_content_not_its_place(make_settings, voc_root: Path, tmp_path: Path) -> None:
+    C = make_settings()
+    here = data_identity(C, build_train_set(C))
+    assert here.keys() == {"labeled", "unlabeled"} and here == data_identity(C, build_train_set(C))
+    sample = build_train_set(C).unlabeled[0]
+    sample.image.write_bytes(sample.image.read_bytes()[:-1] + b"x")
+    now = data_identity(C, build_train_set(C))
+    assert now["labeled"] == here["labeled"]
+    assert now["unlabeled"]["names"] == here["unlabeled"]["names"]
+    assert now["unlabeled"]["content"] != here["unlabeled"]["content"]
+
+
+@pytest.mark.parametrize("size", [0, 1, END_BYTES, END_BYTES + 1, 3 * END_BYTES])
+def test_digests_see_size_beginning_and_end(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    contents = {b"x" * size, b"x" * size + b"x", b"y" + b"x" * size, b"x" * size + b"y"}
+    digests, wholes = set(), set()
+    for content in contents:
+        path.write_bytes(content)
+        digests.add(file_digest(path))
+        wholes.add(snapshot_digest(path))
+    assert len(digests) == len(wholes) == len(contents)
