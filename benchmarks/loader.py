@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
-from rich.table import Table
 from torch.utils.data import DataLoader
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -36,7 +35,7 @@ from furnace.utils.arguments import whole_numbers  # noqa: E402
 from furnace.utils.errors import run  # noqa: E402
 from furnace.utils.files import write_atomically  # noqa: E402
 from furnace.utils.labels import IGNORE_INDEX  # noqa: E402
-from furnace.utils.terminal import open_console  # noqa: E402
+from furnace.utils.terminal import Table, open_console  # noqa: E402# noqa: E402
 from furnace.utils.visualize import save_labels  # noqa: E402
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -15,7 +15,6 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import STEP, published_losses, published_precision
@@ -34,7 +33,7 @@ from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.settings import Settings
-from furnace.utils.terminal import open_console
+from furnace.utils.terminal import Table, open_console
 
 ROUNDS = 3
 # What both arrangements compute; the published one knows nothing else.

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.markup import escape
-from rich.table import Table
 
 from furnace.base_model.pretrained import no_downloads
 from furnace.checks.dryrun import dry_run
@@ -28,7 +26,7 @@ from furnace.utils.arguments import add_overrides
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.settings import EVALUATION, PLACES, Settings
-from furnace.utils.terminal import open_console
+from furnace.utils.terminal import Table, open_console
 from furnace.utils.visualize import OPACITY
 
 
@@ -106,8 +104,9 @@ def export(folder: str | Path, argv: list[str] | None = None) -> None:
     parser.add_argument("--labels", action="store_true", help="give label maps instead of scores")
     parser.add_argument("-p", "--save-path", metavar="FILE", help="where to (default: export/ in the log folder)")
     args = parser.parse_args(argv)
-    with prepared(folder, args) as (C, _):
-        Exporter(C, args.branch, Form(args.format, args.normalize, args.labels)).run(args.epochs, args.save_path)
+    with prepared(folder, args, alone=True) as (C, _):
+        if rank() == 0:  # of a torchrun of the user's own
+            Exporter(C, args.branch, Form(args.format, args.normalize, args.labels)).run(args.epochs, args.save_path)
 
 
 # Settings that evaluation takes from its own command; a snapshot knows the others.
@@ -213,5 +212,5 @@ def settings_table(C: Settings) -> Table:
     for column in ("value", "meaning"):
         table.add_column(column, overflow="fold")
     for name, field in type(C).model_fields.items():
-        table.add_row(name, escape(str(getattr(C, name))), escape(field.description))
+        table.add_row(name, str(getattr(C, name)), field.description)
     return table

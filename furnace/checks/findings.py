@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from furnace.utils.settings import Settings
+from furnace.utils.terminal import Table
 
 SAMPLE = 64  # images of each list that are decoded unless all are wanted
 
@@ -40,7 +40,7 @@ def findings_table(C: Settings, findings: list[Finding]) -> Table:
     table.add_column("check", no_wrap=True)
     table.add_column("found", overflow="fold")
     for finding in findings:
-        style = STYLES[finding.level]
-        advice = f"\n[dim]-> {escape(finding.advice)}[/]" if finding.advice else ""
-        table.add_row(f"[{style}]{finding.level.value}[/]", escape(finding.check), escape(finding.text) + advice)
+        level = Text(finding.level.value, STYLES[finding.level])
+        advice = (f"\n-> {finding.advice}", "dim") if finding.advice else ""
+        table.add_row(level, finding.check, Text.assemble(finding.text, advice))
     return table

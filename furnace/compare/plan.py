@@ -4,10 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from furnace.compare.trials import Trial
+from furnace.utils.terminal import Table
 from furnace.utils.wording import duration
 
 Results = dict[str, dict[str, Any]]  # of finished trials, by name
@@ -64,7 +62,7 @@ def plan_table(
     for (ratio, method), group in groups.items():
         finished = sum(trial.name in results for trial in group)
         table.add_row(
-            escape(method),
+            method,
             f"{group[0].labeled} (1/{ratio})",
             ", ".join(str(trial.seed) for trial in group),
             str(group[0].iterations),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from furnace.engine.distributed import rank, restarts
+from furnace.engine.distributed import launched, rank, restarts
 from furnace.engine.identity import changed_data
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import logger
@@ -127,7 +127,7 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     pending = Path(folder) / PENDING
     if restarts() and not pending.exists():
         resume = AUTO
-    elif resume != AUTO and (resume or list_snapshots(folder)) and rank() == 0:
+    elif resume != AUTO and rank() == 0 and (list_snapshots(folder) or (resume and launched())):
         with explained(pending):
             pending.parent.mkdir(parents=True, exist_ok=True)
             pending.touch()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from furnace.utils.errors import UserError
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
+POLL_SECONDS = 0.2
+_store: dist.Store | None = None  # of the processes that `start` has joined
 MESSAGE_ELEMENTS = 2**24  # that travel together
 OURS = "FURNACE_LAUNCHED"  # tells the processes of `launch` from those of a torchrun of the user's own
 
@@ -48,6 +51,8 @@ def start(device: torch.device) -> None:
     store, number, count = next(dist.rendezvous("env://"))
     # After a restart torchrun's store still holds the addresses of the processes before.
     store = dist.PrefixStore(f"attempt_{restarts()}", store)
+    global _store
+    _store = store
     device_id = device if device.type == "cuda" else None
     dist.init_process_group(backend, store=store, rank=number, world_size=count, device_id=device_id)
 
@@ -164,6 +169,20 @@ def from_first(make: Callable[[], T]) -> T:
     if world_size() > 1:
         dist.broadcast_object_list(values, 0)
     return values[0]
+
+
+def total_at_the_end(value: int) -> int:
+    """The sum over all processes, in the first one, which waits however long the others take; `value` in the others.
+
+    A collective would end those that wait after its time limit.
+    """
+    if world_size() == 1:
+        return value
+    _store.add("total", value)
+    _store.add("arrived", 1)
+    while rank() == 0 and _store.add("arrived", 0) < world_size():
+        time.sleep(POLL_SECONDS)
+    return _store.add("total", 0) if rank() == 0 else value
 
 
 def share_weights(module: nn.Module) -> None:

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 import torchvision
-from rich.table import Table
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainSet
@@ -21,6 +20,7 @@ from furnace.engine.identity import learned_lists
 from furnace.engine.numerics import chosen_amp, chosen_compile, device_name
 from furnace.utils.files import append, write_atomically
 from furnace.utils.settings import Settings
+from furnace.utils.terminal import Table
 
 TRAINING_METRICS = "figures.jsonl"  # of training, one JSON object per line
 TRUTH = "truth.jsonl"  # of pseudo labels against withheld labels, likewise

@@ -173,10 +173,15 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     return "; ".join(hints) or "other settings: check C.num_classes and C.backbone"
 
 
+def check_weights(model: Mapping[str, Tensor], path: str | Path, advice: str) -> None:
+    """Raise UserError, with advice, if a weight is not finite."""
+    for name, tensor in model.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {name} holds values that are not finite; {advice}")
+
+
 def check_finite(snapshot: Snapshot, path: str | Path) -> None:
     """Raise UserError if a weight or a value of an optimizer is not finite: nothing can be learned from there."""
-    for name, tensor in snapshot.model.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds values that are not finite; continue from an earlier snapshot")
+    check_weights(snapshot.model, path, "continue from an earlier snapshot")
     if any(not torch.isfinite(tensor).all() for tensor in tensors_in(snapshot.optimizers)):
         raise UserError(f"{path}: an optimizer's state is not finite; continue from an earlier snapshot")

@@ -11,12 +11,12 @@ from torch import Tensor
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import Sample, read_list
-from furnace.engine.distributed import rank, whole_batch, world_size
+from furnace.engine.distributed import from_first, rank, whole_batch, world_size
 from furnace.engine.monitor import logger, open_log
 from furnace.engine.record import REPORT, RESULTS
 from furnace.engine.snapshot_folder import find_snapshots
-from furnace.inference.report import EXAMPLES, Example, write_report
-from furnace.inference.results import Result, result_entry, results_table, save_results, summary
+from furnace.inference.report import EXAMPLES, Example, Training, write_report
+from furnace.inference.results import Result, identify, result_entry, results_table, save_results, summary
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import explained
@@ -65,20 +65,23 @@ class Evaluator:
         results: list[Result] = []
         own: list[dict] = []
         for path in paths:
-            results.append(self.evaluate(path, self.segmenter.load(path).epoch))
-            own.append(result_entry(self.C, results[-1], self.segmenter.classes))
+            snapshot = self.segmenter.load(path)
+            origin = from_first(lambda p=path, s=snapshot: identify(p, s, self.samples, self.segmenter.amp))
+            results.append(self.evaluate(path, snapshot.epoch))
+            own.append(result_entry(self.C, results[-1], self.segmenter.classes, origin))
             if rank() == 0:
+                entries = save_results(self.C, own)
                 self.console.print(results_table(own[-1], self.metrics))
                 logger.info(summary(own[-1], self.metrics))
-                entries = save_results(self.C, own)
         if rank() == 0:
             best = max(range(len(results)), key=lambda index: self.rank_of(own[index]))
             if len(results) > 1:
                 score = f"{self.metrics.mains[self.metrics.main]} {percent(own[best][self.metrics.main])}"
                 logger.info(f"best of {len(results)}: {Path(results[best].snapshot).name}, {score}")
-            self.segmenter.load(results[best].snapshot)
-            method, examples = self.segmenter.C.method, self.examples(results[best])
-            write_report(self.C, method, self.metrics, entries, own[best], examples, self.segmenter.classes)
+            snapshot = self.segmenter.load(results[best].snapshot)
+            training = Training.of(self.C, self.segmenter.C, snapshot, Path(results[best].snapshot))
+            examples = self.examples(results[best])
+            write_report(self.C, training, self.metrics, entries, own[best], examples, self.segmenter.classes)
             logger.info(f"results: {Path(self.C.log_dir) / RESULTS}; to look at: {Path(self.C.log_dir) / REPORT}")
         return results
 

@@ -87,4 +87,12 @@ def distinct(inputs: list[Input]) -> list[Input]:
                 "name the folder that holds both, or predict them one after the other"
             )
         first[entry.name] = entry.path
+    for entry in named:
+        # The frames of a video are numbered pictures in a folder of its name.
+        for folder in Path(entry.name).parents:
+            if (video := first.get(folder.as_posix())) and Input(video, "").is_video:
+                raise UserError(
+                    f"{entry.path} and the frames of {video}: their results would have the same name; predict them one "
+                    "after the other, into different folders (-p)"
+                )
     return named

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 STYLE = {
+    "text.parse_math": False,  # a class may be called "a$b$"
     "svg.fonttype": "none",  # text stays text, in the page's fonts
     "font.size": 9,
     "axes.spines.top": False,

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from furnace.datasets.reading import read_image
-from furnace.engine.distributed import rank, whole_batch, world_size
+from furnace.engine.distributed import rank, total_at_the_end, world_size
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.inputs import Input, find_inputs
 from furnace.inference.segmenter import Segmenter, to_array
@@ -82,7 +82,7 @@ class Predictor:
                 self.predict_video(video, background)
         for reason in self.skipped:
             Console(stderr=True).print(f"left out: {reason}", style="yellow", markup=False, soft_wrap=True)
-        left_out = int(whole_batch().total(torch.tensor(len(self.skipped), device=self.segmenter.device)))
+        left_out = total_at_the_end(len(self.skipped))
         if rank() == 0:
             with explained(self.outputs.folder):
                 save_picture(

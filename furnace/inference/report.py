@@ -14,6 +14,7 @@ from PIL import Image
 
 from furnace.datasets.catalog import Classes
 from furnace.engine.record import RECORD, REPORT, TRAINING_METRICS, TRUTH, read_metrics, read_record
+from furnace.engine.snapshots import Snapshot
 from furnace.inference.plots import bars_plot, curves_plot, epochs_plot, matrix_plot
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import write_atomically
@@ -34,6 +35,7 @@ VARIED = {
     "flip": "mirrored",
     "crop": "window",
     "stride_rate": "stride",
+    "amp": "precision",
 }
 NOT_LOSSES = ("iteration", "lr", "overlap", "confidence", "memory_gib", *COSTS)
 
@@ -49,9 +51,32 @@ class Example:
     prediction: np.ndarray
 
 
+@dataclass(frozen=True)
+class Training:
+    """The run that an evaluated snapshot comes from: method, settings, record ({} if unknown), metrics over iterations,
+    and quality of its pseudo labels."""
+
+    method: str
+    settings: dict
+    record: dict
+    metrics: Sequence[dict]
+    truth: Sequence[dict]
+
+    @classmethod
+    def of(cls, C: Settings, own: Settings, snapshot: Snapshot, path: Path) -> "Training":
+        """That of a snapshot, whose settings are `own`; records count only if they are of the same run."""
+        record = read_record(path.parent / RECORD)
+        if record.get("run") != snapshot.identity.get("run"):
+            record = {}
+        lines = [[], []]
+        if record and path.resolve().parent == Path(C.snapshot_dir).resolve():
+            lines = [read_metrics(Path(C.log_dir) / name) for name in (TRAINING_METRICS, TRUTH)]
+        return cls(own.method, snapshot.settings or own.model_dump(), record, *lines)
+
+
 def write_report(
     C: Settings,
-    method: str,
+    training: Training,
     metrics: MetricList,
     entries: Sequence[dict],
     shown: dict,
@@ -61,21 +86,19 @@ def write_report(
     """Write the page.
 
     Args:
-        C: settings of the evaluation; those of the training come from the record beside its snapshots.
-        method: of the snapshot that is shown.
+        C: settings of the evaluation.
+        training: of the snapshot that is shown.
         metrics: to show.
-        entries: of `results.json`, all of them.
+        entries: of `results.json`, all of them; older ones may lack values.
         shown: the entry to show in detail, one of them.
         examples: images of that entry, best first.
         classes: names and colours.
     """
-    training, truth = (read_metrics(Path(C.log_dir) / name) for name in (TRAINING_METRICS, TRUTH))
-    record = read_record(Path(C.snapshot_dir) / RECORD)
     page = (
         environment()
         .get_template(TEMPLATE)
         .render(
-            title=f"{C.this_dir}: {method} on {C.dataset_name}",
+            title=f"{C.this_dir}: {training.method} on {C.dataset_name}",
             metrics=metrics,
             entries=entries,
             varied=varied(entries),
@@ -85,13 +108,13 @@ def write_report(
                 name: Markup(svg)
                 for name, svg in {
                     **metric_plots(metrics, entries, shown),
-                    **training_plots(training, truth),
+                    **training_plots(training.metrics, training.truth),
                 }.items()
             },
             examples=[example_row(example, classes) for example in examples],
             legend=[(name, css(entry)) for name, entry in zip(classes.names, classes.palette, strict=True)],
-            record=record,
-            settings=record.get("settings") or C.model_dump(),
+            record=training.record,
+            settings=training.settings,
         )
     )
     path = Path(C.log_dir) / REPORT

@@ -2,24 +2,28 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from torch import Tensor
 
 from furnace.datasets.catalog import Classes
+from furnace.datasets.splits import Sample
+from furnace.engine.identity import samples_digest, snapshot_digest
 from furnace.engine.record import RESULTS
+from furnace.engine.snapshots import Snapshot
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import write_atomically
+from furnace.utils.locks import file_locked
 from furnace.utils.settings import Settings
+from furnace.utils.terminal import Table
 from furnace.utils.wording import percent
 
 # What the values of an entry depend on, beside its snapshot.
-CONDITIONS = ("branch", "eval_source", "scales", "flip", "crop", "stride_rate")
+CONDITIONS = ("branch", "eval_source", "images_content", "scales", "flip", "crop", "stride_rate", "amp")
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,46 @@ def numbers_text(entry: dict, metrics: MetricList, titles: Mapping[str, str]) ->
 
 
 def save_results(C: Settings, new: list[dict]) -> list[dict]:
-    """Add entries to `results.json`, in place of those of the same evaluations. Returns all entries, those given
-    as they are."""
+    """Add entries to `results.json`, in place of those of the same evaluations and of files that have changed since.
+
+    Returns:
+        all entries, those given as they are.
+    """
     path = Path(C.log_dir) / RESULTS
-    entries = {evaluation_of(entry): entry for entry in [*read_results(path), *new]}
-    ordered = sorted(entries.values(), key=lambda entry: (entry["epoch"], entry["snapshot"], entry["branch"]))
-    write_atomically(path, json.dumps(ordered, indent=1).encode())
+    with file_locked(path):
+        while True:
+            before = stamp(path)
+            entries = {evaluation_of(entry): entry for entry in [*filter(stands, read_results(path)), *new]}
+            ordered = sorted(entries.values(), key=lambda entry: (entry["epoch"], entry["snapshot"], entry["branch"]))
+            if stamp(path) == before:  # without locks another process may have written meanwhile
+                break
+        write_atomically(path, json.dumps(ordered, indent=1).encode())
     return ordered
+
+
+def stamp(path: str | Path) -> list[int] | None:
+    """Size and time of the last change of a file, by which a change is noticed at once; None if it is missing."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def stands(entry: dict) -> bool:
+    """True if an entry's scores are those of the file that has its snapshot's name now, or if there is none any more.
+
+    Entries of older versions say no more than when they were made.
+    """
+    now = stamp(entry["snapshot"])
+    if now is None or now == entry.get("stamp"):
+        return True
+    if "sha256" in entry:
+        return snapshot_digest(entry["snapshot"]) == entry["sha256"]
+    try:
+        return datetime.fromisoformat(entry["finished"]).timestamp() >= now[1] // 10**9
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def evaluation_of(entry: dict) -> tuple:
@@ -82,9 +119,21 @@ def evaluation_of(entry: dict) -> tuple:
     return str(Path(entry["snapshot"]).resolve()), *hashable
 
 
-def result_entry(C: Settings, result: Result, classes: Classes) -> dict:
-    """A result as `results.json` has it: its conditions, and the values of all metrics."""
+def identify(path: Path, snapshot: Snapshot, samples: Sequence[Sample], amp: str) -> dict:
+    """What an entry carries of its origin: the snapshot's content and run, the evaluated images, the precision."""
     return {
+        "sha256": snapshot_digest(path),
+        "stamp": stamp(path),
+        "run": snapshot.identity.get("run"),
+        "images_content": samples_digest(samples),
+        "amp": amp,
+    }
+
+
+def result_entry(C: Settings, result: Result, classes: Classes, origin: dict) -> dict:
+    """A result as `results.json` has it: its origin (`identify`), conditions, and the values of all metrics."""
+    return {
+        **origin,
         "snapshot": str(Path(result.snapshot).resolve()),
         "epoch": result.epoch,
         "images": len(result.names),
@@ -110,7 +159,12 @@ def read_results(path: str | Path) -> list[dict]:
         return []
     if not isinstance(entries, list):
         return []
-    return [entry for entry in entries if isinstance(entry, dict) and {"snapshot", "branch", "epoch"} <= entry.keys()]
+    needed = {"snapshot": str, "branch": str, "epoch": int}
+    return [
+        entry
+        for entry in entries
+        if isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in needed.items())
+    ]
 
 
 def plain(values: Tensor) -> list | float | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from furnace.datasets.catalog import Classes, find_classes
 from furnace.engine.distributed import local_device, parse_devices
 from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_precision
-from furnace.engine.snapshots import Snapshot, load_network, load_snapshot
+from furnace.engine.snapshots import Snapshot, check_weights, load_network, load_snapshot
 from furnace.methods.build import build_network
 from furnace.methods.method import METHODS
 from furnace.methods.settings import open_settings
@@ -49,9 +49,11 @@ class Segmenter:
         """Build the network of a snapshot and take its weights.
 
         Raises:
-            UserError: the file is damaged or does not fit, or its method has no such branch.
+            UserError: the file is damaged or does not fit, holds weights that are not finite, or its method has no such
+                branch.
         """
         snapshot = load_snapshot(path)
+        check_weights(snapshot.model, path, "the training went wrong before it; take an earlier snapshot")
         self.C = C = open_settings(snapshot.settings, path, self.given)
         method = METHODS.find(C.method)
         self.branch = self.asked or method.reported

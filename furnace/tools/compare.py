@@ -52,7 +52,7 @@ Interrupt it as you like: the same command goes on from there, finished runs are
 def main(argv: list[str] | None = None) -> int:
     """Plan, show, run and write; returns the exit status, 1 if a run failed."""
     args = build_parser().parse_args(argv)
-    console = open_console(highlight=False)
+    console = open_console(highlight=False, markup=True)
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)] * args.jobs
     experiment = find_experiment(args.experiment)
     trials = make_plan(experiment, args)

@@ -4,7 +4,6 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from furnace.checks.checkup import Checkup
 from furnace.checks.findings import SAMPLE, Level, findings_table
@@ -16,7 +15,7 @@ from furnace.utils.config import parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
-from furnace.utils.terminal import open_console
+from furnace.utils.terminal import Table, open_console
 
 EXAMPLES = """examples:
   python -m furnace.tools.doctor exp_voc                     lists, files, 64 images of each list, weights, time

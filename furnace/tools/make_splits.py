@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.partition import make_partition
@@ -17,7 +16,7 @@ from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.progress import parallel
 from furnace.utils.settings import Settings
-from furnace.utils.terminal import open_console
+from furnace.utils.terminal import Table, open_console
 
 LABEL_VALUES = 256
 DEFAULT_RATIOS = [2, 4, 8, 16]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from furnace.datasets.archives import FolderSource, Source
 from furnace.datasets.encoding import COLOUR_TYPE, PNG_END
@@ -27,7 +26,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part, link_atomically, write_atomically
 from furnace.utils.places import data_root
 from furnace.utils.progress import ProgressBar
-from furnace.utils.terminal import open_console
+from furnace.utils.terminal import Table, open_console
 from furnace.utils.wording import byte_size
 
 

@@ -4,7 +4,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,6 +31,19 @@ def locked(*folders: str | Path, warn: Callable[[str], None]) -> Iterator[None]:
         for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
             stack.enter_context(_locked(folder, warn))
         yield
+
+
+@contextmanager
+def file_locked(path: Path) -> Iterator[None]:
+    """Let one process at a time change a file; where the file system has no locks the block runs without one."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
+    with suppress(OSError, NotImplementedError, Timeout):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=WAIT_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -4,7 +4,9 @@ import os
 import sys
 from typing import Any
 
+from rich import table
 from rich.console import Console
+from rich.text import Text
 
 WIDTH_WITHOUT_TERMINAL = 160
 
@@ -12,4 +14,19 @@ WIDTH_WITHOUT_TERMINAL = 160
 def open_console(**options: Any) -> Console:
     """A console for stdout; NO_COLOR and COLUMNS are heeded, `options` are those of rich."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(**options, width=None if narrow else WIDTH_WITHOUT_TERMINAL)
+    return Console(**{"markup": False, **options}, width=None if narrow else WIDTH_WITHOUT_TERMINAL)
+
+
+class Table(table.Table):
+    """rich's table, which shows strings as they are: names and paths may hold brackets, rich's own markup."""
+
+    def __init__(self, *headers: str, title: str | None = None, caption: str | None = None, **options: Any):
+        super().__init__(
+            *headers,
+            title=None if title is None else Text(title, "table.title"),
+            caption=None if caption is None else Text(caption, "table.caption"),
+            **options,
+        )
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from furnace.datasets.catalog import Classes
-from furnace.engine.record import RECORD, TRAINING_METRICS, TRUTH
+from furnace.engine.record import RECORD, TRAINING_METRICS, TRUTH, read_metrics, read_record
 from furnace.inference.plots import epochs_plot
-from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, data_uri, write_report
+from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, Training, data_uri, write_report
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.settings import Settings
 
@@ -50,8 +50,11 @@ ENTRIES = [make_entry(2, "1", 0.61), make_entry(4, "1", 0.844), make_entry(4, "2
 
 
 def write(C: Settings, entries: list[dict], shown: dict, examples: Sequence[Example] = ()) -> Path:
-    """The report of a supervised snapshot with the metric of the default settings."""
-    return write_report(C, "supervised", MetricList(["iou"]), entries, shown, examples, CLASSES)
+    """The report of a supervised snapshot with the metric of the default settings, and what its run left there."""
+    metrics, truth = (read_metrics(Path(C.log_dir) / name) for name in (TRAINING_METRICS, TRUTH))
+    record = read_record(Path(C.snapshot_dir) / RECORD)
+    training = Training("supervised", record.get("settings") or C.model_dump(), record, metrics, truth)
+    return write_report(C, training, MetricList(["iou"]), entries, shown, examples, CLASSES)
 
 
 class Page(HTMLParser):

@@ -13,11 +13,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from furnace.utils.arguments import number
 from furnace.utils.errors import run
-from furnace.utils.terminal import open_console
+from furnace.utils.terminal import Table, open_console
 from tests.torture.faults import FAULTS
 from tests.torture.victim import Failed, Victim, same_weights
 
