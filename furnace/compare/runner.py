@@ -16,10 +16,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from furnace.compare.trials import Trial
+from furnace.compare.trials import RECORD, Trial
 from furnace.engine.record import RECORD as RUN_RECORD
 from furnace.engine.record import RESULTS, TRAINING_METRICS, read_metrics
-from furnace.engine.snapshot_folder import LAST, clear, list_epochs
+from furnace.engine.snapshot_folder import LAST, clear, list_epochs, list_snapshots
 from furnace.inference.results import read_results
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
@@ -87,7 +87,16 @@ class Runner:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(f"{trial.folder}: another process works on it; wait for it, or end it") from error
-            record = trial.record() or {"identity": trial.identity(), "attempts": []}
+            record = trial.record()
+            if not record:
+                if list_snapshots(trial.snapshots):
+                    raise UserError(
+                        f"{trial.folder}: holds snapshots but no {RECORD}, which would say whose; choose another "
+                        "folder (--out), or remove that one"
+                    )
+                # Before the first command: what it leaves when all are killed must say which settings it had.
+                record = {"identity": trial.identity(), "attempts": []}
+                trial.write_record(record)
             if "result" not in record:
                 record["result"] = self._carry_out(trial, record, device, lock.fileno())
                 trial.write_record(record)

@@ -1,12 +1,14 @@
 """Statistics of a comparison: mean and standard deviation over seeds, and paired difference to a baseline."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy import stats
+
 BASELINE = "supervised"
 LAST, BEST = "last", "best"
+LEVEL = 0.95  # of the confidence interval
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Row:
     """A value of a method at one share of labels, over its seeds. Statistics of too few seeds are None.
 
     `std` is the sample's; `difference` is the mean over the seeds that the baseline has, too, of the method's value
-    minus the baseline's with the same seed, and `standard_error` that of this mean. `seconds` is the mean of a run's
-    training and evaluation, `memory_gib` the largest peak.
+    minus the baseline's with the same seed, `standard_error` that of this mean, and `interval` the half width of its
+    95 % confidence interval (Student's t). `seconds` is the mean of a run's training and evaluation, `memory_gib` the
+    largest peak.
     """
 
     which: str
@@ -42,6 +45,7 @@ class Row:
     std: float | None
     difference: float | None
     standard_error: float | None
+    interval: float | None
     seconds: float
     memory_gib: float | None
 
@@ -71,7 +75,7 @@ def rows_of(scores: Sequence[Score], which: str, name: str) -> list[Row]:
 def make_row(which: str, name: str, by_seed: Mapping[int, Score], base: Mapping[int, float]) -> Row:
     """The row of one method and share of labels, from its scores and the baseline's values by seed."""
     values = {seed: score.values[which][name] for seed, score in sorted(by_seed.items())}
-    difference, standard_error = paired_difference(values, base)
+    difference, standard_error, interval = paired_difference(values, base)
     first = next(iter(by_seed.values()))
     memory = [score.memory_gib for score in by_seed.values() if score.memory_gib is not None]
     return Row(
@@ -85,16 +89,19 @@ def make_row(which: str, name: str, by_seed: Mapping[int, Score], base: Mapping[
         std=statistics.stdev(values.values()) if len(values) > 1 else None,
         difference=difference,
         standard_error=standard_error,
+        interval=interval,
         seconds=statistics.fmean(score.seconds for score in by_seed.values()),
         memory_gib=max(memory, default=None),
     )
 
 
-def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> tuple[float | None, float | None]:
-    """Mean over the common seeds of values minus base, and its standard error; None with fewer than 1 and 2 of them."""
+def paired_difference(
+    values: Mapping[int, float], base: Mapping[int, float]
+) -> tuple[float | None, float | None, float | None]:
+    """Mean over the common seeds of values minus base, its standard error, and half of its 95 % interval; None with too
+    few seeds: one for the mean, two for the others."""
     differences = [values[seed] - base[seed] for seed in values if seed in base]
-    if not differences:
-        return None, None
-    if len(differences) == 1:
-        return differences[0], None
-    return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+    if len(differences) < 2:
+        return differences[0] if differences else None, None, None
+    error = float(stats.sem(differences))
+    return statistics.fmean(differences), error, error * float(stats.t.ppf(0.5 + LEVEL / 2, len(differences) - 1))

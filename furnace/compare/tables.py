@@ -15,11 +15,13 @@ from furnace.utils.wording import byte_size, duration, percent
 MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"
 TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the validation list"}
 ABOUT = ("labels", "method", "seeds")
-STATISTICS = ("std", f"minus {BASELINE}", "standard error", "time", "memory")
+STATISTICS = ("std", f"minus {BASELINE}", "standard error", "95 % interval", "time", "memory")
 NOTE = (
     "Values on the test set in percent, mean over the seeds and sample standard deviation; the difference to "
-    f"{BASELINE} is paired by seed, with its standard error. Time is one run's training and evaluation."
+    f"{BASELINE} is paired by seed, with its standard error and 95 % confidence interval (Student's t). Time is "
+    "one run's training and evaluation."
 )
+ENOUGH_SEEDS = 5
 PLOT_DPI = 150
 
 
@@ -62,7 +64,7 @@ def tables(rows: Sequence[Row], titles: dict[str, str]) -> str:
             if of_metric:
                 lines = [(*ABOUT, title, *STATISTICS), *map(cells_of, of_metric)]
                 parts.append("\n".join(markdown_table(lines)))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *filter(None, [seeds_note(rows)])])
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -90,8 +92,27 @@ def cells_of(row: Row) -> tuple[str, ...]:
         percent(row.std),
         percent(row.difference, signed=True),
         percent(row.standard_error),
+        interval_of(row),
         duration(row.seconds),
         "-" if row.memory_gib is None else byte_size(row.memory_gib * 2**30),
+    )
+
+
+def interval_of(row: Row) -> str:
+    """The 95 % interval of the difference, such as "+8.13 to +23.05"; "-" without one."""
+    if row.interval is None:
+        return "-"
+    return " to ".join(percent(row.difference + side * row.interval, signed=True) for side in (-1, 1))
+
+
+def seeds_note(rows: Sequence[Row]) -> str:
+    """A warning about few seeds, "" if there are enough."""
+    fewest = min((len(row.seeds) for row in rows), default=ENOUGH_SEEDS)
+    if fewest >= ENOUGH_SEEDS:
+        return ""
+    return (
+        f"With {fewest} seed{'s' if fewest > 1 else ''} a difference says little: other seeds may turn its sign. "
+        f"Use {ENOUGH_SEEDS} or more."
     )
 
 

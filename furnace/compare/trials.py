@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from furnace.datasets.splits import list_hash, read_lines, read_list
+from furnace.datasets.splits import Sample, read_lines, read_list
+from furnace.engine.identity import file_digest, samples_digest
 from furnace.methods.method import METHODS
 from furnace.methods.settings import all_settings, load_config
 from furnace.utils.config import parse_overrides
@@ -15,7 +16,7 @@ from furnace.utils.files import write_atomically
 from furnace.utils.settings import COSTS, PLACES, Settings
 
 RECORD = "trial.json"
-# Told apart by the lists' hashes instead.
+# Told apart by the content of the lists instead.
 SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
 # What a comparison sets from trial to trial, and what must be the same in all, or its rows would not compare.
 OF_A_TRIAL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
@@ -60,15 +61,28 @@ class Trial:
         return len(read_lines(self.C.train_source))
 
     def identity(self) -> dict[str, Any]:
-        """All that the result depends on: settings, and hashes of the lists. Raises UserError if one is missing."""
-        lists = {"labeled": self.C.train_source, "test": self.C.eval_source}
-        if METHODS.find(self.C.method).unlabeled:
-            lists["unlabeled"] = self.C.unsup_source
+        """All that the result depends on: settings, and digests of the lists and of the files that they name.
+
+        Raises:
+            UserError: a list or one of its images is missing.
+        """
+        # Of pruned epochs none can be the best.
+        costs = COSTS - {"keep_snapshots"} if self.validation else COSTS
+        digests = {name: samples_digest(samples, name != "unlabeled") for name, samples in self.samples().items()}
+        return {"settings": self.C.model_dump(exclude=PLACES | SOURCES | costs), "lists": digests}
+
+    def samples(self) -> dict[str, list[Sample]]:
+        """The samples of each list that the result depends on. Raises UserError if one is missing."""
+        C = self.C
+        lists = {
+            "labeled": read_list(C.train_source, C.dataset_path, C.train_folder),
+            "test": read_list(C.eval_source, C.dataset_path, C.eval_folder),
+        }
+        if METHODS.find(C.method).unlabeled:
+            lists["unlabeled"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labeled=False)
         if self.validation:
-            lists["validation"] = self.validation.source
-        settings = self.C.model_dump(exclude=PLACES | SOURCES | COSTS)
-        hashes = {name: list_hash(source) if Path(source).is_file() else None for name, source in lists.items()}
-        return {"settings": settings, "lists": hashes}
+            lists["validation"] = read_list(self.validation.source, C.dataset_path, self.validation.folder)
+        return lists
 
     def record(self) -> dict[str, Any]:
         """Content of `trial.json`, {} without one. Raises UserError if it can't be read, or is of another run."""
@@ -177,23 +191,21 @@ def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
 
 
 def check_validation(trial: Trial) -> None:
-    """Raise UserError if the validation list shares images with the test set or with those that a trial learns from."""
+    """Raise UserError if the validation list shares images with the test set or with those that a trial learns from,
+    also as links or copies, or if the trial does not keep all epochs to choose from."""
     if trial.validation is None:
         return
-    C = trial.C
-    samples = read_list(trial.validation.source, C.dataset_path, trial.validation.folder)
-    held = {sample.image.resolve() for sample in samples}
-    sources = {
-        "the test set": read_list(C.eval_source, C.dataset_path, C.eval_folder),
-        "the labelled images": read_list(C.train_source, C.dataset_path, C.train_folder),
-    }
-    if METHODS.find(C.method).unlabeled:
-        sources["the unlabelled images"] = read_list(C.unsup_source, C.dataset_path, C.train_folder, labeled=False)
-    for what, samples in sources.items():
-        shared = held & {sample.image.resolve() for sample in samples}
-        if shared:
+    if trial.C.keep_snapshots:
+        raise UserError(
+            f"--validation: C.keep_snapshots = {trial.C.keep_snapshots} leaves only the last epochs to choose from; "
+            "use -o keep_snapshots=0"
+        )
+    lists = trial.samples()
+    held = {file_digest(sample.image): sample.image for sample in lists.pop("validation")}
+    names = {"test": "the test set", "labeled": "the labelled images", "unlabeled": "the unlabelled images"}
+    for name, samples in lists.items():
+        if shared := held.keys() & {file_digest(sample.image) for sample in samples}:
             raise UserError(
-                f"--validation {trial.validation.source}: shares {len(shared)} images with {what}, such as "
-                f"{min(shared)}; "
-                "an epoch chosen on them would not be an honest one"
+                f"--validation {trial.validation.source}: shares {len(shared)} images with {names[name]}, such as "
+                f"{min(held[digest] for digest in shared)}; an epoch chosen on them would not be an honest one"
             )

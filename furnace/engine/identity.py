@@ -1,10 +1,9 @@
 """Identity of a run: which run it is, and which images, labels and lists, by content, it learns from."""
 
 import hashlib
-import os
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,13 @@ def new_run() -> str:
 
 def file_digest(path: Path) -> str:
     """Hexadecimal digest of a file's size, first and last 64 KiB."""
+    status = path.stat()
+    return _digest_at(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=2**20)  # a comparison asks for the same files for each of its trials
+def _digest_at(path: Path, size: int, *_) -> str:
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
         digest = hashlib.blake2b(f"{size}:".encode() + file.read(END_BYTES), digest_size=16)
         if size > END_BYTES:
             file.seek(max(END_BYTES, size - END_BYTES))

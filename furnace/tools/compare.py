@@ -25,6 +25,7 @@ from furnace.compare.trials import (
     plan_trials,
     subset_sources,
 )
+from furnace.datasets.splits import list_hash
 from furnace.engine.distributed import parse_devices
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
@@ -32,12 +33,13 @@ from furnace.seg_opr.metrics import MetricList
 from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
-from furnace.utils.files import existing_part
+from furnace.utils.files import existing_part, write_atomically
 from furnace.utils.places import CHECKOUT
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import duration, percent
 
 FAILED_STATUS = 1
+ORIGIN = "drawn_from.txt"  # beside drawn subsets: the list that they were drawn from
 DEFAULT_PROBE = 6
 EXAMPLES = """examples:
   python -m furnace.tools.compare exp_camvid --methods supervised,cps,cpcl --ratios 16,8,4 --seeds 0,1,2
@@ -173,8 +175,12 @@ def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, s
 def draw_subsets(
     experiment: Path, subsets: Path, ratios: Sequence[int], seed: int, overrides: dict[str, str], args: Namespace
 ) -> None:
-    """Let make_splits write the lists of a seed that are not there yet; the smaller are part of the larger."""
-    missing = []
+    """Let make_splits write the lists of a seed that are not there yet; the smaller are part of the larger.
+
+    All are written anew if those that are there were drawn from another list.
+    """
+    origin, folder, missing = drawn_from(args.list), subsets / f"seed-{seed}", []
+    same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
     for ratio in ratios:
         C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
         if not C.train_source.endswith(f"_labeled_1-{ratio}.txt"):
@@ -183,17 +189,27 @@ def draw_subsets(
                 "lists that are drawn will be; name it so in config.py, by C.labeled_ratio, or leave --draw-subsets out"
             )
         sources = subset_sources(C, subsets, seed)
-        if not all(Path(source).is_file() for source in sources.values()):
+        if not (same and all(Path(source).is_file() for source in sources.values())):
             missing.append(str(ratio))
     if not missing:
         return
     words = [sys.executable, "-m", "furnace.tools.make_splits", str(experiment), "--ratios", ",".join(missing)]
-    words += ["--seed", str(seed), "--out", str(subsets / f"seed-{seed}"), "--overwrite"]
+    words += ["--seed", str(seed), "--out", str(folder), "--overwrite"]
     words += ["--list", str(Path(args.list).resolve())] if args.list else []
     words += [part for name, value in overrides.items() for part in ("-o", f"{name}={value}")]
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"--draw-subsets: {done.stderr.strip().removeprefix('error: ')}")
+    write_atomically(folder / ORIGIN, origin.encode())
+
+
+def drawn_from(listing: str | None) -> str:
+    """Text that tells lists to draw from apart: a digest of the content; "the data set's own" without one."""
+    if listing is None:
+        return "the data set's own"
+    if not Path(listing).is_file():
+        raise UserError(f"--list {listing}: no such file")
+    return list_hash(listing)
 
 
 def probe(
@@ -246,7 +262,8 @@ def report(
     """Write the files and show the tables."""
     done = [trial for trial in trials if trial.name in results]
     rows = aggregate([to_score(trial, results[trial.name], metrics) for trial in done])
-    versions = next(iter(results.values()))["versions"]
+    shown = [results[trial.name] for trial in done]
+    times = sorted(result["finished"] for result in shown if "finished" in result)
     facts = {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "-m", "furnace.tools.compare", *sys.argv[1:]]),
@@ -254,8 +271,8 @@ def report(
         "labelled images": "drawn by each seed" if args.draw_subsets else "the same for every seed",
         "validation": Path(args.validation).name if args.validation else "none",
         "hardware": ", ".join(sorted({result["device"] for result in results.values()})),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "runs": f"{len(done)} of {len(trials)} finished",
+        "versions": "; ".join(sorted({", ".join(map(" ".join, result["versions"].items())) for result in shown})),
+        "runs": f"{len(done)} of {len(trials)} finished" + (f", from {times[0]} to {times[-1]}" if times else ""),
     }
     out = trials[0].folder.parent
     everything = [{"method": t.method, "ratio": t.ratio, "seed": t.seed, **t.record()} for t in done]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from furnace.compare.scores import Row, Score, aggregate, paired_difference
 from furnace.compare.tables import cells_of, plot, tables, to_csv
@@ -41,11 +42,20 @@ def test_mean_deviation_and_paired_difference(values: dict[int, tuple[float, flo
 
 
 def test_pairs_are_of_the_same_seed() -> None:
-    difference, error = paired_difference({0: 0.5, 1: 0.9, 2: 0.1}, {1: 0.8, 2: 0.2, 3: 0.0})
+    difference, error, interval = paired_difference({0: 0.5, 1: 0.9, 2: 0.1}, {1: 0.8, 2: 0.2, 3: 0.0})
     assert difference == pytest.approx(0)
     assert error == pytest.approx(0.1 * math.sqrt(2) / math.sqrt(2))
-    assert paired_difference({0: 0.5}, {0: 0.3}) == (pytest.approx(0.2), None)
-    assert paired_difference({0: 0.5}, {1: 0.3}) == (None, None)
+    assert interval == pytest.approx(12.706 * error, rel=1e-4), "Student's t of one degree of freedom"
+    assert paired_difference({0: 0.5}, {0: 0.3}) == (pytest.approx(0.2), None, None)
+    assert paired_difference({0: 0.5}, {1: 0.3}) == (None, None, None)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12))
+def test_the_interval_is_that_of_a_paired_t_test(values: list[float]) -> None:
+    base = [0.5 + 0.1 * number for number in range(len(values))]
+    found = stats.ttest_rel(values, base).confidence_interval(0.95)
+    difference, _, interval = paired_difference(dict(enumerate(values)), dict(enumerate(base)))
+    assert [difference - interval, difference + interval] == pytest.approx(list(found), abs=1e-9)
 
 
 def example() -> list[Row]:

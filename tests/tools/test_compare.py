@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,10 +266,96 @@ def test_other_settings_are_another_run(stub: Path) -> None:
     assert main(arguments(stub, "-o", "num_workers=3", seeds="0")) == 0
     with pytest.raises(UserError, match=r"lr = 0.02 there, 0.5 here"):
         main(arguments(stub, "-o", "lr=0.5", seeds="0"))
-    with open(stub.parent / "DATA" / "toy" / "val.txt", "a") as file:
-        file.write("\ntrain_0015\n")
+    listing = stub.parent / "DATA" / "toy" / "val.txt"
+    listing.write_text("\n".join(reversed(listing.read_text().split())))
     with pytest.raises(UserError, match="list of test images"):
         main(arguments(stub, seeds="0"))
+
+
+def test_runs_on_other_images_of_the_same_names_are_not_taken_for_finished(stub: Path) -> None:
+    """Such as a half-size copy."""
+    assert main(arguments(stub, seeds="0")) == 0
+    counts = {"train": 16, "val": 3, "held": 2}
+    make_toy(stub.parent / "other", seed=1, counts=counts, ratios=(4, 8))
+    with pytest.raises(UserError, match=r"the list of .* images differs"):
+        main(arguments(stub, "-o", f"dataset_path={stub.parent / 'other'}", seeds="0"))
+    shutil.copytree(stub.parent / "DATA" / "toy", stub.parent / "copy")
+    done = len(calls(stub))
+    assert main(arguments(stub, "-o", f"dataset_path={stub.parent / 'copy'}", seeds="0")) == 0
+    assert len(calls(stub)) == done, "a copy is the same data"
+
+
+def test_images_added_to_an_unlabelled_folder_make_another_run(stub: Path) -> None:
+    folder = stub.parent / "more"
+    shutil.copytree(stub.parent / "DATA" / "toy" / "held" / "image", folder)
+    overrides = {"unsup_source": str(folder), "batch_size": "2"}
+    (trial,) = plan_trials(stub, stub.parent / "out", ["cpcl"], [8], [0], overrides)
+    before = trial.identity()
+    shutil.copy(next(folder.iterdir()), folder / "new.png")
+    assert trial.identity() != before
+
+
+def test_what_a_killed_comparison_trained_is_not_taken_for_a_run_of_other_settings(stub: Path, monkeypatch) -> None:
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "_attempt", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(arguments(stub, seeds="0", methods="supervised"))
+    with pytest.raises(UserError, match=r"lr = 0.02 there, 0.5 here"):
+        main(arguments(stub, "-o", "lr=0.5", seeds="0", methods="supervised"))
+    (record,) = (stub.parent / "out").glob("*/trial.json")
+    record.unlink()
+    (record.parent / "snapshot").mkdir()
+    (record.parent / "snapshot" / "epoch-1.pth").touch()
+    with pytest.raises(UserError, match=r"holds snapshots but no trial.json"):
+        main(arguments(stub, seeds="0", methods="supervised"))
+
+
+def test_subsets_are_drawn_from_the_list_that_is_given(stub: Path) -> None:
+    names = (stub.parent / "DATA" / "toy" / "train.txt").read_text().split()
+    drawn = {}
+    for name, lines in (("a", names[:8]), ("b", names[8:])):
+        path = stub.parent / f"{name}.txt"
+        path.write_text("\n".join(lines))
+        main(arguments(stub, "--draw-subsets", "--list", str(path), "--dry-run", ratios="8,4", seeds="0"))
+        folder = stub.parent / "out/subsets/seed-0"
+        drawn[name] = [set((folder / f"train_labeled_1-{ratio}.txt").read_text().split()) for ratio in (8, 4)]
+        assert drawn[name][0] < drawn[name][1] <= set(lines), "nested"
+
+
+@pytest.mark.parametrize("copy", [os.link, shutil.copy], ids=["links", "copies"])
+def test_a_validation_list_of_links_or_copies_of_the_test_set_is_refused(stub: Path, copy) -> None:
+    toy = stub.parent / "DATA" / "toy"
+    for number in range(2):
+        (toy / f"held/image/held_{number:04d}.png").unlink()
+        copy(toy / f"val/image/val_{number:04d}.png", toy / f"held/image/held_{number:04d}.png")
+    with pytest.raises(UserError, match="shares 2 images with the test set"):
+        main(arguments(stub, "--validation", held_out(stub)))
+
+
+def test_pruned_epochs_can_not_be_chosen(stub: Path) -> None:
+    with pytest.raises(UserError, match=r"C.keep_snapshots = 1 leaves only the last epochs"):
+        main(arguments(stub, "--validation", held_out(stub), "-o", "keep_snapshots=1"))
+
+
+def test_all_versions_of_a_comparison_are_told(stub: Path) -> None:
+    assert main(arguments(stub, seeds="0")) == 0
+    train = stub / "train.py"
+    train.write_text(train.read_text().replace('"torch": "0"', '"torch": "1"'))
+    assert main(arguments(stub)) == 0
+    facts = comparison(stub)
+    assert "torch 0" in facts["versions"] and "torch 1" in facts["versions"]
+    assert "4 of 4 finished, from 20" in facts["runs"]
+
+
+def test_few_seeds_are_told(stub: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(arguments(stub)) == 0
+    assert "With 2 seeds a difference says little" in capsys.readouterr().out
+    assert main(arguments(stub, seeds="0,1,2,3,4")) == 0
+    output = capsys.readouterr().out
+    assert "says little" not in output and "95 % interval" in output
 
 
 def test_settings_of_later_versions_count_with_their_defaults() -> None:
