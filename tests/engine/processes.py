@@ -16,9 +16,13 @@ from furnace.engine.faults import SkippedImages
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import open_log
 from furnace.inference.evaluator import Evaluator
+from furnace.methods.build import build_criterion
 from furnace.methods.cpcl import CPCL
+from furnace.methods.settings import load_config
+from furnace.methods.supervised import Supervised
 from furnace.seg_opr.losses import OhemCrossEntropy
 from furnace.utils.settings import Settings
+from tests.conftest import REPOSITORY
 
 BATCH, CLASSES, SIZE, STEPS = 8, 5, (33, 41), 10
 
@@ -116,3 +120,17 @@ def report_skipped(rank: int, folder: Path) -> None:
     skipped = SkippedImages()
     skipped.note([f"own-{rank}.png: damaged", "shared.png: damaged"])
     skipped.report()
+
+
+def supervised_gradients(rank: int, accumulate: int, folder: Path, alone: bool = False) -> None:
+    """Gradients of a supervised step without ignored pixels, on this process's share of a batch or on all of it."""
+    torch.manual_seed(0)
+    batch = whole_batches()[0]
+    batch = TrainBatch(batch.images, batch.labels % CLASSES)
+    network = GroupNormNetwork(CLASSES).double()
+    criterion = build_criterion(load_config(REPOSITORY / "exp_voc", {"num_classes": str(CLASSES)}))
+    learner = Learner(network, Supervised(criterion.double()), total_iterations=9, lr=0.1, accumulate=accumulate)
+    learner.step(batch if alone else batch.split(2)[rank], 0)
+    if rank == 0:
+        name = "alone" if alone else "apart"
+        torch.save([parameter.grad for parameter in network.branches[0].parameters()], folder / f"{name}.pth")

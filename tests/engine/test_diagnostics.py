@@ -233,3 +233,14 @@ def test_a_warning_comes_again_after_it_was_gone():
         len(collapse.step(counts, 0.0, EVEN)) for counts in (same, same, apart, same) for _ in range(RECORDS_PER_CHECK)
     ]
     assert [sum(said[i : i + RECORDS_PER_CHECK]) for i in range(0, len(said), RECORDS_PER_CHECK)] == [1, 0, 0, 1]
+
+
+def test_withheld_labels_are_those_of_the_first_process_s_share(diagnostics: Diagnostics, C: Settings) -> None:
+    """Of a batch of four in two processes the first has two; the last of them is shown."""
+    asked = []
+    diagnostics.C = C.updated(batch_size=4)
+    diagnostics.dataset.withheld_label = lambda *place: asked.append(place) or np.zeros(SIZE, np.uint8)
+    images = torch.zeros(2, 3, *SIZE)
+    batch = TrainBatch(images, None, images, images, torch.zeros(2, 1, *SIZE))
+    diagnostics.withheld(C.niters_per_epoch + 1, batch, 1)
+    assert asked == [(1, 5, 0), (1, 5, 1)]

@@ -24,7 +24,7 @@ from furnace.utils.errors import Stopped, UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
-from tests.engine.processes import evaluate_share, in_processes, report_skipped, train_steps
+from tests.engine.processes import evaluate_share, in_processes, report_skipped, supervised_gradients, train_steps
 from tests.tiny_data import write_palette_label
 
 
@@ -174,3 +174,13 @@ def test_after_a_fault_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPat
     with cli.prepared(REPOSITORY / "exp_toy", args):
         pass
     assert done == ["destroy", "destroy"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_parts_in_several_processes_give_the_gradients_of_one(accumulate: int, tmp_path: Path) -> None:
+    in_processes(2, supervised_gradients, accumulate, tmp_path)
+    torch.set_num_threads(1)
+    supervised_gradients(0, 2 * accumulate, tmp_path, alone=True)
+    apart, alone = (torch.load(tmp_path / f"{name}.pth") for name in ("apart", "alone"))
+    for one, other in zip(apart, alone, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-14)

@@ -13,10 +13,12 @@ import torch
 
 from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
+from furnace.engine.distributed import CPU
 from furnace.engine.learner import Learner, StepOutput
 from furnace.methods.build import build_method
 from furnace.methods.settings import load_config
 from tests.conftest import REPOSITORY
+from tests.engine.steps import random_batch, seeded_learner
 from tests.golden_values import fill_deterministic, load_arrays, load_json, relative_error
 
 STEPS = 4
@@ -165,3 +167,20 @@ def test_rounding_alone_explains_the_late_steps():
         )
         assert from_golden < 30 * by_rounding
     assert np.isclose(changed[0]["loss"], golden[0]["loss"], rtol=1e-10)
+
+
+def test_the_method_hears_of_the_progress_before_every_step(make_settings) -> None:
+    """Its warm-up follows from it."""
+    C = make_settings(head_channels=8, nepochs=2, niters_per_epoch=4)
+    learner, heard = seeded_learner(C, CPU), []
+    learner.method.before_step = heard.append
+    for iteration in (0, 3):
+        learner.step(random_batch(C, CPU), iteration)
+    assert heard == [0, 3 / 8]
+
+
+def test_the_optimizers_have_the_settings_of_theirs(make_settings) -> None:
+    C = make_settings(head_channels=8, momentum=0.37, weight_decay=0.02)
+    for optimizer in seeded_learner(C, CPU).optimizers:
+        assert {group["momentum"] for group in optimizer.param_groups} == {0.37}
+        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02, 0}

@@ -116,3 +116,10 @@ def test_without_a_terminal_there_are_no_colours_nor_moving_bars(tmp_path: Path)
     assert "iteration 6/6" in shown
     assert "iteration 6/6" in (tmp_path / "log_last.log").read_text()
     logging.getLogger("furnace").handlers.clear()
+
+
+def test_the_log_has_a_line_at_every_display_interval(tmp_path: Path) -> None:
+    open_log(tmp_path, "log", Console(file=StringIO()))
+    run(make_monitor(tmp_path, total=12, record_iter=1, display_iter=5), dict.fromkeys(range(12), 1.0))
+    logging.getLogger("furnace").handlers.clear()
+    assert re.findall(r"iteration (\d+)/12", (tmp_path / "log_last.log").read_text()) == ["5", "10", "12"]

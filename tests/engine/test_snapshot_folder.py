@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from furnace.engine import snapshot_folder
 from furnace.engine.snapshot_folder import (
@@ -135,3 +136,13 @@ def test_what_is_not_there_is_an_error_that_lists_what_is(tmp_path: Path, which:
     (tmp_path / "epoch-4.pth").touch()
     with pytest.raises(UserError, match=f"-e {which}"):
         find_snapshots(which, tmp_path)
+
+
+def test_a_newest_snapshot_that_is_not_finite_is_passed_over(tmp_path: Path) -> None:
+    earlier = save_at(tmp_path / "epoch-3.pth", 12, age=10)
+    network, optimizer = trained()
+    torch.nn.init.constant_(next(network.parameters()), torch.nan)
+    save_snapshot(tmp_path / "epoch-4.pth", snapshot_of(network, optimizer, iteration=16))
+    path, snapshot, faults = newest_sound(tmp_path)
+    assert (path, snapshot.iteration) == (earlier, 12)
+    assert len(faults) == 1 and "epoch-4.pth" in faults[0] and "not finite" in faults[0]

@@ -1,6 +1,7 @@
 """A run that is replaced leaves nothing beside the new one; one that goes back sets its abandoned end apart."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,3 +74,14 @@ def test_a_run_that_only_continues_sets_nothing_apart(make_trainer, tmp_path: Pa
     make_trainer("auto", nepochs=3).fit()
     make_trainer(str(tmp_path / "log/snapshot/epoch-2.pth"), nepochs=4).fit()
     assert not list((tmp_path / "log").glob("abandoned*"))
+
+
+@pytest.mark.parametrize("left", ["older", "missing"])
+def test_a_run_that_was_killed_before_its_last_copy_makes_it(make_trainer, left: str, tmp_path: Path) -> None:
+    make_trainer(nepochs=3).fit()
+    folder = tmp_path / "log/snapshot"
+    (folder / "epoch-last.pth").unlink()
+    if left == "older":
+        shutil.copy2(folder / "epoch-1.pth", folder / "epoch-last.pth")
+    make_trainer("auto", nepochs=3).fit()
+    assert (folder / "epoch-last.pth").read_bytes() == (folder / "epoch-2.pth").read_bytes()

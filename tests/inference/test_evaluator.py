@@ -18,7 +18,8 @@ from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
 from furnace.engine.record import REPORT, RESULTS
 from furnace.inference.evaluator import Evaluator
-from furnace.inference.results import read_results
+from furnace.inference.report import EXAMPLES
+from furnace.inference.results import Result, read_results
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
@@ -236,3 +237,27 @@ def test_missing_list_and_snapshot(C: Settings):
     C = C.updated(eval_source="nowhere.txt")
     with pytest.raises(UserError, match=r"nowhere\.txt: no such list"):
         Evaluator(C, CPU, console=quiet())
+
+
+def test_a_strip_is_image_prediction_and_truth(C: Settings, tmp_path: Path) -> None:
+    evaluator = Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet())
+    evaluator.segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
+    image = np.full((4, 6, 3), 77, np.uint8)
+    evaluator.save_pictures("s", "a", image, np.full((4, 6), 2, np.uint8), torch.ones(4, 6, dtype=torch.int64))
+    picture = np.asarray(Image.open(tmp_path / "pictures/s/strip/a.png"))
+    palette = evaluator.segmenter.classes.palette
+    columns = [tuple(int(value) for value in picture[1, x]) for x in (2, 2 + 10, 2 + 20)]
+    assert columns == [(77, 77, 77), palette[1], palette[2]]
+
+
+def test_the_best_and_the_worst_images_are_shown(C: Settings) -> None:
+    evaluator = Evaluator(C, CPU, console=quiet())
+    evaluator.segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
+    evaluator.samples = (10 * evaluator.samples)[: 2 * EXAMPLES + 3]
+    scores = torch.rand(len(evaluator.samples), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores[1] = torch.nan
+    names = [str(number) for number in range(len(scores))]
+    shown = evaluator.examples(Result("", 0, "1", 0.0, {}, names, scores))
+    ranked = sorted((score for score in scores.tolist() if score == score), reverse=True)
+    assert [example.score for example in shown] == ranked[:EXAMPLES] + ranked[-EXAMPLES:]
+    assert all(scores[int(example.name)] == example.score for example in shown)

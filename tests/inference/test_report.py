@@ -13,8 +13,8 @@ import pytest
 
 from furnace.datasets.catalog import Classes
 from furnace.engine.record import RECORD, TRAINING_METRICS, TRUTH, read_metrics, read_record
-from furnace.inference.plots import epochs_plot
-from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, Training, data_uri, write_report
+from furnace.inference.plots import epochs_plot, matrix_plot
+from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, Training, data_uri, example_row, write_report
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.settings import Settings
 
@@ -233,3 +233,17 @@ def test_large_pictures_are_scaled_down():
     assert len(data_uri(picture)) < len(
         data_uri(np.random.default_rng(0).integers(0, 256, (EXAMPLE_HEIGHT, 480, 3), dtype=np.uint8))
     )
+
+
+def test_the_confusion_is_in_percent_of_the_true_class() -> None:
+    shown = matrix_plot(["a", "b"], [[30, 10], [0, 60]])
+    assert re.findall(r">(\d+)</text>", shown) == ["75", "25", "100"]
+
+
+def test_pictures_of_an_example_are_what_their_names_say() -> None:
+    image = np.full((8, 8, 3), 9, np.uint8)
+    example = Example("a", 0.5, image, label=np.zeros((8, 8), np.uint8), prediction=np.ones((8, 8), np.uint8))
+    pictures = example_row(example, CLASSES)["pictures"]
+    assert pictures["prediction"] == data_uri(np.full((8, 8, 3), CLASSES.palette[1], np.uint8))
+    assert pictures["ground truth"] == data_uri(np.full((8, 8, 3), CLASSES.palette[0], np.uint8))
+    assert pictures["image"] == data_uri(image)

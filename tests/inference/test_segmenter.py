@@ -13,6 +13,7 @@ from rich.console import Console
 from furnace.engine.distributed import CPU
 from furnace.engine.trainer import Trainer
 from furnace.inference.segmenter import Segmenter, load_segmenter
+from furnace.seg_opr.sliding import starts
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import write_palette_label
@@ -149,3 +150,21 @@ def test_every_method_trains_without_cutmix(
     places = {"log_dir": str(tmp_path), "snapshot_dir": str(tmp_path)}
     model = fit(make_settings(method=method, cutmix=False, nepochs=1, niters_per_epoch=1, **places, **NARROW))["model"]
     assert all(value.isfinite().all() for value in model.values())
+
+
+def test_probabilities_are_those_of_the_mean_over_the_windows_that_cover_one(make_settings, lively_snapshot) -> None:
+    C = make_settings(eval_crop_size=40, eval_stride_rate=0.5, **NARROW)
+    segmenter = Segmenter(C, torch.device("cpu"), "1")
+    segmenter.load(lively_snapshot)
+    image = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    _, found = segmenter(image, probabilities=True)
+    sums, counts = torch.zeros(C.num_classes, 60, 70), torch.zeros(60, 70)
+    with torch.inference_mode():
+        for top in starts(60, 40, 0.5):
+            for left in starts(70, 40, 0.5):
+                window = torch.from_numpy(image[top : top + 40, left : left + 40]).permute(2, 0, 1)[None]
+                logits = segmenter.window_scores(segmenter.to_input(window))[0]
+                sums[:, top : top + 40, left : left + 40] += logits
+                counts[top : top + 40, left : left + 40] += 1
+    assert counts.max() > 1
+    np.testing.assert_allclose(found, (sums / counts).softmax(0).numpy(), atol=1e-5)

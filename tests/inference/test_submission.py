@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from furnace.datasets.catalog import CITYSCAPES_NAMES
 from furnace.engine.distributed import CPU
 from furnace.inference.evaluator import Evaluator
-from furnace.inference.submission import Submission
+from furnace.inference.submission import Submission, cityscapes_place
 from furnace.methods.settings import load_config
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -123,3 +123,8 @@ def test_refusals(make_settings: Callable[..., Settings], tmp_path: Path, lively
     C = C.updated(dataset_name="camvid")
     with pytest.raises(UserError, match="no benchmark server"):
         Submission(C, CPU, None, tmp_path, quiet())
+
+
+def test_names_for_the_server_lose_the_suffix_of_the_images() -> None:
+    assert cityscapes_place(f"{FRAMES[0]}_leftImg8bit", "val") == f"{FRAMES[0]}_pred_labelIds.png"
+    assert cityscapes_place(FRAMES[0], "val") == f"{FRAMES[0]}_pred_labelIds.png"

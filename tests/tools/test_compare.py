@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from furnace.compare.plan import overhead_seconds, step_seconds
+from furnace.compare.plan import expected_seconds, overhead_seconds, step_seconds
 from furnace.compare.runner import Runner
 from furnace.compare.trials import SOURCES, first_difference, plan_trials
 from furnace.datasets.toy import make_toy
@@ -450,3 +450,23 @@ def test_interrupted_it_lets_the_run_save_and_goes_on_later(stub: Path, probe: s
     (stub / "wait").unlink()
     assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
     assert [line.split()[0] for line in calls(stub)] == ["train", "train", "eval"]
+
+
+def test_of_equally_good_epochs_the_later_is_chosen(stub: Path) -> None:
+    script = (stub / "eval.py").read_text()
+    (stub / "eval.py").write_text(script.replace("[0.1, 0.5, 0.3, 0.2][epoch]", "[0.1, 0.5, 0.5, 0.2][epoch]"))
+    assert main(arguments(stub, "--validation", held_out(stub), seeds="0", methods="supervised")) == 0
+    (trial,) = comparison(stub)["trials"]
+    assert trial["result"]["best"]["epoch"] == 2
+
+
+def test_of_a_finished_run_one_snapshot_stays(stub: Path) -> None:
+    assert main(arguments(stub, seeds="0", methods="supervised")) == 0
+    (folder,) = (stub.parent / "out").glob("*/snapshot")
+    assert [path.name for path in folder.glob("*.pth")] == ["epoch-last.pth"]
+
+
+def test_more_devices_than_runs_save_no_time(stub: Path) -> None:
+    trials = plan_trials(stub, stub.parent / "out", ["supervised"], [8], [0, 1], {"batch_size": "2"})
+    seconds = [expected_seconds(trials, {}, {"supervised": 1.0}, at_once) for at_once in (1, 2, 8)]
+    assert seconds[0] == 2 * seconds[1] and seconds[1] == seconds[2]
