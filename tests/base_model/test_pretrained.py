@@ -45,7 +45,7 @@ def assert_loaded(network: Network, weights: dict[str, Tensor], skip: tuple[str,
     ],
     ids=["bare", "under model", "under state_dict", "module prefix", "module prefix under model"],
 )
-def test_weights_fill_the_backbones_of_all_branches(wrap, backbone_weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_fill_the_backbones_of_all_branches(wrap, backbone_weights, tmp_path):
     path = tmp_path / "resnet18_v1c.pth"
     torch.save(wrap(backbone_weights), path)
     network = network_with(path)
@@ -57,9 +57,7 @@ def test_weights_fill_the_backbones_of_all_branches(wrap, backbone_weights: dict
     )
 
 
-def test_report_names_what_the_file_lacks_and_what_it_has_too_much(
-    backbone_weights: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_report_names_what_the_file_lacks_and_what_it_has_too_much(backbone_weights, tmp_path):
     path = tmp_path / "nearly.pth"
     lacking = {key: value for key, value in backbone_weights.items() if key != "layer4.1.bn2.bias"}
     torch.save({**lacking, "surplus.weight": torch.zeros(2)}, path)
@@ -70,32 +68,30 @@ def test_report_names_what_the_file_lacks_and_what_it_has_too_much(
     assert "fc." not in network.weights_report
 
 
-def test_no_file_means_random_weights_and_says_so() -> None:
+def test_no_file_means_random_weights_and_says_so():
     assert network_with(None).weights_report == "encoder weights: random"
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth: no such file"):
         network_with(tmp_path / "nowhere.pth")
 
 
-def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_network_is_refused(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({f"layer{i}.weight": torch.zeros(2) for i in range(200)}, path)
     with pytest.raises(UserError, match=r"other\.pth: only 0 of .* match .*another C\.backbone"):
         network_with(path)
 
 
-def test_code_in_a_weights_file_is_not_run(trapped_file: tuple[Path, Path]) -> None:
+def test_code_in_a_weights_file_is_not_run(trapped_file):
     path, marker = trapped_file
     with pytest.raises(UserError, match=r"trapped\.pth: refused"):
         network_with(path)
     assert not marker.exists()
 
 
-def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     weights = models.resnet18().state_dict()
@@ -109,7 +105,7 @@ def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(
     assert_loaded(network, weights)
 
 
-def test_failed_download_names_the_address_and_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_the_address_and_the_cache(monkeypatch):
     def offline(*_, **__):
         raise URLError("no network")
 
@@ -148,9 +144,7 @@ def called(weights: dict[str, Tensor], names: dict[str, str], prefix: str = "") 
     ],
 )
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(
-    name: str, stem: str, rename, origin: str, tmp_path: Path
-) -> None:
+def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(name, stem, rename, origin, tmp_path):
     torch.manual_seed(4)
     weights = DilatedResNet(name, stem).state_dict()
     torch.save(rename(weights), tmp_path / "weights.pth")
@@ -163,9 +157,7 @@ def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(
     opened.load_state_dict(network.state_dict())
 
 
-def test_weights_of_another_depth_name_the_encoder_that_fits(
-    backbone_weights: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_weights_of_another_depth_name_the_encoder_that_fits(backbone_weights, tmp_path):
     path = tmp_path / "resnet50_v1c.pth"
     torch.save(backbone_weights, path)
     with pytest.raises(
@@ -174,9 +166,7 @@ def test_weights_of_another_depth_name_the_encoder_that_fits(
         Network(3, "resnet34", str(path), head_channels=8, branches=1)
 
 
-def test_branches_may_have_encoders_and_weights_of_their_own(
-    backbone_weights: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_branches_may_have_encoders_and_weights_of_their_own(backbone_weights, tmp_path):
     path = tmp_path / "resnet18_v1c.pth"
     torch.save(backbone_weights, path)
     network = Network(3, ("resnet18", "resnet34"), (str(path), None), head_channels=8)

@@ -1,7 +1,5 @@
 """Estimates of a run's time: batches like the loader's, extrapolation in pixels, samples from files and a cache."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("method, cutmix", [("cpcl", True), ("cpcl", False), ("supervised", True)])
-def test_random_batches_have_the_streams_of_real_ones(make_settings, method: str, cutmix: bool) -> None:
+def test_random_batches_have_the_streams_of_real_ones(make_settings, method, cutmix):
     C = make_settings(method=method, cutmix=cutmix)
     real = next(iter(build_train_loader(C, build_train_set(C, METHODS.find(method).unlabeled))))
     made = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
@@ -24,7 +22,7 @@ def test_random_batches_have_the_streams_of_real_ones(make_settings, method: str
         assert found is None or found.shape == expected.shape, name
 
 
-def test_a_step_is_timed_a_few_times_at_most(make_settings, monkeypatch) -> None:
+def test_a_step_is_timed_a_few_times_at_most(make_settings, monkeypatch):
     C = make_settings(head_channels=8)
     learner, steps = random_learner(C, CPU, 1), []
     step = learner.step
@@ -39,13 +37,13 @@ def test_a_step_is_timed_a_few_times_at_most(make_settings, monkeypatch) -> None
 
 
 @pytest.mark.parametrize("batch_size, height, width", [(2, 512, 384), (3, 16, 20)])
-def test_time_on_a_cpu_is_extrapolated_by_pixels(make_settings, monkeypatch, batch_size, height, width) -> None:
+def test_time_on_a_cpu_is_extrapolated_by_pixels(make_settings, monkeypatch, batch_size, height, width):
     C = make_settings(head_channels=8, batch_size=batch_size, image_height=height, image_width=width)
     monkeypatch.setattr(estimate, "timed_step", lambda _, batch: 2 + 1e-6 * batch.labels.numel())
     assert step_seconds(C, CPU) == pytest.approx(2 + 1e-6 * batch_size * height * width)
 
 
-def test_samples_are_timed_from_files_and_from_a_cache_of_their_own(make_settings, tmp_path: Path) -> None:
+def test_samples_are_timed_from_files_and_from_a_cache_of_their_own(make_settings, tmp_path):
     for C in (make_settings(), make_settings(cache=str(tmp_path / "cache"))):
         assert 0 < sample_seconds(C, build_train_set(C)) < 1
     assert not (tmp_path / "cache").exists()

@@ -57,7 +57,7 @@ def assert_same(samples: list[dict], others: list[dict]) -> None:
             np.testing.assert_array_equal(sample[name], other[name], err_msg=name)
 
 
-def test_sample_has_the_fields_of_a_batch_in_the_size_of_the_crop(make_train_set) -> None:
+def test_sample_has_the_fields_of_a_batch_in_the_size_of_the_crop(make_train_set):
     sample = make_train_set(scales=[0.5, 1, 2])[0, 0]
     shapes = {name: (array.shape, array.dtype) for name, array in sample.items()}
     image = ((*CROP, 3), np.uint8)
@@ -70,7 +70,7 @@ def test_sample_has_the_fields_of_a_batch_in_the_size_of_the_crop(make_train_set
     }
 
 
-def test_image_and_label_go_through_the_same_crop(make_train_set) -> None:
+def test_image_and_label_go_through_the_same_crop(make_train_set):
     padded = mirrored = 0
     dataset = make_train_set(samples=20)
     for position, sample in enumerate(all_samples(dataset, epochs=1)):
@@ -91,14 +91,14 @@ def holds_window(image: np.ndarray, window: np.ndarray) -> bool:
     return bool((view == window).all(axis=(-3, -2, -1)).any())
 
 
-def test_labelled_images_only(make_train_set) -> None:
+def test_labelled_images_only(make_train_set):
     with_unlabeled, without = make_train_set(), make_train_set(unlabeled=None)
     sample = without[0, 0]
     assert set(sample) == {"images", "labels"}
     np.testing.assert_array_equal(sample["images"], with_unlabeled[0, 0]["images"])
 
 
-def test_samples_follow_from_the_seed_in_whatever_order_they_are_asked_for(make_train_set) -> None:
+def test_samples_follow_from_the_seed_in_whatever_order_they_are_asked_for(make_train_set):
     dataset = make_train_set(scales=[0.5, 1, 2])
     keys = [(epoch, position) for epoch in range(4) for position in range(6)]
     backwards = {key: dataset[key] for key in reversed(keys)}
@@ -106,7 +106,7 @@ def test_samples_follow_from_the_seed_in_whatever_order_they_are_asked_for(make_
     assert_same([again[key] for key in keys], [backwards[key] for key in keys])
 
 
-def test_epochs_positions_and_seeds_differ(make_train_set) -> None:
+def test_epochs_positions_and_seeds_differ(make_train_set):
     sets = [make_train_set(scales=[0.5, 1, 1.5, 2], seed=seed) for seed in (0, 1)]
     samples = [sample for dataset in sets for sample in all_samples(dataset)]
     for name in ("images", "unlabeled_0", "unlabeled_1", "mask"):
@@ -114,7 +114,7 @@ def test_epochs_positions_and_seeds_differ(make_train_set) -> None:
         assert len(different) > 0.8 * len(samples), name
 
 
-def test_a_copy_in_another_process_gives_the_same_samples(make_train_set) -> None:
+def test_a_copy_in_another_process_gives_the_same_samples(make_train_set):
     dataset = make_train_set(scales=[0.5, 1, 2])
     before = all_samples(dataset, epochs=1)
     assert_same(all_samples(pickle.loads(pickle.dumps(dataset)), epochs=1), before)
@@ -125,7 +125,7 @@ def names_of(dataset: TrainSet, epoch: int, purpose: Purpose) -> list[str]:
 
 
 @pytest.mark.parametrize("purpose", [Purpose.ORDER_UNLABELED_0, Purpose.ORDER_UNLABELED_1])
-def test_every_unlabelled_image_is_reached_although_the_epoch_is_shorter(make_train_set, purpose: Purpose) -> None:
+def test_every_unlabelled_image_is_reached_although_the_epoch_is_shorter(make_train_set, purpose):
     dataset = make_train_set(samples=3)
     seen = set()
     for epoch in range(40):
@@ -136,13 +136,13 @@ def test_every_unlabelled_image_is_reached_although_the_epoch_is_shorter(make_tr
     assert len(seen) == 7
 
 
-def test_a_list_shorter_than_the_epoch_is_repeated_whole(make_train_set) -> None:
+def test_a_list_shorter_than_the_epoch_is_repeated_whole(make_train_set):
     names = names_of(make_train_set(samples=13), 0, Purpose.ORDER_LABELED)
     counts = sorted(names.count(name) for name in set(names))
     assert counts == [2, 2, 3, 3, 3]
 
 
-def test_the_two_unlabelled_streams_are_shuffled_and_cropped_apart(make_train_set) -> None:
+def test_the_two_unlabelled_streams_are_shuffled_and_cropped_apart(make_train_set):
     dataset = make_train_set(samples=7)
     streams = [
         [names_of(dataset, epoch, purpose) for epoch in range(5)]
@@ -156,7 +156,7 @@ def test_the_two_unlabelled_streams_are_shuffled_and_cropped_apart(make_train_se
     assert sum(crops) > 10
 
 
-def test_each_unlabelled_stream_shows_its_own_images(make_train_set) -> None:
+def test_each_unlabelled_stream_shows_its_own_images(make_train_set):
     dataset = make_train_set(crop=(48, 48), samples=7)
     for position, sample in enumerate(all_samples(dataset, epochs=1)):
         for number, purpose in enumerate((Purpose.ORDER_UNLABELED_0, Purpose.ORDER_UNLABELED_1)):
@@ -167,7 +167,7 @@ def test_each_unlabelled_stream_shows_its_own_images(make_train_set) -> None:
             assert np.array_equal(whole, expected) or np.array_equal(whole[:, ::-1], expected)
 
 
-def test_labels_of_unlabelled_images_are_never_read(make_train_set, voc_root: Path) -> None:
+def test_labels_of_unlabelled_images_are_never_read(make_train_set, voc_root):
     for path in (voc_root / "train_aug/label").glob("2008_*.png"):
         path.unlink()
     assert len(all_samples(make_train_set())) == 12
@@ -176,14 +176,14 @@ def test_labels_of_unlabelled_images_are_never_read(make_train_set, voc_root: Pa
         all_samples(make_train_set())
 
 
-def test_a_faulty_label_stops_the_training_with_its_name(make_train_set, voc_root: Path) -> None:
+def test_a_faulty_label_stops_the_training_with_its_name(make_train_set, voc_root):
     for path in (voc_root / "train_aug/label").glob("2007_*.png"):
         write_image(path, np.full((3, 4), 77, dtype=np.uint8))
     with pytest.raises(UserError, match=r"label/2007_\d+\.png: label value 77"):
         make_train_set()[0, 0]
 
 
-def test_evaluation_goes_through_the_list_in_order_at_full_size(voc_root: Path) -> None:
+def test_evaluation_goes_through_the_list_in_order_at_full_size(voc_root):
     dataset = EvalSet(read_list(voc_root / "val.txt", voc_root, "val"), NUM_CLASSES)
     items = [dataset[i] for i in range(len(dataset))]
     assert [name for name, _, _ in items] == ["2009_000000", "2009_000001", "2009_000002"]
@@ -192,7 +192,7 @@ def test_evaluation_goes_through_the_list_in_order_at_full_size(voc_root: Path) 
         np.testing.assert_array_equal(image, PALETTE[label])
 
 
-def test_collate_stacks_in_order_with_channels_first_in_channels_last_memory(make_train_set) -> None:
+def test_collate_stacks_in_order_with_channels_first_in_channels_last_memory(make_train_set):
     samples = all_samples(make_train_set())[:3]
     batch = collate(samples)
     for i, sample in enumerate(samples):
@@ -204,7 +204,7 @@ def test_collate_stacks_in_order_with_channels_first_in_channels_last_memory(mak
     assert batch.images.dtype == batch.labels.dtype == batch.mask.dtype == torch.uint8
 
 
-def test_batch_of_labelled_images_leaves_the_other_fields_empty(make_train_set) -> None:
+def test_batch_of_labelled_images_leaves_the_other_fields_empty(make_train_set):
     batch = collate(all_samples(make_train_set(unlabeled=None))[:2])
     assert (batch.unlabeled_0, batch.unlabeled_1, batch.mask) == (None, None, None)
     doubled = batch.map(lambda tensor: tensor.long() * 2)
@@ -213,13 +213,13 @@ def test_batch_of_labelled_images_leaves_the_other_fields_empty(make_train_set) 
     assert (doubled.unlabeled_0, doubled.mask) == (None, None)
 
 
-def test_batch_moves_to_a_device_whole() -> None:
+def test_batch_moves_to_a_device_whole():
     fields = ("images", "labels", "unlabeled_0", "unlabeled_1", "mask")
     batch = TrainBatch(**{name: torch.zeros(2, 3) for name in fields}).to(torch.device("meta"))
     assert {getattr(batch, name).device.type for name in fields} == {"meta"}
 
 
-def test_a_batch_splits_into_parts_of_the_same_size_in_order(make_train_set) -> None:
+def test_a_batch_splits_into_parts_of_the_same_size_in_order(make_train_set):
     batch = collate(all_samples(make_train_set())[:6])
     parts = batch.split(3)
     assert [len(part.images) for part in parts] == [2, 2, 2]

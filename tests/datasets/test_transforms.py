@@ -22,7 +22,7 @@ CROPS = st.tuples(st.integers(1, 70), st.integers(1, 70))
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_crops_are_the_published_ones(name: str, case: str) -> None:
+def test_crops_are_the_published_ones(name, case):
     shared, golden = load_arrays(f"transform_{name}"), load_case(f"transform_{name}", case)
     drawn = Crop(bool(golden["flip"]), float(golden["scale"]), *(int(p) for p in golden["pos"]))
     size = tuple(int(side) for side in shared["crop"])
@@ -36,7 +36,7 @@ def test_crops_are_the_published_ones(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_every_golden_case_is_checked(name: str) -> None:
+def test_every_golden_case_is_checked(name):
     assert case_names(f"transform_{name}") == set(CASES)
 
 
@@ -58,9 +58,7 @@ def crop_and_pad(scaled: np.ndarray, drawn: Crop, crop: tuple[int, int], fill) -
 
 
 @given(SEEDS, SIDES, CROPS, SCALES)
-def test_image_crop_is_within_one_grey_level_of_scaling_the_whole_image(
-    seed: int, size: tuple[int, int], crop: tuple[int, int], scale: float
-) -> None:
+def test_image_crop_is_within_one_grey_level_of_scaling_the_whole_image(seed, size, crop, scale):
     rng, drawn, (height, width) = draw(seed, size, crop, scale)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     mirrored = np.ascontiguousarray(image[:, ::-1] if drawn.flip else image)
@@ -73,9 +71,7 @@ def test_image_crop_is_within_one_grey_level_of_scaling_the_whole_image(
 
 
 @given(SEEDS, SIDES, CROPS, SCALES)
-def test_label_crop_is_exactly_that_of_the_whole_label(
-    seed: int, size: tuple[int, int], crop: tuple[int, int], scale: float
-) -> None:
+def test_label_crop_is_exactly_that_of_the_whole_label(seed, size, crop, scale):
     rng, drawn, (height, width) = draw(seed, size, crop, scale)
     label = rng.integers(0, 256, size, dtype=np.uint8)
     mirrored = label[:, ::-1] if drawn.flip else label
@@ -91,7 +87,7 @@ def test_label_crop_is_exactly_that_of_the_whole_label(
 
 
 @pytest.mark.parametrize("scale", [1.01, 1.02, 0.99])
-def test_a_scale_so_near_one_that_the_crop_keeps_its_size_is_still_applied(scale: float) -> None:
+def test_a_scale_so_near_one_that_the_crop_keeps_its_size_is_still_applied(scale):
     image = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
     drawn = Crop(False, scale, 0, 20)
     scaled = cv2.resize(image, (int(150 * scale), int(100 * scale)), interpolation=cv2.INTER_LINEAR)
@@ -100,7 +96,7 @@ def test_a_scale_so_near_one_that_the_crop_keeps_its_size_is_still_applied(scale
 
 
 @given(SEEDS, SIDES, CROPS)
-def test_without_scaling_the_crop_is_exact(seed: int, size: tuple[int, int], crop: tuple[int, int]) -> None:
+def test_without_scaling_the_crop_is_exact(seed, size, crop):
     rng, drawn, _ = draw(seed, size, crop, 1)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     mirrored = image[:, ::-1] if drawn.flip else image
@@ -108,7 +104,7 @@ def test_without_scaling_the_crop_is_exact(seed: int, size: tuple[int, int], cro
 
 
 @given(SEEDS, SIDES, CROPS, st.sampled_from(TRAIN_SCALES))
-def test_inputs_are_left_as_they_are(seed: int, size: tuple[int, int], crop: tuple[int, int], scale: float) -> None:
+def test_inputs_are_left_as_they_are(seed, size, crop, scale):
     rng, drawn, _ = draw(seed, size, crop, scale)
     image, label = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.integers(0, 256, size, dtype=np.uint8)
     image.setflags(write=False)
@@ -118,9 +114,7 @@ def test_inputs_are_left_as_they_are(seed: int, size: tuple[int, int], crop: tup
 
 
 @given(SEEDS, SIDES, CROPS)
-def test_a_crop_starts_inside_and_never_leaves_the_image_while_it_fits(
-    seed: int, size: tuple[int, int], crop: tuple[int, int]
-) -> None:
+def test_a_crop_starts_inside_and_never_leaves_the_image_while_it_fits(seed, size, crop):
     rng = np.random.default_rng(seed)
     for _ in range(20):
         drawn = draw_crop(size, crop, TRAIN_SCALES, rng)
@@ -129,7 +123,7 @@ def test_a_crop_starts_inside_and_never_leaves_the_image_while_it_fits(
             assert 0 <= start <= max(int(side * drawn.scale) - target, 0)
 
 
-def test_every_start_scale_and_both_directions_are_drawn() -> None:
+def test_every_start_scale_and_both_directions_are_drawn():
     rng = np.random.default_rng(0)
     drawn = [draw_crop((6, 5), (4, 3), [1, 2], rng) for _ in range(2000)]
     assert {crop.flip for crop in drawn} == {False, True}
@@ -140,7 +134,7 @@ def test_every_start_scale_and_both_directions_are_drawn() -> None:
     assert {crop.left for crop in drawn if crop.scale == 2} == set(range(8))
 
 
-def test_an_image_is_mirrored_half_of_the_time_and_every_scale_is_as_likely() -> None:
+def test_an_image_is_mirrored_half_of_the_time_and_every_scale_is_as_likely():
     rng = np.random.default_rng(0)
     drawn = [draw_crop((9, 9), (4, 4), TRAIN_SCALES, rng) for _ in range(6000)]
     assert np.mean([crop.flip for crop in drawn]) == pytest.approx(0.5, abs=0.03)
@@ -149,9 +143,7 @@ def test_an_image_is_mirrored_half_of_the_time_and_every_scale_is_as_likely() ->
 
 
 @given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.tuples(st.integers(1, 12), st.integers(1, 12)))
-def test_padding_is_central_with_the_odd_line_at_the_bottom_or_right(
-    size: tuple[int, int], crop: tuple[int, int]
-) -> None:
+def test_padding_is_central_with_the_odd_line_at_the_bottom_or_right(size, crop):
     assume(size[0] <= crop[0] and size[1] <= crop[1])
     inside = pad(np.ones(size, dtype=np.uint8), crop, 0)
     assert inside.shape == crop
@@ -161,7 +153,7 @@ def test_padding_is_central_with_the_odd_line_at_the_bottom_or_right(
         assert after - before in (0, 1)
 
 
-def test_padding_takes_the_fill_colour_in_the_image_and_255_in_the_label() -> None:
+def test_padding_takes_the_fill_colour_in_the_image_and_255_in_the_label():
     drawn = Crop(True, 0.5, 0, 0)
     image = crop_image(np.full((4, 6, 3), 100, dtype=np.uint8), drawn, (5, 5), FILL)
     label = crop_label(np.full((4, 6), 7, dtype=np.uint8), drawn, (5, 5))
@@ -171,5 +163,5 @@ def test_padding_takes_the_fill_colour_in_the_image_and_255_in_the_label() -> No
 
 
 @pytest.mark.parametrize("side, scale, expected", [(375, 0.5, 187), (375, 1.75, 656), (500, 1, 500), (1, 0.5, 1)])
-def test_scaled_side_is_rounded_down_but_never_to_nothing(side: int, scale: float, expected: int) -> None:
+def test_scaled_side_is_rounded_down_but_never_to_nothing(side, scale, expected):
     assert scaled_side(side, scale) == expected

@@ -23,7 +23,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_padding_is_not_valid_and_the_label_moves_with_the_image(seed: int):
+def test_padding_is_not_valid_and_the_label_moves_with_the_image(seed):
     label = np.random.default_rng(seed).integers(10, 200, (20, 30), dtype=np.uint8)
     pixels = Pixels(np.repeat(label[..., None], 3, 2), label, np.ones_like(label))
     cut = WEAK.crop(pixels, np.random.default_rng(seed))
@@ -35,7 +35,7 @@ def test_padding_is_not_valid_and_the_label_moves_with_the_image(seed: int):
 
 
 @pytest.mark.parametrize("transform", [ColorJitter(probability=1), Grey(probability=1), Blur((2, 2), probability=1)])
-def test_photometric_transforms_change_colours_within_their_range(images: Tensor, transform):
+def test_photometric_transforms_change_colours_within_their_range(images, transform):
     found = View([], [transform]).colour(images, Draws(), 0)
     assert found.shape == images.shape and found.min() >= 0 and found.max() <= 1
     assert all(not torch.equal(a, b) for a, b in zip(found, images, strict=True))
@@ -45,12 +45,12 @@ def test_photometric_transforms_change_colours_within_their_range(images: Tensor
         assert found.std() < 0.5 * images.std()
 
 
-def test_transforms_of_probability_zero_change_nothing(images: Tensor):
+def test_transforms_of_probability_zero_change_nothing(images):
     view = View([], [ColorJitter(probability=0), Grey(0), Blur(probability=0)])
     assert torch.equal(view.colour(images, Draws(), 0), images)
 
 
-def test_draws_belong_to_the_image_whoever_holds_which_part_of_the_batch(images: Tensor):
+def test_draws_belong_to_the_image_whoever_holds_which_part_of_the_batch(images):
     draws = Draws(seed=3, iteration=7)
     whole = STRONG.colour(images, draws, 9, 0)
     parts = [STRONG.colour(part, draws.part(i), 9, 0) for i, part in ((0, images[:2]), (2, images[2:]))]
@@ -79,7 +79,7 @@ def prepare(images: Tensor, *students: View) -> TrainBatch:
     return preparation(batch_of(images), Draws(0, 1))
 
 
-def test_prepared_images_are_normalised_and_labels_int64(images: Tensor):
+def test_prepared_images_are_normalised_and_labels_int64(images):
     found = prepare(images, WEAK)
     pixels = (255 * images).to(torch.uint8).double() / 255
     expected = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -89,7 +89,7 @@ def test_prepared_images_are_normalised_and_labels_int64(images: Tensor):
     assert found.students_0[0] is found.unlabeled_0, "one pass can serve both"
 
 
-def test_each_student_sees_colours_of_its_own(images: Tensor):
+def test_each_student_sees_colours_of_its_own(images):
     found = prepare(images, WEAK, STRONG, STRONG)
     weak, one, two = found.students_0
     assert weak is found.unlabeled_0

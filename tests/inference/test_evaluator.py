@@ -57,7 +57,7 @@ def plain_predictions(C: Settings, branch: int = 1) -> list[tuple[str, torch.Ten
 
 
 @pytest.mark.parametrize("branch", ["1", "2"])
-def test_scores_are_those_of_torchmetrics(C: Settings, branch: str):
+def test_scores_are_those_of_torchmetrics(C, branch):
     (result,) = Evaluator(C, CPU, branch, console=quiet()).run("last")
     predictions = plain_predictions(C, int(branch))
     predicted = torch.cat([labels.flatten() for _, labels, _ in predictions])
@@ -78,7 +78,7 @@ def test_scores_are_those_of_torchmetrics(C: Settings, branch: str):
         assert found.item() == pytest.approx(torch.stack(ious).mean().item())
 
 
-def test_results_and_report_are_written(C: Settings, lively_snapshot: Path, tmp_path: Path):
+def test_results_and_report_are_written(C, lively_snapshot, tmp_path):
     place(lively_snapshot, C, "epoch-3.pth")
     Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet()).run("1-")
     Evaluator(C, CPU, "both", console=quiet()).run("3")
@@ -103,7 +103,7 @@ def test_results_and_report_are_written(C: Settings, lively_snapshot: Path, tmp_
         assert strip.size == (3 * label.shape[1] + 2 * 4, label.shape[0])
 
 
-def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
+def test_table_and_log_name_every_class(C, tmp_path):
     console = quiet()
     (result,) = Evaluator(C, CPU, console=console).run("last")
     shown = console.file.getvalue()
@@ -118,7 +118,7 @@ def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
 
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("names", [["iou", "recall"], ["recall"]])
-def test_a_new_metric_is_shown_everywhere(C: Settings, tmp_path: Path, names: list[str]):
+def test_a_new_metric_is_shown_everywhere(C, tmp_path, names):
     """The example of docs/metrics.md, which no other file names."""
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "metrics.md").read_text(), flags=re.DOTALL)
     exec(code, {})
@@ -139,7 +139,7 @@ def test_a_new_metric_is_shown_everywhere(C: Settings, tmp_path: Path, names: li
         assert "lowest recall over epochs" in page and f"{result.names[0]}: lowest recall " in page
 
 
-def test_images_of_one_name_in_two_folders_are_kept_apart(C: Settings, tmp_path: Path, lively_snapshot: Path):
+def test_images_of_one_name_in_two_folders_are_kept_apart(C, tmp_path, lively_snapshot):
     rng, lines = np.random.default_rng(0), []
     for camera, number in product("ab", range(3)):
         label = blocky_label(rng, (24, 30))
@@ -157,7 +157,7 @@ def test_images_of_one_name_in_two_folders_are_kept_apart(C: Settings, tmp_path:
         assert {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")} == names
 
 
-def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings: Callable[..., Settings], tmp_path: Path):
+def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings, tmp_path):
     changes = {**NARROW, "eval_crop_size": SIDE, "log_dir": str(tmp_path / "log")}
     supervised = make_settings(method="supervised", **changes)
     place(write_lively(supervised, tmp_path / "supervised.pth"), supervised)
@@ -166,7 +166,7 @@ def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings: Cal
     assert "<title>exp_voc: supervised on pascal_voc</title>" in page
 
 
-def test_other_conditions_stand_beside_the_plain_ones(C: Settings, tmp_path: Path):
+def test_other_conditions_stand_beside_the_plain_ones(C, tmp_path):
     changes = [{}, {"eval_scale_array": [0.5, 1]}, {"eval_flip": True}, {"eval_crop_size": 32}, {"eval_stride_rate": 1}]
     for change in [*changes, {"eval_flip": True}]:
         changed = C.updated(**change)
@@ -189,7 +189,7 @@ def test_other_conditions_stand_beside_the_plain_ones(C: Settings, tmp_path: Pat
     assert len(read_results(tmp_path / "log" / RESULTS)) == len(changes)
 
 
-def test_entries_of_older_files_stay(C: Settings, tmp_path: Path):
+def test_entries_of_older_files_stay(C, tmp_path):
     path = tmp_path / "log" / RESULTS
     Evaluator(C, CPU, console=quiet()).run("1")
     (entry,) = read_results(path)
@@ -199,7 +199,7 @@ def test_entries_of_older_files_stay(C: Settings, tmp_path: Path):
     assert [len(found) for found in read_results(path)] == [len(old), len(entry)]
 
 
-def test_without_a_labelled_pixel_there_is_nothing_to_measure(C: Settings, lively_snapshot: Path, tmp_path: Path):
+def test_without_a_labelled_pixel_there_is_nothing_to_measure(C, lively_snapshot, tmp_path):
     place(lively_snapshot, C, "epoch-3.pth")
     for sample in read_list(C.eval_source, C.dataset_path, C.eval_folder):
         size = Image.open(sample.label).size
@@ -215,12 +215,12 @@ def test_without_a_labelled_pixel_there_is_nothing_to_measure(C: Settings, livel
 
 
 @pytest.mark.parametrize("content", ["", "{", "5", "[1, {}]", '[{"snapshot": "a"}]'])
-def test_unreadable_results_are_begun_anew(tmp_path: Path, content: str):
+def test_unreadable_results_are_begun_anew(tmp_path, content):
     (tmp_path / RESULTS).write_text(content)
     assert read_results(tmp_path / RESULTS) == []
 
 
-def test_folders_that_can_not_be_written_are_named(C: Settings, tmp_path: Path):
+def test_folders_that_can_not_be_written_are_named(C, tmp_path):
     (tmp_path / "a_file").write_text("")
     with pytest.raises(UserError, match=r"a_file/.*can't be written"):
         Evaluator(C, CPU, save_to=tmp_path / "a_file", console=quiet()).run("1")
@@ -229,7 +229,7 @@ def test_folders_that_can_not_be_written_are_named(C: Settings, tmp_path: Path):
         Evaluator(C, CPU, console=quiet()).run("1")
 
 
-def test_missing_list_and_snapshot(C: Settings):
+def test_missing_list_and_snapshot(C):
     evaluator = Evaluator(C, CPU, console=quiet())
     with pytest.raises(UserError, match="no such snapshot"):
         evaluator.run("5")

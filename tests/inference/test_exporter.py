@@ -45,7 +45,7 @@ def export(C: Settings, branch: str, form: Form) -> tuple[Path, str]:
     return Exporter(C, branch, form, console).run("last"), console.file.getvalue()
 
 
-def test_onnx(C: Settings):
+def test_onnx(C):
     path, said = export(C, "1", Form("onnx", normalize=True, labels=True))
     session = onnxruntime.InferenceSession(str(path))
     (found,) = session.run(["labels"], {"images": PIXELS.numpy()})
@@ -62,7 +62,7 @@ def test_onnx(C: Settings):
 
 
 @pytest.mark.parametrize("branch", ["1", "both"])
-def test_onnx_of_scores_takes_normalised_images(C: Settings, branch: str):
+def test_onnx_of_scores_takes_normalised_images(C, branch):
     path, said = export(C, branch, Form("onnx"))
     session = onnxruntime.InferenceSession(str(path))
     (found,) = session.run(["scores"], {"images": ((PIXELS / 255 - MEAN) / STD).numpy()})
@@ -73,7 +73,7 @@ def test_onnx_of_scores_takes_normalised_images(C: Settings, branch: str):
     assert said.count("largest difference") == 4
 
 
-def test_pt2_of_labels(C: Settings):
+def test_pt2_of_labels(C):
     path, said = export(C, "2", Form("pt2", normalize=True, labels=True))
     extra = {METADATA: ""}
     found = torch.export.load(path, extra_files=extra).module()(PIXELS)
@@ -85,7 +85,7 @@ def test_pt2_of_labels(C: Settings):
 
 
 @pytest.mark.parametrize(("kind", "branch"), [("torchscript", "2"), ("pt2", "both")])
-def test_pytorch_formats(C: Settings, kind: str, branch: str):
+def test_pytorch_formats(C, kind, branch):
     path, said = export(C, branch, Form(kind))
     extra = {METADATA: ""}
     if kind == "pt2":
@@ -104,7 +104,7 @@ def test_pytorch_formats(C: Settings, kind: str, branch: str):
     assert said.count("largest difference") == 4
 
 
-def test_a_file_that_differs_is_refused(C: Settings, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_differs_is_refused(C, monkeypatch):
     def load_wrong(path: Path) -> Callable[[Tensor], Tensor]:
         run = torch.jit.load(path)
         return lambda images: run(images.flip(-1))
@@ -121,7 +121,7 @@ def test_a_file_that_differs_is_refused(C: Settings, monkeypatch: pytest.MonkeyP
     assert kept.read_text() == "the one before" and list(folder.iterdir()) == [kept]
 
 
-def test_without_images_and_with_several_snapshots(C: Settings, lively_snapshot: Path):
+def test_without_images_and_with_several_snapshots(C, lively_snapshot):
     place(lively_snapshot, C, "epoch-3.pth")
     with pytest.raises(UserError, match="names 2 snapshots"):
         Exporter(C, "1", Form("torchscript")).run("1-")
@@ -131,7 +131,7 @@ def test_without_images_and_with_several_snapshots(C: Settings, lively_snapshot:
 
 
 @pytest.mark.parametrize("name", ["", "model.onnx"])
-def test_a_path_of_another_kind_is_refused_before_the_work(C: Settings, tmp_path: Path, monkeypatch, name: str):
+def test_a_path_of_another_kind_is_refused_before_the_work(C, tmp_path, monkeypatch, name):
     monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UserError, match=r"--format torchscript writes one file; name it, such as model\.pt$"):
         Exporter(C, "1", Form("torchscript"), Console(file=StringIO())).run("last", tmp_path / name)

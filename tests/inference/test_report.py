@@ -150,7 +150,7 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("read", [written, opened])
-def test_page_shows_what_the_json_says(report: Path, read: Callable[[Path], Page]):
+def test_page_shows_what_the_json_says(report, read):
     page = read(report)
     shown = {(row[0], row[2]): row[3] for row in page.tables["evaluations"][1:]}
     assert shown == {("epoch-2.pth", "1"): "61.00", ("epoch-4.pth", "1"): "84.40", ("epoch-4.pth", "2"): "70.00"}
@@ -171,7 +171,7 @@ def test_page_shows_what_the_json_says(report: Path, read: Callable[[Path], Page
     assert again in page.tables[None]
 
 
-def test_page_needs_nothing_else(report: Path):
+def test_page_needs_nothing_else(report):
     page = Page(report.read_text(encoding="utf-8"))
     assert "link" not in page.tags and "iframe" not in page.tags
     assert page.addresses and all(address.startswith(("data:image/jpeg;base64,", "#")) for address in page.addresses)
@@ -181,7 +181,7 @@ def test_page_needs_nothing_else(report: Path):
 @pytest.mark.parametrize(
     ("column", "order"), [(0, ["<b>road</b>", "car", "sky & sea"]), (3, ["sky & sea", "<b>road</b>", "car"])]
 )
-def test_a_click_sorts(report: Path, column: int, order: list[str]):
+def test_a_click_sorts(report, column, order):
     text = report.read_text(encoding="utf-8")
     assert "addEventListener" in text
     clicked = report.with_name("clicked.html")
@@ -189,14 +189,14 @@ def test_a_click_sorts(report: Path, column: int, order: list[str]):
     assert [row[0] for row in opened(clicked).tables["classes"][1:]] == order
 
 
-def test_page_without_a_training_run(make_settings: Callable[..., Settings], tmp_path: Path):
+def test_page_without_a_training_run(make_settings, tmp_path):
     C = make_settings(log_dir=str(tmp_path / "log"))
     page = written(write(C, ENTRIES[:1], ENTRIES[0]))
     assert page.tags.count("svg") == 3
     assert ["dataset_name", "pascal_voc"] in page.tables["settings"]
 
 
-def test_evaluations_show_what_differs(make_settings: Callable[..., Settings], tmp_path: Path):
+def test_evaluations_show_what_differs(make_settings, tmp_path):
     C = make_settings(log_dir=str(tmp_path / "log"))
     plain, scaled, old = make_entry(4, "1", 0.61), make_entry(4, "1", 0.64), make_entry(4, "1", 0.62)
     plain["crop"] = scaled["crop"] = old["crop"] = 512
@@ -215,7 +215,7 @@ def test_evaluations_show_what_differs(make_settings: Callable[..., Settings], t
 
 
 @pytest.mark.filterwarnings("error")  # a legend of nothing
-def test_plots_of_nothing_to_measure(make_settings: Callable[..., Settings], tmp_path: Path):
+def test_plots_of_nothing_to_measure(make_settings, tmp_path):
     C = make_settings(log_dir=str(tmp_path / "log"))
     nothing = make_entry(2, "1", 0.5) | {"miou": None, "iou": [None] * 3, "pixel_accuracy": None}
     page = written(write(C, [nothing], nothing))

@@ -1,7 +1,6 @@
 """Files for the benchmark servers: our scores against Cityscapes' own evaluation of them, and VOC's folders."""
 
 import shutil
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from furnace.inference.evaluator import Evaluator
 from furnace.inference.submission import Submission
 from furnace.methods.settings import load_config
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY, TINY_RUN
 from tests.tiny_data import PALETTE, write_image
 from tests.tiny_run import NARROW, place, write_lively
@@ -58,7 +56,7 @@ def official_scores(predictions: list[Path], truth: list[Path]) -> dict:
     return official.evaluateImgLists([str(p) for p in predictions], [str(t) for t in truth], official.args)
 
 
-def test_cityscapes_scores_are_the_official_ones(tmp_path: Path):
+def test_cityscapes_scores_are_the_official_ones(tmp_path):
     root, truth = write_city(tmp_path)
     settings = {**TINY_RUN, **NARROW, "volna": str(tmp_path), "log_dir": str(tmp_path / "log"), "eval_crop_size": 40}
     C = load_config(REPOSITORY / "exp_city", settings)
@@ -91,7 +89,7 @@ def test_cityscapes_scores_are_the_official_ones(tmp_path: Path):
     )
 
 
-def test_voc_folders_and_palette(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: Path):
+def test_voc_folders_and_palette(make_settings, tmp_path, lively_snapshot):
     C = make_settings(log_dir=str(tmp_path / "log"), eval_crop_size=40, test_folder="val", **NARROW)
     root = Path(C.dataset_path)
     (root / "test.txt").write_text("2009_000002\n2009_000000\n")
@@ -112,7 +110,7 @@ def test_voc_folders_and_palette(make_settings: Callable[..., Settings], tmp_pat
     np.testing.assert_array_equal(labels, evaluated)
 
 
-def test_refusals(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: Path):
+def test_refusals(make_settings, tmp_path, lively_snapshot):
     C = make_settings(log_dir=str(tmp_path / "log"), **NARROW)
     place(lively_snapshot, C, "epoch-1.pth", "epoch-2.pth")
     with pytest.raises(UserError, match="takes one"):

@@ -33,7 +33,7 @@ def golden_labels(name: str, case: str) -> tuple[PseudoLabels, dict[str, np.ndar
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_label_maps_are_exactly_the_published_ones(name: str, case: str) -> None:
+def test_label_maps_are_exactly_the_published_ones(name, case):
     pseudo, golden = golden_labels(name, case)
     num_classes = golden["student_1"].shape[1]
     for found, key in (
@@ -53,7 +53,7 @@ def test_label_maps_are_exactly_the_published_ones(name: str, case: str) -> None
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_confidences_class_weights_and_overlap_are_the_published_ones(name: str, case: str) -> None:
+def test_confidences_class_weights_and_overlap_are_the_published_ones(name, case):
     pseudo, golden = golden_labels(name, case)
     assert relative_error(pseudo.predictions[0].confidence, golden["confidence_1"]) < 1e-5
     assert relative_error(pseudo.predictions[1].confidence, golden["confidence_2"]) < 1e-5
@@ -64,7 +64,7 @@ def test_confidences_class_weights_and_overlap_are_the_published_ones(name: str,
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_unsupervised_losses_and_gradients_are_the_published_ones(name: str, case: str) -> None:
+def test_unsupervised_losses_and_gradients_are_the_published_ones(name, case):
     pseudo, golden = golden_labels(name, case)
     students = [torch.from_numpy(golden[f"student_{k}"]).double().requires_grad_() for k in (1, 2)]
 
@@ -81,7 +81,7 @@ def test_unsupervised_losses_and_gradients_are_the_published_ones(name: str, cas
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_every_golden_case_is_checked(name: str) -> None:
+def test_every_golden_case_is_checked(name):
     assert case_names(f"unsup_{name}") == set(CASES)
 
 
@@ -102,7 +102,7 @@ def naive_disagreement(counts: np.ndarray) -> np.ndarray:
 
 
 @given(SEEDS, st.integers(2, 9))
-def test_disagreement_is_that_of_a_naive_loop(seed: int, num_classes: int) -> None:
+def test_disagreement_is_that_of_a_naive_loop(seed, num_classes):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 40, (num_classes, num_classes)) + np.eye(num_classes, dtype=np.int64)
     found = disagreement(torch.from_numpy(counts))
@@ -111,7 +111,7 @@ def test_disagreement_is_that_of_a_naive_loop(seed: int, num_classes: int) -> No
 
 
 @given(SEEDS, st.integers(2, 6))
-def test_pseudo_labels_are_those_of_a_naive_loop(seed: int, num_classes: int) -> None:
+def test_pseudo_labels_are_those_of_a_naive_loop(seed, num_classes):
     teachers = random_teachers(seed, num_classes)
     pseudo = make_pseudo_labels(*teachers)
     probabilities = [np.exp(t.numpy()) / np.exp(t.numpy()).sum(1, keepdims=True) for t in teachers]
@@ -142,7 +142,7 @@ def test_pseudo_labels_are_those_of_a_naive_loop(seed: int, num_classes: int) ->
 
 
 @given(SEEDS)
-def test_the_intersection_does_not_depend_on_the_order_of_the_teachers(seed: int) -> None:
+def test_the_intersection_does_not_depend_on_the_order_of_the_teachers(seed):
     teachers = random_teachers(seed, 5)
     one, other = make_pseudo_labels(*teachers), make_pseudo_labels(*reversed(teachers))
     assert torch.equal(one.intersection, other.intersection)
@@ -150,7 +150,7 @@ def test_the_intersection_does_not_depend_on_the_order_of_the_teachers(seed: int
     torch.testing.assert_close(one.class_weight, other.class_weight, rtol=1e-12, atol=0)
 
 
-def test_teachers_of_one_mind_leave_nothing_out() -> None:
+def test_teachers_of_one_mind_leave_nothing_out():
     teacher, _ = random_teachers(0, 4)
     pseudo = make_pseudo_labels(teacher, teacher)
     assert torch.equal(pseudo.intersection, pseudo.union)
@@ -159,7 +159,7 @@ def test_teachers_of_one_mind_leave_nothing_out() -> None:
     assert (pseudo.class_weight == 0).all()
 
 
-def test_half_precision_teachers_are_counted_in_double() -> None:
+def test_half_precision_teachers_are_counted_in_double():
     teachers = [t.to(torch.bfloat16) for t in random_teachers(3, 4)]
     pseudo = make_pseudo_labels(*teachers)
     assert pseudo.class_weight.dtype == torch.float64
@@ -172,16 +172,14 @@ def test_half_precision_teachers_are_counted_in_double() -> None:
 
 
 @given(SEEDS)
-def test_cutmix_takes_the_second_map_where_the_mask_is_one(seed: int) -> None:
+def test_cutmix_takes_the_second_map_where_the_mask_is_one(seed):
     first, second = random_teachers(seed, 3)
     mask = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (2, 1, 3, 4), dtype=np.uint8))
     assert torch.equal(cutmix(first, second, mask), first * (1 - mask) + second * mask)
 
 
 @given(SEEDS, st.sampled_from([(3, 4), (9, 13), (12, 16)]), st.sampled_from([2, 3, 11, 19, 21]))
-def test_predictions_on_small_logits_are_those_on_mixed_full_size_logits(
-    seed: int, size: tuple[int, int], num_classes: int
-) -> None:
+def test_predictions_on_small_logits_are_those_on_mixed_full_size_logits(seed, size, num_classes):
     first, second = random_teachers(seed, num_classes)
     mask = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (2, 1, *size), dtype=np.uint8))
     expected = predict(upsample(first, size) * (1 - mask) + upsample(second, size) * mask)

@@ -36,20 +36,20 @@ def golden_scores(name: str, case: str) -> tuple[Tensor, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_predictions_are_the_published_ones(name: str, case: str) -> None:
+def test_predictions_are_the_published_ones(name, case):
     scores, golden = golden_scores(name, case)
     assert (scores.argmax(0).numpy() == golden["pred"]).mean() >= 0.999
 
 
 @pytest.mark.parametrize("case", CASES_WITH_SCORES)
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_scores_are_the_published_ones(name: str, case: str) -> None:
+def test_scores_are_the_published_ones(name, case):
     scores, golden = golden_scores(name, case)
     assert relative_error(scores.permute(1, 2, 0), golden["scores"]) < 1e-3
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_every_golden_case_is_checked(name: str) -> None:
+def test_every_golden_case_is_checked(name):
     assert case_names(f"sliding_{name}") == set(CASES)
     with_scores = {case for case in CASES if load_case(f"sliding_{name}", case)["scores"].size}
     assert with_scores == set(CASES_WITH_SCORES)
@@ -69,7 +69,7 @@ def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.floats(0.05, 1))
-def test_windows_of_a_side_cover_it_and_stay_inside(crop: int, more: int, stride_rate: float) -> None:
+def test_windows_of_a_side_cover_it_and_stay_inside(crop, more, stride_rate):
     side = crop + more
     first_pixels = starts(side, crop, stride_rate)
     covered = set().union(*(range(first, first + crop) for first in first_pixels))
@@ -81,9 +81,7 @@ def test_windows_of_a_side_cover_it_and_stay_inside(crop: int, more: int, stride
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(4, 32), st.sampled_from([1 / 3, 0.5, 2 / 3, 1]))
-def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(
-    height: int, width: int, crop: int, stride_rate: float
-) -> None:
+def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(height, width, crop, stride_rate):
     image = random_image(height, width)
     scores = SlidingWindow(crop=crop, stride_rate=stride_rate).scores(image, ones, to_double)
 
@@ -101,7 +99,7 @@ def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(
 
 
 @pytest.mark.parametrize("size", [(30, 50), (12, 50), (50, 12), (10, 12), (16, 16)])
-def test_scores_lie_where_their_pixels_lie(size: tuple[int, int]) -> None:
+def test_scores_lie_where_their_pixels_lie(size):
     image = random_image(*size)
     count = SlidingWindow(crop=16).scores(image, ones, to_double)
     scores = SlidingWindow(crop=16).scores(image, lambda windows: windows, to_double)
@@ -109,7 +107,7 @@ def test_scores_lie_where_their_pixels_lie(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(30, 50), (10, 12)])
-def test_flip_adds_the_scores_of_the_mirrored_image(size: tuple[int, int]) -> None:
+def test_flip_adds_the_scores_of_the_mirrored_image(size):
     weight = torch.randn(4, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def network(windows: Tensor) -> Tensor:
@@ -126,7 +124,7 @@ def test_flip_adds_the_scores_of_the_mirrored_image(size: tuple[int, int]) -> No
 
 
 @given(st.integers(1, 9), st.booleans())
-def test_images_stream_through_full_batches_in_order(batch_size: int, flip: bool) -> None:
+def test_images_stream_through_full_batches_in_order(batch_size, flip):
     shapes = []
 
     def network(windows: Tensor) -> Tensor:
@@ -151,7 +149,7 @@ def test_images_stream_through_full_batches_in_order(batch_size: int, flip: bool
     assert {shape[1:] for shape in shapes} == {(3, 16, 16)}
 
 
-def test_scores_of_an_image_come_as_soon_as_its_windows_are_done() -> None:
+def test_scores_of_an_image_come_as_soon_as_its_windows_are_done():
     taken = []
 
     def images():
@@ -164,7 +162,7 @@ def test_scores_of_an_image_come_as_soon_as_its_windows_are_done() -> None:
     assert taken == [0, 1]
 
 
-def test_scales_are_summed_at_the_size_of_the_image() -> None:
+def test_scales_are_summed_at_the_size_of_the_image():
     image = random_image(20, 26)
     scores = SlidingWindow(crop=64, scales=(0.5, 1, 1.75)).scores(image, ones, to_double)
     assert scores.shape == (1, 20, 26)
@@ -173,7 +171,7 @@ def test_scales_are_summed_at_the_size_of_the_image() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (2, 3)])
 @pytest.mark.parametrize("scale", [0.2, 0.5, 1.75])
-def test_an_image_of_a_pixel_has_scores_at_every_scale(size: tuple[int, int], scale: float) -> None:
+def test_an_image_of_a_pixel_has_scores_at_every_scale(size, scale):
     image = random_image(*size)
     scores = SlidingWindow(8, scales=(scale,)).scores(image, lambda windows: windows, to_double)
     assert scores.shape == (3, *size) and scores.isfinite().all()
@@ -181,7 +179,7 @@ def test_an_image_of_a_pixel_has_scores_at_every_scale(size: tuple[int, int], sc
         assert scores.flatten().tolist() == image.flatten().tolist()
 
 
-def test_padding_of_a_single_window_is_zero_after_normalisation_and_of_many_before() -> None:
+def test_padding_of_a_single_window_is_zero_after_normalisation_and_of_many_before():
     seen = []
 
     def network(windows: Tensor) -> Tensor:
@@ -197,7 +195,7 @@ def test_padding_of_a_single_window_is_zero_after_normalisation_and_of_many_befo
 @pytest.mark.parametrize(
     "size, before, after", [((5, 7), (1, 0), (2, 1)), ((8, 8), (0, 0), (0, 0)), ((9, 6), (0, 1), (0, 1))]
 )
-def test_the_odd_row_or_column_of_the_padding_goes_to_the_bottom_or_right(size, before, after) -> None:
+def test_the_odd_row_or_column_of_the_padding_goes_to_the_bottom_or_right(size, before, after):
     padded = pad_to(torch.ones(1, 3, *size), 8)
     assert padded.shape[-2:] == tuple(max(side, 8) for side in size)
     rows, columns = padded[0, 0].amax(1), padded[0, 0].amax(0)

@@ -22,7 +22,7 @@ from furnace.utils.wording import byte_size, counted, duration, few, percent
         (7.2e6, "2,000.0 h"),
     ],
 )
-def test_durations(seconds: float | None, text: str):
+def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
@@ -37,12 +37,12 @@ def test_durations(seconds: float | None, text: str):
         (2**51, "2048.0 TiB"),
     ],
 )
-def test_sizes(count: int, text: str):
+def test_sizes(count, text):
     assert byte_size(count) == text
 
 
 @given(st.integers(1024, 2**50 - 1))
-def test_sizes_have_the_largest_unit_that_fits(count: int):
+def test_sizes_have_the_largest_unit_that_fits(count):
     number, unit = byte_size(count).split()
     factor = 1024 ** (1 + ("KiB", "MiB", "GiB", "TiB").index(unit))
     assert 1 <= count / factor < 1024
@@ -50,7 +50,7 @@ def test_sizes_have_the_largest_unit_that_fits(count: int):
 
 
 @pytest.mark.parametrize(("share", "text"), [(0.7374, "73.74"), (-0.01, "-1.00"), (None, "-"), (math.nan, "-")])
-def test_shares(share: float | None, text: str):
+def test_shares(share, text):
     assert percent(share) == text
 
 
