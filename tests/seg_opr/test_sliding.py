@@ -13,16 +13,13 @@ from torch import Tensor
 
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow, pad_to, starts
-from tests.golden_values import case_names, load_arrays, load_case, relative_error
-
-DATA_SETS = ("city", "voc")
-CASES = tuple("012345")
-CASES_WITH_SCORES = ("1", "3")
+from tests.golden_values import each_case, load_arrays, load_case, relative_error
 
 
-def golden_scores(name: str, case: str) -> tuple[Tensor, dict[str, np.ndarray]]:
-    """Scores (K, H, W) of the small golden network, and what the published code gave."""
-    golden, shared = load_case(f"sliding_{name}", case), load_arrays(f"sliding_{name}")
+@each_case("sliding_city", "sliding_voc")
+def test_predictions_and_scores_are_the_published_ones(name, case):
+    """Those of the small golden network, for an image of any shape and settings."""
+    golden, shared = load_case(name, case), load_arrays(name)
     weight, bias = (torch.from_numpy(shared[key]).float() for key in ("conv_weight", "conv_bias"))
 
     def network(windows: Tensor) -> Tensor:
@@ -31,28 +28,11 @@ def golden_scores(name: str, case: str) -> tuple[Tensor, dict[str, np.ndarray]]:
 
     normalize = Normalize(shared["mean"].tolist(), shared["std"].tolist())
     window = SlidingWindow(**json.loads(str(golden["settings"])))
-    return window.scores(golden["image"], network, normalize), golden
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_predictions_are_the_published_ones(name, case):
-    scores, golden = golden_scores(name, case)
+    scores = window.scores(golden["image"], network, normalize)
     assert (scores.argmax(0).numpy() == golden["pred"]).mean() >= 0.999
-
-
-@pytest.mark.parametrize("case", CASES_WITH_SCORES)
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_scores_are_the_published_ones(name, case):
-    scores, golden = golden_scores(name, case)
-    assert relative_error(scores.permute(1, 2, 0), golden["scores"]) < 1e-3
-
-
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_every_golden_case_is_checked(name):
-    assert case_names(f"sliding_{name}") == set(CASES)
-    with_scores = {case for case in CASES if load_case(f"sliding_{name}", case)["scores"].size}
-    assert with_scores == set(CASES_WITH_SCORES)
+    assert (golden["scores"].size > 0) == (case in "13"), "the published scores are there for two cases"
+    if case in "13":
+        assert relative_error(scores.permute(1, 2, 0), golden["scores"]) < 1e-3
 
 
 def to_double(images: Tensor) -> Tensor:
