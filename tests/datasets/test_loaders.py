@@ -20,20 +20,8 @@ from furnace.datasets.loaders import (
 )
 from furnace.datasets.splits import read_list
 from furnace.utils.errors import USER_ERROR_STATUS, UserError, run
+from tests.datasets.batches import FIELDS, all_batches, assert_same_batches
 from tests.tiny_data import PALETTE
-
-FIELDS = ("images", "labels", "unlabeled_0", "unlabeled_1", "mask")
-
-
-def all_batches(C, **loader) -> list[TrainBatch]:
-    return list(build_train_loader(C, build_train_set(C), **loader))
-
-
-def assert_same(batches: list[TrainBatch], others: list[TrainBatch]) -> None:
-    assert len(batches) == len(others) > 0
-    for batch, other in zip(batches, others, strict=True):
-        for name in FIELDS:
-            assert torch.equal(getattr(batch, name), getattr(other, name)), name
 
 
 @pytest.fixture
@@ -52,15 +40,12 @@ def test_a_run_has_the_batches_that_the_settings_say(whole_run):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_the_number_of_workers_changes_nothing(make_settings, whole_run, num_workers):
-    assert_same(all_batches(make_settings(num_workers=num_workers)), whole_run)
-
-
-@pytest.mark.parametrize("start_iteration, num_workers", [(1, 0), (4, 2)])
-def test_a_resumed_run_goes_on_as_if_never_stopped(make_settings, whole_run, start_iteration, num_workers):
-    rest = all_batches(make_settings(num_workers=num_workers), start_iteration=start_iteration)
-    assert_same(rest, whole_run[start_iteration:])
+@pytest.mark.parametrize("start, num_workers", [(0, 1), (0, 3), (1, 0), (4, 2)])
+def test_workers_change_nothing_and_a_resumed_run_goes_on_as_if_never_stopped(
+    make_settings, whole_run, start, num_workers
+):
+    rest = all_batches(make_settings(num_workers=num_workers), start_iteration=start)
+    assert_same_batches(rest, whole_run[start:])
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -71,7 +56,7 @@ def test_the_shares_of_all_processes_make_up_the_batches(make_settings, whole_ru
         TrainBatch(**{name: torch.cat([getattr(share, name) for share in parts]) for name in FIELDS})
         for parts in zip(*shares, strict=True)
     ]
-    assert_same(together, whole_run)
+    assert_same_batches(together, whole_run)
 
 
 def test_another_seed_gives_other_batches(make_settings, whole_run):
@@ -79,26 +64,21 @@ def test_another_seed_gives_other_batches(make_settings, whole_run):
     assert all((a.images != b.images).any() for a, b in zip(other, whole_run, strict=True))
 
 
-@given(
-    st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.integers(0, 30), st.integers(1, 4)
-)  # fmt: skip
-def test_positions_cover_the_rest_of_the_run_once_and_in_order(
-    batch_size, niters_per_epoch, nepochs, start_iteration, world_size
-):
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.integers(0, 30), st.integers(1, 4))
+def test_positions_cover_the_rest_of_the_run_once_and_in_order(batch_size, niters_per_epoch, nepochs, start, processes):
     expected = [
         [(epoch, position) for position in range(step * batch_size, (step + 1) * batch_size)]
         for epoch in range(nepochs)
         for step in range(niters_per_epoch)
-    ][start_iteration:]
+    ][start:]
     samplers = [
-        BatchPositions(batch_size, niters_per_epoch, nepochs, start_iteration, rank, world_size)
-        for rank in range(world_size)
+        BatchPositions(batch_size, niters_per_epoch, nepochs, start, rank, processes) for rank in range(processes)
     ]
     shares = [list(sampler) for sampler in samplers]
     assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == expected
-    assert [len(sampler) for sampler in samplers] == [len(expected)] * world_size
+    assert [len(sampler) for sampler in samplers] == [len(expected)] * processes
     sizes = {len(share) for shares_of_rank in shares for share in shares_of_rank}
-    assert sizes <= {batch_size // world_size, -(-batch_size // world_size)}
+    assert sizes <= {batch_size // processes, -(-batch_size // processes)}
 
 
 def test_labelled_images_alone_need_no_unlabelled_list(make_settings, voc_root):
