@@ -7,6 +7,7 @@ from furnace.checks import estimate
 from furnace.checks.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.datasets.loaders import build_train_loader, build_train_set
 from furnace.methods.method import METHODS
+from tests.datasets.batches import FIELDS
 
 CPU = torch.device("cpu")
 
@@ -16,7 +17,7 @@ def test_random_batches_have_the_streams_of_real_ones(make_settings, method, cut
     C = make_settings(method=method, cutmix=cutmix)
     real = next(iter(build_train_loader(C, build_train_set(C, METHODS.find(method).unlabeled))))
     made = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
-    for name in ("images", "labels", "unlabeled_0", "unlabeled_1", "mask"):
+    for name in FIELDS:
         expected, found = getattr(real, name), getattr(made, name)
         assert (found is None) == (expected is None), name
         assert found is None or found.shape == expected.shape, name

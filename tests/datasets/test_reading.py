@@ -59,18 +59,19 @@ def test_grey_transparent_and_palette_images_become_rgb(mode, channels, photo, t
     np.testing.assert_array_equal(found, np.asarray(converted.convert("RGB")))
 
 
-def test_palette_label_is_read_as_indices(label, tmp_path):
-    path = write_palette_label(tmp_path / "label.png", label)
+@pytest.mark.parametrize(
+    "mode, write",
+    [
+        ("P", write_palette_label),
+        ("L", write_image),
+        ("I;16", lambda path, label: write_image(path, label.astype(np.uint16))),
+    ],
+)
+def test_label_is_read_as_indices(mode, write, label, tmp_path):
+    path = write(tmp_path / "label.png", label)
     with Image.open(path) as file:
-        assert file.mode == "P"
+        assert file.mode == mode
     found = read_label(path, NUM_CLASSES)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, label)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_label_is_read_as_it_is(dtype, label, tmp_path):
-    found = read_label(write_image(tmp_path / "label.png", label.astype(dtype)), NUM_CLASSES)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, label)
 
@@ -80,41 +81,33 @@ def test_black_and_white_label_holds_classes_0_and_1(tmp_path):
     np.testing.assert_array_equal(read_label(write_image(tmp_path / "label.png", binary), 2), binary.astype(np.uint8))
 
 
-def test_palette_label_saved_as_grey_levels_is_recognised(label, tmp_path):
+NO_CLASS = r"is neither a class \(C\.num_classes = 21: 0 to 20\)"
+
+
+@pytest.mark.parametrize(
+    "mode, complaint",
+    [("L", rf"label value \d+ {NO_CLASS}.*palette's indices"), ("RGB", ".* this is a RGB image; convert its colours")],
+)
+def test_palette_label_saved_as_levels_or_colours_is_recognised(mode, complaint, label, tmp_path):
     palette_image = Image.open(write_palette_label(tmp_path / "label.png", label.clip(max=NUM_CLASSES - 1)))
-    palette_image.convert("L").save(tmp_path / "grey.png")
-    with pytest.raises(
-        UserError,
-        match=r"grey\.png: label value \d+ is neither a class \(C\.num_classes = 21: 0 to 20\).*palette's indices",
-    ):
-        read_label(tmp_path / "grey.png", NUM_CLASSES)
+    palette_image.convert(mode).save(tmp_path / "other.png")
+    with pytest.raises(UserError, match=rf"other\.png: {complaint}"):
+        read_label(tmp_path / "other.png", NUM_CLASSES)
 
 
-def test_official_cityscapes_ids_are_recognised(tmp_path):
-    ids = np.array([CITYSCAPES_LABEL_IDS], dtype=np.uint8)
-    with pytest.raises(UserError, match=r"ids\.png: label value 19 .*not converted to train ids"):
-        read_label(write_image(tmp_path / "ids.png", ids), 19)
-
-
-@pytest.mark.parametrize("value", [21, 200, 254])
-def test_label_value_that_is_no_class_is_named(value, tmp_path):
-    path = write_image(tmp_path / "label.png", np.array([[3, value, 255, 254]], dtype=np.uint8))
-    with pytest.raises(
-        UserError, match=rf"label\.png: label value {value} is neither a class \(C\.num_classes = 21: 0 to 20\) nor 255"
-    ):
-        read_label(path, NUM_CLASSES)
-
-
-@pytest.mark.parametrize("values, dtype", [([-2, 3], np.int32), ([300, 3], np.uint16), ([256 + 3, 3], np.int32)])
-def test_label_values_beyond_a_byte_do_not_wrap_around(values, dtype, tmp_path):
+@pytest.mark.parametrize(
+    "values, dtype, num_classes, complaint",
+    [
+        (CITYSCAPES_LABEL_IDS, np.uint8, 19, "label value 19 .*not converted to train ids"),
+        *[((3, v, 255, 254), np.uint8, 21, f"label value {v} {NO_CLASS} nor 255") for v in (21, 200, 254)],
+        # Values beyond a byte must not wrap around.
+        *[((v, 3), dtype, 21, f"label value {v} is") for v, dtype in ((-2, "int32"), (300, "uint16"), (259, "int32"))],
+    ],
+)
+def test_label_value_that_is_no_class_is_named(values, dtype, num_classes, complaint, tmp_path):
     path = write_image(tmp_path / "label.tif", np.array([values], dtype=dtype))
-    with pytest.raises(UserError, match=rf"label value {values[0]} is neither"):
-        read_label(path, NUM_CLASSES)
-
-
-def test_colour_label_is_refused(label, tmp_path):
-    with pytest.raises(UserError, match=r"colour\.png: .* this is a RGB image; convert its colours"):
-        read_label(write_image(tmp_path / "colour.png", PALETTE[label]), NUM_CLASSES)
+    with pytest.raises(UserError, match=rf"label\.tif: {complaint}"):
+        read_label(path, num_classes)
 
 
 def test_label_of_another_size_is_refused_with_both_sizes(photo, label, tmp_path):
@@ -132,23 +125,35 @@ def test_pair_is_image_and_label(label, tmp_path):
     np.testing.assert_array_equal(found_image, PALETTE[label])
 
 
-@pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-def test_missing_file_is_named(read, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.png: no such file; check the list and C\.dataset_path"):
-        read(tmp_path / "nowhere.png")
+def lose_pixels(content: bytes) -> bytes:
+    middle = content.index(b"IDAT") + 20
+    return content[:middle] + bytes(8) + content[middle + 8 :]
+
+
+DAMAGE = {
+    "empty": lambda png: b"",
+    "text": lambda png: b"not an image",
+    "zeros": lambda png: bytes(1000),
+    "head of a PNG": lambda png: png[:8],
+    "head of a JPEG": lambda png: b"\xff\xd8\xff\xe0",
+    **{f"{share} of a PNG": lambda png, share=share: png[: int(share * len(png))] for share in (0.1, 0.5, 0.9)},
+    "pixels lost": lose_pixels,
+}
 
 
 @pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", bytes(1000)])
-def test_file_that_is_no_image_is_named(read, content, tmp_path):
-    path = tmp_path / "damaged.png"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged\.png: can't be decoded"):
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_file_is_named(read, damage, label, tmp_path):
+    path = write_palette_label(tmp_path / "label.png", label)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"label\.png: can't be decoded; the file is damaged"):
         read(path)
 
 
 @pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-def test_folder_in_place_of_a_file_is_named(read, tmp_path):
+def test_missing_file_and_folder_in_its_place_are_named(read, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.png: no such file; check the list and C\.dataset_path"):
+        read(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match="can't be decoded"):
         read(tmp_path)
 
@@ -193,27 +198,6 @@ def test_jpeg_with_something_appended_is_read(appended, photo, tmp_path):
     expected = read_image(path)
     path.write_bytes(path.read_bytes() + appended)
     np.testing.assert_array_equal(read_image(path), expected)
-
-
-@pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_truncated_png_is_refused(read, share, label, tmp_path):
-    path = write_palette_label(tmp_path / "label.png", label)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"label\.png: can't be decoded; the file is damaged"):
-        read(path)
-
-
-@pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-def test_png_with_damaged_pixels_is_refused(read, label, tmp_path):
-    path = write_image(tmp_path / "label.png", label)
-    content = bytearray(path.read_bytes())
-    middle = content.index(b"IDAT") + 20
-    content[middle : middle + 8] = bytes(8)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"label\.png: can't be decoded; the file is damaged"):
-        read(path)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

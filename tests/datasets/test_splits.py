@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from furnace.datasets.splits import Sample, list_hash, read_lines, read_list, scan_list, write_list
@@ -93,30 +93,26 @@ def test_lines_are_numbered_as_an_editor_does(write_source):
     assert read_lines(write_source("\none\n\n\ntwo\n")) == [(2, "one"), (5, "two")]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n\t\n"])
-def test_empty_list_is_refused(write_source, content):
-    with pytest.raises(UserError, match=r"list\.txt: the list is empty"):
+@pytest.mark.parametrize(
+    "content, complaint",
+    [(b"", "is empty"), (b"\n \n\t\n", "is empty"), (b"\xff\xfe\x00\x01", "can't be read as a text list")],
+)
+def test_a_list_that_is_empty_or_no_text_is_refused(write_source, content, complaint):
+    with pytest.raises(UserError, match=rf"list\.txt: .*{complaint}"):
         read_lines(write_source(content))
 
 
-def test_missing_list_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.txt: no such list; check C\.dataset_path"):
-        read_list(tmp_path / "nowhere.txt", tmp_path)
-
-
-def test_a_folder_is_no_list_of_labelled_images(tmp_path):
-    with pytest.raises(UserError, match="is a folder, not a list"):
-        read_list(tmp_path, tmp_path)
-
-
-def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no image"):
-        read_list(tmp_path, tmp_path, labeled=False)
-
-
-def test_a_list_that_is_no_text_is_refused(write_source):
-    with pytest.raises(UserError, match=r"list\.txt: can't be read as a text list"):
-        read_lines(write_source(b"\xff\xfe\x00\x01"))
+@pytest.mark.parametrize(
+    "name, labeled, complaint",
+    [
+        ("nowhere.txt", True, r"nowhere\.txt: no such list; check C\.dataset_path"),
+        ("", True, "is a folder, not a list"),
+        ("", False, "holds no image"),
+    ],
+)
+def test_a_missing_list_and_a_folder_that_is_none_are_named(name, labeled, complaint, tmp_path):
+    with pytest.raises(UserError, match=complaint):
+        read_list(tmp_path / name, tmp_path, labeled=labeled)
 
 
 @pytest.mark.parametrize(
@@ -142,27 +138,21 @@ def test_missing_image_folder_is_named(write_source, tmp_path):
 GOOD_LINES = st.sampled_from(["2007_000001", "2008_000002", "a.png\tb.png", "/x/a.jpg\t/y/b.png"])
 
 
-@given(st.lists(GOOD_LINES | st.text(max_size=20) | st.text("a./\t\0 \ufeff", max_size=8), max_size=5), st.booleans())
-def test_any_text_gives_samples_or_a_user_error(shared_root, lines, labeled):
+ANY_TEXT = st.lists(GOOD_LINES | st.text(max_size=20) | st.text("a./\t\0 \ufeff", max_size=8), max_size=5)
+
+
+@settings(max_examples=120)
+@given(ANY_TEXT.map(lambda lines: "\n".join(lines).encode()) | st.binary(max_size=40), st.booleans())
+def test_any_content_gives_samples_or_a_user_error(shared_root, content, labeled):
     source = shared_root / "any.txt"
-    source.write_text("\n".join(lines), encoding="utf-8", newline="")
+    source.write_bytes(content)
     try:
         samples = read_list(source, shared_root, "train_aug", labeled)
     except UserError as error:
-        assert str(source) in str(error) or str(shared_root) in str(error)
+        assert str(shared_root) in str(error)
     else:
         assert len(samples) == len(read_lines(source)) > 0
         assert all(sample.name and (sample.label or not labeled) for sample in samples)
-
-
-@given(st.binary(max_size=40), st.booleans())
-def test_any_bytes_give_samples_or_a_user_error(shared_root, content, labeled):
-    source = shared_root / "any.bin"
-    source.write_bytes(content)
-    try:
-        assert read_list(source, shared_root, "train_aug", labeled)
-    except UserError as error:
-        assert str(shared_root) in str(error)
 
 
 @pytest.mark.parametrize("length", [300, 5000])
@@ -178,17 +168,11 @@ def test_list_hash_is_sha256_of_the_sorted_lines_joined_by_newlines(write_source
     assert list_hash(write_source("a\nb\nd")) != expected
 
 
-def test_a_written_list_is_read_again(tmp_path):
+def test_a_written_list_is_read_again_and_other_lines_overwrite_it_only_if_asked(tmp_path):
     path = tmp_path / "new" / "list.txt"
     write_list(path, ["b", "a"])
-    assert [line for _, line in read_lines(path)] == ["b", "a"]
-
-
-def test_a_list_with_other_lines_is_overwritten_only_if_asked(tmp_path):
-    path = tmp_path / "list.txt"
-    write_list(path, ["b", "a"])
     write_list(path, ["a", "b"])
-    assert path.read_text() == "b\na\n", "the same lines in another order leave the file alone"
+    assert read_lines(path) == [(1, "b"), (2, "a")], "the same lines in another order leave the file alone"
     with pytest.raises(UserError, match="lists other images"):
         write_list(path, ["a", "c"])
     write_list(path, ["a", "c"], overwrite=True)

@@ -1,6 +1,5 @@
 """Predictions against the plain network: labels, confidence, overlay, names, videos, and what is refused."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,16 +14,7 @@ from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import PALETTE, write_image
-from tests.tiny_run import NARROW, load_plain, place, write_lively
-
-SIDE = 40
-
-
-@pytest.fixture
-def C(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: Path) -> Settings:
-    C = make_settings(log_dir=str(tmp_path / "log"), eval_crop_size=SIDE, eval_batch_size=3, **NARROW)
-    place(lively_snapshot, C)
-    return C
+from tests.tiny_run import SIDE, load_plain, place, write_lively
 
 
 @pytest.fixture

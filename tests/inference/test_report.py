@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -112,8 +112,12 @@ def opened(path: Path) -> Page:
 
 
 @pytest.fixture
-def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def C(make_settings, tmp_path) -> Settings:
+    return make_settings(log_dir=str(tmp_path / "log"))
+
+
+@pytest.fixture
+def report(C, tmp_path) -> Path:
     Path(C.snapshot_dir).mkdir(parents=True)
     records = [{"iteration": i, "loss": 3 / (i + 1), "sup_1": 1.0, "overlap": 0.5, "lr": 0.1} for i in range(0, 40, 10)]
     records[0] |= {"step_seconds": 0.5, "data_seconds": 0.1, "memory_gib": 1.0}
@@ -189,15 +193,13 @@ def test_a_click_sorts(report, column, order):
     assert [row[0] for row in opened(clicked).tables["classes"][1:]] == order
 
 
-def test_page_without_a_training_run(make_settings, tmp_path):
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def test_page_without_a_training_run(C):
     page = written(write(C, ENTRIES[:1], ENTRIES[0]))
     assert page.tags.count("svg") == 3
     assert ["dataset_name", "pascal_voc"] in page.tables["settings"]
 
 
-def test_evaluations_show_what_differs(make_settings, tmp_path):
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def test_evaluations_show_what_differs(C):
     plain, scaled, old = make_entry(4, "1", 0.61), make_entry(4, "1", 0.64), make_entry(4, "1", 0.62)
     plain["crop"] = scaled["crop"] = old["crop"] = 512
     scaled |= {"scales": [0.5, 1.0], "flip": True}
@@ -215,8 +217,7 @@ def test_evaluations_show_what_differs(make_settings, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")  # a legend of nothing
-def test_plots_of_nothing_to_measure(make_settings, tmp_path):
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def test_plots_of_nothing_to_measure(C):
     nothing = make_entry(2, "1", 0.5) | {"miou": None, "iou": [None] * 3, "pixel_accuracy": None}
     page = written(write(C, [nothing], nothing))
     assert page.tables["evaluations"][1][3] == "-" and page.tags.count("svg") == 3

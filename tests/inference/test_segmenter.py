@@ -16,9 +16,7 @@ from furnace.inference.segmenter import Segmenter, load_segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import write_palette_label
-from tests.tiny_run import NARROW, write_lively
-
-SIDE = 40
+from tests.tiny_run import NARROW, SIDE, write_lively
 
 
 @pytest.fixture
