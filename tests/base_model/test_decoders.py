@@ -58,14 +58,6 @@ def test_decoder_is_the_plain_formula(generator):
     assert relative_error(decoder((low, high)), expected) < 1e-12
 
 
-@pytest.mark.parametrize("height, width", [(64, 96), (33, 49)])
-def test_logits_have_a_quarter_of_the_resolution(height, width):
-    with torch.device("meta"):
-        model = Branch(build_encoder("resnet18"), "deeplabv3plus", 11, 8)
-        logits = model(torch.zeros(2, 3, height, width))
-    assert logits.shape == (2, 11, -(-height // 4), -(-width // 4))
-
-
 def test_head_channels_is_the_width_of_the_whole_head():
     with torch.device("meta"):
         model = Branch(build_encoder("resnet18"), "deeplabv3plus", 11, 24)

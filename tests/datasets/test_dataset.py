@@ -10,7 +10,7 @@ import torch
 
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cutmix import BoxMaskGenerator
-from furnace.datasets.dataset import EvalSet, TrainSet, collate
+from furnace.datasets.dataset import TrainSet, collate
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
@@ -49,13 +49,6 @@ def make_train_set(voc_root: Path):
 
 def all_samples(dataset: TrainSet, epochs: int = 2) -> list[dict[str, np.ndarray]]:
     return [dataset[epoch, position] for epoch in range(epochs) for position in range(len(dataset))]
-
-
-def test_sample_has_the_fields_of_a_batch_in_the_size_of_the_crop(make_train_set):
-    sample = make_train_set(scales=[0.5, 1, 2])[0, 0]
-    shapes = dict(zip(FIELDS, ((*CROP, 3), CROP, (*CROP, 3), (*CROP, 3), (1, *CROP)), strict=True))
-    assert {name: array.shape for name, array in sample.items()} == shapes
-    assert {array.dtype for array in sample.values()} == {np.dtype(np.uint8)}
 
 
 def test_image_and_label_go_through_the_same_crop(make_train_set):
@@ -118,12 +111,6 @@ def test_every_unlabelled_image_is_reached_although_the_epoch_is_shorter(make_tr
     assert len(seen) == 7
 
 
-def test_a_list_shorter_than_the_epoch_is_repeated_whole(make_train_set):
-    names = names_of(make_train_set(samples=13), 0, Purpose.ORDER_LABELED)
-    counts = sorted(names.count(name) for name in set(names))
-    assert counts == [2, 2, 3, 3, 3]
-
-
 def test_the_two_unlabelled_streams_are_shuffled_and_cropped_apart(make_train_set):
     dataset = make_train_set(samples=7)
     streams = [
@@ -163,15 +150,6 @@ def test_a_faulty_label_stops_the_training_with_its_name(make_train_set, voc_roo
         write_image(path, np.full((3, 4), 77, dtype=np.uint8))
     with pytest.raises(UserError, match=r"label/2007_\d+\.png: label value 77"):
         make_train_set()[0, 0]
-
-
-def test_evaluation_goes_through_the_list_in_order_at_full_size(voc_root):
-    dataset = EvalSet(read_list(voc_root / "val.txt", voc_root, "val"), NUM_CLASSES)
-    items = [dataset[i] for i in range(len(dataset))]
-    assert [name for name, _, _ in items] == ["2009_000000", "2009_000001", "2009_000002"]
-    assert len({image.shape for _, image, _ in items}) > 1
-    for _, image, label in items:
-        np.testing.assert_array_equal(image, PALETTE[label])
 
 
 def test_collate_stacks_in_order_with_channels_first_in_channels_last_memory(make_train_set):

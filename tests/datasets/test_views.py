@@ -68,15 +68,11 @@ def test_a_method_draws_the_same_in_every_run():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def batch_of(images: Tensor) -> TrainBatch:
+def prepare(images: Tensor, *students: View) -> TrainBatch:
     pixels = (255 * images).to(torch.uint8)
     labels = torch.zeros(len(images), *images.shape[-2:], dtype=torch.uint8)
-    return TrainBatch(pixels, labels, pixels, pixels.flip(0))
-
-
-def prepare(images: Tensor, *students: View) -> TrainBatch:
     preparation = Preparation(WEAK, WEAK, students, Normalize(MEAN, STD), torch.device("cpu"))
-    return preparation(batch_of(images), Draws(0, 1))
+    return preparation(TrainBatch(pixels, labels, pixels, pixels.flip(0)), Draws(0, 1))
 
 
 def test_prepared_images_are_normalised_and_labels_int64(images):

@@ -14,7 +14,7 @@ from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import PALETTE, write_image
-from tests.tiny_run import SIDE, load_plain, place, write_lively
+from tests.tiny_run import SIDE, load_plain, place
 
 
 @pytest.fixture
@@ -164,12 +164,6 @@ def test_refusals(C, lively_snapshot, photos, tmp_path, monkeypatch, inputs, whi
     with pytest.raises(UserError, match=message):
         Predictor(C, CPU, "1", Outputs(tmp_path / out)).run(which, inputs)
     assert (photos / "label" / "x.png").read_bytes() == untouched
-
-
-def test_second_branch_needs_two(C, photos, tmp_path):
-    path = write_lively(C.updated(method="supervised"), tmp_path / "supervised.pth")
-    with pytest.raises(UserError, match="one branch only"):
-        Predictor(C, CPU, "2", Outputs(tmp_path / "out")).run(str(path), [str(photos)])
 
 
 def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C, photos, tmp_path, capsys):

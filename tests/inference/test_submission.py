@@ -6,10 +6,8 @@ from pathlib import Path
 import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
 import numpy as np
 import pytest
-import torch
 from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from furnace.datasets.catalog import CITYSCAPES_NAMES
 from furnace.engine.distributed import CPU
@@ -71,16 +69,9 @@ def test_cityscapes_scores_are_the_official_ones(tmp_path, console):
         assert iou == pytest.approx(found["classScores"][name], abs=1e-6)
     assert result.values["miou"].item() == pytest.approx(found["averageScoreClasses"], abs=1e-6)
 
-    target = np.stack([np.asarray(Image.open(path)) for path in truth])
     predicted = np.stack([np.asarray(Image.open(path)) for path in written])
     used = sorted(label.id for label in official_labels if label.trainId not in (255, -1))
     assert set(np.unique(predicted)) <= set(used)
-    index = np.full(256, 255)
-    index[used] = range(19)
-    metric = MulticlassJaccardIndex(19, average=None, ignore_index=255)
-    torch.testing.assert_close(
-        metric(torch.tensor(index[predicted]), torch.tensor(index[target])), result.values["iou"].float()
-    )
 
 
 def test_voc_folders_and_palette(C, tmp_path, console):

@@ -111,24 +111,6 @@ def test_pseudo_labels_are_those_of_a_naive_loop(seed, num_classes):
     assert pseudo.overlap.item() == pytest.approx(counts.trace() / counts.sum(), rel=1e-12)
 
 
-@given(SEEDS)
-def test_the_intersection_does_not_depend_on_the_order_of_the_teachers(seed):
-    teachers = random_teachers(seed, 5)
-    one, other = make_pseudo_labels(*teachers), make_pseudo_labels(*reversed(teachers))
-    assert torch.equal(one.intersection, other.intersection)
-    assert torch.equal(one.weight_intersection, other.weight_intersection)
-    torch.testing.assert_close(one.class_weight, other.class_weight, rtol=1e-12, atol=0)
-
-
-def test_teachers_of_one_mind_leave_nothing_out():
-    teacher, _ = random_teachers(0, 4)
-    pseudo = make_pseudo_labels(teacher, teacher)
-    assert torch.equal(pseudo.intersection, pseudo.union)
-    assert (pseudo.intersection != IGNORE_INDEX).all()
-    assert pseudo.overlap == 1
-    assert (pseudo.class_weight == 0).all()
-
-
 def test_half_precision_teachers_are_counted_in_double():
     teachers = [t.to(torch.bfloat16) for t in random_teachers(3, 4)]
     pseudo = make_pseudo_labels(*teachers)

@@ -1,6 +1,7 @@
 """Sliding-window inference against the golden values and counted windows."""
 
 import json
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -35,10 +36,6 @@ def test_predictions_and_scores_are_the_published_ones(name, case):
         assert relative_error(scores.permute(1, 2, 0), golden["scores"]) < 1e-3
 
 
-def to_double(images: Tensor) -> Tensor:
-    return images.double()
-
-
 def ones(windows: Tensor) -> Tensor:
     """A network of one class that gives 1 everywhere."""
     return torch.ones_like(windows[:, :1])
@@ -63,7 +60,7 @@ def test_windows_of_a_side_cover_it_and_stay_inside(crop, more, stride_rate):
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(4, 32), st.sampled_from([1 / 3, 0.5, 2 / 3, 1]))
 def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(height, width, crop, stride_rate):
     image = random_image(height, width)
-    scores = SlidingWindow(crop=crop, stride_rate=stride_rate).scores(image, ones, to_double)
+    scores = SlidingWindow(crop=crop, stride_rate=stride_rate).scores(image, ones, Tensor.double)
 
     padded_height, padded_width = max(height, crop), max(width, crop)
     stride = ceil(crop * stride_rate)
@@ -81,8 +78,8 @@ def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(height, width, 
 @pytest.mark.parametrize("size", [(30, 50), (12, 50), (50, 12), (10, 12), (16, 16)])
 def test_scores_lie_where_their_pixels_lie(size):
     image = random_image(*size)
-    count = SlidingWindow(crop=16).scores(image, ones, to_double)
-    scores = SlidingWindow(crop=16).scores(image, lambda windows: windows, to_double)
+    count = SlidingWindow(crop=16).scores(image, ones, Tensor.double)
+    scores = SlidingWindow(crop=16).scores(image, lambda windows: windows, Tensor.double)
     np.testing.assert_allclose((scores / count).numpy(), image.transpose(2, 0, 1), rtol=1e-12)
 
 
@@ -90,15 +87,10 @@ def test_scores_lie_where_their_pixels_lie(size):
 def test_flip_adds_the_scores_of_the_mirrored_image(size):
     weight = torch.randn(4, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    def network(windows: Tensor) -> Tensor:
-        return F.conv2d(windows, weight, padding=1)
-
-    def mirrored_network(windows: Tensor) -> Tensor:
-        return F.conv2d(windows, weight.flip(-1), padding=1)
-
+    network, mirrored = (partial(F.conv2d, weight=kernel, padding=1) for kernel in (weight, weight.flip(-1)))
     image = random_image(*size)
-    flipped = SlidingWindow(crop=16, flip=True).scores(image, network, to_double)
-    parts = [SlidingWindow(crop=16).scores(image, n, to_double) for n in (network, mirrored_network)]
+    flipped = SlidingWindow(crop=16, flip=True).scores(image, network, Tensor.double)
+    parts = [SlidingWindow(crop=16).scores(image, n, Tensor.double) for n in (network, mirrored)]
     assert relative_error(flipped, parts[0] + parts[1]) < 1e-12
     assert relative_error(parts[0], parts[1]) > 0.01
 
@@ -114,11 +106,11 @@ def test_images_stream_through_full_batches_in_order(batch_size, flip):
     sizes = [(40, 33), (10, 12), (16, 50), (16, 16), (12, 20)]
     images = [(random_image(*size, seed), f"image {seed}") for seed, size in enumerate(sizes)]
     settings = {"crop": 16, "scales": (0.5, 1, 1.5), "flip": flip}
-    alone = [SlidingWindow(**settings).scores(image, network, to_double) for image, _ in images]
+    alone = [SlidingWindow(**settings).scores(image, network, Tensor.double) for image, _ in images]
     windows = len(shapes) // (1 + flip)
     shapes.clear()
 
-    found = list(SlidingWindow(**settings, batch_size=batch_size).stream(iter(images), network, to_double))
+    found = list(SlidingWindow(**settings, batch_size=batch_size).stream(iter(images), network, Tensor.double))
 
     assert [tag for tag, _ in found] == [tag for _, tag in images]
     for (_, scores), expected in zip(found, alone, strict=True):
@@ -137,14 +129,14 @@ def test_scores_of_an_image_come_as_soon_as_its_windows_are_done():
             taken.append(number)
             yield random_image(16, 16), number
 
-    stream = SlidingWindow(16, batch_size=2).stream(images(), ones, to_double)
+    stream = SlidingWindow(16, batch_size=2).stream(images(), ones, Tensor.double)
     assert next(stream)[0] == 0
     assert taken == [0, 1]
 
 
 def test_scales_are_summed_at_the_size_of_the_image():
     image = random_image(20, 26)
-    scores = SlidingWindow(crop=64, scales=(0.5, 1, 1.75)).scores(image, ones, to_double)
+    scores = SlidingWindow(crop=64, scales=(0.5, 1, 1.75)).scores(image, ones, Tensor.double)
     assert scores.shape == (1, 20, 26)
     torch.testing.assert_close(scores, torch.full_like(scores, 3))
 
@@ -153,7 +145,7 @@ def test_scales_are_summed_at_the_size_of_the_image():
 @pytest.mark.parametrize("scale", [0.2, 0.5, 1.75])
 def test_an_image_of_a_pixel_has_scores_at_every_scale(size, scale):
     image = random_image(*size)
-    scores = SlidingWindow(8, scales=(scale,)).scores(image, lambda windows: windows, to_double)
+    scores = SlidingWindow(8, scales=(scale,)).scores(image, lambda windows: windows, Tensor.double)
     assert scores.shape == (3, *size) and scores.isfinite().all()
     if size == (1, 1):
         assert scores.flatten().tolist() == image.flatten().tolist()
