@@ -31,18 +31,10 @@ def make_train_set(voc_root: Path):
     labeled = read_list(folder / "train_aug_labeled_1-8.txt", voc_root, "train_aug")
     unlabeled = read_list(folder / "train_aug_unlabeled_1-8.txt", voc_root, "train_aug", labeled=False)
 
-    def make(**changes) -> TrainSet:
-        settings = {
-            "labeled": labeled,
-            "unlabeled": unlabeled,
-            "view": View([MirrorScaleCrop(changes.get("crop", CROP), changes.pop("scales", [1]), FILL)]),
-            "crop": CROP,
-            "num_classes": NUM_CLASSES,
-            "samples": 6,
-            "seed": 0,
-            "masks": BoxMaskGenerator(),
-        }
-        return TrainSet(**{**settings, **changes})
+    def make(samples=6, scales=(1,), crop=CROP, seed=0, unlabeled=unlabeled) -> TrainSet:
+        view = View([MirrorScaleCrop(crop, scales, FILL)])
+        sizes = {"crop": crop, "num_classes": NUM_CLASSES, "samples": samples}
+        return TrainSet(labeled, unlabeled, view=view, seed=seed, masks=BoxMaskGenerator(), **sizes)
 
     return make
 
@@ -77,6 +69,12 @@ def test_labelled_images_only(make_train_set):
     sample = without[0, 0]
     assert set(sample) == {"images", "labels"}
     np.testing.assert_array_equal(sample["images"], with_unlabeled[0, 0]["images"])
+    batch = collate([sample, without[0, 1]])
+    doubled = batch.map(lambda tensor: tensor.long() * 2)
+    for made, factor in ((batch, 1), (doubled, 2), (batch.split(2)[0], 1)):
+        assert (made.unlabeled_0, made.unlabeled_1, made.mask) == (None, None, None)
+        assert torch.equal(made.images[0].long(), batch.images[0].long() * factor)
+        assert torch.equal(made.labels[0].long(), batch.labels[0].long() * factor)
 
 
 def test_samples_follow_from_the_seed_in_any_order_and_in_another_process(make_train_set):
@@ -164,15 +162,6 @@ def test_collate_stacks_in_order_with_channels_first_in_channels_last_memory(mak
     assert batch.images.dtype == batch.labels.dtype == batch.mask.dtype == torch.uint8
 
 
-def test_batch_of_labelled_images_leaves_the_other_fields_empty(make_train_set):
-    batch = collate(all_samples(make_train_set(unlabeled=None))[:2])
-    assert (batch.unlabeled_0, batch.unlabeled_1, batch.mask) == (None, None, None)
-    doubled = batch.map(lambda tensor: tensor.long() * 2)
-    assert torch.equal(doubled.images, batch.images.long() * 2)
-    assert torch.equal(doubled.labels, batch.labels.long() * 2)
-    assert (doubled.unlabeled_0, doubled.mask) == (None, None)
-
-
 def test_batch_moves_to_a_device_whole():
     batch = TrainBatch(**{name: torch.zeros(2, 3) for name in FIELDS}).to(torch.device("meta"))
     assert {getattr(batch, name).device.type for name in FIELDS} == {"meta"}
@@ -184,4 +173,3 @@ def test_a_batch_splits_into_parts_of_the_same_size_in_order(make_train_set):
     assert [len(part.images) for part in parts] == [2, 2, 2]
     for name in FIELDS:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
-    assert collate(all_samples(make_train_set(unlabeled=None))[:2]).split(2)[1].mask is None

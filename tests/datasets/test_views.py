@@ -9,7 +9,6 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.randomness import Draws
 from furnace.datasets.views import VIEWS, Blur, ColorJitter, Grey, MirrorScaleCrop, Pixels, Preparation, View
 from furnace.seg_opr.normalize import Normalize
-from furnace.utils.errors import UserError
 
 CROP, FILL = (24, 28), (1, 2, 3)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -93,8 +92,3 @@ def test_each_student_sees_colours_of_its_own(images):
     part = found.split(3)[1]
     assert torch.equal(part.students_0[2], two[2:4]) and part.students_0[0] is part.unlabeled_0
     assert part.draws.first == 2
-
-
-def test_an_unknown_view_is_named_with_those_that_there_are():
-    with pytest.raises(UserError, match="no view 'stong'; did you mean strong"):
-        VIEWS.find("stong")

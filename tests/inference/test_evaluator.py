@@ -149,21 +149,19 @@ def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings, tmp
 
 
 def test_other_conditions_stand_beside_the_plain_ones(C, tmp_path, console):
-    changes = [{}, {"eval_scale_array": [0.5, 1]}, {"eval_flip": True}, {"eval_crop_size": 32}, {"eval_stride_rate": 1}]
-    for change in [*changes, {"eval_flip": True}]:
-        changed = C.updated(**change)
+    settings = {
+        "scales": "eval_scale_array",
+        "flip": "eval_flip",
+        "crop": "eval_crop_size",
+        "stride_rate": "eval_stride_rate",
+    }
+    plain = {"scales": [1.0], "flip": False, "crop": SIDE, "stride_rate": C.eval_stride_rate}
+    changes = [{}, {"scales": [0.5, 1]}, {"flip": True}, {"crop": 32}, {"stride_rate": 1}]
+    for change in [*changes, {"flip": True}]:
+        changed = C.updated(**{settings[name]: value for name, value in change.items()})
         (result,) = Evaluator(changed, CPU, console=console).run("1")
     entries = read_results(tmp_path / "log" / RESULTS)
-    found = [(e["scales"], e["flip"], e["crop"], e["stride_rate"]) for e in entries]
-    rate = C.eval_stride_rate
-    plain = [1.0]
-    assert found == [
-        (plain, False, SIDE, rate),
-        ([0.5, 1], False, SIDE, rate),
-        (plain, True, SIDE, rate),
-        (plain, False, 32, rate),
-        (plain, False, SIDE, 1),
-    ]
+    assert [{name: entry[name] for name in plain} for entry in entries] == [plain | change for change in changes]
     assert entries[2]["miou"] == result.values["miou"].item()
     # What a relative path or a link names is the same snapshot.
     (tmp_path / "link").symlink_to(C.snapshot_dir)

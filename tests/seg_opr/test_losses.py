@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from furnace.datasets.catalog import CITYSCAPES_CLASS_WEIGHTS
 from furnace.seg_opr.interpolate import upsample
 from furnace.seg_opr.losses import (
     MeanCrossEntropy,
@@ -17,13 +18,7 @@ from furnace.seg_opr.losses import (
 from furnace.utils.labels import IGNORE_INDEX
 from tests.golden_values import each_case, load_case, relative_error
 
-CITY_CLASS_WEIGHT = torch.tensor(
-    [
-        0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
-        0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
-    ],
-    dtype=torch.float64,
-)  # fmt: skip
+CITY_CLASS_WEIGHT = torch.tensor(CITYSCAPES_CLASS_WEIGHTS, dtype=torch.float64)
 SEEDS = st.integers(0, 2**32 - 1)
 
 

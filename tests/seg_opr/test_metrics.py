@@ -140,12 +140,10 @@ def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["iou", "boundary_iuo"], "no metric 'boundary_iuo'; did you mean boundary_iou?"),
-        (["xyz"], "no metric 'xyz'; there are: boundary_iou, iou"),
+        (["iou", "boundary_iuo"], r"no metric 'boundary_iuo'; did you mean boundary_iou\?"),
         ([], "eval_metrics: is empty; name at least one of iou"),
     ],
 )
 def test_other_names_are_refused(names, message):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=f"^{message}"):
         MetricList(names)
-    assert str(error.value).startswith(message)
