@@ -7,7 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from _pytest.mark import MarkDecorator
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -25,9 +27,12 @@ def load_case(name: str, case: str) -> dict[str, np.ndarray]:
     return {key.partition("/")[2]: array for key, array in load_arrays(name).items() if key.startswith(f"{case}/")}
 
 
-def case_names(name: str) -> set[str]:
-    """The cases that `name`.npz holds."""
-    return {key.partition("/")[0] for key in load_arrays(name) if "/" in key}
+def each_case(*names: str) -> MarkDecorator:
+    """Runs a test on every case of each `name`.npz; it takes `name` and `case`."""
+    keys = {name: np.load(GOLDEN / f"{name}.npz").files for name in names}
+    found = [(name, case) for name in names for case in sorted({k.partition("/")[0] for k in keys[name] if "/" in k})]
+    assert {name for name, _ in found} == set(names), "a golden file without cases"
+    return pytest.mark.parametrize(("name", "case"), found)
 
 
 def load_json(name: str) -> dict | list:

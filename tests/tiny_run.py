@@ -14,6 +14,7 @@ from furnace.utils.settings import Settings
 
 EPOCH = 1
 NARROW = {"head_channels": 8}
+SIDE = 40  # of an evaluation's window, which all tiny images fit
 
 
 def write_lively(C: Settings, path: Path) -> Path:

@@ -34,14 +34,14 @@ def aspp_formula(features: Tensor, weights: dict[str, Tensor]) -> Tensor:
     return leaky(batch_norm(merged + pooled, weights, "red_bn"))
 
 
-def test_aspp_is_the_plain_formula(generator: torch.Generator) -> None:
+def test_aspp_is_the_plain_formula(generator):
     aspp = ASPP(6, 4).double().eval()
     fill_deterministic(aspp)
     features = torch.randn(2, 6, 21, 25, dtype=torch.float64, generator=generator)
     assert relative_error(aspp(features), aspp_formula(features, aspp.state_dict())) < 1e-12
 
 
-def test_decoder_is_the_plain_formula(generator: torch.Generator) -> None:
+def test_decoder_is_the_plain_formula(generator):
     decoder = DeepLabHead(5, 6, 4).double().eval()
     fill_deterministic(decoder)
     weights = decoder.state_dict()
@@ -58,15 +58,7 @@ def test_decoder_is_the_plain_formula(generator: torch.Generator) -> None:
     assert relative_error(decoder((low, high)), expected) < 1e-12
 
 
-@pytest.mark.parametrize("height, width", [(64, 96), (33, 49)])
-def test_logits_have_a_quarter_of_the_resolution(height: int, width: int) -> None:
-    with torch.device("meta"):
-        model = Branch(build_encoder("resnet18"), "deeplabv3plus", 11, 8)
-        logits = model(torch.zeros(2, 3, height, width))
-    assert logits.shape == (2, 11, -(-height // 4), -(-width // 4))
-
-
-def test_head_channels_is_the_width_of_the_whole_head() -> None:
+def test_head_channels_is_the_width_of_the_whole_head():
     with torch.device("meta"):
         model = Branch(build_encoder("resnet18"), "deeplabv3plus", 11, 24)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -75,7 +67,7 @@ def test_head_channels_is_the_width_of_the_whole_head() -> None:
     assert shapes["head.last_conv.0.weight"] == (24, 24 + 48, 3, 3)
 
 
-def test_maps_of_other_strides_are_taken() -> None:
+def test_maps_of_other_strides_are_taken():
     maps = [torch.randn(2, 5, 16, 16), torch.randn(2, 6, 8, 8), torch.randn(2, 7, 4, 4)]
     for strides, size in (((2, 4, 8), (8, 8)), ((8, 16, 32), (16, 16))):
         head, classifier = DECODERS["deeplabv3plus"]((5, 6, 7), strides, 3, 4)

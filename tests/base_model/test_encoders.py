@@ -27,7 +27,7 @@ def plain_backbone(request) -> tuple[str, DilatedResNet]:
 
 @pytest.mark.parametrize("stem", ["deep", "light", "plain"])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_maps_have_the_channels_and_strides_that_are_told(name: str, stem: str) -> None:
+def test_maps_have_the_channels_and_strides_that_are_told(name, stem):
     with torch.device("meta"):
         backbone = DilatedResNet(name, stem)
         for height, width in ((64, 96), (33, 49), (65, 17)):
@@ -41,7 +41,7 @@ def test_maps_have_the_channels_and_strides_that_are_told(name: str, stem: str) 
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_number_of_convolutions_is_that_of_the_name(name: str) -> None:
+def test_number_of_convolutions_is_that_of_the_name(name):
     with torch.device("meta"):
         convolutions = {stem: count_convolutions(DilatedResNet(name, stem)) for stem in ("plain", "deep")}
     fully_connected, more_in_the_deep_stem = 1, 2
@@ -55,7 +55,7 @@ def count_convolutions(backbone: DilatedResNet) -> int:
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_only_layer4_is_dilated_by_2_4_and_8(name: str) -> None:
+def test_only_layer4_is_dilated_by_2_4_and_8(name):
     with torch.device("meta"):
         backbone = DilatedResNet(name)
     seen = set()
@@ -76,7 +76,7 @@ def test_only_layer4_is_dilated_by_2_4_and_8(name: str) -> None:
 
 
 @pytest.mark.parametrize(("stem", "first", "last"), [("deep", 64, 128), ("light", 32, 64)])
-def test_deep_stems_are_three_convolutions_and_told_by_their_tensors(stem: str, first: int, last: int) -> None:
+def test_deep_stems_are_three_convolutions_and_told_by_their_tensors(stem, first, last):
     with torch.device("meta"):
         backbone = DilatedResNet("resnet50", stem)
         again = build_encoder("resnet50", backbone.state_dict())
@@ -90,13 +90,13 @@ def test_deep_stems_are_three_convolutions_and_told_by_their_tensors(stem: str, 
     assert shapes == {name: value.shape for name, value in again.state_dict().items()}
 
 
-def test_an_unknown_encoder_is_named_with_the_closest() -> None:
+def test_an_unknown_encoder_is_named_with_the_closest():
     with pytest.raises(UserError, match="no encoder 'resnet51'; did you mean resnet50 or"):
         build_encoder("resnet51")
     assert ENCODERS["resnet50"].mean == (0.485, 0.456, 0.406)
 
 
-def test_plain_stem_computes_what_torchvision_does_up_to_layer3(plain_backbone: tuple[str, DilatedResNet]) -> None:
+def test_plain_stem_computes_what_torchvision_does_up_to_layer3(plain_backbone):
     name, backbone = plain_backbone
     reference = models.get_model(name).double().eval()
     fill_deterministic(reference)
@@ -110,7 +110,7 @@ def test_plain_stem_computes_what_torchvision_does_up_to_layer3(plain_backbone: 
     assert relative_error(backbone.layer3(backbone.layer2(low)), layer3_expected) < 1e-12
 
 
-def test_layer4_is_the_plain_formula_with_dilations(plain_backbone: tuple[str, DilatedResNet]) -> None:
+def test_layer4_is_the_plain_formula_with_dilations(plain_backbone):
     name, backbone = plain_backbone
     weights = backbone.layer4.state_dict()
     features = torch.randn(1, 256 * EXPANSION[name], 5, 7, dtype=torch.float64)

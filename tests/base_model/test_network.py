@@ -22,7 +22,7 @@ def images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", GOLDEN_NETWORKS)
-def test_state_dict_has_the_published_names_and_shapes_in_order(name: str) -> None:
+def test_state_dict_has_the_published_names_and_shapes_in_order(name):
     with torch.device("meta"):
         network = Network(*GOLDEN_NETWORKS[name])
     assert [(key, list(value.shape)) for key, value in network.state_dict().items()] == list(
@@ -32,7 +32,7 @@ def test_state_dict_has_the_published_names_and_shapes_in_order(name: str) -> No
 
 @pytest.mark.parametrize("name", GOLDEN_NETWORKS)
 @torch.no_grad()
-def test_forward_gives_the_published_logits_in_either_mode(name: str) -> None:
+def test_forward_gives_the_published_logits_in_either_mode(name):
     golden = load_arrays(f"forward_{name}")
     with torch.device("meta"):
         network = Network(*GOLDEN_NETWORKS[name]).double()
@@ -51,13 +51,13 @@ def test_forward_gives_the_published_logits_in_either_mode(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(32, 48), (33, 49), (17, 70)])
 @pytest.mark.parametrize("mode", [True, False])
-def test_logits_have_the_size_of_the_images(size: tuple[int, int], mode: bool) -> None:
+def test_logits_have_the_size_of_the_images(size, mode):
     with torch.device("meta"):
         network = Network(5, "resnet18", head_channels=8).train(mode)
         assert network(torch.zeros(2, 3, *size), branch=2).shape == (2, 5, *size)
 
 
-def test_upsampled_logits_are_the_logits(images: torch.Tensor) -> None:
+def test_upsampled_logits_are_the_logits(images):
     network = small_network().eval()
     quarter = network.logits(images, branch=2)
     assert quarter.shape == (2, 3, 9, 13)
@@ -65,7 +65,7 @@ def test_upsampled_logits_are_the_logits(images: torch.Tensor) -> None:
     assert relative_error(corners_of_logits, quarter[..., [0, 0, -1, -1], [0, -1, 0, -1]]) < 1e-12
 
 
-def test_branches_begin_with_different_weights() -> None:
+def test_branches_begin_with_different_weights():
     network = small_network()
     for key, value in network.branch1.state_dict().items():
         if value.dim() == 4:
@@ -73,7 +73,7 @@ def test_branches_begin_with_different_weights() -> None:
 
 
 @pytest.mark.parametrize("branch", [1, 2])
-def test_a_branch_touches_neither_gradients_nor_statistics_of_the_other(branch: int, images: torch.Tensor) -> None:
+def test_a_branch_touches_neither_gradients_nor_statistics_of_the_other(branch, images):
     network = small_network().train()
     used, other = network.branches[branch - 1], network.branches[2 - branch]
     statistics_before = other.backbone.bn1.running_mean.clone()
@@ -87,7 +87,7 @@ def test_a_branch_touches_neither_gradients_nor_statistics_of_the_other(branch: 
     assert torch.equal(other.backbone.bn1.running_mean, statistics_before)
 
 
-def test_one_branch_is_the_first_of_two(images: torch.Tensor) -> None:
+def test_one_branch_is_the_first_of_two(images):
     alone, pair = small_network(branches=1).eval(), small_network().eval()
     assert alone.branches == [alone.branch1]
     assert pair.branches == [pair.branch1, pair.branch2]
@@ -96,7 +96,7 @@ def test_one_branch_is_the_first_of_two(images: torch.Tensor) -> None:
     assert torch.equal(alone(images), pair(images, branch=1))
 
 
-def test_head_is_kaiming_normal_fan_in_and_its_norms_are_neutral() -> None:
+def test_head_is_kaiming_normal_fan_in_and_its_norms_are_neutral():
     torch.manual_seed(0)
     network = Network(21, "resnet18", branches=1)
     for part in (network.branch1.head, network.branch1.classifier):
@@ -110,7 +110,7 @@ def test_head_is_kaiming_normal_fan_in_and_its_norms_are_neutral() -> None:
                 assert (module.bias == 0).all()
 
 
-def test_every_norm_has_the_wanted_epsilon_and_momentum() -> None:
+def test_every_norm_has_the_wanted_epsilon_and_momentum():
     with torch.device("meta"):
         wanted = Network(3, "resnet18", head_channels=8, bn_eps=1e-3, bn_momentum=0.01)
         default = Network(3, "resnet18", head_channels=8)

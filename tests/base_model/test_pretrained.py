@@ -12,8 +12,6 @@ from furnace.base_model.encoders import DilatedResNet
 from furnace.base_model.network import Network
 from furnace.utils.errors import UserError
 
-PREFIX = "module."
-
 
 def network_with(weights: Path | str | None, **changes) -> Network:
     return Network(3, "resnet18", None if weights is None else str(weights), head_channels=8, **changes)
@@ -27,6 +25,12 @@ def backbone_weights() -> dict[str, Tensor]:
     return {**weights, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
 
 
+@pytest.fixture
+def weights_file(backbone_weights, tmp_path) -> Path:
+    torch.save(backbone_weights, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
 def assert_loaded(network: Network, weights: dict[str, Tensor], skip: tuple[str, ...] = ()) -> None:
     for branch in network.branches:
         for key, value in branch.backbone.state_dict().items():
@@ -34,32 +38,19 @@ def assert_loaded(network: Network, weights: dict[str, Tensor], skip: tuple[str,
                 assert torch.equal(value, weights[key]), key
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda weights: weights,
-        lambda weights: {"model": weights, "epoch": 3},
-        lambda weights: {"state_dict": weights},
-        lambda weights: {PREFIX + key: value for key, value in weights.items()},
-        lambda weights: {"model": {PREFIX + key: value for key, value in weights.items()}},
-    ],
-    ids=["bare", "under model", "under state_dict", "module prefix", "module prefix under model"],
-)
-def test_weights_fill_the_backbones_of_all_branches(wrap, backbone_weights: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / "resnet18_v1c.pth"
-    torch.save(wrap(backbone_weights), path)
-    network = network_with(path)
+def report_of(origin: str, weights: dict[str, Tensor], path: Path) -> str:
+    needed = sum(not key.endswith("num_batches_tracked") for key in weights)
+    return f"encoder weights ({origin}): {needed} of {needed} tensors from {path}"
+
+
+def test_weights_fill_the_backbones_of_all_branches(weights_file, backbone_weights):
+    network = network_with(weights_file)
     assert_loaded(network, backbone_weights)
-    needed = sum(not key.endswith("num_batches_tracked") for key in network.branch1.backbone.state_dict())
-    assert (
-        network.weights_report
-        == f"encoder weights (v1c, deep stem 64-64-128): {needed} of {needed} tensors from {path}"
-    )
+    backbone = network.branch1.backbone.state_dict()
+    assert network.weights_report == report_of("v1c, deep stem 64-64-128", backbone, weights_file)
 
 
-def test_report_names_what_the_file_lacks_and_what_it_has_too_much(
-    backbone_weights: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_report_names_what_the_file_lacks_and_what_it_has_too_much(backbone_weights, tmp_path):
     path = tmp_path / "nearly.pth"
     lacking = {key: value for key, value in backbone_weights.items() if key != "layer4.1.bn2.bias"}
     torch.save({**lacking, "surplus.weight": torch.zeros(2)}, path)
@@ -70,32 +61,30 @@ def test_report_names_what_the_file_lacks_and_what_it_has_too_much(
     assert "fc." not in network.weights_report
 
 
-def test_no_file_means_random_weights_and_says_so() -> None:
+def test_no_file_means_random_weights_and_says_so():
     assert network_with(None).weights_report == "encoder weights: random"
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth: no such file"):
         network_with(tmp_path / "nowhere.pth")
 
 
-def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_network_is_refused(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({f"layer{i}.weight": torch.zeros(2) for i in range(200)}, path)
     with pytest.raises(UserError, match=r"other\.pth: only 0 of .* match .*another C\.backbone"):
         network_with(path)
 
 
-def test_code_in_a_weights_file_is_not_run(trapped_file: tuple[Path, Path]) -> None:
+def test_code_in_a_weights_file_is_not_run(trapped_file):
     path, marker = trapped_file
     with pytest.raises(UserError, match=r"trapped\.pth: refused"):
         network_with(path)
     assert not marker.exists()
 
 
-def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     weights = models.resnet18().state_dict()
@@ -109,7 +98,7 @@ def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(
     assert_loaded(network, weights)
 
 
-def test_failed_download_names_the_address_and_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_the_address_and_the_cache(monkeypatch):
     def offline(*_, **__):
         raise URLError("no network")
 
@@ -148,38 +137,25 @@ def called(weights: dict[str, Tensor], names: dict[str, str], prefix: str = "") 
     ],
 )
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(
-    name: str, stem: str, rename, origin: str, tmp_path: Path
-) -> None:
+def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(name, stem, rename, origin, tmp_path):
     torch.manual_seed(4)
     weights = DilatedResNet(name, stem).state_dict()
     torch.save(rename(weights), tmp_path / "weights.pth")
     network = Network(3, name, str(tmp_path / "weights.pth"), head_channels=8, branches=1)
     assert_loaded(network, weights)
-    needed = sum(not key.endswith("num_batches_tracked") for key in weights)
-    expected = f"encoder weights ({origin}): {needed} of {needed} tensors from {tmp_path / 'weights.pth'}"
-    assert network.weights_report == expected
+    assert network.weights_report == report_of(origin, weights, tmp_path / "weights.pth")
     opened = Network(3, name, head_channels=8, branches=1, tensors=network.state_dict())
     opened.load_state_dict(network.state_dict())
 
 
-def test_weights_of_another_depth_name_the_encoder_that_fits(
-    backbone_weights: dict[str, Tensor], tmp_path: Path
-) -> None:
-    path = tmp_path / "resnet50_v1c.pth"
-    torch.save(backbone_weights, path)
-    with pytest.raises(
-        UserError, match=r"resnet50_v1c\.pth: holds the weights of a resnet18, not of C\.backbone = resnet34"
-    ):
-        Network(3, "resnet34", str(path), head_channels=8, branches=1)
+def test_weights_of_another_depth_name_the_encoder_that_fits(weights_file):
+    message = r"weights\.pth: holds the weights of a resnet18, not of C\.backbone = resnet34"
+    with pytest.raises(UserError, match=message):
+        Network(3, "resnet34", str(weights_file), head_channels=8, branches=1)
 
 
-def test_branches_may_have_encoders_and_weights_of_their_own(
-    backbone_weights: dict[str, Tensor], tmp_path: Path
-) -> None:
-    path = tmp_path / "resnet18_v1c.pth"
-    torch.save(backbone_weights, path)
-    network = Network(3, ("resnet18", "resnet34"), (str(path), None), head_channels=8)
+def test_branches_may_have_encoders_and_weights_of_their_own(weights_file, backbone_weights):
+    network = Network(3, ("resnet18", "resnet34"), (str(weights_file), None), head_channels=8)
     assert torch.equal(network.branch1.backbone.bn1.weight, backbone_weights["bn1.weight"])
     assert len(network.branch2.backbone.layer3) == 6
     assert network.weights_report.endswith("; encoder weights: random")

@@ -32,7 +32,7 @@ def C(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
     return make_settings(log_dir=str(tmp_path / "log"), batch_size=4, nepochs=8, snapshot_iter=2, **NARROW)
 
 
-def test_activations_grow_with_pixels_and_networks(C: Settings):
+def test_activations_grow_with_pixels_and_networks(C):
     once = activation_bytes(C)
     C = C.updated(batch_size=8)
     assert activation_bytes(C) == pytest.approx(2 * once, rel=0.05)
@@ -43,14 +43,14 @@ def test_activations_grow_with_pixels_and_networks(C: Settings):
     assert activation_bytes(C) == pytest.approx(once / 2, rel=0.05)
 
 
-def test_memory_that_is_not_there_is_a_problem(C: Settings, monkeypatch: pytest.MonkeyPatch):
+def test_memory_that_is_not_there_is_a_problem(C, monkeypatch):
     assert check_memory(C, CPU).level == Level.OK
     monkeypatch.setattr(dryrun, "main_memory", lambda: 2**20)
     found = check_memory(C, CPU)
     assert found.level == Level.PROBLEM and "1.0 MiB" in found.text and "C.accumulate" in found.advice
 
 
-def test_memory_is_not_judged_where_no_step_could_be_timed(C: Settings):
+def test_memory_is_not_judged_where_no_step_could_be_timed(C):
     found = check_memory(C, CPU, timed=False)
     assert found.level == Level.NOTE and found.text == "not measured"
 
@@ -60,7 +60,7 @@ def dry_run_of(C: Settings) -> tuple[int, str]:
     return dry_run(Trainer(C, CPU, console=console)), console.file.getvalue()
 
 
-def test_a_step_that_does_not_fit_is_a_problem_of_memory(C: Settings, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_that_does_not_fit_is_a_problem_of_memory(C, monkeypatch):
     def run_out(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -70,7 +70,7 @@ def test_a_step_that_does_not_fit_is_a_problem_of_memory(C: Settings, monkeypatc
     assert status == 1 and len(lines) == 1 and lines[0][:4] == ["problem", "memory", "CUDA", "out"], said
 
 
-def test_nothing_is_downloaded(C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_downloaded(C, tmp_path, monkeypatch):
     def download(*_, **__):
         raise AssertionError("downloaded")
 
@@ -84,7 +84,7 @@ def test_nothing_is_downloaded(C: Settings, tmp_path: Path, monkeypatch: pytest.
         Trainer(C, CPU)
 
 
-def test_snapshots_that_can_not_be_written_are_a_problem(C: Settings, tmp_path: Path):
+def test_snapshots_that_can_not_be_written_are_a_problem(C, tmp_path):
     trainer = Trainer(C, CPU)
     (tmp_path / "a_file").write_text("")
     C = C.updated(snapshot_dir=str(tmp_path / "a_file" / "snapshot"))
@@ -92,7 +92,7 @@ def test_snapshots_that_can_not_be_written_are_a_problem(C: Settings, tmp_path: 
     assert found.level == Level.PROBLEM and "a_file can't be written into" in found.text
 
 
-def test_of_several_devices_it_says_what_was_measured(C: Settings):
+def test_of_several_devices_it_says_what_was_measured(C):
     console = Console(file=StringIO(), width=400)
     trainer = Trainer(C, CPU, console=console)
     assert dry_run(trainer, processes=2) == dry_run(trainer) == 0
@@ -101,7 +101,7 @@ def test_of_several_devices_it_says_what_was_measured(C: Settings):
     assert "C.batch_size = 4 must give 3 process(es)" in console.file.getvalue()
 
 
-def test_disk_needed_is_that_of_the_snapshots(C: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_disk_needed_is_that_of_the_snapshots(C, tmp_path, monkeypatch):
     trainer = Trainer(C, CPU)
     found = check_disk(C, trainer)
     # After the first sixth of eight epochs: 2, 4, 6, and the last, 7.

@@ -1,7 +1,5 @@
 """Estimates of a run's time: batches like the loader's, extrapolation in pixels, samples from files and a cache."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,43 +7,43 @@ from furnace.checks import estimate
 from furnace.checks.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.datasets.loaders import build_train_loader, build_train_set
 from furnace.methods.method import METHODS
+from tests.datasets.batches import FIELDS
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("method, cutmix", [("cpcl", True), ("cpcl", False), ("supervised", True)])
-def test_random_batches_have_the_streams_of_real_ones(make_settings, method: str, cutmix: bool) -> None:
+def test_random_batches_have_the_streams_of_real_ones(make_settings, method, cutmix):
     C = make_settings(method=method, cutmix=cutmix)
     real = next(iter(build_train_loader(C, build_train_set(C, METHODS.find(method).unlabeled))))
     made = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
-    for name in ("images", "labels", "unlabeled_0", "unlabeled_1", "mask"):
+    for name in FIELDS:
         expected, found = getattr(real, name), getattr(made, name)
         assert (found is None) == (expected is None), name
         assert found is None or found.shape == expected.shape, name
 
 
-def test_a_step_is_timed_a_few_times_at_most(make_settings, monkeypatch) -> None:
+def test_a_step_is_timed_a_few_times_at_most(make_settings, monkeypatch):
     C = make_settings(head_channels=8)
     learner, steps = random_learner(C, CPU, 1), []
     step = learner.step
     monkeypatch.setattr(learner, "step", lambda *arguments: steps.append(1) or step(*arguments))
     batch = random_batch(C, CPU, 2, 16, 16)
-    assert timed_step(learner, batch) > 0
-    assert len(steps) == 1 + estimate.STEPS
-    steps.clear()
-    monkeypatch.setattr(estimate, "STEPS_SECONDS", 0)
-    timed_step(learner, batch)
-    assert len(steps) == 2
+    for seconds, expected in ((600, 1 + estimate.STEPS), (0, 2)):
+        monkeypatch.setattr(estimate, "STEPS_SECONDS", seconds)
+        steps.clear()
+        assert timed_step(learner, batch) > 0
+        assert len(steps) == expected
 
 
 @pytest.mark.parametrize("batch_size, height, width", [(2, 512, 384), (3, 16, 20)])
-def test_time_on_a_cpu_is_extrapolated_by_pixels(make_settings, monkeypatch, batch_size, height, width) -> None:
+def test_time_on_a_cpu_is_extrapolated_by_pixels(make_settings, monkeypatch, batch_size, height, width):
     C = make_settings(head_channels=8, batch_size=batch_size, image_height=height, image_width=width)
     monkeypatch.setattr(estimate, "timed_step", lambda _, batch: 2 + 1e-6 * batch.labels.numel())
     assert step_seconds(C, CPU) == pytest.approx(2 + 1e-6 * batch_size * height * width)
 
 
-def test_samples_are_timed_from_files_and_from_a_cache_of_their_own(make_settings, tmp_path: Path) -> None:
+def test_samples_are_timed_from_files_and_from_a_cache_of_their_own(make_settings, tmp_path):
     for C in (make_settings(), make_settings(cache=str(tmp_path / "cache"))):
         assert 0 < sample_seconds(C, build_train_set(C)) < 1
     assert not (tmp_path / "cache").exists()

@@ -14,7 +14,7 @@ def group(mount: Path, name: str, value: str) -> None:
     (mount / name).write_text(f"{value}\n")
 
 
-def test_without_groups_it_is_what_the_kernel_says(tmp_path: Path):
+def test_without_groups_it_is_what_the_kernel_says(tmp_path):
     line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     assert main_memory(tmp_path, tmp_path / "none") == pytest.approx(int(line.split()[1]) * 1024, rel=0.01)
     assert main_memory() <= main_memory(tmp_path, tmp_path / "none")
@@ -33,7 +33,7 @@ def test_without_groups_it_is_what_the_kernel_says(tmp_path: Path):
         ("0::/job", {"job/memory.max": "max"}, None),
     ],
 )
-def test_the_least_limit_counts(tmp_path: Path, line: str, limits: dict[str, str], expected: int | None):
+def test_the_least_limit_counts(tmp_path, line, limits, expected):
     (tmp_path / "membership").write_text(f"9:name=systemd:/\n{line}\n")
     for name, value in limits.items():
         group(tmp_path / "mount", name, value)

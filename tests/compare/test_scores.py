@@ -20,7 +20,7 @@ TITLES = {"miou": "mIoU"}
 
 
 @given(st.dictionaries(st.integers(0, 9), st.tuples(SHARES, SHARES), min_size=2, max_size=6))
-def test_mean_deviation_and_paired_difference(values: dict[int, tuple[float, float]]) -> None:
+def test_mean_deviation_and_paired_difference(values):
     """Against sums written out."""
     scores = [
         Score(method, 8, seed, 45, {"last": {"miou": pair[k]}}, seconds=10 * k + seed, memory_gib=k + seed)
@@ -70,7 +70,7 @@ def example() -> list[Row]:
     return aggregate(scores)
 
 
-def test_rows_are_in_order_and_one_seed_has_no_deviation() -> None:
+def test_rows_are_in_order_and_one_seed_has_no_deviation():
     rows = example()
     assert [row.which for row in rows] == ["last"] * 9 + ["best"] * 9
     assert [(row.labeled, row.method) for row in rows[:9]] == [(n, m) for n in (22, 45, 90) for m in METHODS]
@@ -79,7 +79,7 @@ def test_rows_are_in_order_and_one_seed_has_no_deviation() -> None:
     assert single.seeds == (3,)
 
 
-def test_unequal_cells_do_not_leak() -> None:
+def test_unequal_cells_do_not_leak():
     """A run without a chosen epoch is in the first table only, and no other share of labels is a baseline."""
     scores = [
         Score("supervised", 8, 0, 45, {"last": {"miou": 0.3}, "best": {"miou": 0.4}}, 1.0, None),
@@ -96,7 +96,7 @@ def test_unequal_cells_do_not_leak() -> None:
     assert [row.difference for row in rows] == [None, pytest.approx(0.2), None, None]
 
 
-def test_csv_says_what_the_rows_say() -> None:
+def test_csv_says_what_the_rows_say():
     rows = example()
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert len(read) == len(rows)
@@ -106,7 +106,7 @@ def test_csv_says_what_the_rows_say() -> None:
         assert line["difference"] == ("" if row.difference is None else str(row.difference))
 
 
-def test_markdown_has_a_table_each_with_percent_points() -> None:
+def test_markdown_has_a_table_each_with_percent_points():
     rows = example()
     text = tables(rows, TITLES)
     last, best = text.split("## Best epoch")
@@ -118,7 +118,7 @@ def test_markdown_has_a_table_each_with_percent_points() -> None:
     assert cells_of(rows[0])[0] == "22 (1/16)"
 
 
-def test_plot_has_a_panel_for_each_kind_of_epoch() -> None:
+def test_plot_has_a_panel_for_each_kind_of_epoch():
     rows = example()
     both = cv2.imdecode(np.frombuffer(plot("t", rows, TITLES), np.uint8), cv2.IMREAD_COLOR)
     one = cv2.imdecode(np.frombuffer(plot("t", rows[:9], TITLES), np.uint8), cv2.IMREAD_COLOR)

@@ -17,7 +17,7 @@ def naive_voc_colour(index: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def test_voc_palette_is_that_of_the_development_kit() -> None:
+def test_voc_palette_is_that_of_the_development_kit():
     palette = voc_palette(256)
     assert palette == tuple(naive_voc_colour(index) for index in range(256))
     assert len(set(palette)) == 256
@@ -27,7 +27,7 @@ def test_voc_palette_is_that_of_the_development_kit() -> None:
 
 
 @pytest.mark.parametrize("name, count", [("pascal_voc", 21), ("cityscapes", 19), ("camvid", 11)])
-def test_every_class_has_a_name_and_a_colour_of_its_own(name: str, count: int) -> None:
+def test_every_class_has_a_name_and_a_colour_of_its_own(name, count):
     classes = find_classes(name, count)
     assert classes is CATALOG[name]
     assert len(set(classes.names)) == len(classes.names) == count
@@ -36,21 +36,21 @@ def test_every_class_has_a_name_and_a_colour_of_its_own(name: str, count: int) -
     assert np.array(classes.palette).max() <= 255
 
 
-def test_cityscapes_label_ids_are_those_of_its_19_classes() -> None:
+def test_cityscapes_label_ids_are_those_of_its_19_classes():
     not_evaluated = {*range(7), 9, 10, 14, 15, 16, 18, 29, 30}
     assert tuple(sorted(set(range(34)) - not_evaluated)) == CITYSCAPES_LABEL_IDS
     names = CATALOG["cityscapes"].names
     assert (names[0], names[10], names[13], names[18]) == ("road", "sky", "car", "bicycle")
 
 
-def test_class_names_of_the_settings_come_first() -> None:
+def test_class_names_of_the_settings_come_first():
     classes = find_classes("pascal_voc", 2, ["wood", "rust"])
     assert classes.names == ("wood", "rust")
     assert classes.palette == voc_palette(2)
 
 
 @pytest.mark.parametrize("name, count", [("pascal_voc", 3), ("unheard_of", 3)])
-def test_unknown_classes_are_numbered(name: str, count: int) -> None:
+def test_unknown_classes_are_numbered(name, count):
     classes = find_classes(name, count)
     assert classes.names == ("class 0", "class 1", "class 2")
     assert len(classes.palette) == count

@@ -20,20 +20,8 @@ from furnace.datasets.loaders import (
 )
 from furnace.datasets.splits import read_list
 from furnace.utils.errors import USER_ERROR_STATUS, UserError, run
+from tests.datasets.batches import FIELDS, all_batches, assert_same_batches
 from tests.tiny_data import PALETTE
-
-FIELDS = ("images", "labels", "unlabeled_0", "unlabeled_1", "mask")
-
-
-def all_batches(C, **loader) -> list[TrainBatch]:
-    return list(build_train_loader(C, build_train_set(C), **loader))
-
-
-def assert_same(batches: list[TrainBatch], others: list[TrainBatch]) -> None:
-    assert len(batches) == len(others) > 0
-    for batch, other in zip(batches, others, strict=True):
-        for name in FIELDS:
-            assert torch.equal(getattr(batch, name), getattr(other, name)), name
 
 
 @pytest.fixture
@@ -42,70 +30,55 @@ def whole_run(make_settings) -> list[TrainBatch]:
     return all_batches(make_settings())
 
 
-def test_a_run_has_the_batches_that_the_settings_say(whole_run: list[TrainBatch]) -> None:
+def test_a_run_has_the_batches_that_the_settings_and_their_seed_say(make_settings, whole_run):
     assert len(whole_run) == 2 * 3
     for batch in whole_run:
         assert batch.images.shape == batch.unlabeled_0.shape == batch.unlabeled_1.shape == (3, 3, 16, 20)
         assert batch.labels.shape == (3, 16, 20)
         assert batch.mask.shape == (3, 1, 16, 20)
     assert len({batch.images.numpy().tobytes() for batch in whole_run}) == 6
+    other = all_batches(make_settings(seed=8))
+    assert all((a.images != b.images).any() for a, b in zip(other, whole_run, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_the_number_of_workers_changes_nothing(make_settings, whole_run: list[TrainBatch], num_workers: int) -> None:
-    assert_same(all_batches(make_settings(num_workers=num_workers)), whole_run)
-
-
-@pytest.mark.parametrize("start_iteration, num_workers", [(1, 0), (4, 2)])
-def test_a_resumed_run_goes_on_as_if_never_stopped(
-    make_settings, whole_run: list[TrainBatch], start_iteration: int, num_workers: int
-) -> None:
-    rest = all_batches(make_settings(num_workers=num_workers), start_iteration=start_iteration)
-    assert_same(rest, whole_run[start_iteration:])
+@pytest.mark.parametrize("start, num_workers", [(0, 1), (0, 3), (1, 0), (4, 2)])
+def test_workers_change_nothing_and_a_resumed_run_goes_on_as_if_never_stopped(
+    make_settings, whole_run, start, num_workers
+):
+    rest = all_batches(make_settings(num_workers=num_workers), start_iteration=start)
+    assert_same_batches(rest, whole_run[start:])
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_the_shares_of_all_processes_make_up_the_batches(
-    make_settings, whole_run: list[TrainBatch], world_size: int
-) -> None:
+def test_the_shares_of_all_processes_make_up_the_batches(make_settings, whole_run, world_size):
     C = make_settings()
     shares = [all_batches(C, rank=rank, world_size=world_size) for rank in range(world_size)]
     together = [
         TrainBatch(**{name: torch.cat([getattr(share, name) for share in parts]) for name in FIELDS})
         for parts in zip(*shares, strict=True)
     ]
-    assert_same(together, whole_run)
+    assert_same_batches(together, whole_run)
 
 
-def test_another_seed_gives_other_batches(make_settings, whole_run: list[TrainBatch]) -> None:
-    other = all_batches(make_settings(seed=8))
-    assert all((a.images != b.images).any() for a, b in zip(other, whole_run, strict=True))
-
-
-@given(
-    st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.integers(0, 30), st.integers(1, 4)
-)  # fmt: skip
-def test_positions_cover_the_rest_of_the_run_once_and_in_order(
-    batch_size: int, niters_per_epoch: int, nepochs: int, start_iteration: int, world_size: int
-) -> None:
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.integers(0, 30), st.integers(1, 4))
+def test_positions_cover_the_rest_of_the_run_once_and_in_order(batch_size, niters_per_epoch, nepochs, start, processes):
     expected = [
         [(epoch, position) for position in range(step * batch_size, (step + 1) * batch_size)]
         for epoch in range(nepochs)
         for step in range(niters_per_epoch)
-    ][start_iteration:]
+    ][start:]
     samplers = [
-        BatchPositions(batch_size, niters_per_epoch, nepochs, start_iteration, rank, world_size)
-        for rank in range(world_size)
+        BatchPositions(batch_size, niters_per_epoch, nepochs, start, rank, processes) for rank in range(processes)
     ]
     shares = [list(sampler) for sampler in samplers]
     assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == expected
-    assert [len(sampler) for sampler in samplers] == [len(expected)] * world_size
+    assert [len(sampler) for sampler in samplers] == [len(expected)] * processes
     sizes = {len(share) for shares_of_rank in shares for share in shares_of_rank}
-    assert sizes <= {batch_size // world_size, -(-batch_size // world_size)}
+    assert sizes <= {batch_size // processes, -(-batch_size // processes)}
 
 
-def test_labelled_images_alone_need_no_unlabelled_list(make_settings, voc_root: Path) -> None:
+def test_labelled_images_alone_need_no_unlabelled_list(make_settings, voc_root):
     (voc_root / "subset_train_aug/train_aug_unlabeled_1-8.txt").unlink()
     C = make_settings()
     batch = next(iter(build_train_loader(C, build_train_set(C, unlabeled=False))))
@@ -114,12 +87,12 @@ def test_labelled_images_alone_need_no_unlabelled_list(make_settings, voc_root: 
         build_train_set(C)
 
 
-def test_a_folder_of_images_is_a_source_of_unlabelled_images(make_settings, voc_root: Path) -> None:
+def test_a_folder_of_images_is_a_source_of_unlabelled_images(make_settings, voc_root):
     dataset = build_train_set(make_settings(unsup_source=str(voc_root / "val" / "image")))
     assert [sample.name for sample in dataset.unlabeled] == ["2009_000000", "2009_000001", "2009_000002"]
 
 
-def test_a_list_shorter_than_a_batch_is_repeated(make_settings) -> None:
+def test_a_list_shorter_than_a_batch_is_repeated(make_settings):
     C = make_settings(batch_size=6)
     one = Path(C.train_source).with_name("one.txt")
     one.write_text(Path(C.train_source).read_text().split()[0])
@@ -130,7 +103,7 @@ def test_a_list_shorter_than_a_batch_is_repeated(make_settings) -> None:
     assert len(batch.images) == len(batch.unlabeled_0) == 6
 
 
-def test_missing_list_and_missing_folder_are_named(make_settings, voc_root: Path) -> None:
+def test_missing_list_and_missing_folder_are_named(make_settings, voc_root):
     with pytest.raises(UserError, match=r"nowhere\.txt: no such list"):
         build_train_set(make_settings(train_source=str(voc_root / "nowhere.txt")))
     with pytest.raises(UserError, match=r"elsewhere/image: no such folder"):
@@ -138,9 +111,7 @@ def test_missing_list_and_missing_folder_are_named(make_settings, voc_root: Path
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_fault_in_a_worker_ends_a_command_with_its_one_line(
-    make_settings, voc_root: Path, num_workers: int, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_fault_in_a_worker_ends_a_command_with_its_one_line(make_settings, voc_root, num_workers, capsys):
     for path in (voc_root / "train_aug" / "image").iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(SystemExit) as end:
@@ -153,7 +124,7 @@ def test_a_fault_in_a_worker_ends_a_command_with_its_one_line(
     assert line.endswith("can't be decoded; the file is damaged or no image")
 
 
-def test_padding_has_the_rounded_mean_colour(make_settings) -> None:
+def test_padding_has_the_rounded_mean_colour(make_settings):
     C = make_settings(image_mean=[0.5, 0.25, 0.1], image_height=60, image_width=60, train_scale_array=[1])
     sample = build_train_set(C)[0, 0]
     assert sample["images"][0, 0].tolist() == [128, 64, 26]
@@ -171,7 +142,7 @@ def test_padding_has_the_rounded_mean_colour(make_settings) -> None:
         ("cutmix_boxmask_no_invert", True, "invert", False),
     ],
 )
-def test_settings_of_the_masks_reach_their_generator(make_settings, setting: str, value, field: str, expected) -> None:
+def test_settings_of_the_masks_reach_their_generator(make_settings, setting, value, field, expected):
     default, changed = build_mask_generator(make_settings()), build_mask_generator(make_settings(**{setting: value}))
     differing = {name for name in vars(default) if getattr(default, name) != getattr(changed, name)}
     assert differing == {field}
@@ -179,10 +150,10 @@ def test_settings_of_the_masks_reach_their_generator(make_settings, setting: str
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_evaluation_images_come_one_by_one_in_the_order_of_the_list(make_settings, num_workers: int) -> None:
+def test_evaluation_images_come_in_the_order_of_the_list_at_full_size(make_settings, num_workers):
     C = make_settings(num_workers=num_workers)
-    samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
-    items = list(build_eval_loader(C, samples))
-    assert [name for name, _, _ in items] == [sample.name for sample in samples]
+    items = list(build_eval_loader(C, read_list(C.eval_source, C.dataset_path, C.eval_folder)))
+    assert [name for name, _, _ in items] == ["2009_000000", "2009_000001", "2009_000002"]
+    assert len({image.shape for _, image, _ in items}) > 1
     for _, image, label in items:
         np.testing.assert_array_equal(np.asarray(image), PALETTE[np.asarray(label)])

@@ -11,7 +11,7 @@ from furnace.datasets.randomness import Purpose, epoch_order, random_stream
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def test_purposes_keep_their_numbers_on_which_results_depend() -> None:
+def test_purposes_keep_their_numbers_on_which_results_depend():
     assert {purpose.name: purpose.value for purpose in Purpose} == {
         "ORDER_LABELED": 0,
         "ORDER_UNLABELED_0": 1,
@@ -27,7 +27,7 @@ def test_purposes_keep_their_numbers_on_which_results_depend() -> None:
     }
 
 
-def test_streams_repeat_and_differ_in_every_one_of_their_coordinates() -> None:
+def test_streams_repeat_and_differ_in_every_one_of_their_coordinates():
     coordinates = list(product((0, 1, 12345), (0, 1, 2), (0, 1, 2), Purpose))
     draws = {c: tuple(random_stream(*c).integers(0, 2**63, 2)) for c in coordinates}
     assert draws == {c: tuple(random_stream(*c).integers(0, 2**63, 2)) for c in reversed(coordinates)}
@@ -35,7 +35,7 @@ def test_streams_repeat_and_differ_in_every_one_of_their_coordinates() -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 200), SEEDS)
-def test_an_epoch_takes_every_image_equally_often_or_once_more(count: int, length: int, seed: int) -> None:
+def test_an_epoch_takes_every_image_equally_often_or_once_more(count, length, seed):
     order = epoch_order(count, length, np.random.default_rng(seed))
     taken = np.bincount(order, minlength=count)
     assert order.dtype == np.int64
@@ -45,14 +45,14 @@ def test_an_epoch_takes_every_image_equally_often_or_once_more(count: int, lengt
 
 
 @given(st.integers(2, 30), st.integers(1, 10), SEEDS)
-def test_every_image_of_a_list_longer_than_the_epoch_comes_in_time(count: int, length: int, seed: int) -> None:
+def test_every_image_of_a_list_longer_than_the_epoch_comes_in_time(count, length, seed):
     seen = set()
     for epoch in range(60 * count // length + 60):
         seen.update(epoch_order(count, length, random_stream(seed, epoch, 0, Purpose.ORDER_UNLABELED_0)).tolist())
     assert seen == set(range(count))
 
 
-def test_an_epoch_is_shuffled_as_a_whole() -> None:
+def test_an_epoch_is_shuffled_as_a_whole():
     orders = [epoch_order(5, 12, np.random.default_rng(seed)) for seed in range(2000)]
     means = np.mean(orders, axis=0)
     np.testing.assert_allclose(means, 2, atol=0.2, err_msg="images prefer some place of the epoch")

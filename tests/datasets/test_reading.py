@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -38,13 +37,13 @@ def photo() -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".tif"])
-def test_image_is_read_as_rgb(suffix: str, photo: np.ndarray, tmp_path: Path) -> None:
+def test_image_is_read_as_rgb(suffix, photo, tmp_path):
     found = read_image(write_image(tmp_path / f"image{suffix}", photo))
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, photo)
 
 
-def test_jpeg_is_read_as_another_decoder_does(photo: np.ndarray, tmp_path: Path) -> None:
+def test_jpeg_is_read_as_another_decoder_does(photo, tmp_path):
     path = write_image(tmp_path / "image.jpg", photo, quality=95)
     expected = np.asarray(Image.open(path)).astype(int)
     assert np.abs(read_image(path) - expected).max() <= 2
@@ -52,9 +51,7 @@ def test_jpeg_is_read_as_another_decoder_does(photo: np.ndarray, tmp_path: Path)
 
 
 @pytest.mark.parametrize("mode, channels", [("L", 1), ("RGBA", 4), ("P", 1)])
-def test_grey_transparent_and_palette_images_become_rgb(
-    mode: str, channels: int, photo: np.ndarray, tmp_path: Path
-) -> None:
+def test_grey_transparent_and_palette_images_become_rgb(mode, channels, photo, tmp_path):
     converted = Image.fromarray(photo).convert(mode)
     assert len(converted.getbands()) == channels
     converted.save(tmp_path / "image.png")
@@ -62,72 +59,65 @@ def test_grey_transparent_and_palette_images_become_rgb(
     np.testing.assert_array_equal(found, np.asarray(converted.convert("RGB")))
 
 
-def test_palette_label_is_read_as_indices(label: np.ndarray, tmp_path: Path) -> None:
-    path = write_palette_label(tmp_path / "label.png", label)
+@pytest.mark.parametrize(
+    "mode, write",
+    [
+        ("P", write_palette_label),
+        ("L", write_image),
+        ("I;16", lambda path, label: write_image(path, label.astype(np.uint16))),
+    ],
+)
+def test_label_is_read_as_indices(mode, write, label, tmp_path):
+    path = write(tmp_path / "label.png", label)
     with Image.open(path) as file:
-        assert file.mode == "P"
+        assert file.mode == mode
     found = read_label(path, NUM_CLASSES)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, label)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_label_is_read_as_it_is(dtype: type, label: np.ndarray, tmp_path: Path) -> None:
-    found = read_label(write_image(tmp_path / "label.png", label.astype(dtype)), NUM_CLASSES)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, label)
-
-
-def test_black_and_white_label_holds_classes_0_and_1(tmp_path: Path) -> None:
+def test_black_and_white_label_holds_classes_0_and_1(tmp_path):
     binary = np.array([[True, False], [False, True]])
     np.testing.assert_array_equal(read_label(write_image(tmp_path / "label.png", binary), 2), binary.astype(np.uint8))
 
 
-def test_palette_label_saved_as_grey_levels_is_recognised(label: np.ndarray, tmp_path: Path) -> None:
+NO_CLASS = r"is neither a class \(C\.num_classes = 21: 0 to 20\)"
+
+
+@pytest.mark.parametrize(
+    "mode, complaint",
+    [("L", rf"label value \d+ {NO_CLASS}.*palette's indices"), ("RGB", ".* this is a RGB image; convert its colours")],
+)
+def test_palette_label_saved_as_levels_or_colours_is_recognised(mode, complaint, label, tmp_path):
     palette_image = Image.open(write_palette_label(tmp_path / "label.png", label.clip(max=NUM_CLASSES - 1)))
-    palette_image.convert("L").save(tmp_path / "grey.png")
-    with pytest.raises(
-        UserError,
-        match=r"grey\.png: label value \d+ is neither a class \(C\.num_classes = 21: 0 to 20\).*palette's indices",
-    ):
-        read_label(tmp_path / "grey.png", NUM_CLASSES)
+    palette_image.convert(mode).save(tmp_path / "other.png")
+    with pytest.raises(UserError, match=rf"other\.png: {complaint}"):
+        read_label(tmp_path / "other.png", NUM_CLASSES)
 
 
-def test_official_cityscapes_ids_are_recognised(tmp_path: Path) -> None:
-    ids = np.array([CITYSCAPES_LABEL_IDS], dtype=np.uint8)
-    with pytest.raises(UserError, match=r"ids\.png: label value 19 .*not converted to train ids"):
-        read_label(write_image(tmp_path / "ids.png", ids), 19)
-
-
-@pytest.mark.parametrize("value", [21, 200, 254])
-def test_label_value_that_is_no_class_is_named(value: int, tmp_path: Path) -> None:
-    path = write_image(tmp_path / "label.png", np.array([[3, value, 255, 254]], dtype=np.uint8))
-    with pytest.raises(
-        UserError, match=rf"label\.png: label value {value} is neither a class \(C\.num_classes = 21: 0 to 20\) nor 255"
-    ):
-        read_label(path, NUM_CLASSES)
-
-
-@pytest.mark.parametrize("values, dtype", [([-2, 3], np.int32), ([300, 3], np.uint16), ([256 + 3, 3], np.int32)])
-def test_label_values_beyond_a_byte_do_not_wrap_around(values: list[int], dtype: type, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values, dtype, num_classes, complaint",
+    [
+        (CITYSCAPES_LABEL_IDS, np.uint8, 19, "label value 19 .*not converted to train ids"),
+        *[((3, v, 255, 254), np.uint8, 21, f"label value {v} {NO_CLASS} nor 255") for v in (21, 200, 254)],
+        # Values beyond a byte must not wrap around.
+        *[((v, 3), dtype, 21, f"label value {v} is") for v, dtype in ((-2, "int32"), (300, "uint16"), (259, "int32"))],
+    ],
+)
+def test_label_value_that_is_no_class_is_named(values, dtype, num_classes, complaint, tmp_path):
     path = write_image(tmp_path / "label.tif", np.array([values], dtype=dtype))
-    with pytest.raises(UserError, match=rf"label value {values[0]} is neither"):
-        read_label(path, NUM_CLASSES)
+    with pytest.raises(UserError, match=rf"label\.tif: {complaint}"):
+        read_label(path, num_classes)
 
 
-def test_colour_label_is_refused(label: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"colour\.png: .* this is a RGB image; convert its colours"):
-        read_label(write_image(tmp_path / "colour.png", PALETTE[label]), NUM_CLASSES)
-
-
-def test_label_of_another_size_is_refused_with_both_sizes(photo: np.ndarray, label: np.ndarray, tmp_path: Path) -> None:
+def test_label_of_another_size_is_refused_with_both_sizes(photo, label, tmp_path):
     image = write_image(tmp_path / "image.png", photo)
     sample = Sample("image", image, write_image(tmp_path / "label.png", label))
     with pytest.raises(UserError, match=r"label\.png: 44x30 pixels, but its image .*image\.png has 160x120"):
         read_pair(sample, NUM_CLASSES)
 
 
-def test_pair_is_image_and_label(label: np.ndarray, tmp_path: Path) -> None:
+def test_pair_is_image_and_label(label, tmp_path):
     image = write_image(tmp_path / "image.png", PALETTE[label])
     sample = Sample("image", image, write_palette_label(tmp_path / "label.png", label))
     found_image, found_label = read_pair(sample, NUM_CLASSES)
@@ -135,30 +125,42 @@ def test_pair_is_image_and_label(label: np.ndarray, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found_image, PALETTE[label])
 
 
-@pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-def test_missing_file_is_named(read, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.png: no such file; check the list and C\.dataset_path"):
-        read(tmp_path / "nowhere.png")
+def lose_pixels(content: bytes) -> bytes:
+    middle = content.index(b"IDAT") + 20
+    return content[:middle] + bytes(8) + content[middle + 8 :]
+
+
+DAMAGE = {
+    "empty": lambda png: b"",
+    "text": lambda png: b"not an image",
+    "zeros": lambda png: bytes(1000),
+    "head of a PNG": lambda png: png[:8],
+    "head of a JPEG": lambda png: b"\xff\xd8\xff\xe0",
+    **{f"{share} of a PNG": lambda png, share=share: png[: int(share * len(png))] for share in (0.1, 0.5, 0.9)},
+    "pixels lost": lose_pixels,
+}
 
 
 @pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", bytes(1000)])
-def test_file_that_is_no_image_is_named(read, content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "damaged.png"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged\.png: can't be decoded"):
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_file_is_named(read, damage, label, tmp_path):
+    path = write_palette_label(tmp_path / "label.png", label)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"label\.png: can't be decoded; the file is damaged"):
         read(path)
 
 
 @pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-def test_folder_in_place_of_a_file_is_named(read, tmp_path: Path) -> None:
+def test_missing_file_and_folder_in_its_place_are_named(read, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.png: no such file; check the list and C\.dataset_path"):
+        read(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match="can't be decoded"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
-def test_truncated_jpeg_is_refused(share: float, options: dict, photo: np.ndarray, tmp_path: Path) -> None:
+def test_truncated_jpeg_is_refused(share, options, photo, tmp_path):
     path = write_image(tmp_path / "image.jpg", photo, **options)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -166,9 +168,7 @@ def test_truncated_jpeg_is_refused(share: float, options: dict, photo: np.ndarra
         read_image(path)
 
 
-def test_truncated_jpeg_is_refused_where_the_decoder_fills_it_up(
-    photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_truncated_jpeg_is_refused_where_the_decoder_fills_it_up(photo, tmp_path, monkeypatch):
     path = write_image(tmp_path / "image.jpg", photo)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: photo.copy())
     assert read_image(path).shape == photo.shape
@@ -179,9 +179,7 @@ def test_truncated_jpeg_is_refused_where_the_decoder_fills_it_up(
 
 @pytest.mark.parametrize("thumbnail", [False, True])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_is_cut_off_from_its_first_scan_to_its_last_byte(
-    progressive: bool, thumbnail: bool, photo: np.ndarray, tmp_path: Path
-) -> None:
+def test_a_jpeg_is_cut_off_from_its_first_scan_to_its_last_byte(progressive, thumbnail, photo, tmp_path):
     exif = b""
     if thumbnail:
         exif = b"Exif\0\0" + write_image(tmp_path / "thumbnail.jpg", photo[::4, ::4]).read_bytes()
@@ -195,32 +193,11 @@ def test_a_jpeg_is_cut_off_from_its_first_scan_to_its_last_byte(
 
 
 @pytest.mark.parametrize("appended", [b"\0\0\0", b"\n", b"\xff\xda more data \xff\xd8"])
-def test_jpeg_with_something_appended_is_read(appended: bytes, photo: np.ndarray, tmp_path: Path) -> None:
+def test_jpeg_with_something_appended_is_read(appended, photo, tmp_path):
     path = write_image(tmp_path / "image.jpg", photo)
     expected = read_image(path)
     path.write_bytes(path.read_bytes() + appended)
     np.testing.assert_array_equal(read_image(path), expected)
-
-
-@pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_truncated_png_is_refused(read, share: float, label: np.ndarray, tmp_path: Path) -> None:
-    path = write_palette_label(tmp_path / "label.png", label)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"label\.png: can't be decoded; the file is damaged"):
-        read(path)
-
-
-@pytest.mark.parametrize("read", READERS, ids=READER_IDS)
-def test_png_with_damaged_pixels_is_refused(read, label: np.ndarray, tmp_path: Path) -> None:
-    path = write_image(tmp_path / "label.png", label)
-    content = bytearray(path.read_bytes())
-    middle = content.index(b"IDAT") + 20
-    content[middle : middle + 8] = bytes(8)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"label\.png: can't be decoded; the file is damaged"):
-        read(path)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -228,7 +205,7 @@ def test_png_with_damaged_pixels_is_refused(read, label: np.ndarray, tmp_path: P
 @pytest.mark.parametrize(
     "side, complaint", [(12_000, "12000x12000 pixels are more than the limit"), (2**15, "can't be")]
 )
-def test_image_that_claims_an_enormous_size_is_refused(read, side: int, complaint: str, tmp_path: Path) -> None:
+def test_image_that_claims_an_enormous_size_is_refused(read, side, complaint, tmp_path):
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -257,9 +234,7 @@ ENCODED = {kind: encoded(kind) for kind in ("png L", "png P", "tiff L", "bmp L",
     st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=4),
     st.floats(0, 1),
 )
-def test_any_damage_gives_pixels_or_a_user_error(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, changes: list[tuple[int, int]], share: float
-) -> None:
+def test_any_damage_gives_pixels_or_a_user_error(tmp_path_factory, kind, changes, share):
     content = bytearray(ENCODED[kind])
     for place, value in changes:
         content[place % len(content)] = value

@@ -9,7 +9,6 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.randomness import Draws
 from furnace.datasets.views import VIEWS, Blur, ColorJitter, Grey, MirrorScaleCrop, Pixels, Preparation, View
 from furnace.seg_opr.normalize import Normalize
-from furnace.utils.errors import UserError
 
 CROP, FILL = (24, 28), (1, 2, 3)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -23,7 +22,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_padding_is_not_valid_and_the_label_moves_with_the_image(seed: int):
+def test_padding_is_not_valid_and_the_label_moves_with_the_image(seed):
     label = np.random.default_rng(seed).integers(10, 200, (20, 30), dtype=np.uint8)
     pixels = Pixels(np.repeat(label[..., None], 3, 2), label, np.ones_like(label))
     cut = WEAK.crop(pixels, np.random.default_rng(seed))
@@ -35,7 +34,7 @@ def test_padding_is_not_valid_and_the_label_moves_with_the_image(seed: int):
 
 
 @pytest.mark.parametrize("transform", [ColorJitter(probability=1), Grey(probability=1), Blur((2, 2), probability=1)])
-def test_photometric_transforms_change_colours_within_their_range(images: Tensor, transform):
+def test_photometric_transforms_change_colours_within_their_range(images, transform):
     found = View([], [transform]).colour(images, Draws(), 0)
     assert found.shape == images.shape and found.min() >= 0 and found.max() <= 1
     assert all(not torch.equal(a, b) for a, b in zip(found, images, strict=True))
@@ -45,12 +44,12 @@ def test_photometric_transforms_change_colours_within_their_range(images: Tensor
         assert found.std() < 0.5 * images.std()
 
 
-def test_transforms_of_probability_zero_change_nothing(images: Tensor):
+def test_transforms_of_probability_zero_change_nothing(images):
     view = View([], [ColorJitter(probability=0), Grey(0), Blur(probability=0)])
     assert torch.equal(view.colour(images, Draws(), 0), images)
 
 
-def test_draws_belong_to_the_image_whoever_holds_which_part_of_the_batch(images: Tensor):
+def test_draws_belong_to_the_image_whoever_holds_which_part_of_the_batch(images):
     draws = Draws(seed=3, iteration=7)
     whole = STRONG.colour(images, draws, 9, 0)
     parts = [STRONG.colour(part, draws.part(i), 9, 0) for i, part in ((0, images[:2]), (2, images[2:]))]
@@ -68,18 +67,14 @@ def test_a_method_draws_the_same_in_every_run():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def batch_of(images: Tensor) -> TrainBatch:
+def prepare(images: Tensor, *students: View) -> TrainBatch:
     pixels = (255 * images).to(torch.uint8)
     labels = torch.zeros(len(images), *images.shape[-2:], dtype=torch.uint8)
-    return TrainBatch(pixels, labels, pixels, pixels.flip(0))
-
-
-def prepare(images: Tensor, *students: View) -> TrainBatch:
     preparation = Preparation(WEAK, WEAK, students, Normalize(MEAN, STD), torch.device("cpu"))
-    return preparation(batch_of(images), Draws(0, 1))
+    return preparation(TrainBatch(pixels, labels, pixels, pixels.flip(0)), Draws(0, 1))
 
 
-def test_prepared_images_are_normalised_and_labels_int64(images: Tensor):
+def test_prepared_images_are_normalised_and_labels_int64(images):
     found = prepare(images, WEAK)
     pixels = (255 * images).to(torch.uint8).double() / 255
     expected = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -89,7 +84,7 @@ def test_prepared_images_are_normalised_and_labels_int64(images: Tensor):
     assert found.students_0[0] is found.unlabeled_0, "one pass can serve both"
 
 
-def test_each_student_sees_colours_of_its_own(images: Tensor):
+def test_each_student_sees_colours_of_its_own(images):
     found = prepare(images, WEAK, STRONG, STRONG)
     weak, one, two = found.students_0
     assert weak is found.unlabeled_0
@@ -97,8 +92,3 @@ def test_each_student_sees_colours_of_its_own(images: Tensor):
     part = found.split(3)[1]
     assert torch.equal(part.students_0[2], two[2:4]) and part.students_0[0] is part.unlabeled_0
     assert part.draws.first == 2
-
-
-def test_an_unknown_view_is_named_with_those_that_there_are():
-    with pytest.raises(UserError, match="no view 'stong'; did you mean strong"):
-        VIEWS.find("stong")

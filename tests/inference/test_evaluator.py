@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
-from io import StringIO
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from furnace.datasets.splits import read_list
@@ -24,20 +21,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.tiny_data import PALETTE, blocky_label, write_image, write_palette_label
-from tests.tiny_run import NARROW, load_plain, place, write_lively
-
-SIDE = 40  # of the window, which all tiny images fit
-
-
-@pytest.fixture
-def C(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: Path) -> Settings:
-    C = make_settings(log_dir=str(tmp_path / "log"), eval_crop_size=SIDE, eval_batch_size=2, **NARROW)
-    place(lively_snapshot, C)
-    return C
-
-
-def quiet() -> Console:
-    return Console(file=StringIO())
+from tests.tiny_run import NARROW, SIDE, load_plain, place, write_lively
 
 
 @torch.no_grad()
@@ -58,8 +42,8 @@ def plain_predictions(C: Settings, branch: int = 1) -> list[tuple[str, torch.Ten
 
 
 @pytest.mark.parametrize("branch", ["1", "2"])
-def test_scores_are_those_of_torchmetrics(C: Settings, branch: str):
-    (result,) = Evaluator(C, CPU, branch, console=quiet()).run("last")
+def test_scores_are_those_of_torchmetrics(C, branch, console):
+    (result,) = Evaluator(C, CPU, branch, console=console).run("last")
     predictions = plain_predictions(C, int(branch))
     predicted = torch.cat([labels.flatten() for _, labels, _ in predictions])
     target = torch.cat([label.flatten() for _, _, label in predictions])
@@ -79,11 +63,11 @@ def test_scores_are_those_of_torchmetrics(C: Settings, branch: str):
         assert found.item() == pytest.approx(torch.stack(ious).mean().item())
 
 
-def test_results_and_report_are_written(C: Settings, lively_snapshot: Path, tmp_path: Path):
+def test_results_and_report_are_written(C, lively_snapshot, tmp_path, console):
     place(lively_snapshot, C, "epoch-3.pth")
-    Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet()).run("1-")
-    Evaluator(C, CPU, "both", console=quiet()).run("3")
-    (result,) = Evaluator(C, CPU, "1", console=quiet()).run("3")
+    Evaluator(C, CPU, save_to=tmp_path / "pictures", console=console).run("1-")
+    Evaluator(C, CPU, "both", console=console).run("3")
+    (result,) = Evaluator(C, CPU, "1", console=console).run("3")
     entries = json.loads((tmp_path / "log" / RESULTS).read_text())
     assert [(Path(e["snapshot"]).name, e["branch"]) for e in entries] == [
         ("epoch-1.pth", "1"),
@@ -104,8 +88,7 @@ def test_results_and_report_are_written(C: Settings, lively_snapshot: Path, tmp_
         assert strip.size == (3 * label.shape[1] + 2 * 4, label.shape[0])
 
 
-def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
-    console = quiet()
+def test_table_and_log_name_every_class(C, tmp_path, console):
     (result,) = Evaluator(C, CPU, console=console).run("last")
     shown = console.file.getvalue()
     assert "\x1b" not in shown  # no colours without a terminal
@@ -119,11 +102,10 @@ def test_table_and_log_name_every_class(C: Settings, tmp_path: Path):
 
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("names", [["iou", "recall"], ["recall"]])
-def test_a_new_metric_is_shown_everywhere(C: Settings, tmp_path: Path, names: list[str]):
+def test_a_new_metric_is_shown_everywhere(C, tmp_path, names, console):
     """The example of docs/metrics.md, which no other file names."""
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "metrics.md").read_text(), flags=re.DOTALL)
     exec(code, {})
-    console = quiet()
     (result,) = Evaluator(C.updated(eval_metrics=names), CPU, console=console).run("1")
     shown, log = console.file.getvalue(), (tmp_path / "log" / "val_last.log").read_text()
     page = (tmp_path / "log" / REPORT).read_text()
@@ -140,7 +122,7 @@ def test_a_new_metric_is_shown_everywhere(C: Settings, tmp_path: Path, names: li
         assert "lowest recall over epochs" in page and f"{result.names[0]}: lowest recall " in page
 
 
-def test_images_of_one_name_in_two_folders_are_kept_apart(C: Settings, tmp_path: Path, lively_snapshot: Path):
+def test_images_of_one_name_in_two_folders_are_kept_apart(C, tmp_path, lively_snapshot, console):
     rng, lines = np.random.default_rng(0), []
     for camera, number in product("ab", range(3)):
         label = blocky_label(rng, (24, 30))
@@ -149,7 +131,7 @@ def test_images_of_one_name_in_two_folders_are_kept_apart(C: Settings, tmp_path:
         lines.append(f"i/{camera}/{number}.png\tm/{camera}/{number}.png")
     (tmp_path / "own" / "val.txt").write_text("\n".join(lines))
     C = C.updated(dataset_path=str(tmp_path / "own"), eval_source=str(tmp_path / "own" / "val.txt"))
-    Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet()).run("1")
+    Evaluator(C, CPU, save_to=tmp_path / "pictures", console=console).run("1")
     (entry,) = read_results(tmp_path / "log" / RESULTS)
     names = {f"i/{camera}/{number}" for camera, number in product("ab", range(3))}
     assert entry["per_image"].keys() == names
@@ -158,54 +140,51 @@ def test_images_of_one_name_in_two_folders_are_kept_apart(C: Settings, tmp_path:
         assert {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")} == names
 
 
-def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings: Callable[..., Settings], tmp_path: Path):
+def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings, tmp_path, console):
     changes = {**NARROW, "eval_crop_size": SIDE, "log_dir": str(tmp_path / "log")}
     supervised = make_settings(method="supervised", **changes)
     place(write_lively(supervised, tmp_path / "supervised.pth"), supervised)
-    Evaluator(make_settings(**changes), CPU, console=quiet()).run("last")
+    Evaluator(make_settings(**changes), CPU, console=console).run("last")
     page = (tmp_path / "log" / REPORT).read_text()
     assert "<title>exp_voc: supervised on pascal_voc</title>" in page
 
 
-def test_other_conditions_stand_beside_the_plain_ones(C: Settings, tmp_path: Path):
-    changes = [{}, {"eval_scale_array": [0.5, 1]}, {"eval_flip": True}, {"eval_crop_size": 32}, {"eval_stride_rate": 1}]
-    for change in [*changes, {"eval_flip": True}]:
-        changed = C.updated(**change)
-        (result,) = Evaluator(changed, CPU, console=quiet()).run("1")
+def test_other_conditions_stand_beside_the_plain_ones(C, tmp_path, console):
+    settings = {
+        "scales": "eval_scale_array",
+        "flip": "eval_flip",
+        "crop": "eval_crop_size",
+        "stride_rate": "eval_stride_rate",
+    }
+    plain = {"scales": [1.0], "flip": False, "crop": SIDE, "stride_rate": C.eval_stride_rate}
+    changes = [{}, {"scales": [0.5, 1]}, {"flip": True}, {"crop": 32}, {"stride_rate": 1}]
+    for change in [*changes, {"flip": True}]:
+        changed = C.updated(**{settings[name]: value for name, value in change.items()})
+        (result,) = Evaluator(changed, CPU, console=console).run("1")
     entries = read_results(tmp_path / "log" / RESULTS)
-    found = [(e["scales"], e["flip"], e["crop"], e["stride_rate"]) for e in entries]
-    rate = C.eval_stride_rate
-    plain = [1.0]
-    assert found == [
-        (plain, False, SIDE, rate),
-        ([0.5, 1], False, SIDE, rate),
-        (plain, True, SIDE, rate),
-        (plain, False, 32, rate),
-        (plain, False, SIDE, 1),
-    ]
+    assert [{name: entry[name] for name in plain} for entry in entries] == [plain | change for change in changes]
     assert entries[2]["miou"] == result.values["miou"].item()
     # What a relative path or a link names is the same snapshot.
     (tmp_path / "link").symlink_to(C.snapshot_dir)
-    Evaluator(C, CPU, console=quiet()).run(str(tmp_path / "link" / "epoch-1.pth"))
+    Evaluator(C, CPU, console=console).run(str(tmp_path / "link" / "epoch-1.pth"))
     assert len(read_results(tmp_path / "log" / RESULTS)) == len(changes)
 
 
-def test_entries_of_older_files_stay(C: Settings, tmp_path: Path):
+def test_entries_of_older_files_stay(C, tmp_path, console):
     path = tmp_path / "log" / RESULTS
-    Evaluator(C, CPU, console=quiet()).run("1")
+    Evaluator(C, CPU, console=console).run("1")
     (entry,) = read_results(path)
     old = {key: value for key, value in entry.items() if key not in ("scales", "flip", "stride_rate")}
     path.write_text(json.dumps([old]))
-    Evaluator(C, CPU, console=quiet()).run("1")
+    Evaluator(C, CPU, console=console).run("1")
     assert [len(found) for found in read_results(path)] == [len(old), len(entry)]
 
 
-def test_without_a_labelled_pixel_there_is_nothing_to_measure(C: Settings, lively_snapshot: Path, tmp_path: Path):
+def test_without_a_labelled_pixel_there_is_nothing_to_measure(C, lively_snapshot, tmp_path, console):
     place(lively_snapshot, C, "epoch-3.pth")
     for sample in read_list(C.eval_source, C.dataset_path, C.eval_folder):
         size = Image.open(sample.label).size
         Image.fromarray(np.full(size[::-1], 255, dtype=np.uint8)).save(sample.label)
-    console = quiet()
     evaluator = Evaluator(C, CPU, console=console)
     results = evaluator.run("1-")
     assert len(results) == 2 and all(result.values["miou"].isnan() for result in results)
@@ -216,31 +195,31 @@ def test_without_a_labelled_pixel_there_is_nothing_to_measure(C: Settings, livel
 
 
 @pytest.mark.parametrize("content", ["", "{", "5", "[1, {}]", '[{"snapshot": "a"}]'])
-def test_unreadable_results_are_begun_anew(tmp_path: Path, content: str):
+def test_unreadable_results_are_begun_anew(tmp_path, content):
     (tmp_path / RESULTS).write_text(content)
     assert read_results(tmp_path / RESULTS) == []
 
 
-def test_folders_that_can_not_be_written_are_named(C: Settings, tmp_path: Path):
+def test_folders_that_can_not_be_written_are_named(C, tmp_path, console):
     (tmp_path / "a_file").write_text("")
     with pytest.raises(UserError, match=r"a_file/.*can't be written"):
-        Evaluator(C, CPU, save_to=tmp_path / "a_file", console=quiet()).run("1")
+        Evaluator(C, CPU, save_to=tmp_path / "a_file", console=console).run("1")
     C = C.updated(log_dir=str(tmp_path / "a_file"))
     with pytest.raises(UserError, match="a_file: can't be written"):
-        Evaluator(C, CPU, console=quiet()).run("1")
+        Evaluator(C, CPU, console=console).run("1")
 
 
-def test_missing_list_and_snapshot(C: Settings):
-    evaluator = Evaluator(C, CPU, console=quiet())
+def test_missing_list_and_snapshot(C, console):
+    evaluator = Evaluator(C, CPU, console=console)
     with pytest.raises(UserError, match="no such snapshot"):
         evaluator.run("5")
     C = C.updated(eval_source="nowhere.txt")
     with pytest.raises(UserError, match=r"nowhere\.txt: no such list"):
-        Evaluator(C, CPU, console=quiet())
+        Evaluator(C, CPU, console=console)
 
 
-def test_a_strip_is_image_prediction_and_truth(C: Settings, tmp_path: Path) -> None:
-    evaluator = Evaluator(C, CPU, save_to=tmp_path / "pictures", console=quiet())
+def test_a_strip_is_image_prediction_and_truth(C, tmp_path, console) -> None:
+    evaluator = Evaluator(C, CPU, save_to=tmp_path / "pictures", console=console)
     evaluator.segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
     image = np.full((4, 6, 3), 77, np.uint8)
     evaluator.save_pictures("s", "a", image, np.full((4, 6), 2, np.uint8), torch.ones(4, 6, dtype=torch.int64))
@@ -250,8 +229,8 @@ def test_a_strip_is_image_prediction_and_truth(C: Settings, tmp_path: Path) -> N
     assert columns == [(77, 77, 77), palette[1], palette[2]]
 
 
-def test_the_best_and_the_worst_images_are_shown(C: Settings) -> None:
-    evaluator = Evaluator(C, CPU, console=quiet())
+def test_the_best_and_the_worst_images_are_shown(C, console) -> None:
+    evaluator = Evaluator(C, CPU, console=console)
     evaluator.segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
     evaluator.samples = (10 * evaluator.samples)[: 2 * EXAMPLES + 3]
     scores = torch.rand(len(evaluator.samples), generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -1,6 +1,5 @@
 """Predictions against the plain network: labels, confidence, overlay, names, videos, and what is refused."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,16 +14,7 @@ from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import PALETTE, write_image
-from tests.tiny_run import NARROW, load_plain, place, write_lively
-
-SIDE = 40
-
-
-@pytest.fixture
-def C(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: Path) -> Settings:
-    C = make_settings(log_dir=str(tmp_path / "log"), eval_crop_size=SIDE, eval_batch_size=3, **NARROW)
-    place(lively_snapshot, C)
-    return C
+from tests.tiny_run import SIDE, load_plain, place
 
 
 @pytest.fixture
@@ -48,7 +38,7 @@ def plain_probabilities(C: Settings, image: np.ndarray, branch: str) -> torch.Te
 
 
 @pytest.mark.parametrize("branch", ["1", "2", "both"])
-def test_maps_are_those_of_the_network(C: Settings, photos: Path, tmp_path: Path, branch: str):
+def test_maps_are_those_of_the_network(C, photos, tmp_path, branch):
     out = tmp_path / "out"
     Predictor(C, CPU, branch, Outputs(out, confidence=True, opacity=0.25)).run("last", [str(photos)])
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
@@ -71,7 +61,7 @@ def test_maps_are_those_of_the_network(C: Settings, photos: Path, tmp_path: Path
         np.testing.assert_allclose(overlay, expected, atol=0.51)
 
 
-def test_confidence_of_a_large_image_is_a_probability(C: Settings):
+def test_confidence_of_a_large_image_is_a_probability(C):
     segmenter = Segmenter(C, CPU)
     segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
     image = np.random.default_rng(0).integers(0, 256, (SIDE, 2 * SIDE + 5, 3), dtype=np.uint8)
@@ -84,7 +74,7 @@ def test_confidence_of_a_large_image_is_a_probability(C: Settings):
     torch.testing.assert_close(probabilities.argmax(0), scores.argmax(0))
 
 
-def test_files_patterns_and_equal_stems(C: Settings, photos: Path, tmp_path: Path):
+def test_files_patterns_and_equal_stems(C, photos, tmp_path):
     jpeg = write_image(photos / "a.jpg", np.zeros((20, 30, 3), dtype=np.uint8))
     out = tmp_path / "out"
     found = Predictor(C, CPU, "1", Outputs(out, overlay=False)).run(
@@ -100,15 +90,13 @@ def test_files_patterns_and_equal_stems(C: Settings, photos: Path, tmp_path: Pat
     assert Image.open(out / "label" / "a.jpg.png").size == (30, 20)
 
 
-def test_results_inside_the_folder_are_not_predicted_again(C: Settings, photos: Path):
+def test_results_inside_the_folder_are_not_predicted_again(C, photos):
     outputs = Outputs(photos / "results")
     assert len(Predictor(C, CPU, "1", outputs).run("last", [str(photos)])) == 2
     assert len(Predictor(C, CPU, "1", outputs).run("last", [str(photos)])) == 2
 
 
-def test_what_there_is_of_a_video_can_be_played_when_its_end_can_not_be_written(
-    C: Settings, tmp_path: Path, monkeypatch
-):
+def test_what_there_is_of_a_video_can_be_played_when_its_end_can_not_be_written(C, tmp_path, monkeypatch):
     write_video(tmp_path / "ride.avi", frames=3)
     out = tmp_path / "out"
     predictor = Predictor(C, CPU, "1", Outputs(out))
@@ -135,7 +123,7 @@ def write_video(path: Path, frames: int) -> None:
     writer.release()
 
 
-def test_video(C: Settings, tmp_path: Path):
+def test_video(C, tmp_path):
     write_video(tmp_path / "ride.avi", frames=3)
     out = tmp_path / "out"
     Predictor(C, CPU, "1", Outputs(out, opacity=0)).run("last", [str(tmp_path / "ride.avi")])
@@ -178,13 +166,7 @@ def test_refusals(C, lively_snapshot, photos, tmp_path, monkeypatch, inputs, whi
     assert (photos / "label" / "x.png").read_bytes() == untouched
 
 
-def test_second_branch_needs_two(C: Settings, photos: Path, tmp_path: Path):
-    path = write_lively(C.updated(method="supervised"), tmp_path / "supervised.pth")
-    with pytest.raises(UserError, match="one branch only"):
-        Predictor(C, CPU, "2", Outputs(tmp_path / "out")).run(str(path), [str(photos)])
-
-
-def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C: Settings, photos: Path, tmp_path: Path, capsys):
+def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C, photos, tmp_path, capsys):
     (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:60])
     with pytest.raises(UserError, match=r"cut\.png: can't be decoded.*; -o on_bad_image=skip leaves such pictures out"):
         Predictor(C, CPU, None, Outputs(tmp_path / "stopped")).run("last", [str(photos)])
@@ -196,7 +178,7 @@ def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C: Settings, photos:
     assert "2 predicted" in said.out and "1 could not be read" in said.out.replace("\n", " ")
 
 
-def test_a_folder_for_results_that_cannot_be_one_is_told_before_the_work(C: Settings, photos: Path, monkeypatch):
+def test_a_folder_for_results_that_cannot_be_one_is_told_before_the_work(C, photos, monkeypatch):
     monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UserError, match=r"notes\.txt: can't be written \(File exists\)"):
         Predictor(C, CPU, None, Outputs(photos / "notes.txt")).run("last", [str(photos / "a.png")])

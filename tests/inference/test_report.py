@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -115,36 +115,30 @@ def opened(path: Path) -> Page:
 
 
 @pytest.fixture
-def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def C(make_settings, tmp_path) -> Settings:
+    return make_settings(log_dir=str(tmp_path / "log"))
+
+
+@pytest.fixture
+def report(C, tmp_path) -> Path:
     Path(C.snapshot_dir).mkdir(parents=True)
     records = [{"iteration": i, "loss": 3 / (i + 1), "sup_1": 1.0, "overlap": 0.5, "lr": 0.1} for i in range(0, 40, 10)]
     records[0] |= {"step_seconds": 0.5, "data_seconds": 0.1, "memory_gib": 1.0}
     (tmp_path / "log" / TRAINING_METRICS).write_text("".join(json.dumps(r) + "\n" for r in records) + '{"iteration": 4')
     judged = {f"{name}_{kind}": 0.5 for name in JUDGED for kind in ("miou", "share", "accuracy")}
     (tmp_path / "log" / TRUTH).write_text(json.dumps({"iteration": 3, **judged}) + "\n")
-    (Path(C.snapshot_dir) / RECORD).write_text(
-        json.dumps(
-            {
-                "started": "2026-01-01T00:00:00",
-                "command": ["train.py", "-o", "lr=<1>"],
-                "settings": {"lr": 0.123, "train_scale_array": [0.5, 2]},
-                "lists": {"labeled": {"path": "/data/train.txt", "images": 7, "sha256": "abc"}},
-                "device": "cpu",
-                "processes": 1,
-                "versions": {"torch": "2"},
-                "continuations": [
-                    {
-                        "started": "2026-01-02T00:00:00",
-                        "command": ["train.py", "-c", "auto"],
-                        "settings": {"nepochs": 9},
-                        "device": "cpu",
-                        "processes": 2,
-                    }
-                ],
-            }
-        )
-    )
+    again = {"started": "2026-01-02T00:00:00", "command": ["train.py", "-c", "auto"], "settings": {"nepochs": 9}}
+    run = {
+        "started": "2026-01-01T00:00:00",
+        "command": ["train.py", "-o", "lr=<1>"],
+        "settings": {"lr": 0.123, "train_scale_array": [0.5, 2]},
+        "lists": {"labeled": {"path": "/data/train.txt", "images": 7, "sha256": "abc"}},
+        "device": "cpu",
+        "processes": 1,
+        "versions": {"torch": "2"},
+        "continuations": [again | {"device": "cpu", "processes": 2}],
+    }
+    (Path(C.snapshot_dir) / RECORD).write_text(json.dumps(run))
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     label = rng.integers(0, 3, (30, 40), dtype=np.uint8)
@@ -153,7 +147,7 @@ def report(make_settings: Callable[..., Settings], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("read", [written, opened])
-def test_page_shows_what_the_json_says(report: Path, read: Callable[[Path], Page]):
+def test_page_shows_what_the_json_says(report, read):
     page = read(report)
     shown = {(row[0], row[2]): row[3] for row in page.tables["evaluations"][1:]}
     assert shown == {("epoch-2.pth", "1"): "61.00", ("epoch-4.pth", "1"): "84.40", ("epoch-4.pth", "2"): "70.00"}
@@ -174,7 +168,7 @@ def test_page_shows_what_the_json_says(report: Path, read: Callable[[Path], Page
     assert again in page.tables[None]
 
 
-def test_page_needs_nothing_else(report: Path):
+def test_page_needs_nothing_else(report):
     page = Page(report.read_text(encoding="utf-8"))
     assert "link" not in page.tags and "iframe" not in page.tags
     assert page.addresses and all(address.startswith(("data:image/jpeg;base64,", "#")) for address in page.addresses)
@@ -184,7 +178,7 @@ def test_page_needs_nothing_else(report: Path):
 @pytest.mark.parametrize(
     ("column", "order"), [(0, ["<b>road</b>", "car", "sky & sea"]), (3, ["sky & sea", "<b>road</b>", "car"])]
 )
-def test_a_click_sorts(report: Path, column: int, order: list[str]):
+def test_a_click_sorts(report, column, order):
     text = report.read_text(encoding="utf-8")
     assert "addEventListener" in text
     clicked = report.with_name("clicked.html")
@@ -192,15 +186,13 @@ def test_a_click_sorts(report: Path, column: int, order: list[str]):
     assert [row[0] for row in opened(clicked).tables["classes"][1:]] == order
 
 
-def test_page_without_a_training_run(make_settings: Callable[..., Settings], tmp_path: Path):
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def test_page_without_a_training_run(C):
     page = written(write(C, ENTRIES[:1], ENTRIES[0]))
     assert page.tags.count("svg") == 3
     assert ["dataset_name", "pascal_voc"] in page.tables["settings"]
 
 
-def test_evaluations_show_what_differs(make_settings: Callable[..., Settings], tmp_path: Path):
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def test_evaluations_show_what_differs(C):
     plain, scaled, old = make_entry(4, "1", 0.61), make_entry(4, "1", 0.64), make_entry(4, "1", 0.62)
     plain["crop"] = scaled["crop"] = old["crop"] = 512
     scaled |= {"scales": [0.5, 1.0], "flip": True}
@@ -218,8 +210,7 @@ def test_evaluations_show_what_differs(make_settings: Callable[..., Settings], t
 
 
 @pytest.mark.filterwarnings("error")  # a legend of nothing
-def test_plots_of_nothing_to_measure(make_settings: Callable[..., Settings], tmp_path: Path):
-    C = make_settings(log_dir=str(tmp_path / "log"))
+def test_plots_of_nothing_to_measure(C):
     nothing = make_entry(2, "1", 0.5) | {"miou": None, "iou": [None] * 3, "pixel_accuracy": None}
     page = written(write(C, [nothing], nothing))
     assert page.tables["evaluations"][1][3] == "-" and page.tags.count("svg") == 3
@@ -228,11 +219,8 @@ def test_plots_of_nothing_to_measure(make_settings: Callable[..., Settings], tmp
 
 
 def test_large_pictures_are_scaled_down():
-    picture = np.zeros((1000, 2000, 3), dtype=np.uint8)
-    assert len(data_uri(picture)) < 10_000
-    assert len(data_uri(picture)) < len(
-        data_uri(np.random.default_rng(0).integers(0, 256, (EXAMPLE_HEIGHT, 480, 3), dtype=np.uint8))
-    )
+    noise = np.random.default_rng(0).integers(0, 256, (EXAMPLE_HEIGHT, 480, 3), dtype=np.uint8)
+    assert len(data_uri(np.zeros((1000, 2000, 3), dtype=np.uint8))) < min(10_000, len(data_uri(noise)))
 
 
 def test_the_confusion_is_in_percent_of_the_true_class() -> None:

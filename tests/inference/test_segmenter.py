@@ -17,9 +17,7 @@ from furnace.seg_opr.sliding import starts
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import write_palette_label
-from tests.tiny_run import NARROW, write_lively
-
-SIDE = 40
+from tests.tiny_run import NARROW, SIDE, write_lively
 
 
 @pytest.fixture
@@ -28,13 +26,7 @@ def snapshot_of(make_settings: Callable[..., Settings], tmp_path: Path) -> Calla
 
 
 @pytest.mark.parametrize(("method", "branches", "reported"), [("supervised", 1, "1"), ("mean_teacher", 2, "2")])
-def test_the_snapshot_says_which_networks_to_build(
-    make_settings: Callable[..., Settings],
-    snapshot_of: Callable[[str], Path],
-    method: str,
-    branches: int,
-    reported: str,
-) -> None:
+def test_the_snapshot_says_which_networks_to_build(make_settings, snapshot_of, method, branches, reported):
     """Though config.py says cpcl; scores are those of the branch that the snapshot's method reports."""
     path = snapshot_of(method)
     segmenter = Segmenter(make_settings(eval_crop_size=SIDE, **NARROW), CPU)
@@ -51,16 +43,14 @@ def test_the_snapshot_says_which_networks_to_build(
         torch.testing.assert_close(scores, segmenter.network(inputs, int(reported))[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_branch_that_the_method_lacks_is_refused(
-    make_settings: Callable[..., Settings], snapshot_of: Callable[[str], Path]
-) -> None:
+def test_a_branch_that_the_method_lacks_is_refused(make_settings, snapshot_of):
     segmenter = Segmenter(make_settings(eval_crop_size=SIDE, **NARROW), CPU, "2")
     segmenter.load(snapshot_of("cps"))
     with pytest.raises(UserError, match="'supervised' trains one branch only"):
         segmenter.load(snapshot_of("supervised"))
 
 
-def test_two_lines_of_python_label_an_image(snapshot_of: Callable[[str], Path]) -> None:
+def test_two_lines_of_python_label_an_image(snapshot_of):
     segmenter = load_segmenter(snapshot_of("mean_teacher"), "cpu", eval_crop_size=SIDE)
     image = np.random.default_rng(0).integers(0, 256, (35, 47, 3), dtype=np.uint8)
     labels = segmenter(image)
@@ -71,9 +61,7 @@ def test_two_lines_of_python_label_an_image(snapshot_of: Callable[[str], Path]) 
     np.testing.assert_array_equal(probabilities.argmax(0), labels)
 
 
-def test_architecture_classes_and_normalisation_are_those_of_the_snapshot(
-    make_settings: Callable[..., Settings], tmp_path: Path
-) -> None:
+def test_architecture_classes_and_normalisation_are_those_of_the_snapshot(make_settings, tmp_path):
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "plain.pth")
     theirs = {
@@ -97,9 +85,7 @@ def test_architecture_classes_and_normalisation_are_those_of_the_snapshot(
     assert segmenter.C.eval_source == make_settings().eval_source, "what to evaluate on is not the snapshot's"
 
 
-def test_a_published_file_after_another_method_is_that_of_config_py(
-    make_settings: Callable[..., Settings], snapshot_of: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_published_file_after_another_method_is_that_of_config_py(make_settings, snapshot_of, tmp_path):
     published = tmp_path / "published.pth"
     torch.save({"model": torch.load(snapshot_of("cpcl"), weights_only=True)["model"], "epoch": 1}, published)
     C = make_settings(eval_crop_size=SIDE, **NARROW)
@@ -113,9 +99,7 @@ def test_a_published_file_after_another_method_is_that_of_config_py(
 
 
 @pytest.mark.parametrize("settings", [{"num_classes": "many"}, {"method": "magic"}, {"backbone": "resnet51"}])
-def test_settings_that_can_not_be_used_are_named(
-    make_settings: Callable[..., Settings], snapshot_of: Callable[[str], Path], settings: dict
-) -> None:
+def test_settings_that_can_not_be_used_are_named(make_settings, snapshot_of, settings):
     path = snapshot_of("cpcl")
     content = torch.load(path, weights_only=True)
     torch.save(content | {"settings": content["settings"] | settings}, path)
@@ -128,9 +112,7 @@ def fit(C: Settings, resume: str | None = None) -> dict:
     return torch.load(Path(C.snapshot_dir) / "epoch-last.pth", weights_only=True)
 
 
-def test_mean_teacher_goes_on_from_a_snapshot_as_if_never_stopped(
-    make_settings: Callable[..., Settings], tmp_path: Path
-) -> None:
+def test_mean_teacher_goes_on_from_a_snapshot_as_if_never_stopped(make_settings, tmp_path):
     def settings(folder: str) -> Settings:
         places = {"log_dir": str(tmp_path / folder), "snapshot_dir": str(tmp_path / folder)}
         return make_settings(method="mean_teacher", snapshot_iter=1, nepochs=3, niters_per_epoch=2, **places, **NARROW)
@@ -144,9 +126,7 @@ def test_mean_teacher_goes_on_from_a_snapshot_as_if_never_stopped(
 
 
 @pytest.mark.parametrize("method", ["supervised", "cps", "mean_teacher", "cpcl"])
-def test_every_method_trains_without_cutmix(
-    make_settings: Callable[..., Settings], tmp_path: Path, method: str
-) -> None:
+def test_every_method_trains_without_cutmix(make_settings, tmp_path, method):
     places = {"log_dir": str(tmp_path), "snapshot_dir": str(tmp_path)}
     model = fit(make_settings(method=method, cutmix=False, nepochs=1, niters_per_epoch=1, **places, **NARROW))["model"]
     assert all(value.isfinite().all() for value in model.values())

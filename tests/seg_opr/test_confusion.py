@@ -17,17 +17,10 @@ def naive_confusion(target: np.ndarray, prediction: np.ndarray, num_classes: int
 
 
 @given(st.integers(1, 12), st.integers(0, 200), st.sampled_from([torch.uint8, torch.int64]), st.integers(0, 2**32 - 1))
-def test_confusion_matrix_counts_as_a_naive_loop(num_classes: int, pixels: int, dtype: torch.dtype, seed: int) -> None:
+def test_confusion_matrix_counts_as_a_naive_loop(num_classes, pixels, dtype, seed):
     rng = np.random.default_rng(seed)
     ignored = [255, num_classes] if dtype == torch.uint8 else [255, num_classes, -1]
-    target = rng.choice([*range(num_classes), *ignored], pixels)
-    prediction = rng.integers(0, num_classes, pixels)
+    target = rng.choice([*range(num_classes), *ignored], (3, pixels))
+    prediction = rng.integers(0, num_classes, (3, pixels))
     confusion = confusion_matrix(torch.tensor(target).to(dtype), torch.tensor(prediction).to(dtype), num_classes)
     np.testing.assert_array_equal(confusion.numpy(), naive_confusion(target, prediction, num_classes))
-
-
-def test_confusion_matrix_of_a_batch_is_the_sum_over_its_images() -> None:
-    target = torch.randint(0, 6, (3, 5, 7), generator=torch.Generator().manual_seed(0))
-    prediction = torch.randint(0, 5, (3, 5, 7), generator=torch.Generator().manual_seed(1))
-    parts = [confusion_matrix(t, p, 5) for t, p in zip(target, prediction, strict=True)]
-    assert torch.equal(confusion_matrix(target, prediction, 5), sum(parts))

@@ -17,7 +17,7 @@ VOID = 255
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_values_are_the_published_ones(name: str) -> None:
+def test_values_are_the_published_ones(name):
     golden, metric = load_arrays(f"metric_{name}"), IoU(CLASSES[name])
     metric.update(torch.from_numpy(golden["label"]), torch.from_numpy(golden["pred"]))
     found = metric.compute()
@@ -39,7 +39,7 @@ def mean_of_numbers(values: list[float]) -> float:
 
 
 @given(st.integers(2, 8), st.floats(0, 0.9), st.integers(0, 2**32 - 1))
-def test_values_of_counts_are_those_of_a_naive_loop(num_classes: int, empty: float, seed: int) -> None:
+def test_values_of_counts_are_those_of_a_naive_loop(num_classes, empty, seed):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 50, (num_classes, num_classes)) * (rng.random((num_classes, num_classes)) >= empty)
     metric = IoU(num_classes)
@@ -87,7 +87,7 @@ def random_pairs(size: tuple[int, int], num_classes: int, seed: int) -> list[tup
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (60, 80), (121, 90)])  # boundaries of 1, 1, 2 and 3 pixels
-def test_boundary_iou_is_that_of_a_naive_loop(size: tuple[int, int]) -> None:
+def test_boundary_iou_is_that_of_a_naive_loop(size):
     num_classes = 5
     metric, shared, either = BoundaryIoU(num_classes), np.zeros(num_classes), np.zeros(num_classes)
     for label, prediction in random_pairs(size, num_classes, sum(size)):
@@ -104,7 +104,7 @@ def test_boundary_iou_is_that_of_a_naive_loop(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_absent_classes_and_perfect_predictions(name: str) -> None:
+def test_absent_classes_and_perfect_predictions(name):
     """Absent from both: left out of the mean. Predicted but absent from the labels: 0. A copy of the labels: 1."""
     (metric,) = MetricList([name]).build(4, torch.device("cpu"))
     label = torch.tensor([[0, 0, 1], [0, 0, VOID]])
@@ -118,7 +118,7 @@ def test_absent_classes_and_perfect_predictions(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_states_add_up_over_images_and_nothing_measured_is_nan(name: str) -> None:
+def test_states_add_up_over_images_and_nothing_measured_is_nan(name):
     pairs = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in random_pairs((20, 30), 5, 0)]
     whole, *parts = (METRICS[name](5) for _ in range(3))
     assert whole.compute()[MetricList([name]).main].isnan()
@@ -128,7 +128,7 @@ def test_states_add_up_over_images_and_nothing_measured_is_nan(name: str) -> Non
     assert torch.equal(whole.state, parts[0].state + parts[1].state) and whole.state.sum() > 0
 
 
-def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers() -> None:
+def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers():
     metrics = MetricList(["boundary_iou", "iou", "iou"])
     assert metrics.main == "boundary_miou" and metrics.mains == {"boundary_miou": "boundary mIoU", "miou": "mIoU"}
     values = {"iou": [0.5, None, 0.0], "accuracy": [None, None, 1.0], "miou": 0.25}
@@ -140,12 +140,10 @@ def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["iou", "boundary_iuo"], "no metric 'boundary_iuo'; did you mean boundary_iou?"),
-        (["xyz"], "no metric 'xyz'; there are: boundary_iou, iou"),
+        (["iou", "boundary_iuo"], r"no metric 'boundary_iuo'; did you mean boundary_iou\?"),
         ([], "eval_metrics: is empty; name at least one of iou"),
     ],
 )
-def test_other_names_are_refused(names: list[str], message: str) -> None:
-    with pytest.raises(UserError) as error:
+def test_other_names_are_refused(names, message):
+    with pytest.raises(UserError, match=f"^{message}"):
         MetricList(names)
-    assert str(error.value).startswith(message)

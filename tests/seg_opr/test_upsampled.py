@@ -30,14 +30,12 @@ def weighted_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return (F.cross_entropy(full_size(logits, labels.shape[-2:]), labels, reduction="none") * weight).sum()
 
 
-def test_logits_of_the_right_size_are_not_touched(logits: Tensor) -> None:
+def test_logits_of_the_right_size_are_not_touched(logits):
     assert full_size(logits, (3, 5)) is logits
     assert torch.equal(full_size(logits, (9, 17)), upsample(logits, (9, 17)))
 
 
-def test_sum_over_images_has_value_and_gradient_of_the_whole_batch(
-    logits: Tensor, labels: Tensor, weight: Tensor
-) -> None:
+def test_sum_over_images_has_value_and_gradient_of_the_whole_batch(logits, labels, weight):
     whole, parts = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     expected = 3 * weighted_loss(whole, labels, weight) ** 2
     found = 3 * sum_over_images(weighted_loss, parts, labels, weight) ** 2
@@ -47,18 +45,18 @@ def test_sum_over_images_has_value_and_gradient_of_the_whole_batch(
     assert relative_error(parts.grad, whole.grad) < 1e-12
 
 
-def test_sum_over_images_needs_no_gradient(logits: Tensor, labels: Tensor, weight: Tensor) -> None:
+def test_sum_over_images_needs_no_gradient(logits, labels, weight):
     found = sum_over_images(weighted_loss, logits, labels, weight)
     assert not found.requires_grad
     assert relative_error(found, weighted_loss(logits, labels, weight)) < 1e-12
 
 
-def test_gradient_flows_on_into_what_made_the_logits(logits: Tensor, labels: Tensor, weight: Tensor) -> None:
+def test_gradient_flows_on_into_what_made_the_logits(logits, labels, weight):
     scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: sum_over_images(weighted_loss, logits * s, labels, weight), scale)
 
 
-def test_map_images_joins_the_results_of_all_images_without_a_gradient(logits: Tensor, weight: Tensor) -> None:
+def test_map_images_joins_the_results_of_all_images_without_a_gradient(logits, weight):
     calls = []
 
     def softmax_and_sum(image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,9 +41,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
         process.kill()
 
 
-def test_a_held_folder_is_refused_until_its_holder_is_killed(
-    holder: subprocess.Popen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_held_folder_is_refused_until_its_holder_is_killed(holder, tmp_path, monkeypatch):
     warnings = []
     with monkeypatch.context() as patch:
         patch.setattr(locks, "WAIT_SECONDS", 0.1)
@@ -60,9 +58,7 @@ def test_a_held_folder_is_refused_until_its_holder_is_killed(
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 @pytest.mark.filterwarnings("error")
-def test_a_file_system_without_locks_costs_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, code):
     def refuse(*_) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -75,7 +71,7 @@ def test_a_file_system_without_locks_costs_a_warning(
     assert line.startswith(f"{tmp_path}: can't be locked (") and ran
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file.*can.t be written"), locked(tmp_path / "file" / "log", warn=print):
         pass

@@ -15,7 +15,7 @@ def fruits(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return registry
 
 
-def test_entries_are_found_by_name(fruits: Registry) -> None:
+def test_entries_are_found_by_name(fruits):
     assert CHOICES["fruit"] is fruits and fruits.find("plum") == "PLUM"
     assert fruits.register("fig")(3) == 3 == fruits.find("fig"), "a decorator gives back what it gets"
 
@@ -24,10 +24,10 @@ def test_entries_are_found_by_name(fruits: Registry) -> None:
     ("name", "hint"),
     [("pearl", "no fruit 'pearl'; did you mean pear or"), ("xyz", "no fruit 'xyz'; there are: peach, pear, plum")],
 )
-def test_other_names_get_the_closest_or_all(fruits: Registry, name: str, hint: str) -> None:
+def test_other_names_get_the_closest_or_all(fruits, name, hint):
     with pytest.raises(UserError, match=hint):
         fruits.find(name)
 
 
-def test_a_package_is_imported_before_the_first_look() -> None:
+def test_a_package_is_imported_before_the_first_look():
     assert {"cpcl", "cps", "mean_teacher", "supervised"} <= CHOICES["method"].all().keys()

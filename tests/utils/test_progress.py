@@ -37,7 +37,7 @@ def command(tmp_path: Path) -> dict:
     return {"args": [sys.executable, "-c", SCRIPT, str(tmp_path)], "cwd": REPOSITORY}
 
 
-def test_a_pipe_gets_plain_lines(command: dict) -> None:
+def test_a_pipe_gets_plain_lines(command):
     done = subprocess.run(**command, capture_output=True, check=True)
     assert not set(done.stdout + done.stderr) & ({*range(32), 127} - {ord("\n")})
     lines = done.stdout.decode().splitlines()
@@ -46,7 +46,7 @@ def test_a_pipe_gets_plain_lines(command: dict) -> None:
 
 
 @pytest.mark.parametrize("columns", [120, 0], ids=["sized", "of unknown size"])
-def test_log_lines_do_not_tear_the_bar_of_a_terminal(command: dict, columns: int) -> None:
+def test_log_lines_do_not_tear_the_bar_of_a_terminal(command, columns):
     ours, theirs = os.openpty()
     ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
@@ -69,7 +69,7 @@ def test_log_lines_do_not_tear_the_bar_of_a_terminal(command: dict, columns: int
     assert all(len(part) <= (columns or 80) for line in lines for part in line.split("\r"))
 
 
-def test_a_long_job_gives_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_long_job_gives_a_line_now_and_then(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     with ProgressBar("files", 100) as bar:
@@ -80,7 +80,7 @@ def test_a_long_job_gives_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, c
     assert [re.match(r"files: (\d+)%", line)[1] for line in lines] == ["30", "60", "90", "100"]
 
 
-def test_work_in_threads_keeps_its_order(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_in_threads_keeps_its_order(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 1000)
     assert parallel(lambda value: value * 2, range(50), "doubling") == list(range(0, 100, 2))
     assert capsys.readouterr().err.startswith("doubling: 100% 50/50")

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,7 @@ print([int(value) for value in loader], tempfile.gettempdir())
 
 
 @pytest.mark.parametrize("name", ["short", "t" * 60 + "/" + "ü" * 30], ids=["short", "long"])
-def test_loaders_run_and_other_temporary_files_stay_in_tmpdir(tmp_path: Path, name: str) -> None:
+def test_loaders_run_and_other_temporary_files_stay_in_tmpdir(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir(parents=True)
     environment = {**os.environ, "TMPDIR": str(folder)}
@@ -31,8 +30,8 @@ def test_loaders_run_and_other_temporary_files_stay_in_tmpdir(tmp_path: Path, na
     assert done.stdout == f"[0, 1, 2, 3] {folder}\n", done.stderr
 
 
-def test_without_a_short_folder_that_can_be_written_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_short_folder_that_can_be_written_the_variable_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sockets.tempfile, "tempdir", "/" + 70 * "t")
-    monkeypatch.setattr(sockets, "SHORT_FOLDERS", ("/nowhere",))
+    monkeypatch.setattr(sockets, "SHORT_FOLDERS", (str(tmp_path / "nowhere"),))
     with pytest.raises(UserError, match=r"^TMPDIR = /ttt.*num_workers=0"):
         sockets.shorten_sockets()
