@@ -1,4 +1,4 @@
-"""All checks of what an experiment's settings point to, as findings that a person can act on."""
+"""All checks of an experiment's data, weights and resources; their results are findings with advice."""
 
 import numpy as np
 import torch
@@ -26,23 +26,23 @@ from furnace.utils.settings import Settings
 from furnace.utils.wording import counted, few
 
 HASH_SHOWN = 12
-LABELLED, UNLABELLED, VALIDATION = "labelled", "unlabelled", "validation"
-# What to do about the faults of images and labels, by check.
+LABELED, UNLABELED, VALIDATION = "labelled", "unlabelled", "validation"
+# Advice for the faults of images and labels, by check.
 ADVICE = {
     DECODES: "copy these files again",
-    SIZES: "take the labels that belong to the images",
+    SIZES: "give the labels that belong to the images",
     VALUES: "",
-    EMPTY: "all of their pixels are ignored, so that they teach nothing",
+    EMPTY: "all of their pixels are ignored; training learns nothing from them",
 }
 
 
 class Checkup:
-    """The checks of an experiment; what they find goes to `findings` in order.
+    """The checks of an experiment; their results are added to `findings` in order.
 
     Args:
         C: the experiment's settings.
-        device: on which it would train.
-        limit: images to decode of each list; None for all.
+        device: device for training.
+        limit: number of images to decode of each list; None for all.
     """
 
     def __init__(self, C: Settings, device: torch.device, limit: int | None):
@@ -52,7 +52,7 @@ class Checkup:
         self.inspections: dict[str, list[Inspection]] = {}
 
     def run(self) -> list[Finding]:
-        """All checks."""
+        """Run all checks."""
         self.check_lists()
         self.check_overlaps()
         self.check_files()
@@ -66,14 +66,14 @@ class Checkup:
         return self.findings
 
     def check_lists(self) -> None:
-        """Each list can be read; its count, protocol and hash."""
+        """Check that each list can be read; report its length, protocol and hash."""
         C = self.C
-        sources = {LABELLED: (C.train_source, C.train_folder)}
+        sources = {LABELED: (C.train_source, C.train_folder)}
         if METHODS.find(C.method).unlabeled:
-            sources[UNLABELLED] = (C.unsup_source, C.train_folder)
+            sources[UNLABELED] = (C.unsup_source, C.train_folder)
         sources[VALIDATION] = (C.eval_source, C.eval_folder)
         for title, (source, folder) in sources.items():
-            listing = open_listing(title, source, C.dataset_path, folder, labeled=title != UNLABELLED)
+            listing = open_listing(title, source, C.dataset_path, folder, labeled=title != UNLABELED)
             self.listings[title] = listing
             self._check_list(listing)
 
@@ -87,12 +87,12 @@ class Checkup:
             text = f"{counted(listing.lines, 'image')}; {protocol}; sha256 {list_hash(listing.source)[:HASH_SHOWN]}..."
             self._add(Level.OK, check, text)
             if repeated := len(listing.lines) - len(set(listing.lines)):
-                self._add(Level.PROBLEM, check, f"{repeated} lines are repetitions", "remove them")
+                self._add(Level.PROBLEM, check, f"{repeated} repeated lines", "remove them")
         elif images:
             self._add(Level.OK, check, f"{images} images in the folder {listing.source}")
 
     def check_overlaps(self) -> None:
-        """No image is in two lists."""
+        """Check that no image is in two lists."""
         listings = list(self.listings.values())
         for index, other in enumerate(listings):
             for one in listings[:index]:
@@ -108,17 +108,17 @@ class Checkup:
         text = f"{counted(shared, 'image')} in both: {few(shared)}"
         published = all(listing.lines and recognize(listing.source) for listing in (one, other))
         if other.title == VALIDATION:
-            advice = f"take them out of the {one.title} list, else the scores are too high"
+            advice = f"remove them from the {one.title} list; otherwise the scores are too high"
             self._add(Level.PROBLEM, check, text, advice)
         elif len(shared) == len(one.samples) < len(other.samples):
             self._add(Level.NOTE, check, text, "all labelled images, as in the published full supervision")
         elif published:
-            self._add(Level.NOTE, check, text, "a known fault of the published few-label lists; it does little harm")
+            self._add(Level.NOTE, check, text, "a known fault of the published few-label lists; its effect is small")
         else:
-            self._add(Level.PROBLEM, check, text, "take them out of one of the lists")
+            self._add(Level.PROBLEM, check, text, "remove them from one of the lists")
 
     def check_files(self) -> None:
-        """Every image and label of the lists is there."""
+        """Check that every image and label of the lists exists."""
         for title, listing in self.listings.items():
             missing = missing_files(listing)
             if missing:
@@ -126,10 +126,10 @@ class Checkup:
                 self._add(Level.PROBLEM, f"{title} files", text, "see DATA/README.md, or correct the list")
             elif listing.samples:
                 what = "images and labels" if listing.labeled else "images"
-                self._add(Level.OK, f"{title} files", f"all {what} are there")
+                self._add(Level.OK, f"{title} files", f"all {what} exist")
 
     def check_contents(self) -> None:
-        """Images and labels decode, fit together, and hold classes."""
+        """Check that images and labels can be decoded, have the same size, and hold classes."""
         for title, listing in self.listings.items():
             found = self.inspections[title] = inspect_all(listing, self.C.num_classes, self.limit)
             for check, advice in ADVICE.items():
@@ -143,17 +143,17 @@ class Checkup:
                 self._add(Level.OK, f"{title} contents", f"{read} {fine}")
 
     def check_classes(self) -> None:
-        """Every class occurs in lists that were read whole."""
+        """Check that every class occurs in each list that was read completely."""
         C = self.C
         names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
         for title, counts in self.class_counts().items():
             absent = [name for name, count in zip(names, counts[: C.num_classes], strict=True) if not count]
             if absent and len(self.inspections[title]) == len(self.listings[title].samples):
                 text = f"no label shows {', '.join(absent)}"
-                self._add(Level.NOTE, f"{title} classes", text, "choose other images, or expect nothing of the class")
+                self._add(Level.NOTE, f"{title} classes", text, "choose other images to train this class")
 
     def class_counts(self) -> dict[str, np.ndarray]:
-        """Pixels of each label value (256,) int64, by title of the list, in the labels read."""
+        """Number of pixels of each label value, (256,) int64, in the labels that were read, by title of the list."""
         counts = {
             title: [inspection.counts for inspection in found if inspection.counts is not None]
             for title, found in self.inspections.items()
@@ -161,7 +161,7 @@ class Checkup:
         return {title: np.sum(values, axis=0) for title, values in counts.items() if values}
 
     def check_duplicates(self) -> None:
-        """No image has a copy under another name."""
+        """Check that no image has a copy under another name."""
         groups = duplicates(list(self.listings.values()))
         leaks = [group for group in groups if VALIDATION in dict(group) and len(dict(group)) > 1]
         others = [group for group in groups if group not in leaks]
@@ -169,14 +169,14 @@ class Checkup:
             if found:
                 names = [" = ".join(str(path) for _, path in group) for group in found]
                 text = f"{counted(found, 'image')} with copies{where}: {few(names)}"
-                self._add(level, "duplicate images", text, "take the copies out of the lists")
+                self._add(level, "duplicate images", text, "remove the copies from the lists")
         if not groups and any(listing.samples for listing in self.listings.values()):
             self._add(Level.OK, "duplicate images", "none")
 
     def check_cache(self) -> None:
-        """There is room for the decoded training images."""
-        labeled = self.listings[LABELLED].samples
-        unlabeled = self.listings[UNLABELLED].samples if UNLABELLED in self.listings else []
+        """Check that there is space for the decoded training images."""
+        labeled = self.listings[LABELED].samples
+        unlabeled = self.listings[UNLABELED].samples if UNLABELED in self.listings else []
         if labeled or unlabeled:
             images = [sample.image for sample in [*labeled, *unlabeled]]
             self.findings.append(check_cache(self.C, images, [sample.label for sample in labeled]))

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(class_table(C, counts, checkup))
     console.print(findings_table(C, findings))
     problems, notes = (sum(f.level == level for f in findings) for level in (Level.PROBLEM, Level.NOTE))
-    scope = "" if args.full else f"; at most {SAMPLE} images of each list decoded, --full takes all"
+    scope = "" if args.full else f"; at most {SAMPLE} images of each list decoded, --full decodes all"
     console.print(f"problems: {problems}, notes: {notes}{scope}", soft_wrap=True, highlight=False)
     return 1 if problems else 0
 
