@@ -4,8 +4,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := log/demo
 MINUTES := 10
+PART := furnace.seg_opr
 
-.PHONY: help env demo test test-slow torture clean
+.PHONY: help env demo test test-slow torture mutants clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -39,6 +40,11 @@ test-slow: env ## the tests that take minutes
 
 torture: env ## train a toy set while faults are injected at random, for MINUTES=10
 	$(PY) -m tests.torture --minutes $(MINUTES)
+
+mutants: env ## change the code in small ways and see if a test fails, in parts: PART=furnace.seg_opr.losses
+	$(PY) -m pip install --quiet "mutmut>=3.3"
+	OMP_NUM_THREADS=1 $(PY) -m mutmut run "$(PART)*"
+	$(PY) -m mutmut results
 
 clean: ## remove the environment and the demo's output
 	rm -rf $(VENV) $(DEMO)
