@@ -1,4 +1,4 @@
-"""What a run leaves beside its snapshots: removed with a run that is replaced, set apart when a run goes back."""
+"""Traces of a run beside its snapshots: removed with a run that is replaced, set apart when a run goes back."""
 
 import json
 import re
