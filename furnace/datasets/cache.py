@@ -19,10 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL
-from PIL import Image
+import tifffile
 
 from furnace.datasets.cache_folder import OFF, free_bytes, hold, writing
-from furnace.datasets.reading import DAMAGED, Files, read_image, read_label
+from furnace.datasets.reading import READER, Files, image_size, read_image, read_label
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 from furnace.utils.progress import parallel
@@ -32,7 +32,7 @@ from furnace.utils.wording import byte_size
 HEADER = struct.Struct("<8s5I2q20x")
 MAGIC = b"decoded1"
 # Other versions may decode JPEG files to slightly other pixels.
-DECODER = zlib.crc32(f"{cv2.__version__} {PIL.__version__}".encode())
+DECODER = zlib.crc32(f"{READER} {cv2.__version__} {PIL.__version__} {tifffile.__version__}".encode())
 RESERVE = 2**28  # bytes to leave free
 
 
@@ -56,9 +56,8 @@ class Source:
     def decoded_bytes(self) -> int:
         """Size of the entry, 0 where the file can't be read."""
         try:
-            with Image.open(self.path) as file:
-                width, height = file.size
-        except DAMAGED:
+            width, height = image_size(self.path)
+        except UserError:
             return 0
         return HEADER.size + width * height * max(self.channels, 1)
 

@@ -8,7 +8,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from furnace.datasets.reading import is_cut_off, wrong_values
+from furnace.datasets.picture import completed
+from furnace.datasets.reading import wrong_values
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.visualize import Palette, full_palette
 
@@ -19,9 +20,9 @@ GREY, INDEXED = 0, 3
 
 def check_jpeg(content: bytes) -> bytes:
     """`content` itself. Raises if it can't be decoded to the end."""
-    if is_cut_off(content):
+    if (whole := completed(content)) is None:
         raise ValueError("a truncated JPEG")
-    with Image.open(BytesIO(content), formats=["JPEG"]) as image:
+    with Image.open(BytesIO(whole), formats=["JPEG"]) as image:
         image.load()
     return content
 

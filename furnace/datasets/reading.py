@@ -1,24 +1,22 @@
 """Reading images and labels, with every fault named."""
 
-import struct
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
+from furnace.datasets.picture import DAMAGED, FORMATS, Picture, undecodable
 from furnace.datasets.splits import Sample
+from furnace.datasets.tiff import STARTS, Tiff
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 
 MAX_PIXELS = 2**27  # a larger image is taken for a fault, before memory is asked for; Pillow's own limit is higher
 MAX_FILE_BYTES = 2**29  # likewise: even an uncompressed image of MAX_PIXELS is smaller
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow would hand others to outside programs
-# What Pillow raises over damaged files.
-DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
+# Changes when pixels are read otherwise than before.
+READER = "2"
 
 
 class Files:
@@ -46,15 +44,15 @@ class Files:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image as (H, W, 3) uint8 RGB. Raises UserError if it is missing, too large or can't be decoded."""
-    data, _ = open_image(path)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None or is_cut_off(data):
-        raise undecodable(path)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    """An image as (H, W, 3) uint8 RGB, upright as viewers show it.
+
+    Transparency and bands after the third are left out, with a note; `to_levels` makes bytes of other numbers.
+
+    Raises:
+        UserError: it is missing, too large or can't be decoded.
+    """
+    file = open_image(path)
+    return upright(file.rgb(), file.orientation)
 
 
 def read_label(path: Path, num_classes: int) -> np.ndarray:
@@ -83,16 +81,20 @@ def wrong_values(label: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def decode_label(path: Path) -> np.ndarray:
-    """The values of a label map (H, W), unchecked. Raises UserError as `read_label` does otherwise."""
-    _, file = open_image(path)
-    if file.mode not in ("L", "P", "1", "I;16", "I"):
-        raise UserError(
-            f"{path}: a label must hold one class index a pixel, this is a {file.mode} image; convert its colours"
-        )
-    try:
-        return np.array(file)
-    except DAMAGED as error:
-        raise undecodable(path) from error
+    """The values of a label map (H, W) as its file holds them, unchecked. Raises UserError as `read_label` does."""
+    file = open_image(path)
+    return upright(file.indices(), file.orientation)
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels (H, W, ...) of a file as its EXIF orientation, 1 to 8, says how to show them."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def read_pair(sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +111,8 @@ def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[i
         )
 
 
-def open_image(path: Path) -> tuple[bytes, Image.Image]:
-    """Content of an image file, and its image: only the header is decoded so far.
+def open_image(path: Path) -> Picture | Tiff:
+    """An image file of which only the header is decoded so far.
 
     Raises:
         UserError: the file is missing, is not an image, or claims more than `MAX_PIXELS`.
@@ -121,31 +123,24 @@ def open_image(path: Path) -> tuple[bytes, Image.Image]:
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise UserError(f"{path}: {size} bytes are more than the limit of {MAX_FILE_BYTES}")
         data = path.read_bytes()
-        image = Image.open(BytesIO(data), formats=FORMATS)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the list and C.dataset_path") from None
-    except DAMAGED as error:
-        raise undecodable(path) from error
-    width, height = image.size
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error})") from error
+    file = Tiff(data, path) if data.startswith(STARTS) else Picture(data, path)
+    width, height = file.size
     if width * height > MAX_PIXELS:
         raise UserError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
-    return data, image
+    return file
 
 
-def undecodable(path: Path) -> UserError:
-    """Message about a file that can't be decoded."""
-    return UserError(f"{path}: can't be decoded; the file is damaged or no image")
-
-
-def is_cut_off(data: bytes) -> bool:
-    """True if a JPEG file ends before its image does; older OpenCV fills the rest with grey."""
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    # A segment may hold a whole thumbnail: FFD9 means the image's end only after all segments.
-    return data[at : at + 2] == b"\xff\xda" and data.find(b"\xff\xd9", at) < 0
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) as stored. Raises UserError as `open_image` does."""
+    try:
+        with Image.open(path, formats=FORMATS) as file:  # reads no more than the header
+            return file.size
+    except DAMAGED:
+        return open_image(path).size
 
 
 def likely_cause(values: np.ndarray, num_classes: int) -> str:

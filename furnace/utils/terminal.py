@@ -2,6 +2,7 @@
 
 import os
 import sys
+from multiprocessing import parent_process
 from typing import Any
 
 from rich import table
@@ -30,3 +31,14 @@ class Table(table.Table):
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
+_noted: set[str] = set()
+
+
+def note(kind: str, text: str) -> None:
+    """Print one note to stderr for each `kind`, in the first process of a run; its loaders' workers are silent."""
+    if kind in _noted or parent_process() is not None or os.environ.get("RANK", "0") != "0":
+        return
+    _noted.add(kind)
+    Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)

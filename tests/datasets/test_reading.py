@@ -4,7 +4,6 @@ import io
 import struct
 import zlib
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
-from furnace.datasets.reading import is_cut_off, read_image, read_label, read_pair
+from furnace.datasets.picture import completed
+from furnace.datasets.reading import read_image, read_label, read_pair
 from furnace.datasets.splits import Sample
 from furnace.utils.errors import UserError
 from tests.tiny_data import NUM_CLASSES, PALETTE, blocky_label, write_image, write_palette_label
@@ -170,7 +170,7 @@ def test_truncated_jpeg_is_refused(share, options, photo, tmp_path):
 
 def test_truncated_jpeg_is_refused_where_the_decoder_fills_it_up(photo, tmp_path, monkeypatch):
     path = write_image(tmp_path / "image.jpg", photo)
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: photo.copy())
+    monkeypatch.setattr("furnace.datasets.picture.cv2.imdecode", lambda *_: photo.copy())
     assert read_image(path).shape == photo.shape
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="can't be decoded; the file is damaged"):
@@ -186,10 +186,21 @@ def test_a_jpeg_is_cut_off_from_its_first_scan_to_its_last_byte(progressive, thu
     path = write_image(tmp_path / "image.jpg", photo, progressive=progressive, exif=exif)
     content = path.read_bytes()
     np.testing.assert_allclose(read_image(path), np.asarray(Image.open(path)).astype(int), atol=2)
-    assert not is_cut_off(content)
+    assert completed(content) is content
     first_scan = content.index(b"\xff\xda", len(exif))
-    assert all(is_cut_off(content[:end]) for end in range(first_scan + 2, len(content), 7))
-    assert is_cut_off(content[:-1])
+    whole = np.asarray(Image.open(path))
+    for end in range(first_scan + 2, len(content) - 2, 7):
+        path.write_bytes(content[:end] + b"\xff\xd9")
+        assert completed(content[:end]) is None or np.array_equal(np.asarray(Image.open(path)), whole)
+    assert completed(content[: -len(content) // 10]) is None
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_jpeg_that_lacks_its_end_alone_is_read(lost, photo, tmp_path):
+    path = write_image(tmp_path / "image.jpg", photo)
+    expected = read_image(path)
+    path.write_bytes(path.read_bytes()[:-lost])
+    np.testing.assert_array_equal(read_image(path), expected)
 
 
 @pytest.mark.parametrize("appended", [b"\0\0\0", b"\n", b"\xff\xda more data \xff\xd8"])

@@ -1,0 +1,150 @@
+"""PNG, JPEG and other common images as the values of their files, decoded by OpenCV and Pillow."""
+
+import struct
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from furnace.datasets.levels import to_levels
+from furnace.utils.errors import UserError
+from furnace.utils.terminal import note
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "AVIF")  # Pillow would hand others to outside programs
+BY_OPENCV = ("PNG", "JPEG", "BMP", "WEBP")
+TRANSPARENT = ("RGBA", "LA", "PA")
+ORIENTATION = 274  # EXIF tag
+PNG_BITS = 24  # position of the bits a sample
+JPEG_START, JPEG_END, SCAN, PROGRESSIVE = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc2"
+FILLER = b"\x55\xaa" * 64
+# What Pillow raises over damaged files.
+DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
+
+
+class Picture:
+    """An image file that OpenCV or Pillow can read; at first only its header is decoded.
+
+    Args:
+        data: content of the file.
+        path: where it is from, for messages.
+
+    Attributes:
+        size: (width, height) as stored.
+
+    Raises:
+        UserError: damaged, or no image.
+    """
+
+    def __init__(self, data: bytes, path: Path):
+        self.data, self.path = data, path
+        try:
+            self.header = Image.open(BytesIO(data), formats=FORMATS)
+        except DAMAGED as error:
+            raise undecodable(path) from error
+        self.size = self.header.size
+
+    @property
+    def orientation(self) -> int:
+        """EXIF orientation, 1 to 8."""
+        # Pillow would decode the whole image in search of a PNG's EXIF data.
+        if self.header.format == "PNG" and b"eXIf" not in self.data:
+            return 1
+        try:
+            return self.header.getexif().get(ORIENTATION, 1)
+        except DAMAGED:
+            return 1
+
+    def rgb(self) -> np.ndarray:
+        """The image as (H, W, 3) uint8 without its transparency. Raises UserError if it can't be decoded."""
+        header = self.header
+        if header.mode in TRANSPARENT or "transparency" in header.info:
+            note("transparent images", f"{self.path}: is read without its transparency")
+        if header.format == "PNG" and self.data[PNG_BITS] == 16:
+            return to_levels(self._by_opencv(cv2.IMREAD_UNCHANGED), self.path)
+        if header.format in BY_OPENCV and header.mode != "CMYK":
+            return self._by_opencv(cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return self._by_pillow("RGB")
+
+    def indices(self) -> np.ndarray:
+        """The values of a label map (H, W). Raises UserError if it can't be decoded, or holds colours or losses."""
+        header = self.header
+        if header.mode not in ("L", "P", "1", "I;16", "I"):
+            raise no_label(self.path, f"a {header.mode} image")
+        if header.format == "JPEG":
+            raise UserError(f"{self.path}: a JPEG changes the values of labels; write them as PNG")
+        if header.format == "PPM" and header.tile[0].codec_name != "raw":
+            raise UserError(f"{self.path}: its values would be scaled by its maximum; write labels as PNG")
+        values = self._by_pillow(None)
+        if header.format == "PNG" and header.mode == "L":
+            # Pillow stretches the levels of few bits to 255.
+            values //= 255 // (2 ** self.data[PNG_BITS] - 1)
+        return values.astype(np.uint8) if header.mode == "1" else values
+
+    def _complete(self) -> bytes:
+        if (data := completed(self.data)) is None:
+            raise undecodable(self.path)
+        return data
+
+    def _by_opencv(self, flags: int) -> np.ndarray:
+        """RGB (H, W, 3) of the file's own type; grey levels become colours, a fourth band is left out."""
+        try:
+            image = cv2.imdecode(np.frombuffer(self._complete(), dtype=np.uint8), flags)
+        except cv2.error:
+            image = None
+        if image is None:
+            raise undecodable(self.path)
+        if image.ndim == 2:
+            return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        if image.shape[2] == 4:
+            return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+    def _by_pillow(self, mode: str | None) -> np.ndarray:
+        try:
+            with Image.open(BytesIO(self._complete()), formats=FORMATS) as image:
+                return np.array(image.convert(mode) if mode else image)
+        except DAMAGED as error:
+            raise undecodable(self.path) from error
+
+
+def undecodable(path: Path) -> UserError:
+    """Message about a file that can't be decoded."""
+    return UserError(f"{path}: can't be decoded; the file is damaged or no image")
+
+
+def no_label(path: Path, what: str) -> UserError:
+    """Message about an image that can't be a label map."""
+    return UserError(f"{path}: a label must hold one class index a pixel, this is {what}; convert its colours")
+
+
+def completed(data: bytes) -> bytes | None:
+    """The file itself; a JPEG that lacks its end marker alone gets one, and None stands for one that lacks pixels.
+
+    Decoders would fill those up with grey.
+    """
+    if not data.startswith(JPEG_START):
+        return data
+    at, progressive = len(JPEG_START), False
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != SCAN[1:]:
+        progressive |= data[at : at + 2] == PROGRESSIVE
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    # A segment may hold a whole thumbnail: FFD9 means the image's end only after all segments.
+    if data[at : at + 2] != SCAN or data.find(JPEG_END, at) >= 0:
+        return data
+    if progressive:
+        return None  # whole scans may lack
+    data = data.rstrip(b"\xff")  # half of the marker
+    # What follows a whole image has no influence on its pixels.
+    one, other = (decode_jpeg(data + more + JPEG_END) for more in (b"", FILLER))
+    return None if one is None or not np.array_equal(one, other) else data + JPEG_END
+
+
+def decode_jpeg(data: bytes) -> np.ndarray | None:
+    """A JPEG image as Pillow decodes it, which is silent about what it fills up; None if it can't."""
+    try:
+        with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+            return np.array(image)
+    except DAMAGED:
+        return None
