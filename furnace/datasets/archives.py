@@ -4,7 +4,6 @@ Nothing is ever written under a member's name: callers ask for members by patter
 """
 
 import hashlib
-import os
 import re
 import stat
 import tarfile
@@ -18,6 +17,7 @@ from functools import cached_property
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
+from furnace.datasets.folders import walk
 from furnace.utils.errors import UserError
 
 MAX_MEMBER_BYTES = 64 * 2**20  # no image or label of these data sets comes near; memory is asked for below it only
@@ -133,17 +133,8 @@ class FolderSource(Source):
     """A folder, with the folders that links in it lead to."""
 
     def _entries(self) -> Iterator[tuple[str, Entry]]:
-        visited = set()
-        for root, folders, files in os.walk(self.path, followlinks=True):
-            folders.sort()
-            if (real := os.path.realpath(root)) in visited:  # a link back up would never end
-                folders.clear()
-                continue
-            visited.add(real)
-            for file in sorted(files):
-                path = Path(root, file)
-                if path.is_file():
-                    yield path.relative_to(self.path).as_posix(), Entry(path.stat().st_size, True)
+        for path in walk(self.path):
+            yield path.relative_to(self.path).as_posix(), Entry(path.stat().st_size, True)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         for name in names:

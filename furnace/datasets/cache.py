@@ -24,7 +24,7 @@ import tifffile
 from furnace.datasets.cache_folder import OFF, free_bytes, hold, writing
 from furnace.datasets.reading import READER, Files, image_size, read_image, read_label
 from furnace.utils.errors import UserError
-from furnace.utils.files import write_atomically
+from furnace.utils.files import unfinished, write_atomically
 from furnace.utils.progress import parallel
 from furnace.utils.wording import byte_size
 
@@ -95,6 +95,8 @@ class Cache(Files):
             hold(self, self.folder, {source.entry for source in sources})
         if self._missing(sources):
             with writing(self.folder):
+                for path in unfinished(self.folder):
+                    path.unlink(missing_ok=True)
                 self._fill(self._missing(sources), skip_unreadable)
 
     def missing_bytes(self, images: Iterable[Path], labels: Iterable[Path]) -> int:

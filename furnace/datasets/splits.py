@@ -10,11 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from furnace.datasets.folders import composed, existing, find_files
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 
 MAX_LIST_BYTES = 2**28
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff"),
+    *(".bmp", ".webp", ".ppm", ".pgm", ".gif", ".avif"),
+)
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def read_lines(source: str | Path) -> list[tuple[int, str]]:
     if (size := source.stat().st_size) > MAX_LIST_BYTES:
         raise UserError(f"{source}: {size} bytes are more than a list has; is it another file?")
     try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        # Other characters that Python takes for line ends may be part of a name.
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{source}: can't be read as a text list ({error.__class__.__name__})") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -137,29 +143,39 @@ def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labeled:
     if "\0" in line or len(fields) > 2 or not all(fields):
         raise UserError(f"{where}: can't read {line[:80]!r}; expected an image id, or IMAGE<TAB>LABEL")
     if len(fields) == 2:
-        image, label = (root / field.lstrip("/") for field in fields)
+        image, label = (_locate(field, root) for field in fields)
         return Sample(image.stem, image, label)
     if Path(line).suffix.lower() in IMAGE_SUFFIXES:
         if labeled:
             raise UserError(f"{where}: {line[:80]!r} names no label; expected an image id, or IMAGE<TAB>LABEL")
-        # An absolute path is one only if it leads somewhere: the published lists begin with "/", too.
-        image = Path(line) if os.path.isfile(line) else root / line.lstrip("/")
+        image = _locate(line, root)
         return Sample(image.stem, image, None)
-    if line not in images:
+    if (key := composed(line)) not in images:
         raise UserError(
             f"{where}: no image {root / folder / 'image' / line}.*; check the list, C.dataset_path and the folder"
         )
-    return Sample(line, images[line], root / folder / "label" / f"{line}.png")
+    return Sample(line, images[key], existing(root / folder / "label" / f"{line}.png"))
+
+
+def _locate(path: str, root: Path) -> Path:
+    """The file of a path in a list: below `root`, with a leading "/" or not, or else an absolute one."""
+    below = existing(root / path.lstrip("/"))
+    # Published lists begin with "/", too: an absolute path is one only if it leads somewhere.
+    return Path(path) if path.startswith("/") and os.path.isfile(path) else below
 
 
 def _images_by_id(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check C.dataset_path, or see DATA/README.md for what belongs there")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    images: dict[str, Path] = {}
+    for path in find_files(folder, IMAGE_SUFFIXES, recursive=False):
+        if (other := images.setdefault(composed(path.stem), path)) != path:
+            raise UserError(f"{path} and {other}: two images of one id; move one of them away")
+    return images
 
 
 def _read_folder(folder: Path) -> list[Sample]:
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = find_files(folder, IMAGE_SUFFIXES)
     if not images:
         raise UserError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return [Sample(path.relative_to(folder).with_suffix("").as_posix(), path, None) for path in images]

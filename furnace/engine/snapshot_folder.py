@@ -8,7 +8,7 @@ from pathlib import Path
 
 from furnace.engine.snapshots import Snapshot, check_finite, load_snapshot, read_progress
 from furnace.utils.errors import UserError
-from furnace.utils.files import part_of, replacing
+from furnace.utils.files import replacing, unfinished
 
 LAST = "epoch-last.pth"
 AUTOSAVE = "autosave.pth"  # may be of any iteration; there is only the latest
@@ -97,8 +97,8 @@ def clear(folder: str | Path) -> int:
 
 def sweep(folder: str | Path) -> None:
     """Remove the unfinished file that a run killed while saving has left."""
-    for unfinished in Path(folder).glob(part_of(Path("*.pth")).name):
-        unfinished.unlink(missing_ok=True)
+    for path in unfinished(Path(folder), ".pth"):
+        path.unlink(missing_ok=True)
 
 
 def find_snapshots(which: str, folder: str | Path) -> list[Path]:

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from furnace.datasets.folders import check_name, find_files
 from furnace.datasets.splits import IMAGE_SUFFIXES
 from furnace.utils.errors import UserError
 
@@ -54,15 +55,16 @@ def find_matches(text: str, skip: Path) -> list[Path]:
         return [Path(text)]
     if not Path(text).is_dir() and not glob.has_magic(text):
         raise UserError(f"{text}: no such file or folder")
-    candidates = Path(text).rglob("*") if Path(text).is_dir() else map(Path, glob.glob(text, recursive=True))
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     results = skip.resolve()
-    return sorted(
-        path
-        for path in candidates
-        if path.is_file()
-        and path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
-        and not path.resolve().is_relative_to(results)
-    )
+    if Path(text).is_dir():
+        candidates = find_files(Path(text), suffixes)
+    else:
+        matches = sorted(map(Path, glob.glob(text, recursive=True)))
+        candidates = [path for path in matches if path.is_file() and path.suffix.lower() in suffixes]
+        for path in candidates:
+            check_name(path)
+    return [path for path in candidates if not path.resolve().is_relative_to(results)]
 
 
 def fixed_folder(text: str) -> Path:

@@ -4,14 +4,15 @@ import os
 import re
 import shlex
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from furnace.datasets.catalog import CATALOG
+from furnace.datasets.folders import composed, find_files, walk
 from furnace.datasets.reading import check_sizes, read_image, read_label
-from furnace.datasets.splits import Sample, read_list, write_list
+from furnace.datasets.splits import LABEL_SUFFIXES, Sample, read_list, write_list
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import write_atomically
 from furnace.utils.labels import IGNORE_INDEX
@@ -197,32 +198,38 @@ def build_parser() -> ArgumentParser:
 
 
 class Masks:
-    """The masks of a folder, to be taken by the names of images. Raises UserError if one fits two images."""
+    """The masks of a folder, by their names. Raises UserError if two have the same."""
 
     def __init__(self, folder: Path):
-        paths = sorted(folder.rglob("*.png"))
-        self.by_path = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+        self.by_path: dict[str, Path] = {}
         self.by_stem: dict[str, list[Path]] = {}
-        for path in paths:
-            self.by_stem.setdefault(path.stem, []).append(path)
-        self.taken: dict[Path, Path] = {}
+        for path in find_files(folder, LABEL_SUFFIXES):
+            name = composed(path.relative_to(folder).with_suffix("").as_posix())
+            if (other := self.by_path.setdefault(name, path)) != path:
+                raise UserError(f"{path} and {other}: two masks of one name; move one of them away")
+            self.by_stem.setdefault(composed(path.stem), []).append(path)
 
-    def take(self, image: Path) -> Path | None:
-        """The mask of an image's path without suffix: at the same place, or else the only one of its name."""
-        for suffix in MASK_SUFFIXES:
-            alike = self.by_stem.get(image.name + suffix, [])
-            mask = self.by_path.get(image.as_posix() + suffix) or (alike[0] if len(alike) == 1 else None)
-            if mask is None:
-                continue
-            if mask in self.taken:
-                raise UserError(f"{mask}: fits both {self.taken[mask]} and {image}; put masks into sub-folders, too")
-            self.taken[mask] = image
-            return mask
-        return None
+    def choose(self, images: list[Path]) -> list[Path | None]:
+        """The masks of images, paths without suffix: at the same place, or else the only one of the name that is left.
 
-    def left(self) -> list[Path]:
-        """Those that nobody took."""
-        return [path for path in self.by_path.values() if path not in self.taken]
+        Raises:
+            UserError: one fits two images.
+        """
+        placed = {image: mask for image in images if (mask := self._first(self.by_path, image.as_posix()))}
+        taken = {mask: image for image, mask in placed.items()}
+        by_name = {name: paths[0] for name, paths in self.by_stem.items() if len(paths) == 1 and paths[0] not in taken}
+        for image in images:
+            if image not in placed and (mask := self._first(by_name, image.name)):
+                if mask in taken:
+                    raise UserError(f"{mask}: fits both {taken[mask]} and {image}; put masks into sub-folders, too")
+                placed[image], taken[mask] = mask, image
+        if left := [path for path in self.by_path.values() if path not in taken]:
+            raise UserError(f"{left[0]}: fits no image; a mask has its image's name")
+        return [placed.get(image) for image in images]
+
+    def _first(self, masks: dict[str, Path], name: str) -> Path | None:
+        found = (masks.get(composed(name) + suffix) for suffix in MASK_SUFFIXES)
+        return next((mask for mask in found if mask), None)
 
 
 def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
@@ -232,21 +239,16 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-    found = Masks(masks)
     samples = [s for s in read_list(images, images, labeled=False) if not s.image.is_relative_to(masks)]
-    labeled, unlabeled = [], []
-    for sample in samples:
-        mask = found.take(sample.image.relative_to(images).with_suffix(""))
-        labeled.append(Sample(sample.name, sample.image, mask)) if mask else unlabeled.append(sample)
-    if left := found.left():
-        raise UserError(f"{left[0]}: fits no image in {images}; a mask has its image's name")
+    chosen = Masks(masks).choose([sample.image.relative_to(images).with_suffix("") for sample in samples])
+    pairs = list(zip(samples, chosen, strict=True))
+    labeled = [replace(sample, label=mask) for sample, mask in pairs if mask]
     if len(labeled) < MIN_MASKS:
-        others = f" (of {len(list(masks.rglob('*')))} files in all)" if not labeled else ""
+        others = f" (of {len(walk(masks))} files in all)" if not labeled else ""
         raise UserError(
-            f"{masks}: {len(labeled)} PNG masks with images{others}; {MIN_MASKS} are the least, some dozens a good "
-            "start"
+            f"{masks}: {len(labeled)} masks with images{others}; {MIN_MASKS} are the least, some dozens a good start"
         )
-    return labeled, unlabeled
+    return labeled, [sample for sample, mask in pairs if not mask]
 
 
 def survey(labeled: list[Sample]) -> tuple[np.ndarray, tuple[int, int]]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from furnace.datasets.archives import FolderSource, Source
 from furnace.datasets.encoding import COLOUR_TYPE, PNG_END
+from furnace.datasets.folders import walk
 from furnace.datasets.protocols import (
     Layout,
     Partition,
@@ -248,4 +249,4 @@ def strays(plan: Plan) -> list[str]:
 
 def visible_files(folder: Path) -> list[Path]:
     """The files in `folder` but hidden ones, sorted."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return walk(folder, recursive=False)

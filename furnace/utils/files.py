@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 from furnace.utils.errors import UserError
 from furnace.utils.wording import byte_size
 
+PART = ".part"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -48,8 +50,13 @@ def existing_part(path: Path) -> Path:
 
 
 def part_of(path: Path) -> Path:
-    """The temporary name of `path`: always the same, so that what a killed run left is replaced by the next."""
-    return path.with_name(f".{path.name}.part")
+    """A temporary name for `path` that no other writer has; what a killed run leaves of it is hidden."""
+    return path.with_name(f".{token_hex(8)}{path.suffix}{PART}")
+
+
+def unfinished(folder: Path, suffix: str = "") -> list[Path]:
+    """What killed runs have left in a folder of files with a suffix that they had not finished."""
+    return list(folder.glob(f".*{suffix}{PART}"))
 
 
 @contextmanager
@@ -67,7 +74,6 @@ def replacing(path: Path, needed: int | None = None, flush: bool = True) -> Iter
     part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
         yield part
         if flush:
             _flush(part)
@@ -104,7 +110,7 @@ def _explained(path: Path, error: OSError, needed: int | None) -> UserError:
     if error.errno not in FULL:
         return UserError(f"{path}: can't be written ({error.strerror or error}); check the folder and its permissions")
     size = f"{byte_size(needed)} are needed, " if needed else ""
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(existing_part(path.parent)).free
     return UserError(
         f"{path}: no space left on the disk ({size}{byte_size(free)} are free); what was there is kept; "
         "make room and run the same command again, it goes on from here"

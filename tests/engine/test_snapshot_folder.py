@@ -56,7 +56,7 @@ def test_what_was_saved_last_is_kept_whatever_its_number(tmp_path: Path) -> None
 
 
 def test_clearing_removes_saves_and_what_a_killed_run_left_but_nothing_else(tmp_path: Path) -> None:
-    for name in ("epoch-2.pth", LAST, AUTOSAVE, ".epoch-4.pth.part", "mine.pth", "run.json"):
+    for name in ("epoch-2.pth", LAST, AUTOSAVE, ".0a.pth.part", "mine.pth", "run.json"):
         (tmp_path / name).touch()
     assert clear(tmp_path) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.pth", "run.json"]

@@ -94,8 +94,8 @@ def test_masks_that_hold_no_class_indices_are_refused_or_noted(folder: Path, cap
     with pytest.raises(UserError, match="the masks hold 60, 120, where class indices would be 0, 1, 2"):
         begin(folder, name="grey")
     for path in masks:
-        path.rename(path.with_suffix(".bmp"))
-    with pytest.raises(UserError, match=rf"masks: 0 PNG masks with images \(of {len(masks)} files in all\)"):
+        path.rename(path.with_suffix(".svg"))
+    with pytest.raises(UserError, match=rf"masks: 0 masks with images \(of {len(masks)} files in all\)"):
         begin(folder, name="none")
 
 
