@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
@@ -72,11 +73,17 @@ def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Settings]:
 
 
 @pytest.fixture(scope="session")
-def lively_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A snapshot of the tiny run with `NARROW` heads, under whose weights every class has its pixels."""
+def lively_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A snapshot of the tiny run with `NARROW` heads, under whose weights every class has its pixels.
+
+    Tests get hard links to it, and must not write into them: the tests after them would meet what they wrote.
+    """
     folder = tmp_path_factory.mktemp("lively")
     C = load_config(REPOSITORY / "exp_voc", {**TINY_RUN, **NARROW, "volna": str(folder)})
-    return write_lively(C, folder / "lively.pth")
+    path = write_lively(C, folder / "lively.pth")
+    written = crc32(path.read_bytes())
+    yield path
+    assert crc32(path.read_bytes()) == written, "a test has written into the snapshot that all share"
 
 
 class Trap:

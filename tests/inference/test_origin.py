@@ -40,12 +40,12 @@ def entries(C: Settings) -> list[dict]:
     return read_results(Path(C.log_dir) / RESULTS)
 
 
-def change(path: Path, factor: float) -> None:
-    """Write a snapshot of other weights under the same name."""
+def change(path: Path, factor: float = 1, **parts: dict) -> None:
+    """Write a snapshot of other weights, or with other parts, under the same name."""
     content = torch.load(path, weights_only=True)
     content["model"] = {key: factor * value for key, value in content["model"].items()}
     path.unlink()  # not through the hard link
-    torch.save(content, path)
+    torch.save(content | parts, path)
 
 
 def test_an_entry_carries_where_it_comes_from(C: Settings) -> None:
@@ -115,9 +115,8 @@ def test_entries_of_older_versions_do_not_end_an_evaluation(C: Settings, missing
 
 @pytest.mark.parametrize("name", ["road [paved]", "[/]", "[bold]a", '"><script>', "a$b$", "$\\frac$", "_x", "'"])
 def test_any_class_name_is_shown_as_it_is(C: Settings, name: str) -> None:
-    content = torch.load(Path(C.snapshot_dir) / "epoch-1.pth", weights_only=True)
-    content["classes"] = {"names": [name] * C.num_classes, "palette": [[0, 0, 0]] * C.num_classes}
-    torch.save(content, Path(C.snapshot_dir) / "epoch-1.pth")
+    classes = {"names": [name] * C.num_classes, "palette": [[0, 0, 0]] * C.num_classes}
+    change(Path(C.snapshot_dir) / "epoch-1.pth", classes=classes)
     console = Console(file=StringIO(), width=200)
     (entry,) = evaluate(C, "1")
     console.print(results_table(entry, Evaluator(C, CPU, console=Console(quiet=True)).metrics))
@@ -148,6 +147,7 @@ def test_recipe_and_curves_of_the_report_are_those_of_the_evaluated_snapshot(C: 
     append_metrics(Path(C.log_dir) / TRAINING_METRICS, {"iteration": 0, "loss": 1.0})
     for path in (Path(C.snapshot_dir) / "epoch-1.pth", tmp_path / "other/epoch-1.pth"):
         path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
         path.write_bytes(lively_snapshot.read_bytes())
         evaluate(C, str(path))
         page = (Path(C.log_dir) / REPORT).read_text()
@@ -155,7 +155,6 @@ def test_recipe_and_curves_of_the_report_are_those_of_the_evaluated_snapshot(C: 
             '<td>lr</td><td class="value">0.123</td>' not in page and '<td>lr</td><td class="value">0.005</td>' in page
         )
         assert "<figcaption>losses" not in page
-    content = torch.load(lively_snapshot, weights_only=True)
-    torch.save({**content, "identity": {"run": "another"}}, Path(C.snapshot_dir) / "epoch-1.pth")
+    change(Path(C.snapshot_dir) / "epoch-1.pth", identity={"run": "another"})
     evaluate(C, "1")
     assert "<figcaption>losses" in (Path(C.log_dir) / REPORT).read_text()
