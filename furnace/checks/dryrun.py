@@ -108,15 +108,15 @@ def activation_bytes(C: Settings) -> float:
 
 
 def check_disk(C: Settings, trainer: Trainer) -> Finding:
-    """Check the room for the snapshots."""
-    count = sum(is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter) for epoch in range(C.nepochs))
-    count = min(count, C.keep_snapshots) if C.keep_snapshots else count
+    """Check the room for the snapshots that are still to come."""
+    folder = Path(C.snapshot_dir)
+    epochs = [epoch for epoch in range(C.nepochs) if is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)]
+    count = sum(not (folder / f"epoch-{epoch}.pth").exists() for epoch in epochs[-C.keep_snapshots :])
     weights = sum(value.nbytes for value in trainer.network.state_dict().values())
     momentum = sum(
         p.nbytes for optimizer in trainer.learner.optimizers for g in optimizer.param_groups for p in g["params"]
     )
     needed = (count + 1) * (weights + momentum)  # and the autosave, or one that is being written
-    folder = Path(C.snapshot_dir)
     existing = existing_part(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         advice = "name another folder (-o log_dir=... or -o snapshot_dir=...)"

@@ -1,8 +1,10 @@
 """The trials of a comparison: one for each method, share of labels and seed, with its record on disk."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from furnace.utils.files import write_atomically
 from furnace.utils.settings import COSTS, PLACES, Settings
 
 RECORD = "trial.json"
+LONGEST_NAME = 120
 # Told apart by the content of the lists instead.
 SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
 # What a comparison sets from trial to trial, and what must be the same in all, or its rows would not compare.
@@ -168,8 +171,7 @@ def plan_trials(
     for seed in seeds:
         for ratio in ratios:
             for method in methods:
-                slug = method.replace(":", "_").replace("=", "-").replace("/", "-")
-                folder = out / f"{slug}_1-{ratio}_seed-{seed}"
+                folder = out / f"{folder_name(method)}_1-{ratio}_seed-{seed}"
                 own = {**overrides, **parse_method(method), "labeled_ratio": str(ratio), "seed": str(seed)}
                 own |= {"log_dir": str(folder), "snapshot_dir": str(folder / "snapshot")}
                 C = load_config(experiment, own)
@@ -178,6 +180,14 @@ def plan_trials(
                     C = load_config(experiment, own)
                 trials.append(Trial(method, ratio, seed, folder, own, C, validation))
     return trials
+
+
+def folder_name(method: str) -> str:
+    """A method with its settings as part of a folder's name; the end of a long one is its digest."""
+    name = re.sub(r"[^\w.,+=-]+", "-", method.replace(":", "_").replace("=", "-"))
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{sha256(method.encode()).hexdigest()[:8]}"
 
 
 def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:

@@ -126,7 +126,8 @@ class ZipSource(Source):
             for info in archive.infolist():
                 name = inner_name(info.filename)
                 if name in wanted:
-                    yield name, archive.read(info)
+                    with archive.open(info) as member:  # read() at once would unpack more than the member claims
+                        yield name, member.read(info.file_size) + member.read(1)
 
 
 class FolderSource(Source):

@@ -28,9 +28,9 @@ from furnace.utils.files import unfinished, write_atomically
 from furnace.utils.progress import parallel
 from furnace.utils.wording import byte_size
 
-# Magic, decoder, height, width, channels (0 for labels), checksum of the pixels, size and mtime_ns of the source.
-HEADER = struct.Struct("<8s5I2q20x")
-MAGIC = b"decoded1"
+# Magic, decoder, height, width, channels (0 for labels), checksum of the pixels, identity of the source.
+HEADER = struct.Struct("<8s5I3qQ4x")
+MAGIC = b"decoded2"
 # Other versions may decode JPEG files to slightly other pixels.
 DECODER = zlib.crc32(f"{READER} {cv2.__version__} {PIL.__version__} {tifffile.__version__}".encode())
 RESERVE = 2**28  # bytes to leave free
@@ -45,13 +45,13 @@ class Source:
     channels: int
     decode: Callable[[], np.ndarray]
 
-    def identity(self) -> tuple[int, int] | None:
-        """Size and time of the last change; None without such a file."""
+    def identity(self) -> tuple[int, int, int, int] | None:
+        """Size, times of the last change of content and of name, and number of a file; None if it does not exist."""
         try:
             found = os.stat(self.path)
         except OSError:
             return None
-        return found.st_size, found.st_mtime_ns
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
     def decoded_bytes(self) -> int:
         """Size of the entry, 0 where the file can't be read."""
@@ -74,7 +74,7 @@ class Cache(Files):
     def __init__(self, num_classes: int, folder: Path, keep: bool = True):
         super().__init__(num_classes)
         self.folder, self.keep = folder, keep
-        self.identities: dict[Path, tuple[int, int] | None] = {}
+        self.identities: dict[Path, tuple[int, int, int, int] | None] = {}
         self.checked: set[str] = set()
 
     def image(self, path: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Folders of decoded images: locks between processes, room, and a folder in memory that its last user takes away."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -66,8 +67,19 @@ def hold(user: object, folder: Path, wanted: set[str]) -> None:
     """Use `folder` as long as `user` exists in this process; the last of all processes' users removes it.
 
     The first one removes what a killed run has left there, except the files `wanted`.
+
+    Raises:
+        UserError: the folder can't be made, or belongs to another user.
     """
-    lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():  # anybody may make a folder of this name in memory
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+        lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: can't be used ({error.strerror}); name a folder in C.cache, or set {OFF}"
+        ) from error
     if _try_alone(lock) and folder.is_dir():
         for path in folder.iterdir():
             if path.name not in wanted:

@@ -17,6 +17,7 @@ from furnace.utils.progress import parallel
 
 DECODES, SIZES, VALUES, EMPTY = "decodes", "same size", "values", "has a class"
 LABEL_VALUES = 256
+COMPARED_BYTES = 4096
 
 
 @dataclass
@@ -88,15 +89,21 @@ def duplicates(listings: Iterable[Listing]) -> list[list[tuple[str, Path]]]:
     by_size = defaultdict(list)
     for entry in by_file.values():
         by_size[entry[1].stat().st_size].append(entry)
-    candidates = [entry for group in by_size.values() if len(group) > 1 for entry in group]
-    by_content = defaultdict(list)
-    for entry, content in zip(candidates, parallel(_content_hash, candidates, "duplicates"), strict=True):
-        by_content[content].append(entry)
-    return [group for group in by_content.values() if len(group) > 1]
+    alike = [group for group in by_size.values() if len(group) > 1]
+    for length in (COMPARED_BYTES, -1):  # most files differ at once
+        groups: dict[object, list[tuple[str, Path]]] = defaultdict(list)
+        entries = [(number, entry) for number, group in enumerate(alike) for entry in group]
+        digests = parallel(lambda item, length=length: _digest(item[1][1], length), entries, "duplicates")
+        for (number, entry), digest in zip(entries, digests, strict=True):
+            groups[number, digest].append(entry)
+        alike = [group for group in groups.values() if len(group) > 1]
+    return alike
 
 
-def _content_hash(entry: tuple[str, Path]) -> bytes:
-    return hashlib.blake2b(entry[1].read_bytes()).digest()
+def _digest(path: Path, length: int) -> bytes:
+    """Digest of the first `length` bytes of a file, or of all with -1."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.blake2b(file.read(length)).digest()
 
 
 def _files(sample: Sample, labeled: bool) -> list[Path]:

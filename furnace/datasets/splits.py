@@ -6,8 +6,10 @@ alone. Unlabelled images can also be a folder.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from furnace.datasets.folders import composed, existing, find_files
@@ -57,8 +59,7 @@ def scan_list(
     if source.is_dir() and not labeled:
         return _read_folder(source), []
     lines = read_lines(source)
-    ids = any("\t" not in line and Path(line).suffix.lower() not in IMAGE_SUFFIXES for _, line in lines)
-    images = _images_by_id(root / folder / "image") if ids else {}
+    images = cache(lambda: _images_by_id(root / folder / "image"))
     samples, faults = [], []
     for number, line in lines:
         try:
@@ -138,7 +139,9 @@ def check_replaceable(path: Path, lines: Sequence[str]) -> None:
         raise UserError(f"{path}: already exists and lists other images; move it away to write it anew")
 
 
-def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labeled: bool, where: str) -> Sample:
+def _parse(
+    line: str, root: Path, folder: str, images: Callable[[], dict[str, list[Path]]], labeled: bool, where: str
+) -> Sample:
     fields = [field.strip() for field in line.split("\t")]
     if "\0" in line or len(fields) > 2 or not all(fields):
         raise UserError(f"{where}: can't read {line[:80]!r}; expected an image id, or IMAGE<TAB>LABEL")
@@ -150,11 +153,17 @@ def _parse(line: str, root: Path, folder: str, images: dict[str, Path], labeled:
             raise UserError(f"{where}: {line[:80]!r} names no label; expected an image id, or IMAGE<TAB>LABEL")
         image = _locate(line, root)
         return Sample(image.stem, image, None)
-    if (key := composed(line)) not in images:
+    try:
+        found = images().get(composed(line), [])
+    except UserError as error:
+        raise UserError(f"{where}: {line[:80]!r} is taken for an image id; {error}") from error
+    if not found:
         raise UserError(
             f"{where}: no image {root / folder / 'image' / line}.*; check the list, C.dataset_path and the folder"
         )
-    return Sample(line, images[key], existing(root / folder / "label" / f"{line}.png"))
+    if len(found) > 1:
+        raise UserError(f"{where}: {found[0]} and {found[1]}: two images of one id; move one of them away")
+    return Sample(line, found[0], existing(root / folder / "label" / f"{line}.png"))
 
 
 def _locate(path: str, root: Path) -> Path:
@@ -164,13 +173,12 @@ def _locate(path: str, root: Path) -> Path:
     return Path(path) if path.startswith("/") and os.path.isfile(path) else below
 
 
-def _images_by_id(folder: Path) -> dict[str, Path]:
+def _images_by_id(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; check C.dataset_path, or see DATA/README.md for what belongs there")
-    images: dict[str, Path] = {}
+    images = defaultdict(list)
     for path in find_files(folder, IMAGE_SUFFIXES, recursive=False):
-        if (other := images.setdefault(composed(path.stem), path)) != path:
-            raise UserError(f"{path} and {other}: two images of one id; move one of them away")
+        images[composed(path.stem)].append(path)
     return images
 
 

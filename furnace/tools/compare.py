@@ -1,5 +1,6 @@
 """Compare methods on one data set, over shares of labels and seeds: python -m furnace.tools.compare."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -197,7 +198,9 @@ def draw_subsets(
     words += ["--seed", str(seed), "--out", str(folder), "--overwrite"]
     words += ["--list", str(Path(args.list).resolve())] if args.list else []
     words += [part for name, value in overrides.items() for part in ("-o", f"{name}={value}")]
-    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True)
+    # From here, as the runs are: relative paths mean the same in both.
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"--draw-subsets: {done.stderr.strip().removeprefix('error: ')}")
     write_atomically(folder / ORIGIN, origin.encode())

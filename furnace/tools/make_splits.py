@@ -1,6 +1,7 @@
 """Divide a training list into labelled and unlabelled images: python -m furnace.tools.make_splits."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def read_sorted(source: Path, C: Settings) -> tuple[list[str], list[Sample]]:
     lines = [line for _, line in read_lines(source)]
     samples = dict(zip(lines, read_list(source, C.dataset_path, C.train_folder), strict=True))
     if len(samples) < len(lines):
-        twice = next(line for line in lines if lines.count(line) > 1)
+        twice = next(line for line, count in Counter(lines).items() if count > 1)
         raise UserError(f"{source}: {twice!r} is there twice; labelled and unlabelled images would overlap")
     ordered = sorted(samples)
     return ordered, [samples[line] for line in ordered]

@@ -6,15 +6,16 @@ import shlex
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.folders import composed, find_files, walk
 from furnace.datasets.reading import check_sizes, read_image, read_label
-from furnace.datasets.splits import LABEL_SUFFIXES, Sample, read_list, write_list
+from furnace.datasets.splits import LABEL_SUFFIXES, Sample, check_replaceable, read_list, write_list
 from furnace.utils.errors import UserError, run
-from furnace.utils.files import write_atomically
+from furnace.utils.files import explained
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.places import CHECKOUT, data_root
 from furnace.utils.terminal import open_console
@@ -112,11 +113,13 @@ def main(argv: list[str] | None = None) -> None:
     folder, lists = args.root / f"exp_{args.name}", data_root(args.root) / "DATA" / args.name
     if folder.exists():
         raise UserError(f"{folder}: already exists; take another name, or remove it")
-    if args.name in CATALOG or any(lists.glob("*.txt")):
+    if args.name in CATALOG:
         raise UserError(f"{lists}: is the place of another data set; take another name")
     images, masks = args.images.expanduser().resolve(), args.masks.expanduser().resolve()
     labeled, unlabeled = pair(images, masks)
-    values, size = survey(labeled)
+    kinds, size = survey(labeled)
+    check_binary(kinds)
+    values = np.array(sorted(set().union(*kinds) - {IGNORE_INDEX}))
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
     num_classes = len(names) or int(values.max()) + 1
     if not names and 2 * len(values) < num_classes:
@@ -138,8 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     root = Path(os.path.commonpath([images, masks]))
-    for name, samples in (("labeled", train), ("val", val), ("unlabeled", unlabeled)):
-        write_list(lists / f"{name}.txt", [line_of(sample, root) for sample in samples], overwrite=True)
+    write_lists(lists, {"labeled": train, "val": val, "unlabeled": unlabeled}, root)
     scope = CPU if args.cpu else GPU
     text = CONFIG.format(
         scope=scope,
@@ -156,12 +158,7 @@ def main(argv: list[str] | None = None) -> None:
         unlabeled=len(unlabeled),
         window=min(max(size), scope.window),
     )
-    write_atomically(folder / "config.py", text.encode())
-    for command in COMMANDS:
-        text = (CHECKOUT / PATTERN / command).read_text(encoding="utf-8")
-        if args.root.resolve() != CHECKOUT:  # else the folder above is where furnace lies
-            text = text.replace("str(HERE.parent)", repr(str(CHECKOUT)))
-        write_atomically(folder / command, text.encode())
+    write_folder(folder, text, args.root.resolve())
     console = open_console(highlight=False)
     if missing := sorted(set(range(num_classes)) - set(values.tolist())):
         advice = "; do they count from 1? Class indices begin at 0" if missing == [0] else ""
@@ -171,6 +168,38 @@ def main(argv: list[str] | None = None) -> None:
         f"with, {num_classes} classes; next: cd {shlex.quote(os.path.relpath(folder))} && python train.py --dry-run",
         soft_wrap=True,
     )
+
+
+def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> None:
+    """Write lists by their names; those that an interrupted call has left are the same, and stay.
+
+    Raises:
+        UserError: the folder holds other lists.
+    """
+    lines = {folder / f"{name}.txt": [line_of(sample, root) for sample in lists[name]] for name in lists}
+    try:
+        if not set(folder.glob("*.txt")) <= lines.keys():
+            raise UserError("other lists")
+        for path in lines:
+            check_replaceable(path, lines[path])
+    except UserError as error:
+        raise UserError(f"{folder}: is the place of another data set; take another name") from error
+    for path in lines:
+        write_list(path, lines[path])
+
+
+def write_folder(folder: Path, config: str, root: Path) -> None:
+    """Make an experiment's folder below `root`, with its commands, whole or not at all."""
+    with explained(folder), TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        whole = Path(temporary, folder.name)
+        whole.mkdir()
+        (whole / "config.py").write_text(config, encoding="utf-8")
+        for command in COMMANDS:
+            text = (CHECKOUT / PATTERN / command).read_text(encoding="utf-8")
+            if root != CHECKOUT:  # else the folder above is where furnace lies
+                text = text.replace("str(HERE.parent)", repr(str(CHECKOUT)))
+            (whole / command).write_text(text, encoding="utf-8")
+        whole.rename(folder)
 
 
 def build_parser() -> ArgumentParser:
@@ -251,17 +280,36 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     return labeled, [sample for sample, mask in pairs if not mask]
 
 
-def survey(labeled: list[Sample]) -> tuple[np.ndarray, tuple[int, int]]:
-    """The values of all masks, and the smallest height and width. Raises UserError if a mask can't be used."""
-    values, sizes = set(), []
+def survey(labeled: list[Sample]) -> tuple[dict[tuple[int, ...], Path], tuple[int, int]]:
+    """The sets of values that masks hold, each with one that does, and the smallest height and width.
+
+    Raises:
+        UserError: a mask can't be used, or none holds a class.
+    """
+    kinds, sizes = {}, []
     for sample in labeled:
         label = read_label(sample.label, IGNORE_INDEX)
         check_sizes(sample, read_image(sample.image).shape[:2], label.shape)
-        values |= set(np.unique(label).tolist()) - {IGNORE_INDEX}
+        kinds.setdefault(tuple(np.unique(label).tolist()), sample.label)
         sizes.append(label.shape)
-    if not values:
+    if kinds.keys() == {(IGNORE_INDEX,)}:
         raise UserError(f"{labeled[0].label.parent}: all masks hold {IGNORE_INDEX} only, which means unknown")
-    return np.array(sorted(values)), tuple(np.min(sizes, axis=0).tolist())
+    return kinds, tuple(np.min(sizes, axis=0).tolist())
+
+
+def check_binary(kinds: dict[tuple[int, ...], Path]) -> None:
+    """Raise UserError if 255 seems to stand for a class, as in masks of black and white."""
+    white = kinds.get((0, IGNORE_INDEX))
+    if white and set().union(*kinds) == {0, IGNORE_INDEX}:
+        raise UserError(
+            f"{white}: the masks hold 0 and {IGNORE_INDEX} only, and {IGNORE_INDEX} means unknown; write 1 for what "
+            f"you look for, such as by: mogrify -evaluate divide {IGNORE_INDEX} *.png"
+        )
+    if white and (0, 1) in kinds and kinds.keys() <= {(0,), (1,), (0, 1), (0, IGNORE_INDEX)}:
+        raise UserError(
+            f"{white}: holds 0 and {IGNORE_INDEX} only, but {kinds[0, 1]} 0 and 1; {IGNORE_INDEX} means unknown: write "
+            "all masks alike"
+        )
 
 
 def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:

@@ -57,8 +57,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("nothing to do: give --voc and --sbd, or --splits-from for data that are prepared already")
     plan = Plan()
     if args.voc:
-        plan = plan_voc(open_source(args.voc), open_source(args.sbd), args.target, args.grey)
-        differences = (published_difference(args.voc, VOC_MD5, VOC_BYTES), published_difference(args.sbd, SBD_MD5))
+        sbd = open_source(args.sbd)
+        plan = plan_voc(open_source(args.voc), sbd, args.target, args.grey)
+        differences = [published_difference(args.voc, VOC_MD5, VOC_BYTES)]
+        if find_matrices(sbd):  # else it is no benchmark.tgz
+            differences.append(published_difference(args.sbd, SBD_MD5))
         plan.warnings = [difference for difference in differences if difference]
     prepare(plan, VOC_LAYOUT, args)
 
@@ -115,7 +118,7 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], np
 
     Those of SBD's two lists, or, where there are no .mat files, every PNG of a SegmentationClassAug.
     """
-    if matrices := sbd.find(rf"{SBD_FOLDER}cls/({ID})\.mat"):
+    if matrices := find_matrices(sbd):
         ids = [i for name in ("train", "val") for i in read_ids(sbd, SBD_FOLDER, name)]
         if lacking := set(ids) - set(matrices):
             raise UserError(f"{sbd.path}: lacks {len(lacking)} labels of its lists, such as cls/{min(lacking)}.mat")
@@ -123,6 +126,11 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], np
     if pictures := sbd.find(rf"(?:(?:.*/)?SegmentationClassAug/)?({ID})\.png"):
         return pictures, decode_indices
     raise UserError(f"{sbd.path}: holds neither dataset/cls/*.mat nor SegmentationClassAug/*.png; is it benchmark.tgz?")
+
+
+def find_matrices(sbd: Source) -> dict[str, str]:
+    """SBD's own labels in a source, by image id."""
+    return sbd.find(rf"{SBD_FOLDER}cls/({ID})\.mat")
 
 
 def read_ids(source: Source, folder: str, name: str) -> list[str]:

@@ -150,18 +150,17 @@ def is_complete(task: Task) -> bool:
     with task.target.open("rb") as file:
         if task.colour is not None and file.read(COLOUR_TYPE + 1)[COLOUR_TYPE:] != bytes([task.colour]):
             return False
-        if task.verbatim:
-            return size == task.source.entries[task.member].size
         file.seek(-min(len(PNG_END), size), os.SEEK_END)
-        return file.read() == PNG_END
+        end = file.read()
+    # A power failure can leave the size without the content.
+    return (size == task.source.entries[task.member].size and any(end)) if task.verbatim else end == PNG_END
 
 
 def carry_out(tasks: list[Task], link: bool) -> None:
     """Make the files of `tasks`: members are read one after the other, and converted in threads."""
     if not tasks:
         return
-    if not link:
-        check_space(tasks)
+    check_space([task for task in tasks if not (link and original(task))])
     with ProgressBar("files", len(tasks), unit="file") as bar:
         for _ in ahead(lambda member: make_file(*member, link), read_members(tasks)):
             bar.update()
@@ -183,15 +182,21 @@ def make_file(task: Task, content: bytes, link: bool) -> None:
         raise UserError(
             f"{task.source.path}: {task.member} can't be used ({error}); download or copy it again"
         ) from error
-    original = task.source.locate(task.member) if link and task.verbatim else None
-    if original:
-        link_atomically(task.target, original)
+    if link and (file := original(task)):
+        link_atomically(task.target, file)
     else:
         write_atomically(task.target, made, flush=False)  # the next run would find what a power failure cut off
 
 
+def original(task: Task) -> Path | None:
+    """The file that a link can take the place of; None if the content is another or lies in an archive."""
+    return task.source.locate(task.member) if task.verbatim else None
+
+
 def check_space(tasks: list[Task]) -> None:
     """Raise UserError unless the disk has room for the files of `tasks`."""
+    if not tasks:
+        return
     folder = existing_part(tasks[0].target.parent)
     needed = sum(task.source.entries[task.member].size for task in tasks)
     free = shutil.disk_usage(folder).free

@@ -123,7 +123,8 @@ def _run(file: Path, pins: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
             if not owner:
                 owner.append(self)
                 for name, value in pins.items():
-                    super().__setattr__(name, value)
+                    # A list of its own: `C.name += [...]` would change it, and fail on a tuple.
+                    super().__setattr__(name, list(value) if isinstance(value, tuple) else value)
             super().__init__(*args, **kwargs)
 
         def __setattr__(self, name: str, value: Any) -> None:

@@ -25,7 +25,7 @@ PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
 # What changes time, space and what is seen of a run, but not what it learns.
 COSTS = {
     "num_workers", "cache", "compile", "record_info_iter", "image_iter", "diagnose", "display_iter", "autosave_minutes",
-    "keep_snapshots", "eval_batch_size",
+    "keep_snapshots", "eval_batch_size", "allow_absent_classes",
 }  # fmt: skip
 # What belongs to evaluation alone.
 EVALUATION = {
@@ -36,7 +36,9 @@ EVALUATION = {
 
 def _split(value: Any) -> Any:
     return (
-        [part.strip() for part in value.strip("[]() ").split(",") if part.strip()] if isinstance(value, str) else value
+        [part.strip(" '\"") for part in value.strip("[]() ").split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
     )
 
 
@@ -67,11 +69,15 @@ def _is_range_of_shares(ends: tuple[float, ...]) -> bool:
 
 # Of settings that depend on one another, or lists: their names, what they must be, and whether they are.
 RULES: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
-    (("image_mean",), "must be three numbers, for red, green and blue", lambda C: len(C.image_mean) == 3),
+    (
+        ("image_mean",),
+        "must be three numbers from 0 to 1, for red, green and blue; divide grey levels by 255",
+        lambda C: len(C.image_mean) == 3 and 0 <= min(C.image_mean) <= max(C.image_mean) <= 1,
+    ),
     (
         ("image_std",),
-        "must be three numbers above 0, for red, green and blue",
-        lambda C: len(C.image_std) == 3 and min(C.image_std) > 0,
+        "must be three numbers above 0 and at most 1, for red, green and blue; divide grey levels by 255",
+        lambda C: len(C.image_std) == 3 and 0 < min(C.image_std) <= max(C.image_std) <= 1,
     ),
     (
         ("cutmix_mask_prop_range",),
@@ -93,8 +99,11 @@ RULES: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
     ),
     (
         ("class_weight", "num_classes"),
-        "must be None or one weight for each class",
-        lambda C: C.class_weight is None or len(C.class_weight) == C.num_classes,
+        "must be None or one weight for each class, none below 0 and one above it",
+        lambda C: (
+            C.class_weight is None
+            or (len(C.class_weight) == C.num_classes and min(C.class_weight) >= 0 and max(C.class_weight) > 0)
+        ),
     ),
     (
         ("class_names", "num_classes"),
@@ -153,6 +162,7 @@ class Settings(BaseModel):
     test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
     num_classes: PositiveInt = Field(REQUIRED, description="classes, without the ignored one", le=255)
     class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
+    allow_absent_classes: bool = Field(False, description="train although no training label shows some class")
     image_mean: Floats = Field(
         (0.485, 0.456, 0.406), description="RGB mean of the normalisation, in [0, 1]; not assigned: that of the encoder"
     )
@@ -202,7 +212,7 @@ class Settings(BaseModel):
     bn_momentum: Share = Field(0.1, description="BatchNorm momentum")
 
     # Optimization
-    seed: NonNegativeInt = Field(12345, description="everything random follows from it")
+    seed: NonNegativeInt = Field(12345, lt=2**63, description="everything random follows from it")
     optimizer: str = Field("sgd", description="optimizer: sgd, adamw")
     lr: PositiveFloat = Field(REQUIRED, description="learning rate of both optimizers")
     lr_backbone: PositiveFloat = Field(1.0, description="factor of the encoder's learning rate")
