@@ -71,6 +71,8 @@ class Predictor:
         with explained(self.outputs.folder):
             self.outputs.folder.mkdir(parents=True, exist_ok=True)
         self.segmenter.load(snapshot)
+        for note in self.segmenter.notes:
+            self.console.print(note, soft_wrap=True, highlight=False)
 
         share = found[rank() :: world_size()]
         pictures = [entry for entry in share if not entry.is_video]

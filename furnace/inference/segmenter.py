@@ -33,8 +33,8 @@ class Segmenter:
         branch: "1" (conservative), "2" (progressive), "both", the mean of their probabilities, or None, that which
             the method reports.
 
-    After `load`, `C` and `classes` are those of the snapshot. `segmenter(image (H, W, 3) uint8 RGB)` gives labels
-    (H, W) uint8.
+    After `load`, `C` and `classes` are those of the snapshot, and `notes` says what to know about it.
+    `segmenter(image (H, W, 3) uint8 RGB)` gives labels (H, W) uint8.
     """
 
     def __init__(self, C: Settings, device: torch.device, branch: str | None = None):
@@ -53,6 +53,7 @@ class Segmenter:
                 branch.
         """
         snapshot = load_snapshot(path)
+        self.notes = [snapshot.note] if snapshot.note else []
         check_weights(snapshot.model, path, "the training went wrong before it; take an earlier snapshot")
         self.C = C = open_settings(snapshot.settings, path, self.given)
         method = METHODS.find(C.method)
