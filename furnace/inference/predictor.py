@@ -19,6 +19,7 @@ from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import BackgroundWriter, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
+from furnace.utils.fonts import missing_note
 from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
@@ -91,6 +92,8 @@ class Predictor:
                     self.outputs.folder / "legend.png",
                     legend(self.segmenter.classes.names, self.segmenter.classes.palette),
                 )
+            if note := missing_note(self.segmenter.classes.names, "legend.png"):
+                self.console.print(note, style="yellow", soft_wrap=True, highlight=False)
             done = f"{len(found) - left_out} predicted by {snapshot.name}: {self.outputs.folder}"
             self.console.print(done + (f"; {left_out} could not be read" if left_out else ""), soft_wrap=True)
         return found
