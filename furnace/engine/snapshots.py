@@ -183,7 +183,8 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 def check_weights(model: Mapping[str, Tensor], path: str | Path, advice: str) -> None:
     """Raise UserError, with advice, if a weight is not finite."""
     for name, tensor in model.items():
-        if not torch.isfinite(tensor).all():
+        known = tensor.float() if tensor.itemsize == 1 else tensor  # PyTorch can't judge all 8-bit numbers
+        if not torch.isfinite(known).all():
             raise UserError(f"{path}: {name} holds values that are not finite; {advice}")
 
 

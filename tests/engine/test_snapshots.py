@@ -20,6 +20,7 @@ from furnace.engine.continuing import load_optimizer
 from furnace.engine.snapshots import (
     Snapshot,
     check_finite,
+    check_weights,
     is_snapshot_epoch,
     load_network,
     load_snapshot,
@@ -231,3 +232,11 @@ def test_safetensors_are_bare_weights(tmp_path: Path) -> None:
 def test_numpys_numbers_count_as_pythons(tmp_path: Path) -> None:
     torch.save({"model": trained()[0].state_dict(), "epoch": np.int64(3)}, tmp_path / "numpy.pth")
     assert load_snapshot(tmp_path / "numpy.pth").epoch == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64])
+def test_weights_of_any_precision_are_judged(dtype: torch.dtype) -> None:
+    check_weights({"w": torch.ones(2).to(dtype)}, "file", "advice")
+    if dtype.is_floating_point:
+        with pytest.raises(UserError, match="file: w holds values that are not finite; advice"):
+            check_weights({"w": torch.tensor([1, torch.nan]).to(dtype)}, "file", "advice")
