@@ -1,5 +1,6 @@
 """Encoder weights from a local file or from torchvision, with a report of what matched."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from furnace.base_model.encoders import BLOCKS
+from furnace.base_model.encoders import BLOCKS, build_encoder
 from furnace.base_model.recognition import depth_name, recognize
 from furnace.utils.errors import UserError
-from furnace.utils.weights import MATCH_NEEDED, read_state_dict
+from furnace.utils.weights import MATCH_NEEDED, Weights, read_state_dict, strip_prefix
 from furnace.utils.wording import few
 
 IMAGENET = "imagenet"
@@ -45,10 +46,20 @@ def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tenso
         return {}, "encoder weights: random"
     if source == IMAGENET and not _downloading.get() and not (file := imagenet_file(name)).is_file():
         return {}, f"encoder weights: random for now, as nothing is downloaded; a start takes {file.name}"
-    tensors, origin = recognize(imagenet_weights(name) if source == IMAGENET else read_state_dict(source))
+    read, taken = imagenet_weights(name) if source == IMAGENET else read_state_dict(source)
+    bare, removed = strip_prefix(read, first_name(name), source)
+    tensors, origin = recognize(bare)
     if name in BLOCKS and (other := depth_name(tensors)) not in (None, name):
         raise UserError(f"{source}: holds the weights of a {other}, not of C.backbone = {name}; set one as the other")
-    return tensors, f"encoder weights ({origin}): "
+    return tensors, f"encoder weights ({'; '.join(filter(None, [origin, taken, removed]))}): "
+
+
+def first_name(name: str) -> str:
+    """Regular expression for a tensor that every state dict of an encoder holds, whatever its stem is called."""
+    if name in BLOCKS:
+        return r"layer1\.0\.conv1\."
+    with torch.random.fork_rng(devices=()):
+        return re.escape(next(iter(build_encoder(name).state_dict()), "")) + "$"
 
 
 def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -81,16 +92,21 @@ def imagenet_file(backbone: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(models.get_model_weights(backbone).DEFAULT.url).name
 
 
-def imagenet_weights(backbone: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights of a plain-stem ResNet, downloaded once into torch's own cache."""
-    try:
-        return models.get_model_weights(backbone).DEFAULT.get_state_dict(
-            progress=sys.stderr.isatty(), map_location="cpu"
-        )
-    except (URLError, OSError) as error:
-        cache = imagenet_file(backbone).parent
-        url = models.get_model_weights(backbone).DEFAULT.url
-        raise UserError(
-            f'pretrained_model = "imagenet": downloading {url} failed ({error}); put the file into {cache} '
-            "or name another file in C.pretrained_model"
-        ) from error
+def imagenet_weights(backbone: str) -> Weights:
+    """torchvision's ImageNet weights of a plain-stem ResNet, downloaded once into torch's own cache.
+
+    Raises:
+        UserError: the download fails, or the file in the cache is damaged.
+    """
+    file, url = imagenet_file(backbone), models.get_model_weights(backbone).DEFAULT.url
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest = file.stem.rpartition("-")[2]  # torch.hub compares the begin of the file's SHA-256 with it
+            torch.hub.download_url_to_file(url, str(file), digest, progress=sys.stderr.isatty())
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f'pretrained_model = "imagenet": downloading {url} failed ({error}); put the file into {file.parent} '
+                "or name another file in C.pretrained_model"
+            ) from error
+    return read_state_dict(file, "remove it, and the next start downloads it again")

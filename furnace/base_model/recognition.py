@@ -8,7 +8,6 @@ from torch import Tensor
 
 from furnace.base_model.encoders import BLOCKS, DEEP_STEMS
 
-PREFIXES = ("module.", "backbone.")
 NOT_ENCODER = re.compile(r"(fc|decode_head|auxiliary_head|classifier|head)\.")
 # Stems of other programs, whose modules have other names: theirs to ours.
 SEMSEG = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
@@ -23,12 +22,8 @@ class Recognized(NamedTuple):
 
 
 def recognize(tensors: Mapping[str, Tensor]) -> Recognized:
-    """Rename the tensors of a file; of unknown ones only prefixes and classifiers go."""
-    found = dict(tensors)
-    for prefix in PREFIXES:
-        if any(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): value for name, value in found.items()}
-    found = {name: value for name, value in found.items() if not NOT_ENCODER.match(name)}
+    """Rename the tensors of an encoder; of unknown ones only classifiers go."""
+    found = {name: value for name, value in tensors.items() if not NOT_ENCODER.match(name)}
     if "stem.0.weight" in found:
         return Recognized(renamed(found, MMSEG), "mmsegmentation v1c, deep stem 32-32-64")
     if "conv2.weight" in found:

@@ -10,6 +10,7 @@ from typing import Any
 
 from furnace.compare.scores import BASELINE, BEST, LAST, Row
 from furnace.utils.files import write_atomically
+from furnace.utils.fonts import drawable, plot_style
 from furnace.utils.wording import byte_size, duration, percent
 
 MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"
@@ -129,6 +130,13 @@ def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
     """The first of the metrics `titles` against the number of labelled images as PNG, a panel each for last and best
     epoch, bars of one std."""
     # Not pyplot: it would look for a screen and keep the figure.
+    import matplotlib as mpl
+
+    with mpl.rc_context(plot_style([title, *(row.method for row in rows)])):
+        return _plot(drawable(title), rows, titles)
+
+
+def _plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
     from matplotlib.figure import Figure
 
     plotted = next(iter(titles))
@@ -146,7 +154,7 @@ def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
                 [100 * (row.std or 0) for row in chosen],
                 marker="o",
                 capsize=3,
-                label=method,
+                label=drawable(method),
             )
         counts = {row.labeled: row.ratio for row in rows}
         axes.set_xscale("log", base=2)
@@ -155,7 +163,8 @@ def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
         axes.set(title=TITLES[which], xlabel="labelled images")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"test {titles[plotted]}, %")
-    panels[0].legend()
+    # Given by name, labels with a leading "_" are shown, too.
+    panels[0].legend(panels[0].containers, list(map(drawable, methods)))
     figure.suptitle(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=PLOT_DPI)

@@ -15,7 +15,7 @@ LINE_ENDS = "\t\n\r"
 
 
 def walk(folder: Path, recursive: bool = True) -> list[Path]:
-    """The files below a folder, sorted, without hidden ones and litter; links are followed, each folder is read once."""
+    """The files below a folder, sorted, without hidden ones and litter; links are followed, a folder is read once."""
     return sorted(_walk(folder, recursive))
 
 

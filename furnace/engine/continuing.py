@@ -136,7 +136,7 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     if resume != AUTO:
         snapshot = load_snapshot(resume)
         check_finite(snapshot, resume)
-        return (snapshot, resume), []
+        return (snapshot, resume), [snapshot.note] if snapshot.note else []
     newest = newest_sound(folder)
     if newest is None:
         return None, [f"-c auto: nothing to continue in {folder}; the run begins"]

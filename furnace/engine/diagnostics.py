@@ -22,6 +22,7 @@ from furnace.methods.method import Teaching
 from furnace.seg_opr.confusion import class_iou, confusion_matrix, pixel_accuracy
 from furnace.seg_opr.pseudo_label import Predictions, cutmix
 from furnace.utils.errors import UserError
+from furnace.utils.fonts import missing_note
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 from furnace.utils.visualize import IGNORED_COLOUR, caption, colour, heat, legend, save_picture, stack, strip
@@ -51,6 +52,7 @@ class Diagnostics:
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.collapse = CollapseWatch(self.classes)
         self.best_effort = BestEffort(logger.warning)
+        self.told = False  # that a font is missing
         if C.diagnose and dataset.unlabeled is not None:
             check_labels(dataset)
 
@@ -107,6 +109,9 @@ class Diagnostics:
         self, iteration: int, batch: TrainBatch, teaching: Teaching, truth: Tensor | None, writer: SummaryWriter
     ) -> None:
         """The strip, to TensorBoard and as a file, and the histograms of the confidence."""
+        if not self.told and (note := missing_note(self.classes.names, "the legend of the strips")):
+            logger.warning(note)
+        self.told = True
         picture = draw_strip(batch, teaching, self.classes, truth)
         writer.add_image("pseudo/strip", picture, iteration, dataformats="HWC")
         folder = Path(self.C.log_dir) / STRIPS

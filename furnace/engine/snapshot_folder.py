@@ -9,6 +9,7 @@ from pathlib import Path
 from furnace.engine.snapshots import Snapshot, check_finite, load_snapshot, read_progress
 from furnace.utils.errors import UserError
 from furnace.utils.files import replacing, unfinished
+from furnace.utils.weights import SUFFIXES
 
 LAST = "epoch-last.pth"
 AUTOSAVE = "autosave.pth"  # may be of any iteration; there is only the latest
@@ -108,8 +109,8 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
         UserError: not of that form, or nothing matches; the message lists the snapshots that exist.
     """
     which = which.strip()
-    if which.endswith(".pth"):
-        if not Path(which).is_file():
+    if which.endswith(SUFFIXES) or os.sep in which:
+        if not Path(which).exists():
             raise UserError(f"-e {which}: no such file")
         return [Path(which)]
     available = list_epochs(folder)

@@ -5,15 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from furnace.utils.errors import UserError
 from furnace.utils.files import replacing
-from furnace.utils.weights import load_file
+from furnace.utils.weights import find_state_dict, load_file, strip_prefix
 
 OPTIMIZERS = ("optimizer_1", "optimizer_2")
 ARCHITECTURE = ("num_classes", "backbone", "decoder", "head_channels", "method")
+OF_NETWORK = r"branch\d+\."  # begin of all names of tensors
 SHOWN = 80  # characters of a setting in a message
 
 
@@ -31,6 +33,7 @@ class Snapshot:
         skipped: iterations skipped so far because their loss was not finite.
         classes: "names" and "palette" of the data set; empty in older files.
         identity: "run", the name of the run, "data", the lists that it learned from, and "versions"; likewise.
+        note: on how the weights of a file of another program were found; "" for ours.
     """
 
     model: dict[str, Tensor]
@@ -42,6 +45,7 @@ class Snapshot:
     skipped: int = 0
     classes: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
@@ -90,7 +94,7 @@ def tensors_in(content: object) -> Iterator[Tensor]:
 
 
 def load_snapshot(path: str | Path) -> Snapshot:
-    """Read a snapshot of ours or of the published code, or bare weights (epoch -1).
+    """Read a snapshot of ours, of the published code or of another program, or bare weights (epoch -1).
 
     Raises:
         UserError: the file is missing, damaged, not a snapshot, or would run code.
@@ -98,14 +102,16 @@ def load_snapshot(path: str | Path) -> Snapshot:
     content = load_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a snapshot (expected a dict with the key 'model')")
-    bare = bool(content) and all(isinstance(value, Tensor) for value in content.values())
-    model = content if bare else content.get("model")
-    if not isinstance(model, dict) or not model or not all(isinstance(v, Tensor) for v in model.values()):
+    found, taken = find_state_dict(content)
+    if not found or not all(isinstance(value, Tensor) for value in found.values()):
         keys = [str(key)[:40] for key in list(content)[:6]]
         raise UserError(f"{path}: not a snapshot (expected weights under the key 'model'; keys are {keys})")
-    model = {str(k).removeprefix("module."): v for k, v in model.items()}
-    if bare:
-        return Snapshot(model, [], -1, None, {})
+    model, removed = strip_prefix({str(name): value for name, value in found.items()}, OF_NETWORK, path)
+    note = "; ".join(filter(None, [taken, removed]))
+    note = f"{path}: {note}" if note else ""
+    if found is content:
+        return Snapshot(model, [], -1, None, {}, note=note)
+    content = {key: value.item() if isinstance(value, np.generic) else value for key, value in content.items()}
     dicts = dict.fromkeys(("settings", "scaler", "classes", "identity", *OPTIMIZERS), dict)
     for key, kind in {"epoch": int, "skipped": int, **dicts}.items():
         if key in content and not isinstance(content[key], kind):
@@ -123,6 +129,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
         content.get("skipped", 0),
         content.get("classes", {}),
         content.get("identity", {}),
+        note,
     )
 
 
@@ -176,7 +183,8 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 def check_weights(model: Mapping[str, Tensor], path: str | Path, advice: str) -> None:
     """Raise UserError, with advice, if a weight is not finite."""
     for name, tensor in model.items():
-        if not torch.isfinite(tensor).all():
+        known = tensor.float() if tensor.itemsize == 1 else tensor  # PyTorch can't judge all 8-bit numbers
+        if not torch.isfinite(known).all():
             raise UserError(f"{path}: {name} holds values that are not finite; {advice}")
 
 

@@ -66,6 +66,8 @@ class Evaluator:
         own: list[dict] = []
         for path in paths:
             snapshot = self.segmenter.load(path)
+            for note in self.segmenter.notes:
+                logger.info(note)
             origin = from_first(lambda p=path, s=snapshot: identify(p, s, self.samples, self.segmenter.amp))
             results.append(self.evaluate(path, snapshot.epoch))
             own.append(result_entry(self.C, results[-1], self.segmenter.classes, origin))

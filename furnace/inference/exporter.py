@@ -97,6 +97,8 @@ class Exporter:
         if path and (Path(path).is_dir() or Path(path).suffix in {*FORMATS.values()} - {suffix}):
             raise UserError(f"-p {path}: --format {self.form.kind} writes one file; name it, such as model{suffix}")
         epoch = self.segmenter.load(snapshot).epoch
+        for note in self.segmenter.notes:
+            self.console.print(note, soft_wrap=True, highlight=False)
         name = f"{self.C.this_dir}_{snapshot.stem}_branch-{self.branch}{suffix}"
         path = Path(path or Path(self.C.log_dir) / "export" / name)
         model, metadata = self.deployed(), self.metadata(epoch)

@@ -8,8 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from furnace.utils.fonts import missing_glyphs_ignored, plot_style, shortened
+
 STYLE = {
-    "text.parse_math": False,  # a class may be called "a$b$"
     "svg.fonttype": "none",  # text stays text, in the page's fonts
     "font.size": 9,
     "axes.spines.top": False,
@@ -33,7 +34,7 @@ def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title
         if entry.get(value) is not None:
             lines.setdefault(name, []).append(entry)
     drawn = Counter()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, **plot_style(names)}):
         figure, axes = new_figure(6, 3)
         for name in sorted(lines):
             points = sorted((entry["epoch"], 100 * entry[value]) for entry in lines[name])
@@ -50,7 +51,8 @@ def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title
 
 def bars_plot(names: Sequence[str], values: Sequence[float | None], mean: float | None, title: str) -> str:
     """A value in percent of every class, in the classes' order, and their mean as a line."""
-    with mpl.rc_context(STYLE):
+    names = list(map(shortened, names))
+    with mpl.rc_context({**STYLE, **plot_style(names)}):
         figure, axes = new_figure(6, 0.8 + HEIGHT_PER_CLASS * len(names))
         bars = axes.barh(range(len(names)), [100 * (value or 0) for value in values], color=COLOURS["1"])
         axes.bar_label(bars, ["absent" if v is None else f"{100 * v:.1f}" for v in values], padding=3, fontsize=8)
@@ -67,8 +69,9 @@ def matrix_plot(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
     """A matrix of counts, labels in rows and predictions in columns, in percent of each row's sum."""
     counts = np.asarray(matrix, dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = list(map(shortened, names))
     side = 1.6 + 0.34 * len(names)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
+    with mpl.rc_context({**STYLE, **plot_style(names), "axes.grid": False}):
         figure, axes = new_figure(side, side)
         axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5)
         if len(names) <= LARGEST_WITH_NUMBERS:
@@ -94,7 +97,7 @@ def matrix_plot(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
 
 def curves_plot(records: Sequence[dict], names: Sequence[str], label: str) -> str:
     """Training metrics over iterations: averages of neighbouring records, so that long runs stay legible."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, **plot_style(names)}):
         figure, axes = new_figure(6, 2.6)
         for name in names:
             points = [(r["iteration"], r[name]) for r in records if r.get(name) is not None]
@@ -116,6 +119,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, mpl.axes.Axes]:
 def to_svg(figure: Figure) -> str:
     """The `<svg>` element of a figure."""
     text = StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    with missing_glyphs_ignored():
+        figure.savefig(text, format="svg", metadata={"Date": None})
     content = text.getvalue()
     return content[content.index("<svg") :]

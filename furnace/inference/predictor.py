@@ -19,6 +19,7 @@ from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import BackgroundWriter, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
+from furnace.utils.fonts import missing_note
 from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
@@ -71,6 +72,8 @@ class Predictor:
         with explained(self.outputs.folder):
             self.outputs.folder.mkdir(parents=True, exist_ok=True)
         self.segmenter.load(snapshot)
+        for note in self.segmenter.notes:
+            self.console.print(note, soft_wrap=True, highlight=False)
 
         share = found[rank() :: world_size()]
         pictures = [entry for entry in share if not entry.is_video]
@@ -89,6 +92,8 @@ class Predictor:
                     self.outputs.folder / "legend.png",
                     legend(self.segmenter.classes.names, self.segmenter.classes.palette),
                 )
+            if note := missing_note(self.segmenter.classes.names, "legend.png"):
+                self.console.print(note, style="yellow", soft_wrap=True, highlight=False)
             done = f"{len(found) - left_out} predicted by {snapshot.name}: {self.outputs.folder}"
             self.console.print(done + (f"; {left_out} could not be read" if left_out else ""), soft_wrap=True)
         return found

@@ -1,6 +1,7 @@
 """Predict class scores with a trained snapshot, by sliding windows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
+from furnace.utils.wording import few, one_line
 
 BRANCHES = ("1", "2", "both")
 Tag = TypeVar("Tag")
@@ -33,8 +35,8 @@ class Segmenter:
         branch: "1" (conservative), "2" (progressive), "both", the mean of their probabilities, or None, that which
             the method reports.
 
-    After `load`, `C` and `classes` are those of the snapshot. `segmenter(image (H, W, 3) uint8 RGB)` gives labels
-    (H, W) uint8.
+    After `load`, `C` and `classes` are those of the snapshot, and `notes` says what to know about it.
+    `segmenter(image (H, W, 3) uint8 RGB)` gives labels (H, W) uint8.
     """
 
     def __init__(self, C: Settings, device: torch.device, branch: str | None = None):
@@ -53,13 +55,16 @@ class Segmenter:
                 branch.
         """
         snapshot = load_snapshot(path)
+        self.notes = [snapshot.note] if snapshot.note else []
         check_weights(snapshot.model, path, "the training went wrong before it; take an earlier snapshot")
         self.C = C = open_settings(snapshot.settings, path, self.given)
         method = METHODS.find(C.method)
         self.branch = self.asked or method.reported
         if self.branch != "1" and method.branches() < 2:
             raise UserError(f"--branch {self.branch}: method {C.method!r} trains one branch only; use --branch 1")
-        self.classes = snapshot_classes(snapshot, C)
+        self.classes = snapshot_classes(snapshot, C, self.given.class_names)
+        if (asked := self.given.class_names) not in ((), self.classes.names):
+            self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, shown here")
         network = build_network(C, pretrained=False, tensors=snapshot.model)
         load_network(network, snapshot, path, C.model_dump(mode="json"))
         self.network = network.eval().to(self.device, memory_format=memory_format(self.device))
@@ -121,12 +126,19 @@ def load_segmenter(
     return segmenter
 
 
-def snapshot_classes(snapshot: Snapshot, C: Settings) -> Classes:
-    """Class names and colours of a snapshot; of the settings if it has none that fit."""
+def snapshot_classes(snapshot: Snapshot, C: Settings, given: Sequence[str] = ()) -> Classes:
+    """Class names and colours of a snapshot; of the settings if it has none that fit.
+
+    A snapshot whose classes were never named takes the names `given`.
+    """
     names, palette = snapshot.classes.get("names"), snapshot.classes.get("palette")
     if isinstance(names, list) and isinstance(palette, list) and len(names) == len(palette) == C.num_classes:
-        return Classes(tuple(map(str, names)), tuple(tuple(int(value) for value in colour) for colour in palette))
-    return find_classes(C.dataset_name, C.num_classes, C.class_names)
+        colours = tuple(tuple(int(value) for value in colour) for colour in palette)
+        classes = Classes(tuple(map(one_line, names)), colours)
+    else:
+        classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+    unnamed = classes.names == find_classes("", C.num_classes).names
+    return replace(classes, names=tuple(given)) if unnamed and len(given) == C.num_classes else classes
 
 
 def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tensor:

@@ -101,6 +101,8 @@ class Submission:
         """
         snapshot = find_snapshot(which, self.C.snapshot_dir, "a submission")
         self.segmenter.load(snapshot)
+        for note in self.segmenter.notes:
+            self.console.print(note, soft_wrap=True, highlight=False)
         share = self.samples[rank() :: world_size()]
         written = []
         with ProgressBar(snapshot.stem, len(share), self.console) as bar, BackgroundWriter() as background:

@@ -18,8 +18,9 @@ from furnace.utils.errors import UserError, run
 from furnace.utils.files import explained
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.places import CHECKOUT, data_root
+from furnace.utils.settings import NAMES_MUST, are_class_names
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import few
+from furnace.utils.wording import few, one_line
 
 PATTERN = "exp_toy"  # whose commands are copied; they are the same everywhere
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
@@ -121,6 +122,8 @@ def main(argv: list[str] | None = None) -> None:
     check_binary(kinds)
     values = np.array(sorted(set().union(*kinds) - {IGNORE_INDEX}))
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
+    if not are_class_names(names):
+        raise UserError(f"--classes {one_line(args.classes)}: {NAMES_MUST}")
     num_classes = len(names) or int(values.max()) + 1
     if not names and 2 * len(values) < num_classes:
         raise UserError(

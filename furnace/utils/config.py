@@ -15,6 +15,7 @@ import easydict
 from furnace.utils.checking import WRONG, Fault, check, parse, plain
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
+from furnace.utils.wording import one_line
 
 # Environment variables of the published code, and the settings they stand for.
 ENVIRONMENT = {
@@ -95,7 +96,7 @@ def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
             # As published: the folder above `snapshot`, and any text for debug.
             given[name] = os.path.join(text, "snapshot") if name == "snapshot_dir" else name == "debug" or text
             origins[name] = f"environment variable {variable}={text}"
-    origins |= {name: f"-o {name}={str(value)[:SHOWN]}" for name, value in overrides.items()}
+    origins |= {name: f"-o {name}={one_line(value)[:SHOWN]}" for name, value in overrides.items()}
     return given | dict(overrides), origins
 
 
@@ -191,7 +192,7 @@ def _explained(
             value = "" if fault.names[0] in given else f"{fault.names[0]} = {repr(values[fault.names[0]])[:SHOWN]}: "
             yield f"{where}: {value}{fault.message}"
         elif fault.kind == "rule":
-            told = ", ".join(f"{name} = {str(values[name])[:SHOWN]}" for name in fault.names if name in values)
+            told = ", ".join(f"{name} = {one_line(values[name])[:SHOWN]}" for name in fault.names if name in values)
             yield f"{where}: {told}: {fault.message}"
 
 

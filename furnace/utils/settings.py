@@ -3,7 +3,7 @@
 Methods own further ones, see `furnace/methods/settings.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
 
 from furnace.utils.checking import check
 from furnace.utils.errors import UserError
+from furnace.utils.wording import one_line
 
 # Where things are on this machine.
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
@@ -55,6 +56,10 @@ REQUIRED: Any = ...  # default of the settings that config.py must assign
 MAX_SIDE = 2**14
 MAX_SCALE = 16
 MAX_EPOCH_SAMPLES = 10**8
+LONGEST_NAME = 100
+NAMES_MUST = (
+    f"must be different names of 1 to {LONGEST_NAME} characters, without tabs, line breaks and control characters"
+)
 Share = Annotated[float, Field(ge=0, le=1)]
 OptionalCount = Annotated[NonNegativeInt | None, BeforeValidator(_none)]
 
@@ -65,6 +70,13 @@ def _is_range_of_scales(scales: tuple[float, ...]) -> bool:
 
 def _is_range_of_shares(ends: tuple[float, ...]) -> bool:
     return len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
+
+
+def are_class_names(names: Sequence[str]) -> bool:
+    """True for names that tables, plots and files can show: what `NAMES_MUST` says."""
+    return len(set(names)) == len(names) and all(
+        0 < len(name.strip()) <= LONGEST_NAME and one_line(name) == name for name in names
+    )
 
 
 # Of settings that depend on one another, or lists: their names, what they must be, and whether they are.
@@ -110,6 +122,7 @@ RULES: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
         "must be empty or one name for each class",
         lambda C: len(C.class_names) in (0, C.num_classes),
     ),
+    (("class_names",), NAMES_MUST, lambda C: are_class_names(C.class_names)),
 ]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from furnace.utils.fonts import drawable, drawable_names, pillow_font
 from furnace.utils.labels import IGNORE_INDEX
 
 IGNORED_COLOUR = (224, 224, 192)
@@ -14,6 +15,7 @@ GAP = 4
 OPACITY = 0.55  # of the labels' colours over the image
 CAPTION_HEIGHT, CAPTION_SIZE = 18, 13
 SWATCH = 12
+DOTS = "..."
 Palette = Sequence[tuple[int, int, int]]
 
 
@@ -53,16 +55,20 @@ def heat(values: np.ndarray) -> np.ndarray:
 def caption(picture: np.ndarray, text: str) -> np.ndarray:
     """An RGB picture (H, W, 3) with a line of text above it, (H + CAPTION_HEIGHT, W, 3)."""
     line = Image.new("RGB", (picture.shape[1], CAPTION_HEIGHT), "white")
-    ImageDraw.Draw(line).text((1, 1), text, fill="black", font=ImageFont.load_default(CAPTION_SIZE))
+    text = drawable(text)
+    ImageDraw.Draw(line).text((1, 1), text, fill="black", font=pillow_font(text, CAPTION_SIZE))
     return np.concatenate([np.asarray(line), picture])
 
 
 def legend(names: Sequence[str], palette: Palette, width: int = 480) -> np.ndarray:
-    """Names beside patches of their colours, in lines of at most `width` pixels where a name allows; (H, width, 3)."""
-    font = ImageFont.load_default(CAPTION_SIZE)
+    """Names beside patches of their colours, in lines of at most `width` pixels; (H, width, 3) uint8.
+
+    Names are cut to the width, and transliterated if no font has their letters, see `furnace.utils.fonts`.
+    """
+    names = [fitted(name, width - SWATCH - 3 * GAP) for name in drawable_names(names)]
     places, x, y = [], GAP, 0
     for name in names:
-        length = SWATCH + GAP + round(font.getlength(name)) + 3 * GAP
+        length = SWATCH + GAP + round(pillow_font(name, CAPTION_SIZE).getlength(name)) + 3 * GAP
         if x + length > width and x > GAP:
             x, y = GAP, y + CAPTION_HEIGHT
         places.append((x, y))
@@ -71,8 +77,17 @@ def legend(names: Sequence[str], palette: Palette, width: int = 480) -> np.ndarr
     draw = ImageDraw.Draw(picture)
     for (x, y), name, entry in zip(places, names, palette, strict=True):
         draw.rectangle((x, y + 3, x + SWATCH, y + 3 + SWATCH), fill=tuple(entry), outline="black")
-        draw.text((x + SWATCH + GAP, y + 1), name, fill="black", font=font)
+        middle = (x + SWATCH + GAP, y + 3 + SWATCH / 2)
+        draw.text(middle, name, fill="black", font=pillow_font(name, CAPTION_SIZE), anchor="lm")
     return np.asarray(picture)
+
+
+def fitted(text: str, width: int) -> str:
+    """The begin of a drawable text that fits into `width` pixels, with dots if it was cut."""
+    font, whole = pillow_font(text, CAPTION_SIZE), text
+    while text and font.getlength(text if text == whole else text + DOTS) > width:
+        text = text[:-1]
+    return text if text == whole else text + DOTS
 
 
 def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sized
+from unicodedata import category
 
 SHOWN = 3  # names before "and 7 more"
 UNITS = ("KiB", "MiB", "GiB", "TiB")
 MINUTE, HOUR = 60, 3600
 UNKNOWN = "-"
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
 
 
 def few(names: Iterable[object], shown: int = SHOWN) -> str:
@@ -14,6 +16,11 @@ def few(names: Iterable[object], shown: int = SHOWN) -> str:
     names = [str(name) for name in names]
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def one_line(text: object) -> str:
+    """A text with its line breaks and control characters escaped."""
+    return "".join(repr(c)[1:-1] if category(c) in UNSHOWN else c for c in str(text))
 
 
 def counted(items: Sized, what: str) -> str:

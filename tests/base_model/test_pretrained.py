@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from furnace.base_model.encoders import DilatedResNet
+from furnace.base_model.encoders import ENCODERS, DilatedResNet, Encoder
 from furnace.base_model.network import Network
+from furnace.base_model.pretrained import read_encoder_weights
 from furnace.utils.errors import UserError
 
 
@@ -38,9 +39,9 @@ def assert_loaded(network: Network, weights: dict[str, Tensor], skip: tuple[str,
                 assert torch.equal(value, weights[key]), key
 
 
-def report_of(origin: str, weights: dict[str, Tensor], path: Path) -> str:
+def report_of(origin: str, weights: dict[str, Tensor], path: Path, *notes: str) -> str:
     needed = sum(not key.endswith("num_batches_tracked") for key in weights)
-    return f"encoder weights ({origin}): {needed} of {needed} tensors from {path}"
+    return f"encoder weights ({'; '.join([origin, *notes])}): {needed} of {needed} tensors from {path}"
 
 
 def test_weights_fill_the_backbones_of_all_branches(weights_file, backbone_weights):
@@ -84,12 +85,18 @@ def test_code_in_a_weights_file_is_not_run(trapped_file):
     assert not marker.exists()
 
 
-def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(tmp_path, monkeypatch):
+@pytest.fixture
+def cached(tmp_path, monkeypatch) -> Path:
+    """Where torch.hub keeps the weights of a ResNet-18; the folder is there, the file is not."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    path = tmp_path / "hub/checkpoints" / Path(models.ResNet18_Weights.DEFAULT.url).name
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(cached):
     weights = models.resnet18().state_dict()
-    cached = tmp_path / "hub/checkpoints" / Path(models.ResNet18_Weights.DEFAULT.url).name
-    cached.parent.mkdir(parents=True)
     torch.save(weights, cached)
 
     network = network_with("imagenet")
@@ -98,17 +105,39 @@ def test_imagenet_takes_the_plain_stem_and_torchvisions_cached_file(tmp_path, mo
     assert_loaded(network, weights)
 
 
-def test_failed_download_names_the_address_and_the_cache(monkeypatch):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "the file is empty"), (b"<html>Proxy: log in</html>", "a web page"), (b"\x80\x02}q", "damaged or not a")],
+)
+def test_a_damaged_file_in_the_cache_is_named_with_what_to_do(content, reason, cached):
+    cached.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{cached.name}: .*{reason}.*; remove it, and the next start downloads it"):
+        network_with("imagenet")
+
+
+def test_a_download_is_compared_with_its_name(cached, monkeypatch):
+    wrong = cached.parent / "page.html"
+    wrong.write_text("<html>Proxy: log in</html>")
+    url = f"{wrong.as_uri()}#{cached.name}"
+    real = torch.hub.download_url_to_file
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda _, *args, **options: real(url, *args, **options))
+    with pytest.raises(UserError, match=r"failed .*invalid hash value"):
+        network_with("imagenet")
+    assert not cached.exists()
+
+
+def test_failed_download_names_the_address_and_the_cache(monkeypatch, cached):
     def offline(*_, **__):
         raise URLError("no network")
 
-    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", offline)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UserError, match=r"download\.pytorch\.org/models/resnet18.* failed .*no network.*checkpoints"):
         network_with("imagenet")
 
 
 # How the tensors of our deep stems are called elsewhere.
 SEMSEG = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2", "conv1.6": "conv3", "bn1": "bn3"}
+V1C, MMSEG_V1C = "v1c, deep stem 64-64-128", "mmsegmentation v1c, deep stem 32-32-64"
 MMSEG = dict(zip(SEMSEG, (f"stem.{i}" for i in (0, 1, 3, 4, 6, 7)), strict=True))
 
 
@@ -122,28 +151,32 @@ def called(weights: dict[str, Tensor], names: dict[str, str], prefix: str = "") 
 
 
 @pytest.mark.parametrize(
-    ("stem", "rename", "origin"),
+    ("stem", "rename", "told"),
     [
-        ("plain", lambda w: w | {"fc.weight": torch.zeros(2, 2)}, "torchvision, plain stem"),
-        ("deep", lambda w: called(w, SEMSEG), "semseg v2, deep stem 64-64-128"),
-        ("deep", lambda w: {"state_dict": called(w, {}, "module.")}, "v1c, deep stem 64-64-128"),
-        ("light", lambda w: {"state_dict": called(w, MMSEG)}, "mmsegmentation v1c, deep stem 32-32-64"),
+        ("plain", lambda w: w | {"fc.weight": torch.zeros(2, 2)}, ["torchvision, plain stem"]),
+        ("deep", lambda w: called(w, SEMSEG), ["semseg v2, deep stem 64-64-128"]),
+        ("light", lambda w: {"state_dict": called(w, MMSEG)}, [MMSEG_V1C]),
         (
             "light",
             lambda w: {"state_dict": called(w, MMSEG, "backbone.") | {"decode_head.conv_seg.weight": torch.zeros(1)}},
-            "mmsegmentation v1c, deep stem 32-32-64",
+            [MMSEG_V1C, "removed from its names: backbone.", "not used: decode_head.conv_seg.weight"],
         ),
-        ("light", lambda w: w, "timm or Gluon C, deep stem 32-32-64"),
+        ("light", lambda w: w, ["timm or Gluon C, deep stem 32-32-64"]),
+        (
+            "deep",
+            lambda w: {"model_ema": called(w, {}, "_orig_mod.module.model.encoder."), "args": "text"},
+            [V1C, "taken from 'model_ema'", "removed from its names: _orig_mod., module., model.encoder."],
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(name, stem, rename, origin, tmp_path):
+def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(name, stem, rename, told, tmp_path):
     torch.manual_seed(4)
     weights = DilatedResNet(name, stem).state_dict()
     torch.save(rename(weights), tmp_path / "weights.pth")
     network = Network(3, name, str(tmp_path / "weights.pth"), head_channels=8, branches=1)
     assert_loaded(network, weights)
-    assert network.weights_report == report_of(origin, weights, tmp_path / "weights.pth")
+    assert network.weights_report == report_of(told[0], weights, tmp_path / "weights.pth", *told[1:])
     opened = Network(3, name, head_channels=8, branches=1, tensors=network.state_dict())
     opened.load_state_dict(network.state_dict())
 
@@ -160,3 +193,27 @@ def test_branches_may_have_encoders_and_weights_of_their_own(weights_file, backb
     assert len(network.branch2.backbone.layer3) == 6
     assert network.weights_report.endswith("; encoder weights: random")
     assert network.eval()(torch.zeros(1, 3, 32, 32), 2).shape == (1, 3, 32, 32)
+
+
+def test_a_file_of_two_encoders_is_not_guessed_at(backbone_weights, tmp_path):
+    both = called(backbone_weights, {}, "module.encoder_q.") | called(backbone_weights, {}, "module.encoder_k.")
+    torch.save({"state_dict": both}, tmp_path / "moco.pth")
+    with pytest.raises(UserError, match=r"moco\.pth: holds several networks \(encoder_k\., encoder_q\.\); save"):
+        network_with(tmp_path / "moco.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_an_encoder_of_ones_own_is_found_by_its_first_tensor(prefix, tmp_path, monkeypatch):
+    class Own(torch.nn.Sequential):
+        channels, strides = (4, 4), (4, 16)
+
+        def __init__(self):
+            super().__init__(torch.nn.Conv2d(3, 4, 3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 4, 4, 4))
+
+    monkeypatch.setitem(ENCODERS, "own", Encoder(lambda tensors: Own()))
+    weights = Own().state_dict()
+    torch.save({"state_dict": called(weights, {}, prefix) | {"head.weight": torch.ones(1)}}, tmp_path / "own.pth")
+    state = torch.random.get_rng_state()
+    tensors, report = read_encoder_weights("own", str(tmp_path / "own.pth"))
+    assert torch.equal(torch.random.get_rng_state(), state), "the networks that follow draw other weights"
+    assert tensors.keys() == weights.keys() and (prefix in report)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -116,6 +117,17 @@ def test_markdown_has_a_table_each_with_percent_points():
         assert len({line.count("|") for line in lines}) == 1 and len({len(line) for line in lines}) == 1
     assert f"{100 * rows[2].mean:.2f}" in last and f"{100 * rows[2].difference:+.2f}" in last
     assert cells_of(rows[0])[0] == "22 (1/16)"
+
+
+def test_every_method_is_in_the_legend_of_the_plot(monkeypatch):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    rows = [replace(row, method=f"_{row.method}$a$") for row in example()]
+    plot("US$5_$10, 背景", rows, TITLES)
+    (figure,) = figures
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == list(dict.fromkeys(row.method for row in rows))
+    assert figure.get_suptitle().startswith("US$5_$10, ") and not figure._suptitle.get_parse_math()
 
 
 def test_plot_has_a_panel_for_each_kind_of_epoch():

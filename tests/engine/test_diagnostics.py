@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from furnace.engine.traces import STRIPS
 from furnace.methods.build import build_network
 from furnace.methods.method import Teaching
 from furnace.seg_opr.pseudo_label import PseudoLabels, make_pseudo_labels
+from furnace.utils import fonts
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.visualize import CAPTION_HEIGHT
@@ -244,3 +246,15 @@ def test_withheld_labels_are_those_of_the_first_process_s_share(diagnostics: Dia
     batch = TrainBatch(images, None, images, images, torch.zeros(2, 1, *SIZE))
     diagnostics.withheld(C.niters_per_epoch + 1, batch, 1)
     assert asked == [(1, 5, 0), (1, 5, 1)]
+
+
+def test_names_that_no_font_has_are_told_once(diagnostics, writer, monkeypatch, caplog):
+    monkeypatch.setattr(fonts, "is_drawable", str.isascii)
+    names = ["背景", *diagnostics.classes.names[1:]]
+    diagnostics.classes = replace(diagnostics.classes, names=tuple(names))
+    batch, teaching = loaded_batch(diagnostics, 1), teaching_of(draw_pseudo(2))
+    for iteration in (1, 3):
+        diagnostics.show(iteration, batch.map(lambda tensor: tensor[:2]), teaching, None, writer)
+    assert [record.getMessage() for record in caplog.records if "no font" in record.getMessage()] == [
+        fonts.missing_note(names, "the legend of the strips")
+    ]

@@ -131,7 +131,14 @@ def test_snapshots_are_found_by_epoch(tmp_path: Path, which: str, epochs: list[i
     assert find_snapshots(which, tmp_path) == [tmp_path / f"epoch-{epoch}.pth" for epoch in epochs]
 
 
-@pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "x.pth", "", "-4", "1-2-3", "٣"])
+@pytest.mark.parametrize("name", ["best.ckpt", "model.safetensors", "folder/weights"])
+def test_a_file_of_another_program_is_found_by_its_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert find_snapshots(str(tmp_path / name), tmp_path) == [tmp_path / name]
+
+
+@pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "x.pth", "x.safetensors", "a/b", "", "-4", "1-2-3", "٣"])
 def test_what_is_not_there_is_an_error_that_lists_what_is(tmp_path: Path, which: str) -> None:
     (tmp_path / "epoch-4.pth").touch()
     with pytest.raises(UserError, match=f"-e {which}"):

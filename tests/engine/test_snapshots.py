@@ -8,16 +8,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor
 
 from furnace.engine.continuing import load_optimizer
 from furnace.engine.snapshots import (
     Snapshot,
     check_finite,
+    check_weights,
     is_snapshot_epoch,
     load_network,
     load_snapshot,
@@ -60,6 +63,7 @@ def test_a_file_of_the_published_code_can_be_read(tmp_path: Path) -> None:
     snapshot = load_snapshot(tmp_path / "epoch-20.pth")
     assert (snapshot.epoch, snapshot.iteration, len(snapshot.optimizers)) == (20, None, 2)
     load_network(Small(), snapshot, "epoch-20.pth")
+    assert snapshot.note == f"{tmp_path}/epoch-20.pth: removed from its names: module."
 
 
 @pytest.mark.parametrize(
@@ -179,3 +183,60 @@ def test_bare_weights_are_a_snapshot_of_no_epoch(tmp_path: Path) -> None:
     snapshot = load_snapshot(tmp_path / "weights.pth")
     assert (snapshot.epoch, snapshot.iteration, snapshot.optimizers) == (-1, None, [])
     load_network(Small(), snapshot, "weights.pth")
+    assert snapshot.note == ""
+
+
+def renamed(model: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    return {name.replace(old, new): value for name, value in model.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "note"),
+    [
+        (
+            lambda model: {"model": renamed(model, "branch1.", "_orig_mod.branch1.")},
+            "removed from its names: _orig_mod.",
+        ),
+        (lambda model: {"state_dict": renamed(model, "branch1.", "model.branch1.")}, "removed from its names: model."),
+        (lambda model: renamed(model, "branch1.", "branch1._orig_mod."), "removed from its names: _orig_mod."),
+        (
+            lambda model: {
+                "model_ema": {"n_averaged": torch.tensor(3), **renamed(model, "branch1.", "module.branch1.")}
+            },
+            "taken from 'model_ema'; removed from its names: module.; not used: n_averaged",
+        ),
+        (lambda model: {"model": {name: value.half() for name, value in model.items()}}, ""),
+        (lambda model: {"model": model, "optimizer": {"state": {}}, "best": np.float64(0.5)}, ""),
+    ],
+    ids=["compiled", "Lightning", "compiled branch", "moving average", "half precision", "scores and optimizer"],
+)
+def test_weights_of_other_programs_are_snapshots_and_the_note_says_how(tmp_path: Path, wrap, note: str) -> None:
+    state = trained()[0].state_dict()
+    torch.save(wrap(state), tmp_path / "theirs.pth")
+    snapshot = load_snapshot(tmp_path / "theirs.pth")
+    network = Small()
+    load_network(network, snapshot, "theirs.pth")
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-3)
+    assert snapshot.note == (f"{tmp_path}/theirs.pth: {note}" if note else "")
+
+
+def test_safetensors_are_bare_weights(tmp_path: Path) -> None:
+    state = trained()[0].state_dict()
+    save_file({f"model.{name}": value for name, value in state.items()}, tmp_path / "model.safetensors")
+    snapshot = load_snapshot(tmp_path / "model.safetensors")
+    assert (snapshot.epoch, snapshot.optimizers) == (-1, [])
+    load_network(Small(), snapshot, "model.safetensors")
+
+
+def test_numpys_numbers_count_as_pythons(tmp_path: Path) -> None:
+    torch.save({"model": trained()[0].state_dict(), "epoch": np.int64(3)}, tmp_path / "numpy.pth")
+    assert load_snapshot(tmp_path / "numpy.pth").epoch == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64])
+def test_weights_of_any_precision_are_judged(dtype: torch.dtype) -> None:
+    check_weights({"w": torch.ones(2).to(dtype)}, "file", "advice")
+    if dtype.is_floating_point:
+        with pytest.raises(UserError, match="file: w holds values that are not finite; advice"):
+            check_weights({"w": torch.tensor([1, torch.nan]).to(dtype)}, "file", "advice")

@@ -11,6 +11,7 @@ from PIL import Image
 from furnace.engine.distributed import CPU
 from furnace.inference.predictor import Outputs, Predictor
 from furnace.inference.segmenter import Segmenter
+from furnace.utils import fonts
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.tiny_data import PALETTE, write_image
@@ -182,3 +183,14 @@ def test_a_folder_for_results_that_cannot_be_one_is_told_before_the_work(C, phot
     monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UserError, match=r"notes\.txt: can't be written \(File exists\)"):
         Predictor(C, CPU, None, Outputs(photos / "notes.txt")).run("last", [str(photos / "a.png")])
+
+
+def test_names_that_no_font_has_are_told_once(C, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fonts, "is_drawable", str.isascii)
+    last = Path(C.snapshot_dir) / "epoch-last.pth"
+    content = torch.load(last, weights_only=True)
+    torch.save(content | {"settings": content["settings"] | {"dataset_name": "mine"}}, last)
+    names = ["背景", *(f"class {i}" for i in range(1, C.num_classes))]
+    Predictor(C.updated(class_names=names), CPU, "1", Outputs(tmp_path / "out")).run("last", [str(photos)])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no font" in line]
+    assert "背景" in line and "0 BeiJing" in line and "legend.png" in line

@@ -148,3 +148,19 @@ def test_probabilities_are_those_of_the_mean_over_the_windows_that_cover_one(mak
                 counts[top : top + 40, left : left + 40] += 1
     assert counts.max() > 1
     np.testing.assert_allclose(found, (sums / counts).softmax(0).numpy(), atol=1e-5)
+
+
+def test_names_are_those_given_if_the_classes_were_never_named(make_settings, tmp_path):
+    names = ["背景", *(f"thing {i}" for i in range(1, make_settings().num_classes))]
+    unnamed, named = make_settings(method="supervised", dataset_name="mine", **NARROW), tmp_path / "named.pth"
+    write_lively(unnamed, tmp_path / "unnamed.pth")
+    content = torch.load(tmp_path / "unnamed.pth", weights_only=True)
+    own = [f"their\n{i}" for i in range(len(names))]
+    torch.save(content | {"classes": {"names": own, "palette": [[i, i, i] for i in range(len(own))]}}, named)
+    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, class_names=names, **NARROW), CPU)
+    segmenter.load(tmp_path / "unnamed.pth")
+    assert (segmenter.classes.names, segmenter.notes) == (tuple(names), [])
+    segmenter.load(named)
+    assert segmenter.classes.names == tuple(f"their\\n{i}" for i in range(len(own))), "control characters are escaped"
+    (note,) = segmenter.notes
+    assert "背景" in note and str(named) in note and "their" in note

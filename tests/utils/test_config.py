@@ -19,6 +19,11 @@ from tests.conftest import REPOSITORY
 VOC, CITY = REPOSITORY / "exp_voc", REPOSITORY / "exp_city"
 
 
+def names_with(name: str) -> list[str]:
+    """Names for the classes of `VOC`, the first of them `name`."""
+    return [name, *(f"class {i}" for i in range(1, 21))]
+
+
 @pytest.fixture
 def write_config(tmp_path: Path):
     """`write_config(more)` writes an experiment folder: the lines of exp_voc's config.py, then `more`."""
@@ -124,6 +129,11 @@ def test_overrides_are_text_or_values(name, text, value):
         ("train_scale_array", "0.5,x"), ("train_scale_array", "inf"), ("train_scale_array", ""),
         ("train_scale_array", "0,1"), ("eval_scale_array", "-1"), ("eval_scale_array", []),
         ("class_weight", "1,2"), ("class_weight", "nan"), ("class_names", "cat,dog"), ("bn_eps", "0"),
+        ("class_names", names_with("a\tb")), ("class_names", names_with("a\nb")), 
+        ("class_names", names_with("\x1b[2J")),
+        ("class_names", names_with("a\u2028b")), ("class_names", names_with(" ")), ("class_names", names_with("")),
+        ("class_names", names_with("\udc80")), ("class_names", names_with("class 1")),
+        ("class_names", names_with("n" * 101)), ("class_names", ",".join(names_with("a\nb"))),
         ("image_mean", "0.5"), ("image_mean", "nan,nan,nan"), ("image_std", "0.2,0.2,0"), ("image_std", "1,1,1,1"),
         ("cutmix_mask_prop_range", "0.5,0.25"), ("cutmix_mask_prop_range", "0.5"), ("cutmix_mask_prop_range", "0,1"),
         ("cutmix_mask_prop_range", "0.5,1.5"), ("cutmix_boxmask_n_boxes", "0"),
@@ -133,6 +143,13 @@ def test_wrong_value_is_refused_with_its_name(name, value):
     with pytest.raises(UserError, match=rf"^-o {name}=") as caught:
         load_config(VOC, {name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["US$5_$10", "_a", "</script>", "50 %", "{x}", "a\\b", "背景", "می\u200cشود", "n" * 100]
+)
+def test_class_names_of_any_script_are_taken(name):
+    assert load_config(VOC, {"class_names": names_with(name)}).class_names[0] == name
 
 
 def test_an_epoch_without_an_iteration_is_refused():

@@ -2,14 +2,17 @@
 
 import io
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from furnace.utils.errors import UserError
-from furnace.utils.weights import load_file, read_state_dict
+from furnace.utils.weights import load_file, read_state_dict, strip_prefix
 
 WEIGHTS = {"conv1.weight": torch.arange(12.0).view(3, 4), "bn1.bias": torch.ones(5)}
 
@@ -33,24 +36,97 @@ def test_tensors_and_plain_containers_come_back(zipped, tmp_path):
     assert all(torch.equal(content["model"][key], value) for key, value in WEIGHTS.items())
 
 
+OTHER = {name: value + 1 for name, value in WEIGHTS.items()}
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "note"),
     [
-        WEIGHTS,
-        {"model": WEIGHTS, "epoch": 3},
-        {"state_dict": WEIGHTS},
-        {f"module.{key}": value for key, value in WEIGHTS.items()},
-        {"model": {f"module.{key}": value for key, value in WEIGHTS.items()}},
-        {**WEIGHTS, "version": "1.0"},
+        (WEIGHTS, ""),
+        ({"model": WEIGHTS, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, ""),
+        ({"state_dict": WEIGHTS, "pytorch-lightning_version": "2.4.0"}, ""),
+        ({"model": {"state_dict": WEIGHTS}}, ""),
+        ({**WEIGHTS, "version": "1.0"}, ""),
+        ({"state_dict": WEIGHTS, "state_dict_ema": OTHER}, "taken from 'state_dict', not from 'state_dict_ema'"),
+        ({"model_ema": WEIGHTS}, "taken from 'model_ema'"),
+        ({"state_dict_ema": WEIGHTS, "arch": "resnet50"}, "taken from 'state_dict_ema'"),
     ],
-    ids=["bare", "model", "state_dict", "module prefix", "model with module prefix", "with text"],
 )
-def test_state_dict_is_found_and_its_prefix_removed(content, tmp_path):
+def test_state_dict_is_found_and_a_choice_told(content, note, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    found = read_state_dict(path)
+    found, told = read_state_dict(path)
+    assert told == note
     assert found.keys() == WEIGHTS.keys()
     assert all(torch.equal(found[key], value) for key, value in WEIGHTS.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "model.", "model._orig_mod.net."])
+@pytest.mark.parametrize("inner", ["", "_orig_mod."])
+def test_prefixes_of_other_programs_are_removed_and_told(prefix, inner):
+    tensors = {f"{prefix}branch1.{inner}head.weight": torch.ones(2), f"{prefix}branch2.{inner}bias": torch.ones(1)}
+    found, note = strip_prefix(tensors, r"branch\d+\.", "file.pth")
+    assert list(found) == ["branch1.head.weight", "branch2.bias"]
+    assert bool(note) == bool(prefix + inner)
+    parts = [part for part in (prefix + inner).split(".") if part]
+    assert all(f"{part}." in note for part in parts)
+
+
+def test_tensors_beside_the_network_are_told():
+    tensors = {"model.branch1.w": torch.ones(1), "loss.weight": torch.ones(3)}
+    found, note = strip_prefix(tensors, "branch1", "file.pth")
+    assert list(found) == ["branch1.w"]
+    assert note == "removed from its names: model.; not used: loss.weight"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["student.branch1.w", "teacher.branch1.w"], r"file\.pth: holds several networks \(student\., teacher\.\)"),
+        (["branch1.w", "module.branch1.w"], r"file\.pth: holds the same tensors with and without module"),
+    ],
+)
+def test_a_file_of_several_networks_is_not_guessed_at(names, message):
+    with pytest.raises(UserError, match=message):
+        strip_prefix(dict.fromkeys(names, torch.ones(1)), "branch1", "file.pth")
+
+
+def test_names_without_the_mark_stay_and_the_outermost_network_counts():
+    assert strip_prefix({"a.b": torch.ones(1)}, "branch1", "file.pth") == ({"a.b": torch.ones(1)}, "")
+    nested = {"net.layer1.w": torch.ones(1), "net.aux.layer1.w": torch.ones(1)}
+    assert list(strip_prefix(nested, "layer1", "file.pth").tensors) == ["layer1.w", "aux.layer1.w"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin"])
+def test_safetensors_load_by_their_content(name, dtype, tmp_path):
+    save_file({key: value.to(dtype) for key, value in WEIGHTS.items()}, tmp_path / name)
+    found = read_state_dict(tmp_path / name).tensors
+    assert all(torch.equal(found[key], value.to(dtype)) and found[key].dtype == dtype for key, value in WEIGHTS.items())
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["legacy", "zip"])
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_])
+def test_numbers_of_numpy_beside_the_tensors_load(kind, zipped, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(saved({"model": WEIGHTS, "best": kind(1), "list": [kind(0)], "dtype": np.dtype(kind)}, zipped))
+    content = load_file(path)
+    assert (content["best"], content["list"], content["dtype"]) == (1, [0], kind)
+    assert isinstance(content["best"], kind)
+
+
+def test_numpys_names_before_version_2_load(tmp_path):
+    path = tmp_path / "weights.pth"
+    content = saved({"model": WEIGHTS, "best": np.float64(0.5)}, False)
+    for now in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+        path.write_bytes(content.replace(b"numpy._core.multiarray", now).replace(b"numpy.core.multiarray", now))
+        assert load_file(path)["best"] == 0.5
+
+
+def test_arrays_of_numpy_are_refused_with_a_way_out(tmp_path):
+    torch.save({"model": WEIGHTS, "classes": np.array(["a", None], dtype=object)}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"weights\.pth: refused: .*_reconstruct.*torch\.save its state dict alone"):
+        load_file(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, {"model": {}}, [torch.ones(2)], torch.ones(2), "text", 7])
@@ -61,10 +137,43 @@ def test_file_without_a_state_dict_is_refused(content, tmp_path):
         read_state_dict(path)
 
 
-def test_missing_file_is_named(tmp_path):
-    for path in (tmp_path / "nowhere.pth", tmp_path):
-        with pytest.raises(UserError, match=r": no such file; check the path"):
-            load_file(path)
+def test_what_is_no_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.pth: no such file; check the path"):
+        load_file(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match=r": is a folder; name a file in it"):
+        load_file(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that even root can't read")
+def test_a_file_that_can_not_be_read_is_named():
+    with pytest.raises(UserError, match=r"/proc/self/mem: can't be read \(Input/output error\); check"):
+        load_file("/proc/self/mem")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged: the file is empty"),
+        (b"\n<!DOCTYPE html>\n<html><body>404 Not Found</body></html>", "damaged: it is a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "damaged: it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS.*git lfs pull"),
+        (b"\x40\0\0\0\0\0\0\0{" + b"x" * 20, "damaged or not a"),
+        (b"PK\x03\x04" + b"\0" * 99, "damaged or not a"),
+    ],
+)
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_other_files_are_told_by_their_begin(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: .*{message}.*; remove it") as error:
+        load_file(tmp_path / name, "remove it")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_program_is_told(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt: .*a TorchScript program, not a state dict"):
+        load_file(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("form", ["zip", "plain pickle"])
