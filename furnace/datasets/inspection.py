@@ -3,14 +3,15 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from furnace.datasets.reading import check_sizes, check_values, decode_label, read_image
+from furnace.datasets.reading import check_sizes, check_values, decode_label, read_image, read_label
 from furnace.datasets.splits import Sample, read_lines, scan_list
+from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.progress import parallel
@@ -133,6 +134,23 @@ def inspect(sample: Sample, num_classes: int, labeled: bool) -> Inspection:
             if (checked == IGNORE_INDEX).all():
                 found.faults[EMPTY] = str(sample.label)
     return found
+
+
+def absent_classes(samples: Sequence[Sample], num_classes: int) -> list[int]:
+    """The classes that no label of the samples shows; labels are read until all classes have been seen."""
+    seen: set[int] = set()
+    for found in ahead(lambda sample: _classes_of(sample, num_classes), samples):
+        seen |= found
+        if len(seen) == num_classes:
+            return []
+    return sorted(set(range(num_classes)) - seen)
+
+
+def _classes_of(sample: Sample, num_classes: int) -> set[int]:
+    try:
+        return set(np.unique(read_label(sample.label, num_classes)).tolist()) - {IGNORE_INDEX}
+    except UserError:
+        return set()  # whoever trains on it says so
 
 
 def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None]) -> np.ndarray | None:

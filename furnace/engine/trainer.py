@@ -12,6 +12,8 @@ from torch import nn
 
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
+from furnace.datasets.dataset import TrainSet
+from furnace.datasets.inspection import absent_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set
 from furnace.datasets.randomness import Draws
 from furnace.engine.continuing import Found, Saver, check_data, check_run, find_resume, restore
@@ -32,7 +34,7 @@ from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import counted
+from furnace.utils.wording import counted, few
 
 
 class Trainer:
@@ -74,6 +76,8 @@ class Trainer:
         views = method.labeled_view, method.teacher_view
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
         check_shares(C, device=device)
+        if rank() == 0 and not own:
+            check_classes(C, self.dataset)
         self.identity = self._identify(found, own)
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
@@ -284,6 +288,16 @@ def check_unused(folder: str) -> None:
         raise UserError(
             f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "
             "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"
+        )
+
+
+def check_classes(C: Settings, dataset: TrainSet) -> None:
+    """Raise UserError if a class is in no training label, unless `C.allow_absent_classes`."""
+    if not C.allow_absent_classes and (absent := absent_classes(dataset.labeled, C.num_classes)):
+        names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
+        raise UserError(
+            f"{C.train_source}: no label shows {few(names[number] for number in absent)}; correct the labels or "
+            "C.num_classes, or set C.allow_absent_classes = True"
         )
 
 

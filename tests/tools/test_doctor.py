@@ -138,7 +138,7 @@ FAULTS = [
         relabel("train_aug/label/2007_000000.png", lambda label: np.full_like(label, 255)),
         r"note labelled has a class 1 of 5: \S+label/2007_000000\.png",
     ),
-    (hide_dogs, r"note labelled classes no label shows [\w, ]*dog"),
+    (hide_dogs, r"problem labelled classes no label shows [\w, ]*dog"),
 ]
 
 
