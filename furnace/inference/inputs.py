@@ -8,7 +8,7 @@ from pathlib import Path
 from furnace.datasets.splits import IMAGE_SUFFIXES
 from furnace.utils.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
 
 
 @dataclass(frozen=True)
