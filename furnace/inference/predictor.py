@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from furnace.datasets.reading import read_image
 from furnace.engine.distributed import rank, totals_at_the_end, world_size
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.inputs import Input, find_inputs
-from furnace.inference.segmenter import Segmenter, to_array
+from furnace.inference.segmenter import Prediction, Segmenter, to_array
 from furnace.inference.video_writer import writing
 from furnace.inference.videos import Video
 from furnace.utils.background import BackgroundWriter, ahead
@@ -123,8 +122,8 @@ class Predictor:
                 else:
                     yield image, (entry, image)
 
-        for (entry, image), scores in self.segmenter.stream(readable()):
-            labels = self.save_maps(entry.name, scores, background)
+        for (entry, image), found in self.segmenter.stream(readable(), self.outputs.confidence):
+            labels = self.save_maps(entry.name, found, background)
             if self.outputs.overlay:
                 background(self.save_overlay, entry.name, image, labels)
             bar.update()
@@ -145,8 +144,9 @@ class Predictor:
         with video, ExitStack() as stack:
             bar = stack.enter_context(ProgressBar(entry.path.name, video.claimed, self.console, unit="frame"))
             frames = ((picture, (picture, time)) for picture, time in video.read())
-            for number, ((picture, time), scores) in enumerate(self.segmenter.stream(frames)):
-                labels = self.save_maps(f"{entry.name}/{number:06d}", scores, background)
+            stream = self.segmenter.stream(frames, self.outputs.confidence)
+            for number, ((picture, time), found) in enumerate(stream):
+                labels = self.save_maps(f"{entry.name}/{number:06d}", found, background)
                 if self.outputs.overlay:
                     writer = writer or stack.enter_context(writing(target, picture.shape[:2], video))
                     writer.write(self.overlay(picture, labels), time)
@@ -173,12 +173,12 @@ class Predictor:
         """Print a line about an input, whatever the process."""
         Console(stderr=True).print(text, style="yellow", markup=False, soft_wrap=True)
 
-    def save_maps(self, name: str, scores: Tensor, background: BackgroundWriter) -> np.ndarray:
+    def save_maps(self, name: str, found: Prediction, background: BackgroundWriter) -> np.ndarray:
         """Write the label map and, if wanted, the confidence; returns the labels (H, W) uint8."""
-        labels = to_array(scores.argmax(0))
+        labels = to_array(found.labels)
         background(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.segmenter.classes.palette)
-        if self.outputs.confidence:
-            confidence = to_array(self.segmenter.probabilities(scores).amax(0).mul(255).round())
+        if found.confidence is not None:
+            confidence = to_array(found.confidence.mul(255).round())
             background(save_picture, self.outputs.folder / "confidence" / f"{name}.png", confidence)
         return labels
 

@@ -65,13 +65,15 @@ def test_confidence_of_a_large_image_is_a_probability(C):
     segmenter = Segmenter(C, CPU)
     segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
     image = np.random.default_rng(0).integers(0, 256, (SIDE, 2 * SIDE + 5, 3), dtype=np.uint8)
-    _, scores = next(segmenter.stream([(image, None)]))
-    probabilities = segmenter.probabilities(scores)
+    labels, probabilities = map(torch.from_numpy, segmenter(image, probabilities=True))
     torch.testing.assert_close(probabilities.sum(0), torch.ones(image.shape[:2]))
     # The first columns are seen by one window only, those in the middle by two.
-    _, window = next(segmenter.stream([(image[:, :SIDE], None)]))
+    with torch.inference_mode():
+        window = segmenter.window.scores(image[:, :SIDE], segmenter.window_scores, segmenter.to_input)
     torch.testing.assert_close(probabilities[..., :20], window.softmax(0)[..., :20])
-    torch.testing.assert_close(probabilities.argmax(0), scores.argmax(0))
+    torch.testing.assert_close(probabilities.argmax(0), labels.long())
+    ((_, found),) = segmenter.stream([(image, None)], confidence=True)
+    assert torch.equal(found.labels, labels) and torch.equal(found.confidence, probabilities.amax(0))
 
 
 def test_files_patterns_and_equal_stems(C, photos, tmp_path):
