@@ -59,8 +59,11 @@ def main(argv: list[str] | None = None) -> None:
 
     def ours() -> list[np.ndarray]:
         with autocast(device, amp):
-            stream = window.stream(((i, None) for i in images), fast, lambda pixels: normalize(pixels.to(device)))
-            return [scores.argmax(0).cpu().numpy() for _, scores in stream]
+            pairs = ((image, None) for image in images)
+            stream = window.stream(
+                pairs, fast, lambda pixels: normalize(pixels.to(device)), lambda s, _: (s.argmax(0),)
+            )
+            return [labels.cpu().numpy() for _, (labels,) in stream]
 
     ways = {"published": published, "ours": ours}
     predictions = {name: evaluate() for name, evaluate in ways.items()}

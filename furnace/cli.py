@@ -75,8 +75,8 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
         Evaluator(C, device, args.branch, save_to).run(args.epochs)
 
 
-def predict(folder: str | Path, argv: list[str] | None = None) -> None:
-    """`python predict.py` in an experiment folder."""
+def predict(folder: str | Path, argv: list[str] | None = None) -> int:
+    """`python predict.py` in an experiment folder; returns 1 if frames of a video are missing or damaged."""
     parser = experiment_parser("Label pictures and videos with a snapshot.", PREDICT_EXAMPLES)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, folders, glob patterns, videos")
     add_snapshot_arguments(parser, "PATH.pth, EPOCH or last (the default)")
@@ -90,7 +90,9 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> None:
             raise UserError("predict.py: nothing to predict; name a picture, a folder, a pattern or a video")
         save_to = Path(args.save_path or Path(C.log_dir) / "predict")
         outputs = Outputs(save_to, not args.no_overlay, args.confidence, args.opacity)
-        Predictor(C, device, args.branch, outputs).run(args.epochs, args.inputs)
+        predictor = Predictor(C, device, args.branch, outputs)
+        predictor.run(args.epochs, args.inputs)
+    return predictor.status
 
 
 def export(folder: str | Path, argv: list[str] | None = None) -> None:
@@ -136,8 +138,8 @@ EXPORT_EXAMPLES = """examples:
   python export.py -e 34 --format pt2 --branch both -p model.pt2
 """
 STATUS = """
-exit status: 0 done; 1 problems found (--dry-run); 2 an error that one line explains; 128 + N ended by signal N,
-such as 130 by Ctrl-C
+exit status: 0 done; 1 problems found (--dry-run) or frames of a video missing (predict.py); 2 an error that one line
+explains; 128 + N ended by signal N, such as 130 by Ctrl-C
 """
 
 

@@ -14,6 +14,7 @@ import torch
 from furnace import cli
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import EvalSet
+from furnace.inference.predictor import Predictor
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY, TINY_RUN
 from tests.tiny_data import write_image
@@ -59,7 +60,7 @@ def test_settings_are_printed_and_nothing_else_happens(name: str, options: list[
 def test_predict_evaluate_and_export(options: list[str], lively_snapshot: Path, tmp_path: Path, capsys):
     photo = write_image(tmp_path / "photo.png", np.zeros((20, 24, 3), dtype=np.uint8))
     given = [*options, "-e", str(lively_snapshot)]
-    cli.predict(REPOSITORY / "exp_voc", [*given, str(photo), "--no-overlay", "--confidence"])
+    assert cli.predict(REPOSITORY / "exp_voc", [*given, str(photo), "--no-overlay", "--confidence"]) == 0
     out = tmp_path / "log" / "predict"
     assert (out / "label" / "photo.png").is_file() and (out / "confidence" / "photo.png").is_file()
     assert not (out / "overlay").exists()
@@ -72,6 +73,11 @@ def test_predict_evaluate_and_export(options: list[str], lively_snapshot: Path, 
     cli.export(REPOSITORY / "exp_voc", [*given, "--format", "torchscript", "-p", str(model)])
     assert model.is_file()
     assert "largest of all: 0.00e+00" in capsys.readouterr().out
+
+
+def test_a_video_that_is_not_whole_changes_the_status(options: list[str], monkeypatch):
+    monkeypatch.setattr(Predictor, "run", lambda self, *_: setattr(self, "status", 1))
+    assert cli.predict(REPOSITORY / "exp_voc", [*options, "ride.mp4"]) == 1
 
 
 def test_dry_run_checks_everything_and_writes_nothing(options: list[str], voc_root: Path, tmp_path: Path, capsys):

@@ -139,7 +139,7 @@ def inspect(sample: Sample, num_classes: int, labeled: bool) -> Inspection:
 def absent_classes(samples: Sequence[Sample], num_classes: int) -> list[int]:
     """The classes that no label of the samples shows; labels are read until all classes have been seen."""
     seen: set[int] = set()
-    for found in ahead(lambda sample: _classes_of(sample, num_classes), samples):
+    for _, found in ahead(lambda sample: _classes_of(sample, num_classes), samples):
         seen |= found
         if len(seen) == num_classes:
             return []

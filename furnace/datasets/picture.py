@@ -13,7 +13,8 @@ from furnace.utils.errors import UserError
 from furnace.utils.terminal import note
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "AVIF")  # Pillow would hand others to outside programs
-BY_OPENCV = ("PNG", "JPEG", "BMP", "WEBP")
+BY_OPENCV = ("PNG", "JPEG", "MPO", "BMP", "WEBP")
+ANIMATED = ("GIF", "WEBP", "AVIF")
 TRANSPARENT = ("RGBA", "LA", "PA")
 ORIENTATION = 274  # EXIF tag
 PNG_BITS = 24  # position of the bits a sample
@@ -61,6 +62,8 @@ class Picture:
         header = self.header
         if header.mode in TRANSPARENT or "transparency" in header.info:
             note("transparent images", f"{self.path}: is read without its transparency")
+        if header.format in ANIMATED and (frames := header.n_frames) > 1:
+            note("animated images", f"{self.path}: the first of {frames} frames is read")
         if header.format == "PNG" and self.data[PNG_BITS] == 16:
             return to_levels(self._by_opencv(cv2.IMREAD_UNCHANGED), self.path)
         if header.format in BY_OPENCV and header.mode != "CMYK":

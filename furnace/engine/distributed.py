@@ -171,18 +171,21 @@ def from_first(make: Callable[[], T]) -> T:
     return values[0]
 
 
-def total_at_the_end(value: int) -> int:
-    """The sum over all processes, in the first one, which waits however long the others take; `value` in the others.
+def totals_at_the_end(values: Sequence[int]) -> list[int]:
+    """The sums of each value over all processes, in the first one, which waits however long the others take; `values`
+    in the others.
 
     A collective would end those that wait after its time limit.
     """
     if world_size() == 1:
-        return value
-    _store.add("total", value)
+        return list(values)
+    keys = [f"total_{number}" for number in range(len(values))]
+    for key, value in zip(keys, values, strict=True):
+        _store.add(key, value)
     _store.add("arrived", 1)
     while rank() == 0 and _store.add("arrived", 0) < world_size():
         time.sleep(POLL_SECONDS)
-    return _store.add("total", 0) if rank() == 0 else value
+    return [_store.add(key, 0) for key in keys] if rank() == 0 else list(values)
 
 
 def share_weights(module: nn.Module) -> None:

@@ -99,7 +99,7 @@ class Evaluator:
             loader = build_eval_loader(C, [self.samples[index] for index in share])
             images = ((image.numpy(), (name, image, label)) for name, image, label in loader)
             for index, ((name, image, label), found) in zip(share, self.segmenter.stream(images), strict=True):
-                prediction = found.argmax(0)
+                prediction = found.labels.long()
                 of_image = self.metrics.build(C.num_classes, self.device)
                 for metric, alone in zip(metrics, of_image, strict=True):
                     alone.update(label.to(self.device), prediction)
@@ -129,7 +129,7 @@ class Evaluator:
         pairs = ((i, *read_pair(self.samples[i], self.segmenter.C.num_classes)) for i in chosen)
         stream = self.segmenter.stream((image, (i, image, label)) for i, image, label in pairs)
         return [
-            Example(result.names[i], float(result.per_image[i]), image, label, to_array(found.argmax(0)))
+            Example(result.names[i], float(result.per_image[i]), image, label, to_array(found.labels))
             for (i, image, label), found in stream
         ]
 

@@ -9,7 +9,7 @@ from furnace.datasets.folders import check_name, find_files
 from furnace.datasets.splits import IMAGE_SUFFIXES
 from furnace.utils.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,21 @@
 """Prediction on one's own pictures and videos: label maps, coloured overlays and confidence maps."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from furnace.datasets.reading import read_image
-from furnace.engine.distributed import rank, total_at_the_end, world_size
+from furnace.engine.distributed import rank, totals_at_the_end, world_size
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.inputs import Input, find_inputs
-from furnace.inference.segmenter import Segmenter, to_array
+from furnace.inference.segmenter import Prediction, Segmenter, to_array
+from furnace.inference.video_writer import writing
+from furnace.inference.videos import Video
 from furnace.utils.background import BackgroundWriter, ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
@@ -25,8 +25,7 @@ from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.visualize import OPACITY, legend, overlay, save_labels, save_picture
 
-VIDEO_CODEC = "mp4v"
-DEFAULT_FRAME_RATE = 25.0
+INCOMPLETE_STATUS = 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Predictor:
             `confidence/NAME.png` (255 is certain), NAME with the sub-folders of the input. Those of a video are
             numbered pictures in folders NAME, but for the overlay.
         console: for the progress bar.
+
+    Attributes:
+        skipped: why inputs could not be read and were left out, by this process.
+        faulty: what is missing or damaged in videos, by this process.
+        status: exit status of the command after `run`, 1 if any process has met such a video.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Predictor:
         self.console = console or open_console(quiet=rank() > 0)
         self.segmenter = Segmenter(C, device, branch)
         self.skipped: list[str] = []
+        self.faulty: list[str] = []
+        self.status = 0
 
     def run(self, which: str, paths: list[str]) -> list[Input]:
         """Predict files, folders and glob patterns with the one snapshot that `which` names; returns what was found.
@@ -84,8 +90,11 @@ class Predictor:
             for video in (entry for entry in share if entry.is_video):
                 self.predict_video(video, background)
         for reason in self.skipped:
-            Console(stderr=True).print(f"left out: {reason}", style="yellow", markup=False, soft_wrap=True)
-        left_out = total_at_the_end(len(self.skipped))
+            self.warn(f"left out: {reason}")
+        for fault in self.faulty:
+            self.warn(f"not whole: {fault}")
+        left_out, faulty = totals_at_the_end([len(self.skipped), len(self.faulty)])
+        self.status = INCOMPLETE_STATUS if faulty else 0
         if rank() == 0:
             with explained(self.outputs.folder):
                 save_picture(
@@ -94,8 +103,10 @@ class Predictor:
                 )
             if note := missing_note(self.segmenter.classes.names, "legend.png"):
                 self.console.print(note, style="yellow", soft_wrap=True, highlight=False)
-            done = f"{len(found) - left_out} predicted by {snapshot.name}: {self.outputs.folder}"
-            self.console.print(done + (f"; {left_out} could not be read" if left_out else ""), soft_wrap=True)
+            done = f"{len(found) - left_out - faulty} predicted by {snapshot.name}: {self.outputs.folder}"
+            done += f"; {left_out} could not be read" if left_out else ""
+            done += f"; {faulty} with missing or damaged frames" if faulty else ""
+            self.console.print(done, soft_wrap=True)
         return found
 
     def check_targets(self, found: list[Input]) -> None:
@@ -116,8 +127,8 @@ class Predictor:
                 else:
                     yield image, (entry, image)
 
-        for (entry, image), scores in self.segmenter.stream(readable()):
-            labels = self.save_maps(entry.name, scores, background)
+        for (entry, image), found in self.segmenter.stream(readable(), self.outputs.confidence):
+            labels = self.save_maps(entry.name, found, background)
             if self.outputs.overlay:
                 background(self.save_overlay, entry.name, image, labels)
             bar.update()
@@ -127,37 +138,52 @@ class Predictor:
         try:
             return read_image(picture.path)
         except UserError as error:
-            if self.C.on_bad_image != "skip":
-                raise UserError(f"{error}; -o on_bad_image=skip leaves such pictures out") from error
-            self.skipped.append(str(error))
-            return None
+            return self.leave_out(error)
 
-    def predict_video(self, video: Input, background: BackgroundWriter) -> None:
+    def predict_video(self, entry: Input, background: BackgroundWriter) -> None:
         """Frame by frame; the overlay is a video, everything else numbered pictures."""
-        with opened(video.path) as capture:
-            total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
-            target = self.outputs.folder / "overlay" / f"{video.name}.mp4"
-            writer = None
-            frames = ((frame, frame) for frame in read_frames(capture))
-            bar = ProgressBar(video.path.name, total, self.console, unit="frame")
-            try:
-                for number, (frame, scores) in enumerate(self.segmenter.stream(frames)):
-                    labels = self.save_maps(f"{video.name}/{number:06d}", scores, background)
-                    if self.outputs.overlay:
-                        writer = writer or open_writer(target, frame.shape[:2], capture.get(cv2.CAP_PROP_FPS))
-                        writer.write(self.overlay(frame, labels)[..., ::-1])
-                    bar.update()
-            finally:
-                bar.close()
-                if writer:
-                    writer.release()  # writes the index, without which nobody can play what there is
+        if (video := self.open_video(entry.path)) is None:
+            return
+        target = self.outputs.folder / "overlay" / f"{entry.name}.mp4"
+        writer = None
+        with video, ExitStack() as stack:
+            bar = stack.enter_context(ProgressBar(entry.path.name, video.claimed, self.console, unit="frame"))
+            frames = ((picture, (picture, time)) for picture, time in video.read())
+            stream = self.segmenter.stream(frames, self.outputs.confidence)
+            for number, ((picture, time), found) in enumerate(stream):
+                labels = self.save_maps(f"{entry.name}/{number:06d}", found, background)
+                if self.outputs.overlay:
+                    writer = writer or stack.enter_context(writing(target, picture.shape[:2], video))
+                    writer.write(self.overlay(picture, labels), time)
+                bar.update()
+        if fault := video.fault():
+            self.faulty.append(fault)
+        if note := video.note():
+            self.warn(f"note: {note}")
 
-    def save_maps(self, name: str, scores: Tensor, background: BackgroundWriter) -> np.ndarray:
+    def open_video(self, path: Path) -> Video | None:
+        """A video, to read from; None if that fails and `C.on_bad_image` says skip, else UserError."""
+        try:
+            return Video(path)
+        except UserError as error:
+            return self.leave_out(error)
+
+    def leave_out(self, error: UserError) -> None:
+        """Remember an input that can't be read if `C.on_bad_image` says skip; raise UserError otherwise."""
+        if self.C.on_bad_image != "skip":
+            raise UserError(f"{error}; -o on_bad_image=skip leaves such files out") from error
+        self.skipped.append(str(error))
+
+    def warn(self, text: str) -> None:
+        """Print a line about an input, whatever the process."""
+        Console(stderr=True).print(text, style="yellow", markup=False, soft_wrap=True)
+
+    def save_maps(self, name: str, found: Prediction, background: BackgroundWriter) -> np.ndarray:
         """Write the label map and, if wanted, the confidence; returns the labels (H, W) uint8."""
-        labels = to_array(scores.argmax(0))
+        labels = to_array(found.labels)
         background(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.segmenter.classes.palette)
-        if self.outputs.confidence:
-            confidence = to_array(self.segmenter.probabilities(scores).amax(0).mul(255).round())
+        if found.confidence is not None:
+            confidence = to_array(found.confidence.mul(255).round())
             background(save_picture, self.outputs.folder / "confidence" / f"{name}.png", confidence)
         return labels
 
@@ -166,34 +192,3 @@ class Predictor:
 
     def overlay(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return overlay(image, labels, self.segmenter.classes.palette, self.outputs.opacity)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    """A video, to read from. Raises UserError if it can't be decoded."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened():
-            raise UserError(f"{path}: can't be opened as a video; it is damaged, or OpenCV lacks its codec")
-        yield capture
-    finally:
-        capture.release()
-
-
-def read_frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """The frames of a video, (H, W, 3) uint8 RGB."""
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def open_writer(path: Path, size: tuple[int, int], frame_rate: float) -> cv2.VideoWriter:
-    """An MP4 video of frames of `size` (H, W), to write to. Raises UserError if OpenCV can't."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    codec = cv2.VideoWriter_fourcc(*VIDEO_CODEC)
-    writer = cv2.VideoWriter(str(path), codec, frame_rate or DEFAULT_FRAME_RATE, (size[1], size[0]))
-    if not writer.isOpened():
-        raise UserError(f"{path}: can't be written as a video; use --no-overlay for label maps only")
-    return writer

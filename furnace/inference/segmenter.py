@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ from furnace.utils.wording import few, one_line
 
 BRANCHES = ("1", "2", "both")
 Tag = TypeVar("Tag")
+
+
+class Prediction(NamedTuple):
+    """Labels (H, W) uint8 of an image and, if it was asked for, their probability (H, W) float32; on the device."""
+
+    labels: Tensor
+    confidence: Tensor | None = None
 
 
 class Segmenter:
@@ -74,17 +81,28 @@ class Segmenter:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, probabilities: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Labels (H, W) uint8 of an image (H, W, 3) uint8 RGB; with `probabilities` also those, (K, H, W) float32."""
-        scores = self.window.scores(image, self.window_scores, self.to_input)
-        labels = to_array(scores.argmax(0))
-        return (labels, self.probabilities(scores).cpu().numpy()) if probabilities else labels
+        if not probabilities:
+            ((_, found),) = self.stream([(image, None)])
+            return to_array(found.labels)
+
+        def reduce(*sums: Tensor) -> tuple[Tensor, Tensor]:
+            return likeliest(*sums), self.probabilities(*sums)
+
+        ((_, maps),) = self.window.stream([(image, None)], self.window_scores, self.to_input, reduce)
+        labels, values = maps
+        return to_array(labels), values.cpu().numpy()
 
     @torch.inference_mode()
-    def stream(self, images: Iterable[tuple[np.ndarray, Tag]]) -> Iterator[tuple[Tag, Tensor]]:
-        """Scores (K, H, W) of images (H, W, 3) uint8 RGB, in their order, each with the tag that came with it.
+    def stream(
+        self, images: Iterable[tuple[np.ndarray, Tag]], confidence: bool = False
+    ) -> Iterator[tuple[Tag, Prediction]]:
+        """Predictions for images (H, W, 3) uint8 RGB, in their order, each with the tag that came with it."""
 
-        They are sums over windows, mirrors and scales; `probabilities` averages them.
-        """
-        yield from self.window.stream(images, self.window_scores, self.to_input)
+        def reduce(*sums: Tensor) -> tuple[Tensor, ...]:
+            return (likeliest(*sums), self.probabilities(*sums).amax(0)) if confidence else (likeliest(*sums),)
+
+        for tag, maps in self.window.stream(images, self.window_scores, self.to_input, reduce):
+            yield tag, Prediction(*maps)
 
     def to_input(self, pixels: Tensor) -> Tensor:
         """Pixels (1, 3, h, w) uint8 as the network takes them, on its device."""
@@ -95,12 +113,9 @@ class Segmenter:
         with autocast(self.device, self.amp):
             return branch_scores(self.network, windows, self.branch).float()
 
-    @torch.inference_mode()
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """Probabilities (K, H, W) from the scores of an image, averaged over the windows that cover a pixel."""
-        blank = np.zeros((*scores.shape[-2:], 3), dtype=np.uint8)
-        count = self.window.scores(blank, lambda windows: torch.ones_like(windows[:, :1]), self.to_input)
-        mean = scores / count
+    def probabilities(self, scores: Tensor, counts: Tensor) -> Tensor:
+        """Probabilities (K, h, W) by the mean of the scores, from their sums (K, h, W) and numbers (h, W)."""
+        mean = scores / counts
         return mean if self.branch == "both" else mean.softmax(0)
 
 
@@ -146,6 +161,11 @@ def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tens
     if branch != "both":
         return network(images, int(branch))
     return (network(images, 1).softmax(1) + network(images, 2).softmax(1)) / 2
+
+
+def likeliest(scores: Tensor, _: Tensor) -> Tensor:
+    """Class of the highest score: sums (K, h, W) to labels (h, W) uint8."""
+    return scores.argmax(0).to(torch.uint8)
 
 
 def to_array(values: Tensor) -> np.ndarray:

@@ -107,9 +107,9 @@ class Submission:
         written = []
         with ProgressBar(snapshot.stem, len(share), self.console) as bar, BackgroundWriter() as background:
             images = ((image, sample.name) for sample, image in ahead(lambda sample: read_image(sample.image), share))
-            for name, scores in self.segmenter.stream(images):
+            for name, found in self.segmenter.stream(images):
                 path = self.folder / self.server.place(Path(name).name, self.split)
-                background(self._write, path, to_array(scores.argmax(0)))
+                background(self._write, path, to_array(found.labels))
                 written.append(path)
                 bar.update()
         if rank() == 0:

@@ -1,8 +1,10 @@
 """Sliding-window inference, scale by scale, with the geometry of the published evaluation.
 
-Windows of several images and scales share the network's batches; scores are summed on the network's device.
+Windows of several images and scales share the network's batches; scores are summed on the network's device, and only
+as many rows of them as a window is high.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,14 @@ from torch import Tensor
 
 ToInput = Callable[[Tensor], Tensor]
 Scorer = Callable[[Tensor], Tensor]
+Reducer = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 Tag = TypeVar("Tag")
+ROWS = 32  # that are reduced at a time: soft-max and arg-max make copies
+
+
+def whole_scores(scores: Tensor, counts: Tensor) -> tuple[Tensor]:
+    """The scores as they are."""
+    return (scores,)
 
 
 @dataclass(frozen=True)
@@ -40,26 +49,36 @@ class SlidingWindow:
 
     def scores(self, image: np.ndarray, network: Scorer, normalize: ToInput) -> Tensor:
         """Scores (K, H, W) of an image (H, W, 3) uint8 RGB; `network` and `normalize` as in `stream`."""
-        return next(self.stream([(image, None)], network, normalize))[1]
+        ((_, (scores,)),) = self.stream([(image, None)], network, normalize)
+        return scores
 
     def stream(
-        self, images: Iterable[tuple[np.ndarray, Tag]], network: Scorer, normalize: ToInput
-    ) -> Iterator[tuple[Tag, Tensor]]:
-        """Scores of many images, in their order, the batches being filled across images.
+        self,
+        images: Iterable[tuple[np.ndarray, Tag]],
+        network: Scorer,
+        normalize: ToInput,
+        reduce: Reducer = whole_scores,
+    ) -> Iterator[tuple[Tag, tuple[Tensor, ...]]]:
+        """Maps of many images, in their order, the batches being filled across images.
+
+        With the one scale 1 the scores of no image are held as a whole, but `crop` rows of them: what is above the
+        next windows is reduced at once.
 
         Args:
-            images: (H, W, 3) uint8 RGB, and whatever is to come back with its scores.
+            images: (H, W, 3) uint8 RGB, and whatever is to come back with its maps.
             network: normalised windows (N, 3, crop, crop) to scores (N, K, crop, crop).
             normalize: uint8 (1, 3, h, w) to float (1, 3, h, w), on the device that is to do the work.
+            reduce: scores (K, h, W) of some rows, summed over windows, mirrors and scales, and the number of their
+                summands (h, W), to maps (..., h, W).
 
         Yields:
-            The tag, and the scores (K, H, W) on the network's device, summed over windows, mirrors and scales.
+            The tag, and the maps (..., H, W) of `reduce`; by default the scores (K, H, W) on the network's device.
         """
         unfinished: deque[_Image] = deque()
         waiting: deque[tuple[_Scaled, int, int]] = deque()
         for image, tag in images:
             scaled = [self._scale(image, scale, normalize) for scale in self.scales]
-            unfinished.append(_Image(tag, image.shape[:2], scaled))
+            unfinished.append(_Image(tag, image.shape[:2], scaled, reduce))
             waiting.extend((part, y, x) for part in scaled for y, x in part.corners)
             while len(waiting) >= self.batch_size:
                 self._pass(waiting, network)
@@ -67,77 +86,140 @@ class SlidingWindow:
                 yield unfinished.popleft().result()
         while waiting:
             self._pass(waiting, network)
-        for image in unfinished:
-            yield image.result()
+        while unfinished:
+            yield unfinished.popleft().result()
 
     def _scale(self, image: np.ndarray, scale: float, normalize: ToInput) -> "_Scaled":
         image = rescale(image, scale)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         height, width = image.shape[:2]
         if max(height, width) <= self.crop:
-            canvas = pad_to(normalize(pixels), self.crop)
+            canvas, prepare = pad_to(normalize(pixels), self.crop), None
         else:
             # A side that is shorter than the window is padded before normalisation, as published.
-            canvas = normalize(pad_to(pixels, self.crop))
+            canvas, prepare = pad_to(pixels, self.crop), normalize
         rows, columns = (starts(side, self.crop, self.stride_rate) for side in canvas.shape[-2:])
-        return _Scaled(canvas[0], (height, width), [(y, x) for y in rows for x in columns])
+        return _Scaled(canvas, prepare, self.crop, (height, width), [(y, x) for y in rows for x in columns])
 
     def _pass(self, waiting: deque, network: Scorer) -> None:
         """One batch of waiting windows through the network, and their scores to where they belong."""
         chunk = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
-        windows = torch.stack([part.canvas[:, y : y + self.crop, x : x + self.crop] for part, y, x in chunk])
+        windows = torch.stack([part.window(y, x) for part, y, x in chunk])
         scores = network(windows)
         if self.flip:
             scores = scores + network(windows.flip(-1)).flip(-1)
         for (part, y, x), window in zip(chunk, scores, strict=True):
-            part.add(window, y, x)
+            part.add(window, 1 + self.flip, y, x)
 
 
 @dataclass
 class _Scaled:
-    """One image at one scale, padded and normalised (3, h, w): its `size` without padding, its windows' corners, and
-    the sum of their scores."""
+    """One image at one scale, row by row of its windows: pixels in, sums of scores out.
+
+    Args:
+        canvas: the padded image (1, 3, h, w).
+        prepare: normalises rows of the canvas; None if they are normalised.
+        crop: side of the window.
+        size: of the image without padding.
+        corners: first pixels (y, x) of the windows, row by row.
+
+    `take` gets the finished rows of the sums, (K + 1, rows, w) without padding, from top to bottom, the number of
+    summands as the last class; without `take` they are held.
+    """
 
     canvas: Tensor
+    prepare: ToInput | None
+    crop: int
     size: tuple[int, int]
     corners: list[tuple[int, int]]
-    total: Tensor | None = None
+    take: Callable[[Tensor], None] | None = None
+    total: Tensor | None = None  # the sums of the rows from `top` on
+    top: int = 0
     missing: int = field(init=False)
+    prepared: tuple[int, Tensor] | None = None  # the first row and the input (3, crop, w) of the current windows
 
     def __post_init__(self):
         self.missing = len(self.corners)
 
-    def add(self, window: Tensor, y: int, x: int) -> None:
+    def window(self, y: int, x: int) -> Tensor:
+        """The input (3, crop, crop) of a window."""
+        if self.prepared is None or self.prepared[0] != y:
+            rows = self.canvas[..., y : y + self.crop, :]
+            self.prepared = y, (self.prepare(rows) if self.prepare else rows)[0]
+        return self.prepared[1][..., x : x + self.crop]
+
+    def add(self, window: Tensor, count: int, y: int, x: int) -> None:
+        """Add the scores (K, crop, crop) of a window, a sum of `count`; windows come in the order of `corners`."""
         if self.total is None:
-            self.total = window.new_zeros(len(window), *self.canvas.shape[-2:])
-        self.total[:, y : y + window.shape[1], x : x + window.shape[2]] += window
+            rows = self.crop if self.take else self.canvas.shape[-2]
+            self.total = window.new_zeros(len(window) + 1, rows, self.canvas.shape[-1])
+        if self.take and y > self.top:
+            self._finish(y)
+        here = self.total[:, y - self.top : y - self.top + self.crop, x : x + self.crop]
+        here[:-1] += window
+        here[-1] += count
         self.missing -= 1
+        if self.take and not self.missing:
+            self._finish(self.canvas.shape[-2])
+            self.total = None
 
     def scores(self) -> Tensor:
-        """The sum (K, h, w), without the padding."""
+        """The sums (K + 1, h, w) of a finished image that was held as a whole."""
+        return self._unpadded(self.total)
+
+    def _finish(self, until: int) -> None:
+        """Hand over the rows above `until`, and move those below up."""
+        count = until - self.top
+        self.take(self._unpadded(self.total[:, :count]))
+        kept = self.total.shape[1] - count
+        self.total[:, :kept] = self.total[:, count:].clone()
+        self.total[:, kept:] = 0
+        self.top = until
+
+    def _unpadded(self, rows: Tensor) -> Tensor:
+        """The part of some rows from `top` on that lies on the image."""
         (height, width), (padded_height, padded_width) = self.size, self.canvas.shape[-2:]
         top, left = (padded_height - height) // 2, (padded_width - width) // 2
-        return self.total[:, top : top + height, left : left + width]
+        first, last = max(top - self.top, 0), max(top + height - self.top, 0)
+        return rows[:, first:last, left : left + width]
 
 
-@dataclass
 class _Image:
-    """One image on its way: its tag, its size, and its scaled versions."""
+    """One image on its way: its tag, its size, its scaled versions, and its maps as far as rows are finished."""
 
-    tag: object
-    size: tuple[int, int]
-    scaled: list[_Scaled]
+    def __init__(self, tag: object, size: tuple[int, int], scaled: list[_Scaled], reduce: Reducer):
+        self.tag, self.size, self.scaled, self.reduce = tag, size, scaled, reduce
+        self.maps: tuple[Tensor, ...] | None = None
+        self.done = 0  # rows
+        if [part.size for part in scaled] == [size]:  # otherwise rows of different scales would have to be resized
+            scaled[0].take = self.take
 
     def is_finished(self) -> bool:
         return all(part.missing == 0 for part in self.scaled)
 
-    def result(self) -> tuple[object, Tensor]:
-        """The tag and the scores, each scale's resized to the image (half-pixel centres, as OpenCV's INTER_LINEAR)."""
-        resized = [
+    def take(self, sums: Tensor) -> None:
+        """Reduce finished rows (K + 1, h, W), few at a time."""
+        for rows in sums.split(ROWS, dim=1):
+            found, count = self.reduce(rows[:-1], rows[-1]), rows.shape[1]
+            if self.maps is None:
+                self.maps = tuple(part.new_empty(*part.shape[:-2], *self.size) for part in found)
+            for whole, part in zip(self.maps, found, strict=True):
+                whole[..., self.done : self.done + count, :] = part
+            self.done += count
+
+    def result(self) -> tuple[object, tuple[Tensor, ...]]:
+        """The tag and the maps of the whole image."""
+        if self.scaled[0].take is None:
+            self.take(self.resized())
+        return self.tag, self.maps
+
+    def resized(self) -> Tensor:
+        """The total of the scales' sums at the image's size (half-pixel centres, as OpenCV's INTER_LINEAR)."""
+        resized = (
             F.interpolate(part.scores()[None], size=self.size, mode="bilinear", align_corners=False)[0]
             for part in self.scaled
-        ]
-        return self.tag, sum(resized[1:], start=resized[0])
+        )
+        return functools.reduce(torch.add, resized)
 
 
 def rescale(image: np.ndarray, scale: float) -> np.ndarray:

@@ -66,13 +66,15 @@ def test_confidence_of_a_large_image_is_a_probability(C):
     segmenter = Segmenter(C, CPU)
     segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
     image = np.random.default_rng(0).integers(0, 256, (SIDE, 2 * SIDE + 5, 3), dtype=np.uint8)
-    _, scores = next(segmenter.stream([(image, None)]))
-    probabilities = segmenter.probabilities(scores)
+    labels, probabilities = map(torch.from_numpy, segmenter(image, probabilities=True))
     torch.testing.assert_close(probabilities.sum(0), torch.ones(image.shape[:2]))
     # The first columns are seen by one window only, those in the middle by two.
-    _, window = next(segmenter.stream([(image[:, :SIDE], None)]))
+    with torch.inference_mode():
+        window = segmenter.window.scores(image[:, :SIDE], segmenter.window_scores, segmenter.to_input)
     torch.testing.assert_close(probabilities[..., :20], window.softmax(0)[..., :20])
-    torch.testing.assert_close(probabilities.argmax(0), scores.argmax(0))
+    torch.testing.assert_close(probabilities.argmax(0), labels.long())
+    ((_, found),) = segmenter.stream([(image, None)], confidence=True)
+    assert torch.equal(found.labels, labels) and torch.equal(found.confidence, probabilities.amax(0))
 
 
 def test_files_patterns_and_equal_stems(C, photos, tmp_path):
@@ -111,7 +113,8 @@ def test_what_there_is_of_a_video_can_be_played_when_its_end_can_not_be_written(
     monkeypatch.setattr(predictor, "save_maps", full)
     with pytest.raises(UserError, match="no space left"):
         predictor.run("last", [str(tmp_path / "ride.avi")])
-    video = cv2.VideoCapture(str(out / "overlay" / "ride.mp4"))
+    assert [path.name for path in (out / "overlay").iterdir()] == ["ride.incomplete.mp4"]
+    video = cv2.VideoCapture(str(out / "overlay" / "ride.incomplete.mp4"))
     assert [video.read()[0] for _ in range(3)] == [True, True, False]
 
 
@@ -137,6 +140,25 @@ def test_video(C, tmp_path):
         # The codec keeps no noise, but colours on the whole.
         assert np.abs(shown.mean((0, 1)) - frame.mean((0, 1))).max() < 8
     assert not overlaid.read()[0]
+
+
+def test_videos_that_are_not_whole_are_told_and_change_the_status(C, tmp_path, capsys):
+    write_video(tmp_path / "whole.avi", frames=3)
+    write_video(tmp_path / "cut.avi", frames=9)
+    write_video(tmp_path / "none.avi", frames=0)
+    (tmp_path / "cut.avi").write_bytes((tmp_path / "cut.avi").read_bytes()[:-9000])
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+
+    predictor = Predictor(C.updated(on_bad_image="skip"), CPU, "1", Outputs(tmp_path / "out", overlay=False))
+    predictor.run("last", [str(tmp_path / "*.avi"), str(tmp_path / "*.mp4")])
+    said = capsys.readouterr()
+    count = len(list((tmp_path / "out" / "label" / "cut").iterdir()))
+    assert predictor.status == 1 and 0 < count < 9
+    assert "1 predicted by" in said.out
+    assert "; 1 could not be read; 2 with missing or damaged frames" in said.out
+    assert f"cut.avi: {count} of 9 frames could be read" in said.err
+    assert "none.avi: no frame could be read" in said.err
+    assert "left out:" in said.err and "broken.mp4: can't be opened as a video" in said.err
 
 
 @pytest.mark.parametrize(
@@ -169,10 +191,12 @@ def test_refusals(C, lively_snapshot, photos, tmp_path, monkeypatch, inputs, whi
 
 def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C, photos, tmp_path, capsys):
     (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"cut\.png: can't be decoded.*; -o on_bad_image=skip leaves such pictures out"):
+    with pytest.raises(UserError, match=r"cut\.png: can't be decoded.*; -o on_bad_image=skip leaves such files out"):
         Predictor(C, CPU, None, Outputs(tmp_path / "stopped")).run("last", [str(photos)])
     C = C.updated(on_bad_image="skip")
-    Predictor(C, CPU, None, Outputs(tmp_path / "out")).run("last", [str(photos)])
+    predictor = Predictor(C, CPU, None, Outputs(tmp_path / "out"))
+    predictor.run("last", [str(photos)])
+    assert predictor.status == 0, "as it was asked for"
     assert sorted(path.name for path in (tmp_path / "out" / "label").rglob("*.png")) == ["a.png", "b.png"]
     said = capsys.readouterr()
     assert "left out:" in said.err and "cut.png" in said.err

@@ -42,19 +42,29 @@ def predict_share(rank: int, port: int, C: Settings, folder: Path) -> None:
     torch.set_num_threads(1)
     start(CPU)
     predictor = Predictor(C, CPU, "1", Outputs(folder / "out", overlay=False), Console(quiet=True))
-    predictor.predict_video = lambda *_: (time.sleep(2 * WAIT), predictor.skipped.append("late"))
+
+    def late(*_) -> None:
+        time.sleep(2 * WAIT)
+        predictor.skipped.append("late")
+        predictor.faulty.append("cut short")
+
+    predictor.predict_video = late
     with (folder / f"told-{rank}.txt").open("w") as told:
         predictor.console = Console(file=told, width=300)
         predictor.run("last", [str(folder / "in")])
+    (folder / f"status-{rank}.txt").write_text(str(predictor.status))
     stop()
 
 
 def test_processes_wait_for_one_with_a_long_video(C: Settings, tmp_path: Path) -> None:
     write_image(tmp_path / "in/a.png", np.zeros((20, 20, 3), dtype=np.uint8))
     (tmp_path / "in/b.mp4").write_bytes(b"an hour of video")
+    write_image(tmp_path / "in/c.png", np.zeros((20, 20, 3), dtype=np.uint8))
     mp.spawn(predict_share, args=(_free_port(), C, tmp_path), nprocs=2)
-    assert "1 predicted by epoch-last.pth" in (tmp_path / "told-0.txt").read_text()
-    assert "1 could not be read" in (tmp_path / "told-0.txt").read_text()
+    told = (tmp_path / "told-0.txt").read_text()
+    assert "1 predicted by epoch-last.pth" in told
+    assert "1 could not be read; 1 with missing or damaged frames" in told
+    assert (tmp_path / "status-0.txt").read_text() == "1", "that of the command"
 
 
 def test_frames_of_a_video_do_not_replace_the_results_of_pictures(C: Settings, tmp_path: Path) -> None:

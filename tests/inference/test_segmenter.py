@@ -37,9 +37,9 @@ def test_the_snapshot_says_which_networks_to_build(make_settings, snapshot_of, m
     chosen = segmenter.network.get_submodule(f"branch{reported}").state_dict()
     assert all(torch.equal(value, state[f"branch{reported}.{name}"]) for name, value in chosen.items())
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    ((_, scores),) = segmenter.stream([(image, None)])
     inputs = segmenter.to_input(torch.from_numpy(image).permute(2, 0, 1)[None])
     with torch.no_grad():
+        scores = segmenter.window.scores(image, segmenter.window_scores, segmenter.to_input)
         torch.testing.assert_close(scores, segmenter.network(inputs, int(reported))[0], rtol=1e-4, atol=1e-4)
 
 

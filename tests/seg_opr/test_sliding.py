@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow, pad_to, starts
@@ -113,7 +114,7 @@ def test_images_stream_through_full_batches_in_order(batch_size, flip):
     found = list(SlidingWindow(**settings, batch_size=batch_size).stream(iter(images), network, Tensor.double))
 
     assert [tag for tag, _ in found] == [tag for _, tag in images]
-    for (_, scores), expected in zip(found, alone, strict=True):
+    for (_, (scores,)), expected in zip(found, alone, strict=True):
         assert relative_error(scores, expected) < 1e-12
     sizes_of_batches = [n for n, *_ in shapes[:: 1 + flip]]
     assert sum(sizes_of_batches) == windows
@@ -173,3 +174,60 @@ def test_the_odd_row_or_column_of_the_padding_goes_to_the_bottom_or_right(size, 
     rows, columns = padded[0, 0].amax(1), padded[0, 0].amax(0)
     for line, first, last in zip((rows, columns), before, after, strict=True):
         assert line.tolist() == [0] * first + [1] * (len(line) - first - last) + [0] * last
+
+
+def plain_sums(image: np.ndarray, crop: int, stride_rate: float, weight: Tensor, flip: bool) -> tuple[Tensor, Tensor]:
+    """Scores and their number, in whole maps, window by window."""
+    sums, counts = torch.zeros(len(weight), *image.shape[:2]), torch.zeros(image.shape[:2])
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    for y in starts(image.shape[0], crop, stride_rate):
+        for x in starts(image.shape[1], crop, stride_rate):
+            window = pixels[..., y : y + crop, x : x + crop]
+            scores = F.conv2d(window, weight, padding=1)
+            if flip:
+                scores = scores + F.conv2d(window.flip(-1), weight, padding=1).flip(-1)
+            sums[:, y : y + crop, x : x + crop] += scores[0]
+            counts[y : y + crop, x : x + crop] += 1 + flip
+    return sums, counts
+
+
+@pytest.mark.parametrize("stride_rate", [0.3, 2 / 3, 1])
+@pytest.mark.parametrize("flip", [False, True])
+def test_rows_are_reduced_to_the_very_values_of_the_whole_sums(stride_rate, flip):
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    image = random_image(150, 41)
+    window = SlidingWindow(24, stride_rate, flip=flip)
+    network = partial(F.conv2d, weight=weight, padding=1)
+    ((_, maps),) = window.stream(
+        [(image, None)],
+        network,
+        Tensor.float,
+        lambda sums, counts: (sums.argmax(0), (sums / counts).softmax(0), counts),
+    )
+    sums, counts = plain_sums(image, 24, stride_rate, weight, flip)
+    for found, expected in zip(maps, (sums.argmax(0), (sums / counts).softmax(0), counts), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_no_sums_of_more_rows_than_a_window_has_are_held():
+    """Counted in elements of the largest tensor that any operation makes."""
+    image, crop, classes = random_image(400, 60), 20, 30
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    def network(windows: Tensor) -> Tensor:
+        return windows[:, :1].expand(-1, classes, -1, -1)
+
+    with Sizes():
+        ((_, (labels,)),) = SlidingWindow(crop).stream(
+            [(image, None)], network, Tensor.float, lambda sums, _: (sums.argmax(0).to(torch.uint8),)
+        )
+    assert labels.shape == (400, 60)
+    assert largest == max((classes + 1) * crop * 60, image.size) < classes * 400 * 60 / 5
