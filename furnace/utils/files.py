@@ -12,6 +12,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.wording import byte_size
 
 PART = ".part"
+NAME_SHOWN = 40  # characters of a name in the temporary one, so that it is never too long
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -51,7 +52,7 @@ def existing_part(path: Path) -> Path:
 
 def part_of(path: Path) -> Path:
     """A temporary name for `path` that no other writer has; what a killed run leaves of it is hidden."""
-    return path.with_name(f".{token_hex(8)}{path.suffix}{PART}")
+    return path.with_name(f".{path.stem[:NAME_SHOWN]}.{token_hex(8)}{path.suffix}{PART}")
 
 
 def unfinished(folder: Path, suffix: str = "") -> list[Path]:

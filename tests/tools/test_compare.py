@@ -25,6 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.stub_experiment import write_stub
 
 FAST = {
+    "allow_absent_classes": "true",
     "image_height": 32,
     "image_width": 32,
     "head_channels": 8,

@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_whole_files(tasks, tmp_path, m
     write = Path.write_bytes
 
     def fills_up(path: Path, data: bytes) -> int:
-        if "100" not in path.name:
+        if not path.name.startswith(".100."):
             return write(path, data)
         write(path, data[:20])
         raise OSError(errno.ENOSPC, "No space left on device")
