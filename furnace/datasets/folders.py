@@ -62,7 +62,7 @@ def check_name(path: Path) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(f"{text!a}: the name is not UTF-8; rename the file, such as with convmv") from None
-    if any(end in text for end in LINE_ENDS) or text != text.strip():
+    if any(end in text for end in LINE_ENDS) or path.name != path.name.strip():
         raise UserError(f"{text!r}: the name holds a tab, a line break or a space at its end; rename the file")
 
 

@@ -1,5 +1,6 @@
 """What a dry run says of memory and disk."""
 
+import re
 import shutil
 from collections.abc import Callable
 from io import StringIO
@@ -115,3 +116,17 @@ def test_disk_needed_is_that_of_the_snapshots(C, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
     found = check_disk(C, trainer)
     assert found.level == Level.PROBLEM and "976.6 KiB free" in found.text
+
+
+def test_a_run_that_is_nearly_done_needs_no_room_for_what_it_has_saved(C, monkeypatch):
+    trainer = Trainer(C, CPU)
+    whole = check_disk(C, trainer)
+    needed = re.search(r"(\d+) snapshots of ([\d.]+) MiB: ([\d.]+) MiB", whole.text)
+    count, each, room = int(needed[1]), float(needed[2]), float(needed[3])
+    assert room == pytest.approx((count + 1) * each, rel=0.01), "and one that is being written"
+    Path(C.snapshot_dir).mkdir(parents=True)
+    for epoch in (2, 4, 6):
+        (Path(C.snapshot_dir) / f"epoch-{epoch}.pth").write_bytes(b"")
+    free = int((2.05 * each) * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert check_disk(C, trainer).level == Level.OK

@@ -47,3 +47,14 @@ def test_samples_are_timed_from_files_and_from_a_cache_of_their_own(make_setting
     for C in (make_settings(), make_settings(cache=str(tmp_path / "cache"))):
         assert 0 < sample_seconds(C, build_train_set(C)) < 1
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("cores, workers, shared_by", [(4, 2, 2), (4, 16, 4), (4, 0, 1), (None, 3, 1)])
+def test_loading_is_shared_by_the_workers_that_have_a_core(make_settings, monkeypatch, cores, workers, shared_by):
+    C = make_settings(num_workers=workers, batch_size=8)
+    monkeypatch.setattr(estimate.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(estimate, "sample_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(estimate, "step_seconds", lambda *_: 3.0)
+    found = estimate.estimate(C, None, CPU)
+    iteration = 3 + 8 / shared_by
+    assert found.seconds == pytest.approx(C.nepochs * C.niters_per_epoch * iteration)

@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import struct
 import tarfile
 import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from furnace.datasets import archives
-from furnace.datasets.archives import FolderSource, TarSource, ZipSource, open_source, published_difference
+from furnace.datasets.archives import CHUNK_BYTES, FolderSource, TarSource, ZipSource, open_source, published_difference
 from furnace.utils.errors import UserError
 from tests.official_archives import write_folder, write_tar, write_zip
 
@@ -176,3 +178,23 @@ def test_published_difference(tmp_path):
     assert published_difference(tmp_path, "0" * 32, 7) is None
     assert "has 7 bytes, the published archive has 8" in published_difference(path, right, 8)
     assert f"has the md5 {right}" in published_difference(path, "0" * 32, 7)
+
+
+def test_a_small_zip_that_unpacks_to_more_than_it_claims_takes_little_memory(tmp_path):
+    path, true, claimed = tmp_path / "a.zip", 64 * CHUNK_BYTES, 100
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("set/a.png", bytes(true))
+    content = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = content.rindex(magic) + offset
+        assert struct.unpack_from("<I", content, at) == (true,)
+        struct.pack_into("<I", content, at, claimed)
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="can't be read"):
+            dict(open_source(path).read(["set/a.png"]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * CHUNK_BYTES

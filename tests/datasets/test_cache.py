@@ -315,3 +315,38 @@ def test_settings_choose_the_cache(make_settings, memory, tmp_path):
     memory.rmdir()
     with pytest.raises(UserError, match=r"C\.cache = ram: this system has no .*memory; name a folder"):
         build_files(make_settings(cache=RAM))
+
+
+def test_images_that_change_places_are_decoded_anew(tmp_path):
+    """Same size and time, as of BMP files out of one archive."""
+    one, two = (write_image(tmp_path / f"{v}.bmp", np.full((8, 8, 3), v, np.uint8)) for v in (10, 200))
+    for path in (one, two):
+        os.utime(path, ns=(10**18, 10**18))
+    Cache(NUM_CLASSES, tmp_path / "cache").prepare([one, two], [])
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    cache = Cache(NUM_CLASSES, tmp_path / "cache")
+    cache.prepare([one, two], [])
+    np.testing.assert_array_equal(cache.image(one), Files(NUM_CLASSES).image(one))
+
+
+@pytest.mark.parametrize("fault", ["lock", "folder", "owner"])
+def test_memory_that_can_not_be_used_is_named(fault, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_folder, "MEMORY", tmp_path)
+    name = f"furnace-cache-{os.getuid()}"
+    if fault == "owner":
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        (tmp_path / "furnace-cache-12345").mkdir()
+    else:
+        (tmp_path / f"{name}.lock").mkdir() if fault == "lock" else (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"can't be used .*; name a folder in C.cache"):
+        Cache(NUM_CLASSES, locate(RAM), keep=False).prepare(images, [])
+
+
+def test_what_a_killed_run_was_writing_goes(images, tmp_path):
+    part = tmp_path / "cache" / ".entry.0a.part"
+    part.parent.mkdir()
+    part.write_bytes(b"half")
+    Cache(NUM_CLASSES, part.parent).prepare(images, [])
+    assert not part.exists()

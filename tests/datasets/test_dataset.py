@@ -12,7 +12,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.dataset import TrainSet, collate
 from furnace.datasets.randomness import Purpose
-from furnace.datasets.reading import read_image
+from furnace.datasets.reading import Files, read_image
 from furnace.datasets.splits import read_list
 from furnace.datasets.views import MirrorScaleCrop, View
 from furnace.utils.errors import UserError
@@ -173,3 +173,24 @@ def test_a_batch_splits_into_parts_of_the_same_size_in_order(make_train_set):
     assert [len(part.images) for part in parts] == [2, 2, 2]
     for name in FIELDS:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3])
+def test_each_unreadable_image_in_a_row_is_replaced_by_the_next_of_the_order(make_train_set, bad):
+    dataset = make_train_set(samples=7)
+    dataset.skip_unreadable = True
+    order = [dataset.sample(0, position, Purpose.ORDER_UNLABELED_0).image for position in range(7)]
+    damaged, read = set(order[2 : 2 + bad]), []
+
+    class Some(Files):
+        def image(self, path: Path) -> np.ndarray:
+            if path in damaged:
+                raise UserError(f"{path}: damaged")
+            read.append(path)
+            return super().image(path)
+
+    dataset.files = Some(NUM_CLASSES)
+    dataset.skipped = []
+    dataset.unlabeled_sample(0, 2, 0)
+    assert read == [order[2 + bad]]
+    assert dataset.skipped == [f"{path}: damaged" for path in order[2 : 2 + bad]]

@@ -15,7 +15,7 @@ import pytest
 
 from furnace.compare.plan import expected_seconds, overhead_seconds, step_seconds
 from furnace.compare.runner import Runner
-from furnace.compare.trials import SOURCES, first_difference, plan_trials
+from furnace.compare.trials import SOURCES, first_difference, folder_name, plan_trials
 from furnace.datasets.toy import make_toy
 from furnace.seg_opr.metrics import METRICS, Metric
 from furnace.tools.compare import main
@@ -98,8 +98,7 @@ def test_two_methods_and_two_seeds_of_the_toy_experiment(toy: Path, capsys: pyte
 
 
 def folder_of(trial: dict) -> str:
-    slug = trial["method"].replace(":", "_").replace("=", "-")
-    return f"{slug}_1-{trial['ratio']}_seed-{trial['seed']}"
+    return f"{folder_name(trial['method'])}_1-{trial['ratio']}_seed-{trial['seed']}"
 
 
 def test_labels_that_say_nothing_are_a_failure_and_not_a_figure(stub: Path, capsys: pytest.CaptureFixture) -> None:
@@ -471,3 +470,18 @@ def test_more_devices_than_runs_save_no_time(stub: Path) -> None:
     trials = plan_trials(stub, stub.parent / "out", ["supervised"], [8], [0, 1], {"batch_size": "2"})
     seconds = [expected_seconds(trials, {}, {"supervised": 1.0}, at_once) for at_once in (1, 2, 8)]
     assert seconds[0] == 2 * seconds[1] and seconds[1] == seconds[2]
+
+
+def test_relative_overrides_mean_the_same_for_drawn_subsets(stub: Path, monkeypatch) -> None:
+    monkeypatch.chdir(stub.parent)
+    words = arguments(
+        stub, "--draw-subsets", "--dry-run", "-o", "dataset_path=DATA/toy", methods="supervised", seeds="0"
+    )
+    assert main(words) == 0
+
+
+def test_a_method_of_many_settings_has_a_folder_of_its_own(stub: Path) -> None:
+    source = stub.parent / "DATA" / "toy" / "subset_train" / "train_unlabeled_1-8.txt"
+    methods = [f"cpcl:unsup_weight={weight}" + f":unsup_source={source}" * 4 for weight in (1, 2)]
+    assert main(arguments(stub, methods=",".join(methods), seeds="0")) == 0
+    assert len({folder_of(trial) for trial in comparison(stub)["trials"]}) == 2

@@ -85,6 +85,11 @@ def copy_to_validation(root: Path) -> None:
         shutil.copy(root / f"train_aug/{kind}/2008_000000.png", root / f"val/{kind}/2009_000000.png")
 
 
+def copy_within_validation(root: Path) -> None:
+    for kind in ("image", "label"):
+        shutil.copy(root / f"val/{kind}/2009_000000.png", root / f"val/{kind}/2009_000001.png")
+
+
 def copy_unlabeled(root: Path) -> None:
     shutil.copy(root / "train_aug/image/2008_000000.png", root / "train_aug/image/2008_000001.png")
 
@@ -133,6 +138,7 @@ FAULTS = [
         lambda root: add(UNLABELED, (root / LABELED).read_text())(root),
         r"note labelled / unlabelled 5 images in both: .* and 2 more -> all labelled images",
     ),
+    (copy_within_validation, r"note duplicate images 1 image with copies: \S+2009_000000\.png = \S+2009_000001\.png"),
     (copy_unlabeled, r"note duplicate images 1 image with copies: \S+2008_000000\.png = \S+2008_000001\.png"),
     (
         relabel("train_aug/label/2007_000000.png", lambda label: np.full_like(label, 255)),

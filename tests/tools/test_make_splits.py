@@ -1,12 +1,13 @@
 """Making partitions: nested, disjoint, complete, with every class, and never over lists that are there."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from furnace.datasets.splits import read_lines
-from furnace.tools.make_splits import build_parser, labeled_sizes, main
+from furnace.tools.make_splits import build_parser, labeled_sizes, main, read_sorted
 from furnace.tools.prepare_city import main as prepare_city
 from furnace.utils.errors import UserError
 from tests.official_archives import (
@@ -161,3 +162,12 @@ def test_numbers_are_checked(text):
     with pytest.raises(UserError, match=r"--ratios .*: expected whole numbers from 1"):
         build_parser().parse_args(["exp_voc", f"--ratios={text}"])
     assert build_parser().parse_args(["exp_voc", "--ratios", "2, 16,2"]).ratios == [2, 16]
+
+
+def test_a_line_that_is_there_twice_is_found_at_once(make_settings, tmp_path: Path) -> None:
+    lines = [f"images/{i:06d}.png\tlabels/{i:06d}.png" for i in range(30_000)]
+    (tmp_path / "list.txt").write_text("\n".join([*lines, lines[-1]]))
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="is there twice"):
+        read_sorted(tmp_path / "list.txt", make_settings())
+    assert time.monotonic() - begin < 8

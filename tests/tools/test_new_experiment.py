@@ -12,9 +12,10 @@ import pytest
 
 from furnace.datasets.loaders import build_train_set
 from furnace.datasets.reading import read_label
-from furnace.datasets.splits import read_list
+from furnace.datasets.splits import read_list, write_list
 from furnace.engine.trainer import check_shares
 from furnace.methods.settings import load_config
+from furnace.tools import new_experiment
 from furnace.tools.new_experiment import main, pair
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
@@ -208,3 +209,52 @@ def test_the_lists_of_another_data_set_are_not_replaced(folder: Path):
     with pytest.raises(UserError, match="is the place of another data set"):
         begin(folder, name="camvid")
     assert other.read_text() == "a\n"
+
+
+def test_masks_of_one_sub_folder_leave_the_images_of_the_others_without(tmp_path: Path):
+    """Frames of two drives with the same names, masks of the first drive only."""
+    for place in ("a", "b"):
+        for i in range(5):
+            write_image(tmp_path / "photos" / place / f"{i}.png", np.zeros((40, 40, 3), np.uint8))
+    for i in range(5):
+        write_palette_label(tmp_path / "masks" / "a" / f"{i}.png", np.full((40, 40), i, np.uint8))
+    labeled, unlabeled = pair(tmp_path / "photos", tmp_path / "masks")
+    assert [sample.image.parent.name for sample in labeled] == ["a"] * 5
+    assert [sample.image.parent.name for sample in unlabeled] == ["b"] * 5
+
+
+@pytest.mark.parametrize("interrupted", ["write_list", "write_folder"])
+def test_an_experiment_whose_beginning_was_interrupted_can_begin_again(folder: Path, monkeypatch, interrupted: str):
+    def interrupt(*args) -> None:
+        if interrupted == "write_list":
+            write_list(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(new_experiment, interrupted, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            begin(folder)
+    assert not (folder / "exp_mine").exists()
+    begin(folder)
+
+
+@pytest.mark.parametrize("white, rest", [(range(10), ()), (range(5), range(5, 10))])
+def test_masks_of_black_and_white_are_refused(folder: Path, white, rest):
+    for number, path in enumerate(sorted((folder / "masks").rglob("*.png"))):
+        seen = read_label(path, 4) == 1
+        write_palette_label(path, (seen * (255 if number in white else 1)).astype(np.uint8))
+    with pytest.raises(UserError, match="255 means unknown"):
+        begin(folder, "--classes", "background,leaf")
+
+
+def test_images_to_validate_with_are_spread_and_the_window_fits(folder: Path):
+    begin(folder, "--cpu", "--val", "0.3", name="small")  # the order is that of paths: deep/p00, deep/p05, p01, ...
+    C = load_config(folder / "exp_small")
+    assert [sample.name for sample in read_list(C.eval_source, C.dataset_path)] == ["p05", "p04", "p08"]
+    assert C.eval_crop_size == 99, "the longest side of the smallest image"
+    for path in [*(folder / "photos").rglob("*.jpg"), *(folder / "masks").rglob("*.png")]:
+        pixels = read_label(path, 256) if path.suffix == ".png" else np.zeros((70, 90, 3), np.uint8)
+        big = np.resize(pixels, (300, 400, *pixels.shape[2:]))
+        write_palette_label(path, big) if path.suffix == ".png" else write_image(path, big)
+    begin(folder, "--cpu", name="large")
+    assert load_config(folder / "exp_large").eval_crop_size == 256

@@ -408,3 +408,10 @@ def test_other_lists_are_not_overwritten(voc, sbd, target, tmp_path):
 def test_missing_arguments_are_named(arguments):
     with pytest.raises(UserError, match="--voc and --sbd"):
         main(arguments)
+
+
+def test_the_other_source_of_labels_is_not_held_against_the_first(tmp_path, capsys):
+    archive, aug = write_tar(tmp_path / "voc.tar", voc_members()), write_zip(tmp_path / "aug.zip", aug_members())
+    main(["--voc", str(archive), "--sbd", str(aug), "--target", str(tmp_path / "out"), "--dry-run"])
+    said = capsys.readouterr().err
+    assert "voc.tar has" in said and "aug.zip" not in said

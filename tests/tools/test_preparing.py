@@ -13,7 +13,7 @@ from furnace.datasets.protocols import Layout
 from furnace.tools import preparing
 from furnace.tools.preparing import Plan, Task, carry_out, is_complete, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError
-from tests.official_archives import png, write_zip
+from tests.official_archives import jpeg, png, write_folder, write_zip
 
 CONTENT = png(np.arange(40, dtype=np.uint8).reshape(5, 8))
 NAMES = [f"{i:03d}" for i in range(150)]
@@ -98,3 +98,22 @@ def test_the_default_folder_is_where_config_looks(monkeypatch):
     assert default() == Path(__file__).parents[2] / "DATA" / "city"
     monkeypatch.setenv("volna", "/data")
     assert default() == Path("/data/DATA/city")
+
+
+def test_a_file_of_zeros_is_not_complete(tmp_path):
+    """What a power failure leaves of a file that was not flushed."""
+    source = open_source(write_folder(tmp_path / "source", {"a.jpg": jpeg(0)}))
+    task = Task(source, "a.jpg", tmp_path / "a.jpg", lambda content: content)
+    task.target.write_bytes(jpeg(0))
+    assert is_complete(task)
+    task.target.write_bytes(bytes(len(jpeg(0))))
+    assert not is_complete(task)
+
+
+def test_room_is_asked_for_what_is_written_beside_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: Namespace(free=10))
+    folder = open_source(write_folder(tmp_path / "source", {"a.jpg": jpeg(0)}))
+    carry_out(make_tasks(folder, {"a": "a.jpg"}, ["a"], tmp_path / "linked", ".jpg", lambda content: content), True)
+    archive = open_source(write_zip(tmp_path / "a.zip", {"a.jpg": jpeg(0)}))
+    with pytest.raises(UserError, match="make room"):
+        carry_out(make_tasks(archive, {"a": "a.jpg"}, ["a"], tmp_path / "out", ".jpg", lambda content: content), True)

@@ -397,3 +397,28 @@ def test_other_numbers_of_labels_of_voc_are_one_line_edits(write_config, labeled
     assert C.train_source.endswith(labeled)
     assert C.unsup_source.endswith("pascal_voc/train_aug.txt")
     assert C.niters_per_epoch == load_config(VOC).niters_per_epoch
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("image_mean", "123.675,116.28,103.53"),
+        ("image_std", "58.4,57.1,57.4"),
+        ("class_weight", ",".join(["-1", *["1"] * 20])),
+        ("class_weight", ",".join(["0"] * 21)),
+        ("seed", str(2**64)),
+    ],
+)
+def test_numbers_of_another_kind_are_refused(make_settings, name: str, value: str) -> None:
+    with pytest.raises(UserError, match=name):
+        make_settings(**{name: value})
+
+
+def test_an_overridden_list_stays_as_it_is(write_config) -> None:
+    folder = write_config("C.train_scale_array += [3.0]")
+    assert load_config(folder, {"train_scale_array": "1"}).train_scale_array == (1,)
+
+
+@pytest.mark.parametrize("text", ["['cat', 'dog']", '("cat", "dog")', "cat, dog"])
+def test_names_in_quotes_are_the_names(make_settings, text: str) -> None:
+    assert make_settings(num_classes=2, class_names=text).class_names == ("cat", "dog")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from furnace.utils.errors import UserError
-from furnace.utils.files import link_atomically, write_atomically
+from furnace.utils.files import link_atomically, replacing, unfinished, write_atomically
 
 
 def test_a_file_is_written_in_folders_that_are_made(tmp_path):
@@ -63,3 +63,28 @@ def test_links(tmp_path):
         assert list(path.parent.iterdir()) == [path]
     write_atomically(path, b"other")
     assert source.read_bytes() == b"content"
+
+
+def test_what_another_process_has_half_written_does_not_get_the_name(tmp_path):
+    path = tmp_path / "file"
+    first, second = replacing(path), replacing(path)
+    first.__enter__().write_bytes(b"whole")
+    second.__enter__().write_bytes(b"ha")  # and "lf" to come
+    first.__exit__(None, None, None)
+    assert path.read_bytes() == b"whole"
+    assert len(unfinished(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "名" * 85])
+def test_the_longest_names_can_be_written(name, tmp_path):
+    write_atomically(tmp_path / name, b"content")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_disk_too_full_for_a_folder_is_named(tmp_path, monkeypatch):
+    def full(path: Path, *_, **__) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(UserError, match="no space left on the disk"):
+        write_atomically(tmp_path / "new" / "file", b"content")

@@ -1,0 +1,65 @@
+"""What is found in lists and files before a run: copies, absent classes, and how much is read for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from furnace.datasets import inspection
+from furnace.datasets.inspection import COMPARED_BYTES, Listing, absent_classes, duplicates, inspect_all, open_listing
+from furnace.datasets.splits import Sample
+from tests.tiny_data import write_image, write_palette_label
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "d").mkdir()
+    return tmp_path / "d"
+
+
+def copies(folder: Path) -> list[set[str]]:
+    found = duplicates([open_listing("unlabelled", str(folder), str(folder), "", labeled=False)])
+    return [{path.name for _, path in group} for group in found]
+
+
+def test_files_that_differ_at_once_are_not_read_to_their_ends(folder: Path, monkeypatch):
+    for i in range(40):
+        (folder / f"{i}.bmp").write_bytes(bytes([i]) * 10**6)
+    read, whole = [], inspection._digest
+    monkeypatch.setattr(inspection, "_digest", lambda path, length: read.append(length) or whole(path, length))
+    assert copies(folder) == []
+    assert read == [COMPARED_BYTES] * 40
+
+
+def test_files_of_one_beginning_are_compared_to_their_ends(folder: Path):
+    begin = bytes(range(256)) * (COMPARED_BYTES // 256)
+    for name, end in (("a", b"1"), ("b", b"2"), ("c", b"1"), ("d", b"22")):
+        (folder / f"{name}.png").write_bytes(begin + end)
+    assert copies(folder) == [{"a.png", "c.png"}]
+
+
+@pytest.mark.parametrize("shown, absent", [((0, 1, 2), []), ((0, 2, 255), [1]), ((255,), [0, 1, 2])])
+def test_classes_that_no_label_shows(tmp_path: Path, shown, absent):
+    samples = [
+        Sample(str(value), tmp_path / "x.png", write_palette_label(tmp_path / f"{value}.png", np.full((4, 4), value, np.uint8)))
+        for value in shown
+    ]
+    damaged = Sample("bad", tmp_path / "x.png", tmp_path / "nowhere.png")
+    assert absent_classes([damaged, *samples], 3) == absent
+
+
+def test_labels_are_read_until_all_classes_have_been_seen(tmp_path: Path, monkeypatch):
+    label = write_palette_label(tmp_path / "l.png", np.arange(4, dtype=np.uint8).reshape(2, 2))
+    read, real = [], inspection.read_label
+    monkeypatch.setattr(inspection, "read_label", lambda *args: read.append(1) or real(*args))
+    assert absent_classes([Sample("x", tmp_path / "x.png", label)] * 1000, 4) == []
+    assert len(read) < 100
+
+
+def test_a_sample_is_not_taken_from_the_front(folder: Path):
+    paths = [write_image(folder / f"{i:02d}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(40)]
+    listing = Listing("unlabelled", "", "", False, samples=[Sample(path.stem, path, None) for path in paths])
+    chosen = [int(found.sample.name) for found in inspect_all(listing, 3, 8)]
+    assert len(chosen) == 8 and chosen == sorted(chosen)
+    assert max(chosen) >= 20, "the second half of the list is never looked at"
+    assert chosen == [int(found.sample.name) for found in inspect_all(listing, 3, 8)]
