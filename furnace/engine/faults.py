@@ -40,10 +40,9 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
     if is_out_of_memory(error):
         return UserError(out_of_memory(C, smaller_steps, is_of_gpu(error), f" in iteration {iteration}"))
     if lost := WORKER_LOST.search(text):
-        files = ", ".join(map(str, dataset.being_read())) or "none"
         return UserError(
-            f"{loader_lost(lost)}; files being read by loaders: {files}; if none is to blame, memory ran out: "
-            f"{LESS_LOADING}"
+            f"{loader_lost(lost)}; files being read by loaders: {files_being_read(dataset)}; if none is to blame, "
+            f"memory ran out: {LESS_LOADING}"
         )
     if processes > 1 and isinstance(error, RuntimeError) and LOST_PEER.search(text):
         return UserError(
@@ -54,6 +53,11 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
         file = error.filename or "a temporary file"
         return UserError(f"{file}: no space left on the disk; make room, then -c auto goes on from the last save")
     return None
+
+
+def files_being_read(dataset: TrainSet) -> str:
+    """The images that loaders have begun to read, or "none"."""
+    return ", ".join(map(str, dataset.being_read())) or "none"
 
 
 Advice = Callable[[Settings], str]

@@ -12,12 +12,12 @@ from torch import nn
 
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
-from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set
+from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
 from furnace.engine.continuing import Found, Saver, check_data, check_run, find_resume, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, restarts, whole_batch, world_size
-from furnace.engine.faults import SkippedImages, explain, not_finite
+from furnace.engine.faults import SkippedImages, explain, files_being_read, not_finite
 from furnace.engine.guard import Fault
 from furnace.engine.identity import data_identity, new_run
 from furnace.engine.learner import build_learner
@@ -31,6 +31,7 @@ from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
+from furnace.utils.stopping import SAVING
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import counted
 
@@ -116,13 +117,14 @@ class Trainer:
             return
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
-        with StopSignals() as signals, self._monitor() as monitor, self._saved_after_faults(signals):
+        signals = StopSignals(lambda: files_being_read(self.dataset))
+        with signals, self._monitor() as monitor, no_workers_left(), self._saved_after_faults(signals):
             batches = iter(loader)
-            signals.defer_child_errors()
-            for batch in monitor.timed(batches):
+            signals.watch()
+            for batch in monitor.timed(signals.awaited(batches)):
                 self._train(batch, monitor)
                 if self.iteration < self.total and (signum := signals.requested()):
-                    self._stop(signum)
+                    self._answer(signum)
         self.skipped_images.report()
         self.saver.finish(C.nepochs - 1)
         logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}")
@@ -191,8 +193,16 @@ class Trainer:
             self.identity,
         )
 
-    def _stop(self, signum: int) -> None:
+    def _answer(self, signum: int) -> None:
+        """Save, and end unless the signal only warns.
+
+        Raises:
+            Stopped: with the signal's status.
+        """
         self._check_finite()
+        if signum == SAVING:
+            self.saver.try_state()
+            return
         path = self.saver.save_state()
         self.skipped_images.report()
         name = signal.Signals(signum).name

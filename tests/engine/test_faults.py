@@ -78,29 +78,20 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_signal_to_the_whole_group_saves_and_tells(command: Command) -> None:
-    """As `timeout` and terminals do it: loaders would get the signal, too."""
-    process = command.start(*command.arguments())
+def test_signals_to_the_whole_group_save_and_tell(command: Command) -> None:
+    """As `timeout` and terminals do it: loaders would get the signals, too."""
+    process = command.start(*command.arguments(autosave_minutes=0))
     command.wait_for(process, "iteration 2/40")
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGTERM
+    os.killpg(process.pid, signal.SIGUSR1)
+    command.wait_for(process, f"{AUTOSAVE} at iteration")
+    assert 2 <= command.saved_iteration() < 40
+    done = command.said().count("iteration")
+    command.wait_for(process, "iteration", done + 2)  # it goes on
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGHUP
     last = command.said().strip().splitlines()[-1]
-    assert last.startswith(f"stopped: SIGTERM after iteration {command.saved_iteration()} of 40; saved ")
+    assert last.startswith(f"stopped: SIGHUP after iteration {command.saved_iteration()} of 40; saved ")
     assert "Traceback" not in command.said()
-
-
-def test_a_second_signal_ends_at_once(command: Command) -> None:
-    stuck = "import time; from furnace.engine.signals import StopSignals\n"
-    stuck += "with StopSignals():\n    print('in', flush=True)\n    while True: time.sleep(0.01)"
-    process = command.start("-c", stuck)
-    command.wait_for(process, "in")
-    os.kill(process.pid, signal.SIGINT)
-    command.wait_for(process, "once more to stop at once")
-    os.kill(process.pid, signal.SIGINT)  # so soon after, it is an echo of the first
-    time.sleep(0.7)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGTERM
 
 
 @pytest.fixture(scope="module")
