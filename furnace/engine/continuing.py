@@ -15,7 +15,15 @@ from furnace.engine.learner import Learner
 from furnace.engine.monitor import logger
 from furnace.engine.record import RECORD, read_record
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, list_snapshots, newest_sound, prune, sweep
-from furnace.engine.snapshots import Snapshot, check_finite, load_network, load_snapshot, read_progress, save_snapshot
+from furnace.engine.snapshots import (
+    SHOWN,
+    Snapshot,
+    check_finite,
+    load_network,
+    load_snapshot,
+    read_progress,
+    save_snapshot,
+)
 from furnace.engine.traces import clear_traces, set_apart
 from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
@@ -27,6 +35,7 @@ PENDING = ".beginning"  # in a folder of snapshots that are not this run's yet: 
 SECONDS = 60  # of a minute
 # Settings that change neither what is learned nor from what.
 IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
+COUNTS = ("batch_size", "niters_per_epoch")  # what an iteration and an epoch are
 Found = tuple[Snapshot, str]
 
 
@@ -100,8 +109,8 @@ class Saver:
     def finish(self, epoch: int) -> None:
         """Make the last `epoch`'s snapshot `epoch-last.pth`, and remove the autosave, of which it holds all.
 
-        A snapshot of this number but another state, of a run with another C.niters_per_epoch or of more epochs, is
-        none of this run's end: then everything stays as it is.
+        A snapshot of this number but another state, of a run of more epochs, is none of this run's end: then everything
+        stays as it is.
         """
         path, iteration = self.folder / f"epoch-{epoch}.pth", self.capture().iteration
         if rank() > 0:
@@ -155,6 +164,23 @@ def check_run(snapshot: Snapshot, path: str, folder: str | Path) -> None:
         )
 
 
+def check_counts(snapshot: Snapshot, path: str, C: Settings) -> None:
+    """Raise UserError if iterations or epochs of a run's own snapshot are not those of the settings.
+
+    Names of snapshots, records, scores and the order of images all go by them: half a run of each would tell nothing.
+    """
+    own = {key: getattr(C, key) for key in COUNTS}
+    changed = {key: str(snapshot.settings.get(key, own[key]))[:SHOWN] for key in COUNTS}
+    changed = {key: value for key, value in changed.items() if value != str(own[key])}
+    if changed:
+        what = " and ".join(f"C.{key} = {value} (now {own[key]})" for key, value in changed.items())
+        same = " ".join(f"-o {key}={value}" for key, value in changed.items())
+        raise UserError(
+            f"{path}: was made with {what}, in which its run counts; continue with the same ({same}), or, counted in "
+            f"epochs, in a folder of its own (-c {path} -o log_dir=...)"
+        )
+
+
 def check_data(snapshot: Snapshot, path: str, data: dict[str, Any], resume: str | None, notes: list[str]) -> None:
     """Compare the lists that a snapshot learned from with those of now; other files under the same names are a note.
 
@@ -192,15 +218,25 @@ def restore(
     if changed:
         values = ", ".join(f"{key} {str(snapshot.settings[key])[:80]} -> {str(own[key])[:80]}" for key in changed)
         notes.append(f"{path}: was made with other settings: {values}")
-    iteration = snapshot.iteration
-    if iteration is None:
-        iteration = (snapshot.epoch + 1) * C.niters_per_epoch
+    iteration = iterations_done(snapshot, C.niters_per_epoch)
+    if snapshot.iteration not in (None, iteration):
+        notes.append(f"{path}: is of iteration {snapshot.iteration}; counted in epochs, that is {iteration} here")
     if iteration >= C.nepochs * C.niters_per_epoch:
         finished = f"{path}: the run of {C.nepochs} epochs is finished; for more of them -o nepochs=N"
         if more:
             raise UserError(finished)
         notes.append(finished)
     return iteration, snapshot.skipped
+
+
+def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
+    """The iterations that a snapshot has behind it, in epochs of so many."""
+    if snapshot.iteration is None:
+        return (snapshot.epoch + 1) * niters_per_epoch
+    theirs = snapshot.settings.get("niters_per_epoch")
+    if not isinstance(theirs, int) or theirs <= 0:
+        return snapshot.iteration
+    return snapshot.iteration * niters_per_epoch // theirs
 
 
 def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: str, notes: list[str]) -> None:

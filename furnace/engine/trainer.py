@@ -14,7 +14,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
-from furnace.engine.continuing import Found, Saver, check_data, check_run, find_resume, restore
+from furnace.engine.continuing import Found, Saver, check_counts, check_data, check_run, find_resume, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, restarts, whole_batch, world_size
 from furnace.engine.faults import SkippedImages, explain, files_being_read, not_finite
@@ -66,6 +66,7 @@ class Trainer:
         own = found is not None and Path(found[1]).resolve().parent == Path(C.snapshot_dir).resolve()
         if own:
             check_run(*found, C.snapshot_dir)
+            check_counts(*found, C)
         elif found and not overwrite:
             check_unused(C.snapshot_dir)
         self.fresh = not own
@@ -111,12 +112,13 @@ class Trainer:
 
     def _fit(self) -> None:
         C = self.C
-        self._begin()
         if self.iteration >= self.total:  # killed after its last save, or simply asked again
+            self._begin()
             self.saver.finish(self.iteration // C.niters_per_epoch - 1)
             return
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
+        self._begin()
         signals = StopSignals(lambda: files_being_read(self.dataset))
         with signals, self._monitor() as monitor, no_workers_left(), self._saved_after_faults(signals):
             batches = iter(loader)
@@ -138,6 +140,8 @@ class Trainer:
         for note in self.notes:
             logger.warning(note)
         self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
+        if self.fresh and list_snapshots(C.snapshot_dir):
+            self.dataset[0, 0]  # an earlier run is not removed for one that can't read its images
         self.saver.begin(self.fresh, self.iteration if self.branched else None)
         write_record(C, self.identity, self.device, continues=not self.fresh)
 

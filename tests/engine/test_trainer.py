@@ -166,12 +166,51 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
     assert not results.exists(), "removing snapshots by hand leaves no results of an earlier run, either"
 
 
-def test_asked_again_with_other_epochs_the_end_of_the_run_stays_the_last(make_trainer) -> None:
-    make_trainer(nepochs=4, niters_per_epoch=2, snapshot_iter=1, keep_snapshots=0).fit()
-    again = make_trainer("auto", nepochs=2, niters_per_epoch=4)  # in epochs of four, the second is the last
-    again.fit()
-    assert saves(again) == ["epoch-1.pth", "epoch-2.pth", "epoch-3.pth", LAST]
-    assert torch.load(Path(again.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 8
+@pytest.mark.parametrize("resume", ["auto", "epoch-1.pth"])
+def test_a_run_does_not_continue_in_other_epochs_or_batches_in_its_folder(make_trainer, resume: str) -> None:
+    first = make_trainer(nepochs=2, niters_per_epoch=2, snapshot_iter=1, keep_snapshots=0)
+    first.fit()
+    folder = Path(first.C.snapshot_dir)
+    resume = str(folder / resume) if resume != "auto" else resume
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pth")}
+    changed = r"C\.niters_per_epoch = 2 \(now 1\)"
+    with pytest.raises(UserError, match=rf"made with {changed}, in .* \(-o niters_per_epoch=2\), or, .* -o log_dir="):
+        make_trainer(resume, nepochs=4, niters_per_epoch=1)
+    changed = rf"C\.batch_size = 3 \(now 6\) and {changed}"
+    with pytest.raises(UserError, match=rf"made with {changed}, .* \(-o batch_size=3 -o niters_per_epoch=2\), or, "):
+        make_trainer(resume, nepochs=4, niters_per_epoch=1, batch_size=6)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pth")} == before
+    assert make_trainer("auto", nepochs=3, niters_per_epoch=2).start_iteration == 4, "more epochs are the same run"
+
+
+def test_a_run_from_elsewhere_goes_on_counted_in_epochs(make_trainer, tmp_path: Path) -> None:
+    first = make_trainer(nepochs=2, niters_per_epoch=2)
+    first.fit()
+    elsewhere = {"log_dir": str(tmp_path / "other"), "snapshot_dir": str(tmp_path / "other" / "snapshot")}
+    trainer = make_trainer(
+        str(Path(first.C.snapshot_dir) / LAST), nepochs=3, niters_per_epoch=1, batch_size=6, **elsewhere
+    )
+    assert trainer.start_iteration == 2
+    assert any("is of iteration 4; counted in epochs, that is 2 here" in note for note in trainer.notes)
+    trainer.fit()
+    assert saves(trainer) == ["epoch-2.pth", LAST]
+    assert torch.load(Path(trainer.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 3
+
+
+def test_nothing_is_removed_for_a_run_that_cannot_read_its_images(make_trainer, monkeypatch) -> None:
+    first = make_trainer(nepochs=1, niters_per_epoch=1)
+    first.fit()
+    again = make_trainer(overwrite=True, nepochs=1, niters_per_epoch=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer_module, "build_train_loader", lambda *_: (_ for _ in ()).throw(UserError("no cache")))
+        with pytest.raises(UserError, match="no cache"):
+            again.fit()
+    assert saves(first) == ["epoch-0.pth", LAST]
+    path = again.dataset.sample(0, 0, Purpose.ORDER_LABELED).image
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"^{path}: can't be decoded"):
+        again.fit()
+    assert saves(first) == ["epoch-0.pth", LAST]
 
 
 def test_asked_again_for_fewer_epochs_nothing_is_lost(make_trainer) -> None:
