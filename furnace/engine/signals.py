@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from furnace.engine.distributed import rank, world_size
+from furnace.engine.distributed import launched, rank, world_size
 from furnace.engine.launcher import ECHO_SECONDS
 from furnace.engine.monitor import logger
 from furnace.utils.errors import SIGNAL_BASE
@@ -36,6 +36,7 @@ class StopSignals:
     """Context in which a first signal asks to stop and a second one ends the process at once; SIGUSR1 asks to save.
 
     A thread hears the signals, so that they end the process whatever its main thread is stuck in: a collective, a disk.
+    The end of the launcher that started this process is one, too: nobody would look after the process any more.
 
     A context manager for the main thread.
 
@@ -45,6 +46,7 @@ class StopSignals:
 
     def __init__(self, reading: Callable[[], str] = str):
         self.reading = reading
+        self.parent = os.getppid() if launched() else None
         self.received, self.since = 0, 0.0
         self.save_asked = self.answered = self.over = False
         self.waits_since: float | None = None  # for a batch
@@ -139,6 +141,10 @@ class StopSignals:
             if select([self.ear], [], [], POLL_SECONDS)[0]:
                 for signum in self.ear.recv(64):
                     self._answer(signum)
+            if self.parent not in (None, os.getppid()):
+                self.parent = None
+                say("the launcher of this process has ended", every=True)
+                self._answer(signal.SIGTERM)
             self._look_after_batches()
             self._look_after_iteration()
         self.ear.close()
@@ -187,8 +193,9 @@ def stop_at_once(signum: int) -> None:
     os._exit(SIGNAL_BASE + signum)
 
 
-def say(text: str) -> None:
-    """Write a line of the first process to the terminal beside the log, which may be in the middle of another one."""
-    if rank() == 0:
+def say(text: str, every: bool = False) -> None:
+    """Write a line to the terminal beside the log, which may be in the middle of another one; of the first process, or
+    of `every` one."""
+    if rank() == 0 or every:
         with suppress(OSError):  # nobody reads any more
             os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())

@@ -1,5 +1,6 @@
 """Training: data, step, log, snapshot, from settings to `epoch-last.pth`, through interruptions and faults."""
 
+import hashlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,15 @@ from torch import nn
 
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
+from furnace.datasets.dataset import TrainSet
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
-from furnace.engine.continuing import Found, Saver, check_counts, check_data, check_run, find_resume, restore
+from furnace.engine.continuing import Found, Saver, restore
 from furnace.engine.diagnostics import Diagnostics
-from furnace.engine.distributed import from_first, rank, restarts, whole_batch, world_size
+from furnace.engine.distributed import from_first, rank, whole_batch, world_size
 from furnace.engine.faults import SkippedImages, explain, files_being_read, not_finite
 from furnace.engine.guard import Fault
-from furnace.engine.identity import data_identity, new_run
+from furnace.engine.identity import data_identity, learned_lists, new_run
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import chosen_amp, memory_format
@@ -27,13 +29,13 @@ from furnace.engine.record import RECORD, read_record, recipe_table, versions, w
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
+from furnace.engine.starting import check_data, choose_start
 from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
 from furnace.utils.stopping import SAVING
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import counted
 
 
 class Trainer:
@@ -60,15 +62,8 @@ class Trainer:
     ):
         self.C, self.device = C, device
         self.console = console or open_console(quiet=rank() > 0)
-        if not (resume or overwrite or restarts()):
-            check_unused(C.snapshot_dir)
-        found, self.notes = find_resume(resume, C.snapshot_dir)
-        own = found is not None and Path(found[1]).resolve().parent == Path(C.snapshot_dir).resolve()
-        if own:
-            check_run(*found, C.snapshot_dir)
-            check_counts(*found, C)
-        elif found and not overwrite:
-            check_unused(C.snapshot_dir)
+        # The other machines need not see the first one's folder, nor see at once what changes in it.
+        found, own, self.notes = from_first(lambda: choose_start(C, resume, overwrite))
         self.fresh = not own
         self.branched = found is not None and found[1] == resume
         torch.manual_seed(C.seed)
@@ -76,6 +71,7 @@ class Trainer:
         views = method.labeled_view, method.teacher_view
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
         check_shares(C, device=device)
+        check_lists(C, self.dataset, device)
         self.identity = self._identify(found, own)
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
@@ -91,7 +87,6 @@ class Trainer:
         self.iteration, self.skipped = 0, 0
         if found:
             self.iteration, self.skipped = restore(self.learner, *found, C, self.notes, more=self.branched)
-        check_agreement(self.iteration, device)
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
         self.skipped_images = SkippedImages()
@@ -292,15 +287,6 @@ class Trainer:
         )
 
 
-def check_unused(folder: str) -> None:
-    """Raise UserError if a folder holds a run's snapshots."""
-    if present := list_snapshots(folder):
-        raise UserError(
-            f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "
-            "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"
-        )
-
-
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:
     """Raise UserError unless the batch falls into equal shares in which BatchNorm sees two images at least.
 
@@ -319,11 +305,14 @@ def check_shares(C: Settings, processes: int | None = None, device: torch.device
         )
 
 
-def check_agreement(iteration: int, device: torch.device) -> None:
-    """Raise UserError unless all processes begin at the same iteration."""
-    begins = whole_batch().gather(torch.tensor([iteration], device=device)).tolist()
-    if len(set(begins)) > 1:
+def check_lists(C: Settings, dataset: TrainSet, device: torch.device) -> None:
+    """Raise UserError unless all processes learn from the same lists, each machine having its own files."""
+    names = [[sample.name for sample in samples] for _, samples in learned_lists(C, dataset).values()]
+    own = int.from_bytes(hashlib.blake2b(repr(names).encode(), digest_size=7).digest(), "big")
+    digests = whole_batch().gather(torch.tensor([own], device=device)).tolist()
+    others = [str(number) for number, digest in enumerate(digests) if digest != digests[0]]
+    if others:
         raise UserError(
-            f"the processes would continue from iterations {begins}: C.snapshot_dir must be a folder that all machines "
-            "share, or -c name a file that they all have"
+            f"C.train_source and C.unsup_source: process {', '.join(others)} has other images, or another order, than "
+            "the first; give all machines the same lists"
         )

@@ -84,6 +84,28 @@ def test_one_signal_ends_an_iteration_that_does_not_end(impatient: None, stuck_p
     assert status_of(stuck_process) == SIGNAL_BASE + signal.SIGTERM
 
 
+def test_the_end_of_the_launcher_is_a_signal_to_stop(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    listener, bell = os.pipe()
+
+    def train() -> None:
+        with StopSignals() as stopping:
+            stopping.watch()
+            os.write(bell, b"in")
+            while not (signum := stopping.requested()):
+                time.sleep(0.01)
+            os.write(bell, bytes([signum]))
+
+    def launch() -> None:
+        forked(train)
+        assert os.read(listener, 2) == b"in"
+
+    assert status_of(forked(launch)) == 0
+    assert os.read(listener, 1) == bytes([signal.SIGTERM])
+    os.close(listener)
+    os.close(bell)
+
+
 class HangingFiles(Files):
     """A disk that does not answer any more for one image."""
 

@@ -264,17 +264,36 @@ def test_a_restarted_run_continues_whatever_its_command_says(make_trainer, monke
         assert make_trainer(overwrite=overwrite, nepochs=5, niters_per_epoch=1).start_iteration == 4
 
 
-def test_processes_that_see_different_saves_are_named(monkeypatch) -> None:
+def test_machines_with_other_lists_are_named(make_trainer, monkeypatch) -> None:
     class Two(WholeBatch):
         def gather(self, value: torch.Tensor) -> torch.Tensor:
             return torch.cat([value, value + other])
 
+    trainer = make_trainer(method="cpcl")
     monkeypatch.setattr(trainer_module, "whole_batch", Two)
     other = 0
-    trainer_module.check_agreement(7, CPU)
+    trainer_module.check_lists(trainer.C, trainer.dataset, CPU)
     other = 5
-    with pytest.raises(UserError, match=r"continue from iterations \[7, 12\]: C\.snapshot_dir must be a folder"):
-        trainer_module.check_agreement(7, CPU)
+    with pytest.raises(UserError, match=r"^C\.train_source and C\.unsup_source: process 1 has other images"):
+        trainer_module.check_lists(trainer.C, trainer.dataset, CPU)
+
+
+def test_another_machine_need_not_see_the_folder_of_the_first(make_trainer, monkeypatch, tmp_path: Path) -> None:
+    make_trainer().fit()
+    shared, from_first = [], trainer_module.from_first
+
+    def keep(make):
+        shared.append(from_first(make))
+        return shared[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer_module, "from_first", keep)
+        make_trainer("auto", nepochs=3)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "epoch-9.pth").write_bytes(b"of another run")
+    monkeypatch.setattr(trainer_module, "from_first", lambda make: shared.pop(0))
+    other = make_trainer("auto", nepochs=3, snapshot_dir=str(tmp_path / "elsewhere"))
+    assert other.start_iteration == 6 and not shared
 
 
 def test_other_settings_than_the_snapshot_s_are_named(make_trainer) -> None:
