@@ -1,7 +1,7 @@
 """Meeting of the processes of a run, in a store that may remember those of earlier attempts.
 
-After a fault torchrun starts the processes of all machines again over the same store. It tells each of them how often its
-own machine began again, which is another number on a machine whose processes were not at fault.
+After a fault torchrun starts the processes of all machines again over the same store. It tells each of them how often
+its own machine began again, which is another number on a machine whose processes were not at fault.
 """
 
 import hashlib
