@@ -1,20 +1,24 @@
 """The snapshot that a run begins from: chosen by the first process, and checked before anything is changed."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from furnace.engine.continuing import PENDING, Found
-from furnace.engine.distributed import launched, restarts
+from furnace.engine.distributed import from_first, launched, restarts, whole_batch, world_size
 from furnace.engine.identity import changed_data
 from furnace.engine.record import RECORD, read_record
 from furnace.engine.snapshot_folder import list_snapshots, newest_sound
-from furnace.engine.snapshots import SHOWN, Snapshot, check_finite, load_snapshot
+from furnace.engine.snapshots import SHOWN, Snapshot, check_finite, load_snapshot, read_progress
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
 from furnace.utils.settings import Settings
 from furnace.utils.wording import counted
 
 AUTO = "auto"
+LATE_SECONDS, LATE_TRIES = 90, 10  # network disks may show a new file a minute late
 COUNTS = ("batch_size", "niters_per_epoch")  # what an iteration and an epoch are
 
 
@@ -39,6 +43,40 @@ def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Foun
     elif found and not overwrite:
         check_unused(folder)
     return found, own, notes
+
+
+def choose_together(
+    C: Settings, resume: str | None, overwrite: bool, device: torch.device
+) -> tuple[Found | None, bool, list[str]]:
+    """`choose_start` of the first process, for all; wait for a folder that shows it the latest save late.
+
+    The other machines need not see the first one's folder. But after a restart another machine may be the first.
+
+    Raises:
+        UserError: as `choose_start`; or another process sees a later save than the first one.
+    """
+    for attempt in range(LATE_TRIES):
+        if attempt:
+            time.sleep(LATE_SECONDS / LATE_TRIES)
+        found, own, notes = from_first(lambda: choose_start(C, resume, overwrite))
+        if world_size() == 1 or not (resume == AUTO or restarts()):
+            break
+        chosen = from_first(lambda: latest_iteration(C.snapshot_dir))
+        seen = whole_batch().gather(torch.tensor([latest_iteration(C.snapshot_dir)], device=device)).tolist()
+        if max(seen) <= chosen:
+            break
+    else:
+        raise UserError(
+            f"{C.snapshot_dir}: process {seen.index(max(seen))} sees a save of iteration {max(seen)} there, the first "
+            "process none so late; let all machines share this folder, or let the first one be the one that has it"
+        )
+    return found, own, notes
+
+
+def latest_iteration(folder: str) -> int:
+    """Iteration of the latest save in a folder, -1 if there is none that can be read."""
+    saves = list_snapshots(folder)
+    return read_progress(saves[0])[1] if saves else -1
 
 
 def check_unused(folder: str) -> None:

@@ -29,7 +29,7 @@ from furnace.engine.record import RECORD, read_record, recipe_table, versions, w
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
-from furnace.engine.starting import check_data, choose_start
+from furnace.engine.starting import check_data, choose_together
 from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.locks import locked
@@ -62,8 +62,7 @@ class Trainer:
     ):
         self.C, self.device = C, device
         self.console = console or open_console(quiet=rank() > 0)
-        # The other machines need not see the first one's folder, nor see at once what changes in it.
-        found, own, self.notes = from_first(lambda: choose_start(C, resume, overwrite))
+        found, own, self.notes = choose_together(C, resume, overwrite, device)
         self.fresh = not own
         self.branched = found is not None and found[1] == resume
         torch.manual_seed(C.seed)

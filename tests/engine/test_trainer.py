@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch.utils.data import get_worker_info
 
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
-from furnace.engine import best_effort, continuing, diagnostics, record
+from furnace.engine import best_effort, continuing, diagnostics, record, starting
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
 from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
@@ -278,22 +279,43 @@ def test_machines_with_other_lists_are_named(make_trainer, monkeypatch) -> None:
         trainer_module.check_lists(trainer.C, trainer.dataset, CPU)
 
 
-def test_another_machine_need_not_see_the_folder_of_the_first(make_trainer, monkeypatch, tmp_path: Path) -> None:
-    make_trainer().fit()
-    shared, from_first = [], trainer_module.from_first
+@pytest.fixture
+def two_machines(monkeypatch) -> SimpleNamespace:
+    """This process is the second of two: it gets what the `first` one has found, and both see `seen`."""
+    machines = SimpleNamespace(first=[], seen=[])
 
-    def keep(make):
-        shared.append(from_first(make))
-        return shared[-1]
+    class Two(WholeBatch):
+        def gather(self, value: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(machines.seen.pop(0))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer_module, "from_first", keep)
-        make_trainer("auto", nepochs=3)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "epoch-9.pth").write_bytes(b"of another run")
-    monkeypatch.setattr(trainer_module, "from_first", lambda make: shared.pop(0))
-    other = make_trainer("auto", nepochs=3, snapshot_dir=str(tmp_path / "elsewhere"))
-    assert other.start_iteration == 6 and not shared
+    monkeypatch.setattr(starting, "from_first", lambda make: machines.first.pop(0))
+    monkeypatch.setattr(starting, "world_size", lambda: 2)
+    monkeypatch.setattr(starting, "whole_batch", Two)
+    monkeypatch.setattr(starting, "LATE_SECONDS", 0)
+    return machines
+
+
+def test_another_machine_need_not_see_the_folder_of_the_first(settings, two_machines) -> None:
+    two_machines.first, two_machines.seen = [("found", True, []), 6], [[6, -1]]
+    assert starting.choose_together(settings(), "auto", False, CPU) == ("found", True, [])
+
+
+def test_a_save_that_the_first_machine_sees_late_is_waited_for(settings, two_machines) -> None:
+    two_machines.first, two_machines.seen = [("old", True, []), 3, ("new", True, []), 6], [[3, 6], [6, 6]]
+    assert starting.choose_together(settings(), "auto", False, CPU) == ("new", True, [])
+
+
+def test_a_save_that_only_another_machine_sees_is_named(settings, two_machines) -> None:
+    two_machines.first, two_machines.seen = [(None, False, []), -1] * starting.LATE_TRIES, [[-1, 6]] * 10
+    with pytest.raises(UserError, match=r"snapshot: process 1 sees a save of iteration 6 there, the first process"):
+        starting.choose_together(settings(), "auto", False, CPU)
+
+
+def test_the_latest_save_is_known_without_loading_it(make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    trainer.saver.save_state()
+    assert starting.latest_iteration(trainer.C.snapshot_dir) == 0
+    assert starting.latest_iteration(str(tmp_path / "nothing")) == -1
 
 
 def test_other_settings_than_the_snapshot_s_are_named(make_trainer) -> None:
