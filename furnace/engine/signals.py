@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from multiprocessing import active_children
 from select import select
 from threading import Thread, main_thread
 from typing import TypeVar
@@ -190,6 +191,8 @@ def _leave_to_thread(*_) -> None:
 def stop_at_once(signum: int) -> None:
     """End the process, whatever it is in the middle of."""
     say("stopped at once; -c auto goes on from the last save")
+    for worker in active_children():  # one that hangs would stay
+        worker.kill()
     os._exit(SIGNAL_BASE + signum)
 
 

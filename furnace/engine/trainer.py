@@ -218,6 +218,7 @@ class Trainer:
         except Stopped:
             raise
         except Exception as error:
+            signals.answered = True  # by the save that comes now, however long it takes
             self._rescue()
             if signals.received and not isinstance(error, UserError):
                 # The same signal has ended a loader or another process first.

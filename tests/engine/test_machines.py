@@ -7,25 +7,38 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.utils.errors import SIGNAL_BASE
+from furnace.utils.labels import IGNORE_INDEX
 from tests.engine.commands import HANG_SECONDS, Command, children
 from tests.engine.processes import free_port
+from tests.tiny_data import write_palette_label
 
 pytestmark = pytest.mark.slow
 SOON_SECONDS = 120  # in which a run ends or begins again when a part of it is gone
-SETTINGS = {"niters_per_epoch": 6, "num_workers": 1}
+# Without pixels outside of the images, as without ignored ones inside: see `label_all`.
+SETTINGS = {"niters_per_epoch": 6, "num_workers": 1, "train_scale_array": "1.5", "lr": 1e-4}
 TERMINATED = SIGNAL_BASE + signal.SIGTERM
+
+
+def label_all(command: Command) -> Command:
+    """Label the ignored pixels: two parts of a batch have a mean loss each, two processes have one together."""
+    for path in (command.folder / "DATA" / "toy" / "train" / "label").iterdir():
+        label = np.asarray(Image.open(path))
+        write_palette_label(path, np.where(label == IGNORE_INDEX, 0, label).astype(np.uint8))
+    return command
 
 
 class Machines:
     """Two machines that share the data; each has folders of its own for output and for snapshots."""
 
     def __init__(self, folder: Path):
-        self.commands = [Command(folder / name) for name in ("first", "second")]
+        self.commands = [label_all(Command(folder / name)) for name in ("first", "second")]
         self.first, self.second = self.commands
 
     def torchrun(self, *more: str, restarts: int = 0) -> list[subprocess.Popen]:
@@ -64,7 +77,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbs: one process, in two parts as BatchNorm of two processes sees them."""
-    command = Command(tmp_path_factory.mktemp("undisturbed"))
+    command = label_all(Command(tmp_path_factory.mktemp("undisturbed")))
     assert command.start(*command.arguments(**SETTINGS, accumulate=2)).wait(HANG_SECONDS) == 0, command.said()
     return command.log_dir
 

@@ -74,11 +74,16 @@ def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch, stuck_pro
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POLL_SECONDS", "TOLD_SECONDS", "BATCH_SECONDS", "STUCK_SECONDS"):
+    for name in ("POLL_SECONDS", "TOLD_SECONDS", "BATCH_SECONDS"):
         monkeypatch.setattr(signals, name, 0.1)
 
 
-def test_one_signal_ends_an_iteration_that_does_not_end(impatient: None, stuck_process: int) -> None:
+@pytest.fixture
+def very_impatient(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "STUCK_SECONDS", 0.1)
+
+
+def test_one_signal_ends_an_iteration_that_does_not_end(very_impatient: None, stuck_process: int) -> None:
     os.kill(stuck_process, SAVING)
     os.kill(stuck_process, signal.SIGTERM)
     assert status_of(stuck_process) == SIGNAL_BASE + signal.SIGTERM
