@@ -26,6 +26,7 @@ from furnace.utils.arguments import add_overrides
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.settings import EVALUATION, PLACES, Settings
+from furnace.utils.stopping import ignore_saving
 from furnace.utils.terminal import Table, open_console
 from furnace.utils.visualize import OPACITY
 
@@ -184,6 +185,7 @@ def prepared(
     `alone`: on the first device only. `restarts`: of all processes, when one is killed. `out_of_memory`: says what to
     change then.
     """
+    ignore_saving()
     C = load_config(folder, parse_overrides(args.override))
     if args.settings:
         open_console().print(settings_table(C))

@@ -1,6 +1,5 @@
 """Running trials: each trains and is evaluated in processes of its own, one after another or one per device."""
 
-import fcntl
 import json
 import shlex
 import signal
@@ -23,6 +22,8 @@ from furnace.engine.snapshot_folder import LAST, clear, list_epochs, list_snapsh
 from furnace.inference.results import read_results
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
+from furnace.utils.locks import try_lock
+from furnace.utils.stopping import SAVING, heeded
 
 OUTPUT, LOCK, VALIDATION, TEST = "output.log", "lock", "validation", "test"
 MESSAGE_LINES = 2
@@ -50,7 +51,7 @@ class Runner:
         """Each trial with its result or failure, as they come; `devices` work at the same time.
 
         Raises:
-            Stopped: SIGINT or SIGTERM came; the runs in progress have been asked to save and have ended.
+            Stopped: SIGINT, SIGTERM or SIGHUP came; the runs in progress have been asked to save and have ended.
             UserError: another process works on a trial.
         """
         free: SimpleQueue[str] = SimpleQueue()
@@ -82,11 +83,9 @@ class Runner:
         """Train and evaluate one trial, from where an earlier attempt ended; returns and records its result."""
         trial.folder.mkdir(parents=True, exist_ok=True)
         with open(trial.folder / LOCK, "w", encoding="utf-8") as lock:
-            try:
-                # Its processes inherit it: what a killed comparison left running counts as working, too.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{trial.folder}: another process works on it; wait for it, or end it") from error
+            # Its processes inherit it: what a killed comparison left running counts as working, too.
+            if not try_lock(lock.fileno()):
+                raise UserError(f"{trial.folder}: another process works on it; wait for it, or end it")
             record = trial.record()
             if not record:
                 if list_snapshots(trial.snapshots):
@@ -227,13 +226,18 @@ class Runner:
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
-        """Context in which SIGINT and SIGTERM stop the runs, then end the command."""
+        """Context in which SIGINT, SIGTERM and SIGHUP stop the runs, then end the command; SIGUSR1 lets them save."""
 
         def handle(signum: int, _) -> None:
             self.stop()
             raise Stopped("the same command goes on from here", SIGNAL_BASE + signum)
 
-        previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+        def pass_on(signum: int, _) -> None:
+            for process in list(self.running):
+                process.send_signal(signum)
+
+        previous = {signum: signal.signal(signum, handle) for signum in heeded()}
+        previous[SAVING] = signal.signal(SAVING, pass_on)
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part
+from furnace.utils.locks import try_lock
 
 OFF, RAM = "off", "ram"
 MEMORY = Path("/dev/shm")
@@ -52,7 +53,7 @@ def writing(folder: Path, wait: bool = True) -> Iterator[bool]:
     except OSError as error:
         raise UserError(f"{folder}: can't be written ({error.strerror}); name another folder in C.cache") from error
     try:
-        locked = _try_alone(lock)
+        locked = try_lock(lock)
         if wait and not locked:
             if os.environ.get("RANK", "0") == "0":
                 Console(stderr=True).print(f"waiting for another process that fills {folder}", highlight=False)
@@ -80,7 +81,7 @@ def hold(user: object, folder: Path, wanted: set[str]) -> None:
         raise UserError(
             f"{folder}: can't be used ({error.strerror}); name a folder in C.cache, or set {OFF}"
         ) from error
-    if _try_alone(lock) and folder.is_dir():
+    if try_lock(lock) and folder.is_dir():
         for path in folder.iterdir():
             if path.name not in wanted:
                 path.unlink()
@@ -91,14 +92,6 @@ def hold(user: object, folder: Path, wanted: set[str]) -> None:
 def _release(lock: int, folder: Path, owner: int) -> None:
     if os.getpid() != owner:
         return  # a worker process that ends
-    if _try_alone(lock):
+    if try_lock(lock):
         shutil.rmtree(folder, ignore_errors=True)
     os.close(lock)
-
-
-def _try_alone(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

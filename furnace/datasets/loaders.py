@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
 
 import cv2
 import torch
@@ -18,6 +20,9 @@ from furnace.seg_opr.normalize import Normalize
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.sockets import shorten_sockets
+from furnace.utils.stopping import leave_to_parent
+
+KILLED_SECONDS = 5  # that a killed worker may need to end: at most, if its disk does not answer
 
 
 class BatchPositions(Sampler):
@@ -140,5 +145,20 @@ def worker_settings(num_workers: int, pin: bool = False) -> dict:
 def start_worker(_: int) -> None:
     # Out of the group that Ctrl-C, timeout and torchrun signal: the training process needs them for its last batch.
     os.setpgid(0, 0)
+    leave_to_parent()
     # Many workers share the cores: threads of OpenCV's own would only take them from one another.
     cv2.setNumThreads(0)
+
+
+@contextmanager
+def no_workers_left() -> Iterator[None]:
+    """Kill at the end the workers that were started within the block: Python would wait for one that hangs for ever."""
+    before = set(active_children())
+    try:
+        yield
+    finally:
+        workers = set(active_children()) - before
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(KILLED_SECONDS)

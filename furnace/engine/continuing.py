@@ -3,26 +3,21 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from furnace.engine.distributed import launched, rank, restarts
-from furnace.engine.identity import changed_data
+from furnace.engine.distributed import rank
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import logger
-from furnace.engine.record import RECORD, read_record
-from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, list_snapshots, newest_sound, prune, sweep
-from furnace.engine.snapshots import Snapshot, check_finite, load_network, load_snapshot, read_progress, save_snapshot
+from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
+from furnace.engine.snapshots import Snapshot, load_network, read_progress, save_snapshot
 from furnace.engine.traces import clear_traces, set_apart
 from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
-from furnace.utils.files import explained
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 
-AUTO = "auto"
 PENDING = ".beginning"  # in a folder of snapshots that are not this run's yet: a restart does not continue them
 SECONDS = 60  # of a minute
 # Settings that change neither what is learned nor from what.
@@ -100,8 +95,8 @@ class Saver:
     def finish(self, epoch: int) -> None:
         """Make the last `epoch`'s snapshot `epoch-last.pth`, and remove the autosave, of which it holds all.
 
-        A snapshot of this number but another state, of a run with another C.niters_per_epoch or of more epochs, is
-        none of this run's end: then everything stays as it is.
+        A snapshot of this number but another state, of a run of more epochs, is none of this run's end: then everything
+        stays as it is.
         """
         path, iteration = self.folder / f"epoch-{epoch}.pth", self.capture().iteration
         if rank() > 0:
@@ -111,64 +106,6 @@ class Saver:
         if read_progress(path)[1] == iteration:
             copy_as_last(path)  # a kill may have come between the two
             (self.folder / AUTOSAVE).unlink(missing_ok=True)
-
-
-def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
-    """The snapshot to continue from, None for a run from its start, and what there is to say about the choice.
-
-    Args:
-        resume: a path, "auto" or None. After a restart by torchrun it is "auto", unless the processes ended before
-            they had made the folder theirs.
-        folder: where "auto" looks.
-
-    Raises:
-        UserError: there is no such file, or no sound one.
-    """
-    pending = Path(folder) / PENDING
-    if restarts() and not pending.exists():
-        resume = AUTO
-    elif resume != AUTO and rank() == 0 and (list_snapshots(folder) or (resume and launched())):
-        with explained(pending):
-            pending.parent.mkdir(parents=True, exist_ok=True)
-            pending.touch()
-    if resume is None:
-        return None, []
-    if resume != AUTO:
-        snapshot = load_snapshot(resume)
-        check_finite(snapshot, resume)
-        return (snapshot, resume), [snapshot.note] if snapshot.note else []
-    newest = newest_sound(folder)
-    if newest is None:
-        return None, [f"-c auto: nothing to continue in {folder}; the run begins"]
-    path, snapshot, faults = newest
-    notes = [f"-c auto: {fault}" for fault in faults]
-    return (snapshot, str(path)), [*notes, f"-c auto: continues {path}"]
-
-
-def check_run(snapshot: Snapshot, path: str, folder: str | Path) -> None:
-    """Raise UserError if a snapshot that lies in a run's folder is another run's, by the record in that folder."""
-    own, known = snapshot.identity.get("run"), read_record(Path(folder) / RECORD).get("run")
-    if own and known and own != known:
-        raise UserError(
-            f"{path}: is of another run than {Path(folder) / RECORD}; move it away, or continue it in a folder of its "
-            f"own (-c {path} -o log_dir=...)"
-        )
-
-
-def check_data(snapshot: Snapshot, path: str, data: dict[str, Any], resume: str | None, notes: list[str]) -> None:
-    """Compare the lists that a snapshot learned from with those of now; other files under the same names are a note.
-
-    Raises:
-        UserError: the lists differ, and the snapshot was not named on the command line, which makes that a note, too.
-    """
-    before = snapshot.identity.get("data", {})
-    if changed := changed_data(before, data, "names"):
-        text = f"{path}: learned from other lists: {'; '.join(changed)}"
-        if resume != path:
-            raise UserError(f"{text}; give it the same lists, or go on with these deliberately: -c {path}")
-        notes.append(text)
-    elif changed := changed_data(before, data, "content"):
-        notes.append(f"{path}: files have changed since: {'; '.join(changed)}")
 
 
 def restore(
@@ -192,15 +129,25 @@ def restore(
     if changed:
         values = ", ".join(f"{key} {str(snapshot.settings[key])[:80]} -> {str(own[key])[:80]}" for key in changed)
         notes.append(f"{path}: was made with other settings: {values}")
-    iteration = snapshot.iteration
-    if iteration is None:
-        iteration = (snapshot.epoch + 1) * C.niters_per_epoch
+    iteration = iterations_done(snapshot, C.niters_per_epoch)
+    if snapshot.iteration not in (None, iteration):
+        notes.append(f"{path}: is of iteration {snapshot.iteration}; counted in epochs, that is {iteration} here")
     if iteration >= C.nepochs * C.niters_per_epoch:
         finished = f"{path}: the run of {C.nepochs} epochs is finished; for more of them -o nepochs=N"
         if more:
             raise UserError(finished)
         notes.append(finished)
     return iteration, snapshot.skipped
+
+
+def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
+    """The iterations that a snapshot has behind it, in epochs of so many."""
+    if snapshot.iteration is None:
+        return (snapshot.epoch + 1) * niters_per_epoch
+    theirs = snapshot.settings.get("niters_per_epoch")
+    if not isinstance(theirs, int) or theirs <= 0:
+        return snapshot.iteration
+    return snapshot.iteration * niters_per_epoch // theirs
 
 
 def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: str, notes: list[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from furnace.engine.internals import abort_processes, copy_all
 from furnace.engine.launcher import run_processes
+from furnace.engine.meeting import meet
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 
@@ -19,6 +20,7 @@ CPU = torch.device("cpu")
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 _store: dist.Store | None = None  # of the processes that `start` has joined
+_restarts = 0  # that those know of
 MESSAGE_ELEMENTS = 2**24  # that travel together
 OURS = "FURNACE_LAUNCHED"  # tells the processes of `launch` from those of a torchrun of the user's own
 
@@ -39,20 +41,24 @@ def launched() -> bool:
 
 
 def restarts() -> int:
-    """Number of restarts by torchrun after one of its processes had ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    """Number of restarts by torchrun after one of its processes, on any machine, had ended."""
+    return max(_restarts, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
 
 def start(device: torch.device) -> None:
-    """Join the other processes that torchrun started, over NCCL on GPUs and gloo on CPUs."""
+    """Join the other processes that torchrun started, over NCCL on GPUs and gloo on CPUs.
+
+    Raises:
+        UserError: some have not come.
+    """
     if not launched() or dist.is_initialized():
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://"))
+    global _store, _restarts
     # After a restart torchrun's store still holds the addresses of the processes before.
-    store = dist.PrefixStore(f"attempt_{restarts()}", store)
-    global _store
-    _store = store
+    name, _restarts = meet(store, number, count, restarts())
+    _store = store = dist.PrefixStore(name, store)
     device_id = device if device.type == "cuda" else None
     dist.init_process_group(backend, store=store, rank=number, world_size=count, device_id=device_id)
 
@@ -164,11 +170,24 @@ def gather_objects(value: T) -> list[T]:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """The first process's value, in every process; only the first makes it."""
-    values = [make() if rank() == 0 else None]
+    """The first process's value, in every process; only the first makes it.
+
+    Raises:
+        UserError: the one of `make`, in every process: none waits for a value that does not come.
+    """
+    value, problem = None, None
+    if rank() == 0:
+        try:
+            value = make()
+        except UserError as error:
+            problem = error
     if world_size() > 1:
-        dist.broadcast_object_list(values, 0)
-    return values[0]
+        shared = [value, problem]
+        dist.broadcast_object_list(shared, 0)
+        value, problem = shared
+    if problem:
+        raise problem
+    return value
 
 
 def totals_at_the_end(values: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.randomness import Purpose
-from furnace.engine.distributed import gather_objects
+from furnace.engine.distributed import gather_objects, launched
 from furnace.engine.guard import Fault
 from furnace.engine.monitor import logger
 from furnace.utils.errors import UserError, last_message
@@ -20,6 +20,10 @@ NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|not enough memory|can't allocate memory|out of memory|insufficient memory", re.IGNORECASE
 )
 LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE)
+PEER_ENDED = (
+    "another process of this run has ended, its own message says why (a kill leaves none); "
+    "-c auto goes on from the last save"
+)
 WORKER_LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", re.DOTALL)
 LESS_LOADING = "lower C.num_workers, and see dmesg"
 NAMES_SHOWN = 16
@@ -40,20 +44,21 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
     if is_out_of_memory(error):
         return UserError(out_of_memory(C, smaller_steps, is_of_gpu(error), f" in iteration {iteration}"))
     if lost := WORKER_LOST.search(text):
-        files = ", ".join(map(str, dataset.being_read())) or "none"
         return UserError(
-            f"{loader_lost(lost)}; files being read by loaders: {files}; if none is to blame, memory ran out: "
-            f"{LESS_LOADING}"
+            f"{loader_lost(lost)}; files being read by loaders: {files_being_read(dataset)}; if none is to blame, "
+            f"memory ran out: {LESS_LOADING}"
         )
-    if processes > 1 and isinstance(error, RuntimeError) and LOST_PEER.search(text):
-        return UserError(
-            "another process of this run has ended, its own message says why (a kill leaves none); "
-            "-c auto goes on from the last save"
-        )
+    if processes > 1 and is_lost_peer(error):
+        return UserError(PEER_ENDED)
     if isinstance(error, OSError) and error.errno in FULL:
         file = error.filename or "a temporary file"
         return UserError(f"{file}: no space left on the disk; make room, then -c auto goes on from the last save")
     return None
+
+
+def files_being_read(dataset: TrainSet) -> str:
+    """The images that loaders have begun to read, or "none"."""
+    return ", ".join(map(str, dataset.being_read())) or "none"
 
 
 Advice = Callable[[Settings], str]
@@ -71,7 +76,14 @@ def faults_explained(C: Settings, advice: Advice) -> Iterator[None]:
             raise UserError(out_of_memory(C, advice, is_of_gpu(error))) from error
         if lost := WORKER_LOST.search(str(error)):
             raise UserError(f"{loader_lost(lost)}; mostly memory ran out: {LESS_LOADING}") from error
+        if launched() and is_lost_peer(error):
+            raise UserError(PEER_ENDED) from error
         raise
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """True if another process of the run did not answer."""
+    return isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
 
 
 def is_out_of_memory(error: Exception) -> bool:

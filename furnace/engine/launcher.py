@@ -13,12 +13,11 @@ import time
 from torch.distributed import TCPStore
 
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
+from furnace.utils.stopping import SAVING, STOPPING, heeded, ignore_saving
 
 CONTINUE = ("-c", "auto")
 OVERWRITE = "--overwrite"
-SIGNALS = (signal.SIGTERM, signal.SIGINT)  # which training answers with a save and a status of its own
-SAVED = tuple(SIGNAL_BASE + signum for signum in SIGNALS)
-PASSED_ON = (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)
+SAVED = tuple(SIGNAL_BASE + signum for signum in STOPPING)
 ECHO_SECONDS = 0.5  # launchers signal a process and its group: what comes so soon after is the same request
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60  # for the other processes when one has failed: they may be waiting for it for ever
@@ -62,7 +61,7 @@ class Processes:
     """Processes of one command that find each other as those of torchrun do.
 
     Attributes:
-        received: signals that came to this process meanwhile.
+        received: signals that came to this process meanwhile, other than the one that only asks to save.
         failed: number of the process that was the first to end by an error or a signal of others, None if none did.
     """
 
@@ -70,8 +69,8 @@ class Processes:
         self.count, self.command = count, [sys.executable, *command]
         self.processes: list[subprocess.Popen] = []
         self.received: list[int] = []
+        self.pending: list[int] = []  # signals to be passed on
         self.failed: int | None = None
-        self.passed_on = 0
         self.first, self.deadline = math.inf, math.inf  # times of the first signal and of the end of patience
 
     def run(self) -> list[int]:
@@ -80,11 +79,14 @@ class Processes:
         store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         common = {"MASTER_ADDR": HOST, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         common |= {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(self.count)}
-        previous = {signum: signal.signal(signum, self._note) for signum in PASSED_ON}
+        passed_on = (*heeded(), signal.SIGQUIT, SAVING)
+        previous = {signum: signal.signal(signum, self._note) for signum in passed_on}
         try:
+            ignore_saving()  # as the processes do then, too, until they have something to save
             for number in map(str, range(self.count)):
                 environment = {**os.environ, **common, "RANK": number, "LOCAL_RANK": number}
                 self.processes.append(subprocess.Popen(self.command, env=environment))
+            signal.signal(SAVING, self._note)
             while True:
                 statuses = [process.poll() for process in self.processes]
                 self._look_after(statuses)
@@ -97,14 +99,18 @@ class Processes:
                 signal.signal(signum, handler)
 
     def _note(self, signum: int, _) -> None:
-        self.received.append(signum)
+        self.pending.append(signum)
+        if signum != SAVING:
+            self.received.append(signum)
 
     def _look_after(self, statuses: list[int | None]) -> None:
         """Pass signals on; when a process has failed or a second signal has come, end those that do not end."""
         now = time.monotonic()
-        while self.passed_on < len(self.received):
-            self._send(self.received[self.passed_on])
-            self.passed_on += 1
+        while self.pending:
+            signum = self.pending.pop(0)
+            self._send(signum)
+            if signum == SAVING:
+                continue
             self.first = min(self.first, now)
             if now - self.first > ECHO_SECONDS:
                 self.deadline = min(self.deadline, now + LAST_SECONDS)

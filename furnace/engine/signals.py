@@ -1,28 +1,58 @@
-"""SIGTERM and SIGINT end the current iteration instead of the process, on all processes of a run together."""
+"""Signals end the current iteration instead of the process, on all processes of a run together; or let it save."""
 
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing import active_children
+from select import select
+from threading import Thread, main_thread
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from furnace.engine.distributed import rank, world_size
-from furnace.engine.launcher import ECHO_SECONDS, SIGNALS
+from furnace.engine.distributed import launched, rank, world_size
+from furnace.engine.launcher import ECHO_SECONDS
+from furnace.engine.monitor import logger
 from furnace.utils.errors import SIGNAL_BASE
+from furnace.utils.stopping import SAVING, heeded
+from furnace.utils.terminal import leave_lost_terminal
+
+POLL_SECONDS = 0.5
+TOLD_SECONDS = 45  # without a batch, after which the log says so
+BATCH_SECONDS = 10  # for the next batch, once a signal has come: launchers and schedulers kill after 30
+STUCK_SECONDS = 120  # for the iteration, once a signal has come, or three times the longest before
+Batch = TypeVar("Batch")
+
+
+class LoaderHangs(Exception):
+    """No batch came in the time that a signal leaves."""
 
 
 class StopSignals:
-    """Context in which a first signal asks to stop and a second one ends the process at once.
+    """Context in which a first signal asks to stop and a second one ends the process at once; SIGUSR1 asks to save.
+
+    A thread hears the signals, so that they end the process whatever its main thread is stuck in: a collective, a disk.
+    The end of the launcher that started this process is one, too: nobody would look after the process any more.
 
     A context manager for the main thread.
+
+    Args:
+        reading: says what the loaders read, for the line about a batch that does not come.
     """
 
-    def __init__(self):
-        self.received = 0
-        self.since = 0.0
+    def __init__(self, reading: Callable[[], str] = str):
+        self.reading = reading
+        self.parent = os.getppid() if launched() else None
+        self.received, self.since = 0, 0.0
+        self.save_asked = self.answered = self.over = False
+        self.waits_since: float | None = None  # for a batch
+        self.told = False
+        self.asked_at, self.longest = time.monotonic(), 0.0  # of the iterations
         self.torch_handler: Callable | None = None
         self.child_ended = False
         # NCCL can't reduce on the CPU, and on the GPU asking would mean waiting for it.
@@ -30,26 +60,55 @@ class StopSignals:
         self.group = dist.new_group(backend="gloo") if shared_by_nccl else None
 
     def __enter__(self) -> "StopSignals":
-        self.previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+        self.heeded = heeded()
+        self.ear, self.bell = socket.socketpair()
+        self.bell.setblocking(False)
+        # Python writes a byte for each signal that has a handler, whatever the main thread does.
+        self.previous_bell = signal.set_wakeup_fd(self.bell.fileno(), warn_on_full_buffer=False)
+        handlers = {**dict.fromkeys((*self.heeded, SAVING), _leave_to_thread), signal.SIGALRM: self._give_up}
+        self.previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
         return self
 
     def __exit__(self, *_) -> None:
+        self.answered = True
+        if self.torch_handler:
+            signal.signal(signal.SIGCHLD, self.torch_handler)
         # After a signal the process is about to end: a second one still ends it at once.
         if not self.received:
             for signum, handler in self.previous.items():
                 signal.signal(signum, handler)
-        if self.torch_handler:
-            signal.signal(signal.SIGCHLD, self.torch_handler)
+            signal.set_wakeup_fd(self.previous_bell)
+            self.over = True
+            self.bell.close()
 
-    def defer_child_errors(self) -> None:
-        """Take over from PyTorch's loader, once it has started its workers, to say when one has died.
+    def watch(self) -> None:
+        """Begin to hear the signals; once PyTorch's loader has started its workers, which are forked without threads.
 
-        It raises wherever the program happens to be, in the middle of an update or a save; here `requested` does.
+        Take over from the loader to say when a worker has died: it raises wherever the program happens to be, in the
+        middle of an update or a save; here `requested` does.
         """
         handler = signal.getsignal(signal.SIGCHLD)
         if callable(handler):
             self.torch_handler = handler
             signal.signal(signal.SIGCHLD, self._note_child)
+        Thread(target=self._hear, daemon=True).start()
+
+    def awaited(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches.
+
+        Raises:
+            LoaderHangs: a signal to stop came, and no batch after it.
+        """
+        iterator = iter(batches)
+        while True:
+            self.waits_since = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.waits_since = None
+            yield batch
 
     def requested(self) -> int:
         """The signal that any process of the run has received, 0 for none. All processes must ask together.
@@ -57,30 +116,89 @@ class StopSignals:
         Raises:
             RuntimeError: a loader's worker has died.
         """
+        now = time.monotonic()
+        self.asked_at, self.longest = now, max(self.longest, now - self.asked_at)
         if self.child_ended:
             self.child_ended = False
             self.torch_handler(signal.SIGCHLD, None)
-        if world_size() == 1:
-            return self.received
-        received = torch.tensor(self.received)
-        dist.all_reduce(received, dist.ReduceOp.MAX, group=self.group)
-        return int(received)
+        asked, self.save_asked = (self.received, self.save_asked), False
+        if world_size() > 1:
+            shared = torch.tensor(asked)
+            dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.group)
+            asked = shared.tolist()
+        received, save = asked
+        self.answered = bool(received)
+        return received or (SAVING if save else 0)
 
     def _note_child(self, *_) -> None:
         self.child_ended = True
 
-    def _handle(self, signum: int, _) -> None:
+    def _give_up(self, *_) -> None:
+        if self.received and self.waits_since is not None:
+            raise LoaderHangs
+
+    def _hear(self) -> None:
+        while not self.over:
+            if select([self.ear], [], [], POLL_SECONDS)[0]:
+                for signum in self.ear.recv(64):
+                    self._answer(signum)
+            if self.parent not in (None, os.getppid()):
+                self.parent = None
+                say("the launcher of this process has ended", every=True)
+                self._answer(signal.SIGTERM)
+            self._look_after_batches()
+            self._look_after_iteration()
+        self.ear.close()
+
+    def _answer(self, signum: int) -> None:
         now = time.monotonic()
-        if not self.received:
+        if signum == SAVING:
+            self.save_asked = True
+            say(f"{signal.Signals(signum).name}: saving after this iteration, then going on")
+        elif signum in self.heeded and not self.received:
             self.received, self.since = signum, now
+            if signum == signal.SIGHUP:
+                leave_lost_terminal()
             say(f"{signal.Signals(signum).name}: ending this iteration and saving; once more to stop at once")
-        elif now - self.since > ECHO_SECONDS:
-            say("stopped at once; -c auto goes on from the last save")
-            os._exit(SIGNAL_BASE + signum)
+        elif signum in self.heeded and now - self.since > ECHO_SECONDS:
+            stop_at_once(signum)
+
+    def _look_after_batches(self) -> None:
+        now, since = time.monotonic(), self.waits_since
+        if since is None:
+            self.told = False
+            return
+        if now - since > TOLD_SECONDS and not self.told:
+            self.told = True
+            logger.warning(
+                f"no batch for {now - since:.0f} s; files being read by loaders: {self.reading()}; the run waits for "
+                "them; SIGTERM ends it and saves"
+            )
+        if self.received and now - max(since, self.since) > BATCH_SECONDS:
+            signal.pthread_kill(main_thread().ident, signal.SIGALRM)
+
+    def _look_after_iteration(self) -> None:
+        waits = time.monotonic() - self.since if self.received and not self.answered else 0
+        if waits > max(STUCK_SECONDS, 3 * self.longest):
+            say(f"the iteration does not end {waits:.0f} s after the signal")
+            stop_at_once(self.received)
 
 
-def say(text: str) -> None:
-    """Write a line of the first process to the terminal from a signal handler: a logger may be in the middle of another
-    one."""
-    if rank() == 0:
-        os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())
+def _leave_to_thread(*_) -> None:
+    """Answer a signal in the main thread, which has nothing to do: the byte that Python has written is enough."""
+
+
+def stop_at_once(signum: int) -> None:
+    """End the process, whatever it is in the middle of."""
+    say("stopped at once; -c auto goes on from the last save")
+    for worker in active_children():  # one that hangs would stay
+        worker.kill()
+    os._exit(SIGNAL_BASE + signum)
+
+
+def say(text: str, every: bool = False) -> None:
+    """Write a line to the terminal beside the log, which may be in the middle of another one; of the first process, or
+    of `every` one."""
+    if rank() == 0 or every:
+        with suppress(OSError):  # nobody reads any more
+            os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())

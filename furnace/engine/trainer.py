@@ -1,5 +1,6 @@
 """Training: data, step, log, snapshot, from settings to `epoch-last.pth`, through interruptions and faults."""
 
+import hashlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,14 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.inspection import absent_classes
-from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set
+from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
-from furnace.engine.continuing import Found, Saver, check_data, check_run, find_resume, restore
+from furnace.engine.continuing import Found, Saver, restore
 from furnace.engine.diagnostics import Diagnostics
-from furnace.engine.distributed import from_first, rank, restarts, whole_batch, world_size
-from furnace.engine.faults import SkippedImages, explain, not_finite
+from furnace.engine.distributed import from_first, rank, whole_batch, world_size
+from furnace.engine.faults import SkippedImages, explain, files_being_read, not_finite
 from furnace.engine.guard import Fault
-from furnace.engine.identity import data_identity, new_run
+from furnace.engine.identity import data_identity, learned_lists, new_run
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import chosen_amp, memory_format
@@ -29,12 +30,14 @@ from furnace.engine.record import RECORD, read_record, recipe_table, versions, w
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
+from furnace.engine.starting import check_data, choose_together
 from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
+from furnace.utils.stopping import SAVING
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import counted, few
+from furnace.utils.wording import few
 
 
 class Trainer:
@@ -61,14 +64,7 @@ class Trainer:
     ):
         self.C, self.device = C, device
         self.console = console or open_console(quiet=rank() > 0)
-        if not (resume or overwrite or restarts()):
-            check_unused(C.snapshot_dir)
-        found, self.notes = find_resume(resume, C.snapshot_dir)
-        own = found is not None and Path(found[1]).resolve().parent == Path(C.snapshot_dir).resolve()
-        if own:
-            check_run(*found, C.snapshot_dir)
-        elif found and not overwrite:
-            check_unused(C.snapshot_dir)
+        found, own, self.notes = choose_together(C, resume, overwrite, device)
         self.fresh = not own
         self.branched = found is not None and found[1] == resume
         torch.manual_seed(C.seed)
@@ -76,6 +72,7 @@ class Trainer:
         views = method.labeled_view, method.teacher_view
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
         check_shares(C, device=device)
+        check_lists(C, self.dataset, device)
         if rank() == 0 and not own:
             check_classes(C, self.dataset)
         self.identity = self._identify(found, own)
@@ -93,7 +90,6 @@ class Trainer:
         self.iteration, self.skipped = 0, 0
         if found:
             self.iteration, self.skipped = restore(self.learner, *found, C, self.notes, more=self.branched)
-        check_agreement(self.iteration, device)
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
         self.skipped_images = SkippedImages()
@@ -114,19 +110,21 @@ class Trainer:
 
     def _fit(self) -> None:
         C = self.C
-        self._begin()
         if self.iteration >= self.total:  # killed after its last save, or simply asked again
+            self._begin()
             self.saver.finish(self.iteration // C.niters_per_epoch - 1)
             return
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
-        with StopSignals() as signals, self._monitor() as monitor, self._saved_after_faults(signals):
+        self._begin()
+        signals = StopSignals(lambda: files_being_read(self.dataset))
+        with signals, self._monitor() as monitor, no_workers_left(), self._saved_after_faults(signals):
             batches = iter(loader)
-            signals.defer_child_errors()
-            for batch in monitor.timed(batches):
+            signals.watch()
+            for batch in monitor.timed(signals.awaited(batches)):
                 self._train(batch, monitor)
                 if self.iteration < self.total and (signum := signals.requested()):
-                    self._stop(signum)
+                    self._answer(signum)
         self.skipped_images.report()
         self.saver.finish(C.nepochs - 1)
         logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}")
@@ -140,6 +138,8 @@ class Trainer:
         for note in self.notes:
             logger.warning(note)
         self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
+        if self.fresh and list_snapshots(C.snapshot_dir):
+            self.dataset[0, 0]  # an earlier run is not removed for one that can't read its images
         self.saver.begin(self.fresh, self.iteration if self.branched else None)
         write_record(C, self.identity, self.device, continues=not self.fresh)
 
@@ -195,8 +195,16 @@ class Trainer:
             self.identity,
         )
 
-    def _stop(self, signum: int) -> None:
+    def _answer(self, signum: int) -> None:
+        """Save, and end unless the signal only warns.
+
+        Raises:
+            Stopped: with the signal's status.
+        """
         self._check_finite()
+        if signum == SAVING:
+            self.saver.try_state()
+            return
         path = self.saver.save_state()
         self.skipped_images.report()
         name = signal.Signals(signum).name
@@ -214,6 +222,7 @@ class Trainer:
         except Stopped:
             raise
         except Exception as error:
+            signals.answered = True  # by the save that comes now, however long it takes
             self._rescue()
             if signals.received and not isinstance(error, UserError):
                 # The same signal has ended a loader or another process first.
@@ -282,15 +291,6 @@ class Trainer:
         )
 
 
-def check_unused(folder: str) -> None:
-    """Raise UserError if a folder holds a run's snapshots."""
-    if present := list_snapshots(folder):
-        raise UserError(
-            f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "
-            "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"
-        )
-
-
 def check_classes(C: Settings, dataset: TrainSet) -> None:
     """Raise UserError if a class is in no training label, unless `C.allow_absent_classes`."""
     if not C.allow_absent_classes and (absent := absent_classes(dataset.labeled, C.num_classes)):
@@ -319,11 +319,14 @@ def check_shares(C: Settings, processes: int | None = None, device: torch.device
         )
 
 
-def check_agreement(iteration: int, device: torch.device) -> None:
-    """Raise UserError unless all processes begin at the same iteration."""
-    begins = whole_batch().gather(torch.tensor([iteration], device=device)).tolist()
-    if len(set(begins)) > 1:
+def check_lists(C: Settings, dataset: TrainSet, device: torch.device) -> None:
+    """Raise UserError unless all processes learn from the same lists, each machine having its own files."""
+    names = [[sample.name for sample in samples] for _, samples in learned_lists(C, dataset).values()]
+    own = int.from_bytes(hashlib.blake2b(repr(names).encode(), digest_size=7).digest(), "big")
+    digests = whole_batch().gather(torch.tensor([own], device=device)).tolist()
+    others = [str(number) for number, digest in enumerate(digests) if digest != digests[0]]
+    if others:
         raise UserError(
-            f"the processes would continue from iterations {begins}: C.snapshot_dir must be a folder that all machines "
-            "share, or -c name a file that they all have"
+            f"C.train_source and C.unsup_source: process {', '.join(others)} has other images, or another order, than "
+            "the first; give all machines the same lists"
         )

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -14,6 +14,8 @@ from furnace.utils.wording import byte_size
 PART = ".part"
 NAME_SHOWN = 40  # characters of a name in the temporary one, so that it is never too long
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# The answers of file systems that can't wait for a folder: network, FUSE and shared folders of virtual machines.
+NO_WAIT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF)
 
 
 def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
@@ -35,13 +37,17 @@ def append(path: Path, data: bytes) -> None:
 
 
 def link_atomically(path: Path, source: Path) -> None:
-    """Make `path` a hard link to `source`, or a symbolic one where they lie on different disks. Raises UserError."""
+    """Make `path` a hard link to `source`, a symbolic one on another disk, or a copy on one that knows neither.
+
+    Raises UserError.
+    """
     source = source.resolve()
     with replacing(path, flush=False) as part:
-        try:
-            os.link(source, part)
-        except OSError:
-            part.symlink_to(source)
+        for link in (os.link, os.symlink):
+            with suppress(OSError):
+                link(source, part)
+                return
+        shutil.copyfile(source, part)
 
 
 def existing_part(path: Path) -> Path:
@@ -99,12 +105,19 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk: a rename alone may overtake it."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's list of names, is on the disk: a rename alone may overtake it.
+
+    If a file system can't do that for a folder, do not wait: the file is there, and only a power failure could undo it.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_WAIT or not path.is_dir():
+            raise
 
 
 def _explained(path: Path, error: OSError, needed: int | None) -> UserError:

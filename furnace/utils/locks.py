@@ -1,5 +1,6 @@
 """Locks of folders, so that one run at a time writes into each."""
 
+import fcntl
 import os
 import socket
 import warnings
@@ -31,6 +32,20 @@ def locked(*folders: str | Path, warn: Callable[[str], None]) -> Iterator[None]:
         for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
             stack.enter_context(_locked(folder, warn))
         yield
+
+
+def try_lock(file: int) -> bool:
+    """Lock an open file for this process and those that inherit it; False if another process holds it.
+
+    True where the file system has no locks, too: then nobody can tell.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

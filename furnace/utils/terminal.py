@@ -1,7 +1,9 @@
 """The terminal, or what stands in its place: a file or a pipe gets neither colours nor moving bars, and long lines."""
 
+import errno
 import os
 import sys
+import termios
 from multiprocessing import parent_process
 from typing import Any
 
@@ -16,6 +18,18 @@ def open_console(**options: Any) -> Console:
     """A console for stdout; NO_COLOR and COLUMNS are heeded, `options` are those of rich."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(**{"markup": False, **options}, width=None if narrow else WIDTH_WITHOUT_TERMINAL)
+
+
+def leave_lost_terminal() -> None:
+    """Let stdout and stderr go nowhere if their terminal has hung up: each line to it would be an error."""
+    for number in (1, 2):
+        try:
+            termios.tcgetattr(number)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:  # a file or a pipe has another one
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
 
 
 class Table(table.Table):

@@ -40,10 +40,8 @@ def test_files_of_one_beginning_are_compared_to_their_ends(folder: Path):
 
 @pytest.mark.parametrize("shown, absent", [((0, 1, 2), []), ((0, 2, 255), [1]), ((255,), [0, 1, 2])])
 def test_classes_that_no_label_shows(tmp_path: Path, shown, absent):
-    samples = [
-        Sample(str(value), tmp_path / "x.png", write_palette_label(tmp_path / f"{value}.png", np.full((4, 4), value, np.uint8)))
-        for value in shown
-    ]
+    labels = [write_palette_label(tmp_path / f"{v}.png", np.full((4, 4), v, np.uint8)) for v in shown]
+    samples = [Sample(label.stem, tmp_path / "x.png", label) for label in labels]
     damaged = Sample("bad", tmp_path / "x.png", tmp_path / "nowhere.png")
     assert absent_classes([damaged, *samples], 3) == absent
 

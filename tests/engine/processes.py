@@ -29,7 +29,7 @@ BATCH, CLASSES, SIZE, STEPS = 8, 5, (33, 41), 10
 
 def in_processes(count: int, function, *arguments) -> None:
     """Run `function(rank, *arguments)` in `count` processes that form one group, over gloo."""
-    mp.spawn(_enter, args=(count, _free_port(), function, arguments), nprocs=count)
+    mp.spawn(_enter, args=(count, free_port(), function, arguments), nprocs=count)
 
 
 def _enter(rank: int, count: int, port: int, function, arguments) -> None:
@@ -42,7 +42,8 @@ def _enter(rank: int, count: int, port: int, function, arguments) -> None:
     stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody has at this moment."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True)
     return store.port
 

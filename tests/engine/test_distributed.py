@@ -176,6 +176,34 @@ def test_after_a_fault_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPat
     assert done == ["destroy", "destroy"]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_the_first_process_finds_all_get_and_its_error_too(monkeypatch: pytest.MonkeyPatch, number: int):
+    sent, made = [], []
+
+    def broadcast(objects: list, source: int) -> None:
+        if number == source:
+            sent[:] = objects
+        else:
+            objects[:] = sent
+
+    def make():
+        made.append(number)
+        return "found"
+
+    def fail():
+        raise UserError("not there")
+
+    monkeypatch.setattr(distributed, "rank", lambda: number)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "broadcast_object_list", broadcast)
+    sent[:] = ["found", None]
+    assert distributed.from_first(make) == "found" and made == [0] * (number == 0)
+    sent[:] = [None, UserError("not there")]
+    with pytest.raises(UserError, match="not there"):
+        distributed.from_first(fail)
+    assert str(sent[1]) == "not there"
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_parts_in_several_processes_give_the_gradients_of_one(accumulate: int, tmp_path: Path) -> None:
     in_processes(2, supervised_gradients, accumulate, tmp_path)

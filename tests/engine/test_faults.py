@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,61 +9,15 @@ import torch
 
 from furnace.datasets.loaders import build_train_set
 from furnace.datasets.randomness import Purpose
-from furnace.datasets.toy import make_toy
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.methods.settings import load_config
 from furnace.utils.errors import SIGNAL_BASE, USER_ERROR_STATUS
 from tests.conftest import REPOSITORY
+from tests.engine.commands import HANG_SECONDS, Command, children
 from tests.torture.victim import same_weights
 
 LAUNCH = "import sys; from furnace.engine.launcher import run_processes; from furnace.utils.errors import run; "
 LAUNCH += "run(lambda: run_processes(2, sys.argv[1:], restarts=2))"
-HANG_SECONDS = 240
-
-
-class Command:
-    """`train.py` of the toy experiment over a tiny data set, started as a user would."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.log_dir = folder, folder / "log"
-        make_toy(folder / "DATA" / "toy", 0, {"train": 24, "val": 4}, (3,))
-
-    def settings(self, **settings) -> dict:
-        defaults = {
-            "volna": str(self.folder), "log_dir": str(self.log_dir), "labeled_ratio": 3, "method": "supervised",
-            "nepochs": 2, "niters_per_epoch": 20, "batch_size": 4, "image_height": 32, "image_width": 32,
-            "head_channels": 8, "num_workers": 1, "display_iter": 1, "record_info_iter": 1, "autosave_minutes": 1e-9,
-        }  # fmt: skip
-        return {**defaults, **settings}
-
-    def arguments(self, **settings) -> list[str]:
-        pairs = [f"{name}={value}" for name, value in self.settings(**settings).items()]
-        return [
-            str(REPOSITORY / "exp_toy" / "train.py"),
-            "-d",
-            "cpu",
-            *(part for pair in pairs for part in ("-o", pair)),
-        ]
-
-    def start(self, *command: str) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        self.output = open(self.folder / "output.txt", "w+", encoding="utf-8")  # noqa: SIM115
-        return subprocess.Popen(
-            [sys.executable, *command], stdout=self.output, stderr=self.output, env=environment, start_new_session=True
-        )
-
-    def said(self) -> str:
-        return (self.folder / "output.txt").read_text(encoding="utf-8")
-
-    def wait_for(self, process: subprocess.Popen, text: str, count: int = 1) -> None:
-        end = time.monotonic() + HANG_SECONDS
-        while self.said().count(text) < count:
-            assert process.poll() is None, self.said()
-            assert time.monotonic() < end, f"hangs: {self.said()}"
-            time.sleep(0.02)
-
-    def saved_iteration(self) -> int:
-        return torch.load(self.log_dir / "snapshot" / AUTOSAVE, weights_only=True)["iteration"]
 
 
 @pytest.fixture
@@ -74,33 +25,20 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def test_a_signal_to_the_whole_group_saves_and_tells(command: Command) -> None:
-    """As `timeout` and terminals do it: loaders would get the signal, too."""
-    process = command.start(*command.arguments())
+def test_signals_to_the_whole_group_save_and_tell(command: Command) -> None:
+    """As `timeout` and terminals do it: loaders would get the signals, too."""
+    process = command.start(*command.arguments(autosave_minutes=0))
     command.wait_for(process, "iteration 2/40")
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGTERM
+    os.killpg(process.pid, signal.SIGUSR1)
+    command.wait_for(process, f"{AUTOSAVE} at iteration")
+    assert 2 <= command.saved_iteration() < 40
+    done = command.said().count("iteration")
+    command.wait_for(process, "iteration", done + 2)  # it goes on
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGHUP
     last = command.said().strip().splitlines()[-1]
-    assert last.startswith(f"stopped: SIGTERM after iteration {command.saved_iteration()} of 40; saved ")
+    assert last.startswith(f"stopped: SIGHUP after iteration {command.saved_iteration()} of 40; saved ")
     assert "Traceback" not in command.said()
-
-
-def test_a_second_signal_ends_at_once(command: Command) -> None:
-    stuck = "import time; from furnace.engine.signals import StopSignals\n"
-    stuck += "with StopSignals():\n    print('in', flush=True)\n    while True: time.sleep(0.01)"
-    process = command.start("-c", stuck)
-    command.wait_for(process, "in")
-    os.kill(process.pid, signal.SIGINT)
-    command.wait_for(process, "once more to stop at once")
-    os.kill(process.pid, signal.SIGINT)  # so soon after, it is an echo of the first
-    time.sleep(0.7)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGTERM
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,11 @@ def save(signum, _):
         time.sleep(0.01)
     sys.exit(128 + signum)
 signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGHUP, save)
+signal.signal(signal.SIGUSR1, lambda *_: note("warned"))
 note("runs")
-time.sleep(600)
+while True:
+    time.sleep(0.01)
 """
 DEAF = """
 signal.signal(signal.SIGTERM, lambda *_: note("asked"))
@@ -96,6 +99,25 @@ def test_processes_have_the_time_that_a_save_takes(script, tmp_path: Path) -> No
     assert run_processes(2, script(SAVES), restarts=3) == TERMINATED
     assert said(tmp_path) == ["runs asked "] * 2, "once each, and nothing was started again"
     assert time.monotonic() - begin > 1
+
+
+def test_a_warning_is_passed_on_and_ends_nothing_and_a_lost_terminal_ends_all(script, tmp_path: Path) -> None:
+    def warn_and_stop() -> None:
+        wait_until(lambda: said(tmp_path) == ["runs "] * 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        wait_until(lambda: said(tmp_path) == ["runs warned "] * 2)
+        (tmp_path / "saved").touch()
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    meanwhile(warn_and_stop)
+    assert run_processes(2, script(SAVES), restarts=3) == SIGNAL_BASE + signal.SIGHUP
+    assert said(tmp_path) == ["runs warned asked "] * 2
+
+
+def test_a_warning_before_there_is_anything_to_save_ends_nothing(script, tmp_path: Path) -> None:
+    ignores = "note(str(signal.getsignal(signal.SIGUSR1)))"
+    assert run_processes(1, script(ignores)) == 0
+    assert said(tmp_path)[0].strip() == str(signal.SIG_IGN)
 
 
 @pytest.mark.parametrize(("restarts", "promised"), [(0, False), (3, True)])

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch.utils.data import get_worker_info
 
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
-from furnace.engine import best_effort, continuing, diagnostics, record
+from furnace.engine import best_effort, continuing, diagnostics, record, starting
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain
 from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
@@ -166,12 +167,51 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
     assert not results.exists(), "removing snapshots by hand leaves no results of an earlier run, either"
 
 
-def test_asked_again_with_other_epochs_the_end_of_the_run_stays_the_last(make_trainer) -> None:
-    make_trainer(nepochs=4, niters_per_epoch=2, snapshot_iter=1, keep_snapshots=0).fit()
-    again = make_trainer("auto", nepochs=2, niters_per_epoch=4)  # in epochs of four, the second is the last
-    again.fit()
-    assert saves(again) == ["epoch-1.pth", "epoch-2.pth", "epoch-3.pth", LAST]
-    assert torch.load(Path(again.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 8
+@pytest.mark.parametrize("resume", ["auto", "epoch-1.pth"])
+def test_a_run_does_not_continue_in_other_epochs_or_batches_in_its_folder(make_trainer, resume: str) -> None:
+    first = make_trainer(nepochs=2, niters_per_epoch=2, snapshot_iter=1, keep_snapshots=0)
+    first.fit()
+    folder = Path(first.C.snapshot_dir)
+    resume = str(folder / resume) if resume != "auto" else resume
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pth")}
+    changed = r"C\.niters_per_epoch = 2 \(now 1\)"
+    with pytest.raises(UserError, match=rf"made with {changed}, in .* \(-o niters_per_epoch=2\), or, .* -o log_dir="):
+        make_trainer(resume, nepochs=4, niters_per_epoch=1)
+    changed = rf"C\.batch_size = 3 \(now 6\) and {changed}"
+    with pytest.raises(UserError, match=rf"made with {changed}, .* \(-o batch_size=3 -o niters_per_epoch=2\), or, "):
+        make_trainer(resume, nepochs=4, niters_per_epoch=1, batch_size=6)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pth")} == before
+    assert make_trainer("auto", nepochs=3, niters_per_epoch=2).start_iteration == 4, "more epochs are the same run"
+
+
+def test_a_run_from_elsewhere_goes_on_counted_in_epochs(make_trainer, tmp_path: Path) -> None:
+    first = make_trainer(nepochs=2, niters_per_epoch=2)
+    first.fit()
+    elsewhere = {"log_dir": str(tmp_path / "other"), "snapshot_dir": str(tmp_path / "other" / "snapshot")}
+    trainer = make_trainer(
+        str(Path(first.C.snapshot_dir) / LAST), nepochs=3, niters_per_epoch=1, batch_size=6, **elsewhere
+    )
+    assert trainer.start_iteration == 2
+    assert any("is of iteration 4; counted in epochs, that is 2 here" in note for note in trainer.notes)
+    trainer.fit()
+    assert saves(trainer) == ["epoch-2.pth", LAST]
+    assert torch.load(Path(trainer.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 3
+
+
+def test_nothing_is_removed_for_a_run_that_cannot_read_its_images(make_trainer, monkeypatch) -> None:
+    first = make_trainer(nepochs=1, niters_per_epoch=1)
+    first.fit()
+    again = make_trainer(overwrite=True, nepochs=1, niters_per_epoch=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer_module, "build_train_loader", lambda *_: (_ for _ in ()).throw(UserError("no cache")))
+        with pytest.raises(UserError, match="no cache"):
+            again.fit()
+    assert saves(first) == ["epoch-0.pth", LAST]
+    path = again.dataset.sample(0, 0, Purpose.ORDER_LABELED).image
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"^{path}: can't be decoded"):
+        again.fit()
+    assert saves(first) == ["epoch-0.pth", LAST]
 
 
 def test_asked_again_for_fewer_epochs_nothing_is_lost(make_trainer) -> None:
@@ -225,17 +265,57 @@ def test_a_restarted_run_continues_whatever_its_command_says(make_trainer, monke
         assert make_trainer(overwrite=overwrite, nepochs=5, niters_per_epoch=1).start_iteration == 4
 
 
-def test_processes_that_see_different_saves_are_named(monkeypatch) -> None:
+def test_machines_with_other_lists_are_named(make_trainer, monkeypatch) -> None:
     class Two(WholeBatch):
         def gather(self, value: torch.Tensor) -> torch.Tensor:
             return torch.cat([value, value + other])
 
+    trainer = make_trainer(method="cpcl")
     monkeypatch.setattr(trainer_module, "whole_batch", Two)
     other = 0
-    trainer_module.check_agreement(7, CPU)
+    trainer_module.check_lists(trainer.C, trainer.dataset, CPU)
     other = 5
-    with pytest.raises(UserError, match=r"continue from iterations \[7, 12\]: C\.snapshot_dir must be a folder"):
-        trainer_module.check_agreement(7, CPU)
+    with pytest.raises(UserError, match=r"^C\.train_source and C\.unsup_source: process 1 has other images"):
+        trainer_module.check_lists(trainer.C, trainer.dataset, CPU)
+
+
+@pytest.fixture
+def two_machines(monkeypatch) -> SimpleNamespace:
+    """This process is the second of two: it gets what the `first` one has found, and both see `seen`."""
+    machines = SimpleNamespace(first=[], seen=[])
+
+    class Two(WholeBatch):
+        def gather(self, value: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(machines.seen.pop(0))
+
+    monkeypatch.setattr(starting, "from_first", lambda make: machines.first.pop(0))
+    monkeypatch.setattr(starting, "world_size", lambda: 2)
+    monkeypatch.setattr(starting, "whole_batch", Two)
+    monkeypatch.setattr(starting, "LATE_SECONDS", 0)
+    return machines
+
+
+def test_another_machine_need_not_see_the_folder_of_the_first(settings, two_machines) -> None:
+    two_machines.first, two_machines.seen = [("found", True, []), 6], [[6, -1]]
+    assert starting.choose_together(settings(), "auto", False, CPU) == ("found", True, [])
+
+
+def test_a_save_that_the_first_machine_sees_late_is_waited_for(settings, two_machines) -> None:
+    two_machines.first, two_machines.seen = [("old", True, []), 3, ("new", True, []), 6], [[3, 6], [6, 6]]
+    assert starting.choose_together(settings(), "auto", False, CPU) == ("new", True, [])
+
+
+def test_a_save_that_only_another_machine_sees_is_named(settings, two_machines) -> None:
+    two_machines.first, two_machines.seen = [(None, False, []), -1] * starting.LATE_TRIES, [[-1, 6]] * 10
+    with pytest.raises(UserError, match=r"snapshot: process 1 sees a save of iteration 6 there, the first process"):
+        starting.choose_together(settings(), "auto", False, CPU)
+
+
+def test_the_latest_save_is_known_without_loading_it(make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    trainer.saver.save_state()
+    assert starting.latest_iteration(trainer.C.snapshot_dir) == 0
+    assert starting.latest_iteration(str(tmp_path / "nothing")) == -1
 
 
 def test_other_settings_than_the_snapshot_s_are_named(make_trainer) -> None:

@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,42 @@ def test_a_disk_too_full_for_a_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(UserError, match="no space left on the disk"):
         write_atomically(tmp_path / "new" / "file", b"content")
+
+
+@pytest.mark.parametrize("refuses", ["open", "fsync"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_waited_for_is_not_waited_for(tmp_path, monkeypatch, refuses: str, number: int):
+    """A failing disk (EIO) is no such file system, and a file is always waited for."""
+    waited, function = [], getattr(os, refuses)
+
+    def refuse(target, *arguments):
+        path = Path(os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else target)
+        if path.is_dir():
+            raise OSError(number, os.strerror(number), str(path))
+        waited.append(path.name)
+        return function(target, *arguments)
+
+    monkeypatch.setattr(os, refuses, refuse)
+    path = tmp_path / "file.bin"
+    if number == errno.EIO:
+        with pytest.raises(UserError, match=f"^{path}: can't be written"):
+            write_atomically(path, b"new")
+    else:
+        write_atomically(path, b"new")
+        assert len(waited) == 1
+    monkeypatch.undo()
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("refused", [["link"], ["link", "symlink"]])
+def test_a_disk_without_links_gets_what_it_can(tmp_path, monkeypatch, refused: list[str]):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for name in refused:
+        monkeypatch.setattr(os, name, refuse)
+    source, path = tmp_path / "source.bin", tmp_path / "links" / "file.bin"
+    source.write_bytes(b"content")
+    link_atomically(path, source)
+    assert path.read_bytes() == b"content" and path.is_symlink() == ("symlink" not in refused)
+    assert list(path.parent.iterdir()) == [path]

@@ -69,6 +69,13 @@ def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, code
         ran.append(True)
     (line,) = warnings
     assert line.startswith(f"{tmp_path}: can't be locked (") and ran
+    with open(tmp_path / "file", "w") as file:
+        assert locks.try_lock(file.fileno())
+
+
+def test_a_file_is_locked_by_one_at_a_time(tmp_path):
+    with open(tmp_path / "file", "w") as one, open(tmp_path / "file", "w") as other:
+        assert [locks.try_lock(file.fileno()) for file in (one, other)] == [True, False]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

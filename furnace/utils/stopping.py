@@ -1,0 +1,28 @@
+"""Signals by which users, terminals and schedulers ask a command to stop or to save."""
+
+import signal
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # training answers them with a save and a status of its own
+SAVING = signal.SIGUSR1  # a warning, as Slurm sends it some time before its limit: training saves and goes on
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals of `STOPPING` that this process answers: not SIGHUP if `nohup` started it, to outlive a terminal."""
+    hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signum for signum in STOPPING if hung_up or signum != signal.SIGHUP]
+
+
+def ignore_saving() -> None:
+    """Outlive the warning before a time limit where there is nothing to save, instead of ending by it."""
+    signal.signal(SAVING, signal.SIG_IGN)
+
+
+def leave_to_parent() -> None:
+    """Ignore, in a process that was forked, the signals that its parent answers.
+
+    The parent needs its loaders for the last batch, and whoever signals all processes of a job means the parent.
+    """
+    signal.set_wakeup_fd(-1)
+    for signum in (*STOPPING, SAVING):
+        if callable(signal.getsignal(signum)):
+            signal.signal(signum, signal.SIG_IGN)
