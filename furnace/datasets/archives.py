@@ -159,8 +159,8 @@ def open_source(path: str | Path) -> Source:
 
 
 def inner_name(name: str) -> str:
-    """A member's name without "./"."""
-    return str(PurePosixPath(name))
+    """A member's name without "./", and with "/" where a program for Windows has written a backslash."""
+    return str(PurePosixPath(name.replace("\\", "/")))
 
 
 def published_difference(path: str | Path, md5: str, size: int | None = None) -> str | None:

@@ -29,7 +29,7 @@ def to_levels(values: np.ndarray, path: Path, bits: int | None = None) -> np.nda
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if values.dtype.kind == "f":
         return _fractions(values, float(low), float(high), path)
-    if low < 0 or high >= 2 ** DEPTHS[-1]:
+    if values.dtype.kind not in "biu" or low < 0 or high >= 2 ** DEPTHS[-1]:
         raise _refused(path, low, high)
     if bits is None:
         bits = next(depth for depth in DEPTHS if high < 2**depth)

@@ -1,6 +1,7 @@
 """PNG, JPEG and other common images as the values of their files, decoded by OpenCV and Pillow."""
 
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -20,8 +21,6 @@ ORIENTATION = 274  # EXIF tag
 PNG_BITS = 24  # position of the bits a sample
 JPEG_START, JPEG_END, SCAN, PROGRESSIVE = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc2"
 FILLER = b"\x55\xaa" * 64
-# What Pillow raises over damaged files.
-DAMAGED = (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
 
 
 class Picture:
@@ -40,10 +39,8 @@ class Picture:
 
     def __init__(self, data: bytes, path: Path):
         self.data, self.path = data, path
-        try:
+        with damage_named(path):
             self.header = Image.open(BytesIO(data), formats=FORMATS)
-        except DAMAGED as error:
-            raise undecodable(path) from error
         self.size = self.header.size
 
     @property
@@ -52,18 +49,19 @@ class Picture:
         # Pillow would decode the whole image in search of a PNG's EXIF data.
         if self.header.format == "PNG" and b"eXIf" not in self.data:
             return 1
-        try:
+        with damage_named(self.path):
             return self.header.getexif().get(ORIENTATION, 1)
-        except DAMAGED:
-            return 1
 
     def rgb(self) -> np.ndarray:
         """The image as (H, W, 3) uint8 without its transparency. Raises UserError if it can't be decoded."""
         header = self.header
         if header.mode in TRANSPARENT or "transparency" in header.info:
             note("transparent images", f"{self.path}: is read without its transparency")
-        if header.format in ANIMATED and (frames := header.n_frames) > 1:
-            note("animated images", f"{self.path}: the first of {frames} frames is read")
+        if header.format in ANIMATED:
+            with damage_named(self.path):
+                count = header.n_frames
+            if count > 1:
+                note("animated images", f"{self.path}: the first of {count} frames is read")
         if header.format == "PNG" and self.data[PNG_BITS] == 16:
             return to_levels(self._by_opencv(cv2.IMREAD_UNCHANGED), self.path)
         if header.format in BY_OPENCV and header.mode != "CMYK":
@@ -92,10 +90,8 @@ class Picture:
 
     def _by_opencv(self, flags: int) -> np.ndarray:
         """RGB (H, W, 3) of the file's own type; grey levels become colours, a fourth band is left out."""
-        try:
+        with damage_named(self.path):
             image = cv2.imdecode(np.frombuffer(self._complete(), dtype=np.uint8), flags)
-        except cv2.error:
-            image = None
         if image is None:
             raise undecodable(self.path)
         if image.ndim == 2:
@@ -105,16 +101,24 @@ class Picture:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
     def _by_pillow(self, mode: str | None) -> np.ndarray:
-        try:
-            with Image.open(BytesIO(self._complete()), formats=FORMATS) as image:
-                return np.array(image.convert(mode) if mode else image)
-        except DAMAGED as error:
-            raise undecodable(self.path) from error
+        with damage_named(self.path), Image.open(BytesIO(self._complete()), formats=FORMATS) as image:
+            return np.array(image.convert(mode) if mode else image)
 
 
 def undecodable(path: Path) -> UserError:
     """Message about a file that can't be decoded."""
     return UserError(f"{path}: can't be decoded; the file is damaged or no image")
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn anything that is raised into one line about a damaged file: over such files the decoders raise anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise undecodable(path) from error
 
 
 def no_label(path: Path, what: str) -> UserError:
@@ -149,5 +153,5 @@ def decode_jpeg(data: bytes) -> np.ndarray | None:
     try:
         with Image.open(BytesIO(data), formats=["JPEG"]) as image:
             return np.array(image)
-    except DAMAGED:
+    except Exception:  # as in `damage_named`
         return None

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
-from furnace.datasets.picture import DAMAGED, FORMATS, Picture, undecodable
+from furnace.datasets.picture import FORMATS, Picture, undecodable
 from furnace.datasets.splits import Sample
 from furnace.datasets.tiff import STARTS, Tiff
 from furnace.utils.errors import UserError
@@ -139,7 +139,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path, formats=FORMATS) as file:  # reads no more than the header
             return file.size
-    except DAMAGED:
+    except Exception:  # it says of damaged files, and of some sound ones, nearly anything
         return open_image(path).size
 
 

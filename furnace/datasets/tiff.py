@@ -1,5 +1,6 @@
 """TIFF images as tifffile reads them: the values of the file, whatever its bits, bands, layout and compression."""
 
+import logging
 from io import BytesIO
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from furnace.datasets.levels import to_levels
-from furnace.datasets.picture import ORIENTATION, no_label
+from furnace.datasets.picture import ORIENTATION, damage_named, no_label
 from furnace.utils.errors import UserError
 from furnace.utils.terminal import note
 
@@ -35,67 +36,62 @@ class Tiff:
 
     def __init__(self, data: bytes, path: Path):
         self.data, self.path = data, path
-        try:
-            with tifffile.TiffFile(BytesIO(data)) as file:
-                self.page = file.pages.first
-                self.count = len(file.pages)
-            self.size = self.page.imagewidth, self.page.imagelength
-            self.orientation = self.page.tags.valueof(ORIENTATION) or 1
-        except Exception as error:  # from damaged files it raises nearly anything
-            raise self._damaged(error) from error
+        tifffile.logger().setLevel(logging.CRITICAL)  # what it says of damaged files, we say in one line
+        with damage_named(path), tifffile.TiffFile(BytesIO(data)) as file:
+            self.page = file.pages.first
+            self.count = len(file.pages)
+            self.size = int(self.page.imagewidth), int(self.page.imagelength)
+            self.orientation = int(self.page.tags.valueof(ORIENTATION) or 1)
 
     def values(self) -> np.ndarray:
         """The values of the file, (H, W, bands), of its own type. Raises UserError if they can't be read."""
         page = self.page
-        if page.nbytes > MAX_BYTES:
-            raise UserError(f"{self.path}: {page.nbytes} bytes of pixels are more than the limit of {MAX_BYTES}")
-        try:
-            tifffile.TIFF.DECOMPRESSORS[page.compression]
-        except KeyError:
-            raise UserError(
-                f"{self.path}: compressed with {page.compression!r}, which tifffile can't read; compress it with zlib"
-            ) from None
-        if any(at + count > len(self.data) for at, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
-            raise self._damaged("it ends early")
-        try:
+        with damage_named(self.path):
+            self._check()
             with tifffile.TiffFile(BytesIO(self.data)) as file:
                 values = file.pages.first.asarray(maxworkers=1)
-        except Exception as error:  # as above
-            raise self._damaged(error) from error
+            if not values.size:
+                raise ValueError("no pixels")
         if page.axes not in ("YX", "YXS", "SYX"):
             raise UserError(f"{self.path}: has the axes {page.axes}; an image has height, width and bands")
         if self.count > 1:
             note("TIFF files of several images", f"{self.path}: holds {self.count} images; the first is read")
         return np.moveaxis(values, 0, 2) if page.axes == "SYX" else values.reshape(*values.shape[:2], -1)
 
+    def _check(self) -> None:
+        """Raise for a file that is too large, ends early, or has a compression that the reader lacks."""
+        page = self.page
+        if page.nbytes > MAX_BYTES:
+            raise UserError(f"{self.path}: {page.nbytes} bytes of pixels are more than the limit of {MAX_BYTES}")
+        if any(at + count > len(self.data) for at, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
+            raise EOFError("it ends early")
+        try:
+            tifffile.TIFF.DECOMPRESSORS[page.compression]
+        except KeyError:
+            raise UserError(
+                f"{self.path}: compressed with {page.compression!r}, which tifffile can't read; compress it with zlib"
+            ) from None
+
     def rgb(self) -> np.ndarray:
         """The image as (H, W, 3) uint8. Raises UserError if it can't be read or has values that are no grey levels."""
+        kind = self.page.photometric
+        if kind in (INK, LAB) or (kind == YCBCR and self.page.compression == 1):
+            with damage_named(self.path), Image.open(BytesIO(self.data), formats=["TIFF"]) as image:
+                return np.array(image.convert("RGB"))
         values = self.values()
-        if self.page.photometric in (INK, LAB) or (self.page.photometric == YCBCR and self.page.compression == 1):
-            return self._by_pillow()
-        if self.page.photometric == INDEXED:
-            return (self.page.colormap >> 8).astype(np.uint8).T[values[..., 0]]
+        if kind == INDEXED:
+            with damage_named(self.path):
+                return (self.page.colormap >> 8).astype(np.uint8).T[values[..., 0]]
         bits = self.page.bitspersample if values.dtype.kind in "ub" else None
-        colours = first_bands(values, self.path)
-        levels = to_levels(colours, self.path, None if bits == 16 else bits)
-        return np.ascontiguousarray(255 - levels if self.page.photometric == INVERTED else levels)
+        levels = to_levels(first_bands(values, self.path), self.path, None if bits == 16 else bits)
+        return np.ascontiguousarray(255 - levels if kind == INVERTED else levels)
 
     def indices(self) -> np.ndarray:
         """The values of a label map (H, W). Raises UserError if they can't be read, or are colours or fractions."""
         values = self.values()
-        if values.shape[2] > 1 or values.dtype.kind == "f":
+        if values.shape[2] > 1 or values.dtype.kind not in "biu":
             raise no_label(self.path, f"a TIFF image of {values.shape[2]} bands of {values.dtype}")
         return values[..., 0].astype(np.uint8) if values.dtype == bool else values[..., 0]
-
-    def _by_pillow(self) -> np.ndarray:
-        try:
-            with Image.open(BytesIO(self.data), formats=["TIFF"]) as image:
-                return np.array(image.convert("RGB"))
-        except Exception as error:  # as above
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: object) -> UserError:
-        return UserError(f"{self.path}: can't be decoded; the file is damaged ({' '.join(str(error).split())[:120]})")
 
 
 def first_bands(values: np.ndarray, path: Path) -> np.ndarray:

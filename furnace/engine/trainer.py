@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from furnace.datasets.batch import TrainBatch
-from furnace.datasets.catalog import find_classes
+from furnace.datasets.catalog import CATALOG, find_classes
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.inspection import absent_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
@@ -74,7 +74,7 @@ class Trainer:
         check_shares(C, device=device)
         check_lists(C, self.dataset, device)
         if rank() == 0 and not own:
-            check_classes(C, self.dataset)
+            self.notes += check_classes(C, self.dataset)
         self.identity = self._identify(found, own)
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
@@ -291,14 +291,19 @@ class Trainer:
         )
 
 
-def check_classes(C: Settings, dataset: TrainSet) -> None:
-    """Raise UserError if a class is in no training label, unless `C.allow_absent_classes`."""
-    if not C.allow_absent_classes and (absent := absent_classes(dataset.labeled, C.num_classes)):
-        names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
-        raise UserError(
-            f"{C.train_source}: no label shows {few(names[number] for number in absent)}; correct the labels or "
-            "C.num_classes, or set C.allow_absent_classes = True"
-        )
+def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
+    """A note if a class of the catalog is in no training label, as happens in small partitions.
+
+    Raises:
+        UserError: a class of one's own data set is in none, unless `C.allow_absent_classes`.
+    """
+    if C.allow_absent_classes or not (absent := absent_classes(dataset.labeled, C.num_classes)):
+        return []
+    classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+    text = f"{C.train_source}: no label shows {few(classes.names[number] for number in absent)}"
+    if classes is CATALOG.get(C.dataset_name):
+        return [text]
+    raise UserError(f"{text}; correct the labels or C.num_classes, or set C.allow_absent_classes = True")
 
 
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:

@@ -47,7 +47,7 @@ class Video:
 
         self.path, self._error = path, av.FFmpegError
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(path), metadata_errors="replace")
         except av.FFmpegError as error:
             raise UserError(
                 f"{path}: can't be opened as a video ({error.strerror}); it is damaged or not a video, copy it again"

@@ -173,7 +173,7 @@ class Settings(BaseModel):
         None, description="list or folder of images without labels, for eval.py --submit; None: eval_source"
     )
     test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
-    num_classes: PositiveInt = Field(REQUIRED, description="classes, without the ignored one", le=255)
+    num_classes: int = Field(REQUIRED, description="classes, without the ignored one; 2 at least", ge=2, le=255)
     class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
     allow_absent_classes: bool = Field(False, description="train although no training label shows some class")
     image_mean: Floats = Field(

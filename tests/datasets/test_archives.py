@@ -198,3 +198,14 @@ def test_a_small_zip_that_unpacks_to_more_than_it_claims_takes_little_memory(tmp
     finally:
         tracemalloc.stop()
     assert peak < 4 * CHUNK_BYTES
+
+
+def test_a_zip_with_backslashes_reads_as_any_other(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, content in MEMBERS.items():
+            info = zipfile.ZipInfo(name)
+            info.filename = name.replace("/", "\\")
+            archive.writestr(info, content)
+    source = open_source(tmp_path / "a.zip")
+    assert source.find(r"set/(?:deep/)?(\w+)\.\w+") == {"a": "set/a.txt", "b": "set/deep/b.png"}
+    assert dict(source.read(MEMBERS)) == MEMBERS
