@@ -138,8 +138,8 @@ class Runner:
         result = {"last": {"epoch": last, **test[last]}}
         if trial.validation:
             result["best"] = {"epoch": chosen, **test[chosen], "validation": curve}
-        metrics = read_metrics(trial.folder / TRAINING_METRICS)
         run = json.loads((trial.snapshots / RUN_RECORD).read_text(encoding="utf-8"))
+        metrics = read_metrics(trial.folder / TRAINING_METRICS, run.get("run"))
         seconds = {
             what: sum(attempt["seconds"] for attempt in record["attempts"] if attempt["what"] == what)
             for what in ("train", "evaluate")

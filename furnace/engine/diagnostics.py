@@ -42,13 +42,14 @@ class Diagnostics:
     Args:
         C: checked settings.
         dataset: gives the withheld labels that `C.diagnose` compares with.
+        run: name of the run, which records and strips carry.
 
     Raises:
         UserError: `C.diagnose` is set and the unlabelled images have no labels.
     """
 
-    def __init__(self, C: Settings, dataset: TrainSet):
-        self.C, self.dataset = C, dataset
+    def __init__(self, C: Settings, dataset: TrainSet, run: str = ""):
+        self.C, self.dataset, self.run = C, dataset, run
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.collapse = CollapseWatch(self.classes)
         self.best_effort = BestEffort(logger.warning)
@@ -116,7 +117,7 @@ class Diagnostics:
         writer.add_image("pseudo/strip", picture, iteration, dataformats="HWC")
         folder = Path(self.C.log_dir) / STRIPS
         with self.best_effort(folder):
-            save_picture(folder / f"iteration-{iteration + 1:06d}.png", picture)
+            save_picture(folder / f"iteration-{iteration + 1:06d}.png", picture, {"run": self.run})
         for branch, predictions in teaching.predictions.items():
             add_histogram(writer, f"confidence/branch_{branch}", predictions.confidence, iteration)
 
@@ -162,7 +163,7 @@ class Diagnostics:
                 writer.add_scalar(f"truth/{name}", value, iteration)
         file = Path(self.C.log_dir) / TRUTH
         with self.best_effort(file):
-            append_metrics(file, metrics)
+            append_metrics(file, metrics, self.run)
         logger.info(f"iteration {iteration + 1} against withheld labels: {'; '.join(parts)}")
 
 

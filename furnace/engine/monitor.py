@@ -86,6 +86,7 @@ class Monitor:
         record_iter, display_iter: iterations between TensorBoard records and between lines of the text log.
         console: where the bar is drawn.
         whole: averages the metrics over the processes; only the first shows and writes them.
+        run: name of the run, which the figures carry.
 
     A context manager; within it, draw the batches through `timed`, and call `record` after every iteration.
     """
@@ -101,7 +102,9 @@ class Monitor:
         display_iter: int,
         console: Console,
         whole: WholeBatch = ALONE,
+        run: str = "",
     ):
+        self.run = run
         self.whole, self.first = whole, rank() == 0
         self.niters_per_epoch, self.total = niters_per_epoch, total
         self.record_iter, self.display_iter = record_iter, display_iter
@@ -169,7 +172,7 @@ class Monitor:
             self.writer.add_scalar(f"cost/{name}", value, iteration)
         if self.first:
             with self.best_effort(self.metrics_file):
-                append_metrics(self.metrics_file, {"iteration": iteration, "lr": lr, **means, **costs})
+                append_metrics(self.metrics_file, {"iteration": iteration, "lr": lr, **means, **costs}, self.run)
         done = iteration + 1
         if done % self.display_iter < self.record_iter or done == self.total:
             epoch = iteration // self.niters_per_epoch

@@ -30,14 +30,21 @@ RECORD = "run.json"
 PRECISIONS = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast, scaled loss", "off": "float32"}
 
 
-def append_metrics(path: Path, metrics: dict[str, float]) -> None:
-    """Add a record to a file; what is not finite becomes null. Raises OSError, and leaves the file as it was."""
-    line = json.dumps({name: value if math.isfinite(value) else None for name, value in metrics.items()})
+def append_metrics(path: Path, metrics: dict[str, float], run: str) -> None:
+    """Add a record of a run to a file; what is not finite becomes null.
+
+    Raises:
+        OSError: the file is left as it was.
+    """
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    line = json.dumps(finite | {"run": run})
     append(path, f"{line}\n".encode())
 
 
-def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """The records by their "iteration"; what a continued run did again replaces what was there.
+def read_metrics(path: Path, run: str | None = None) -> list[dict[str, float | None]]:
+    """The records of a run by their "iteration"; what it did again when continued replaces what was there.
+
+    Records of older versions name no run, and count; without `run` all do.
 
     Broken lines are left out: a killed run may leave half of one.
     """
@@ -49,8 +56,9 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     for line in lines:
         try:
             metrics = json.loads(line)
-            found[int(metrics["iteration"])] = metrics
-        except (ValueError, TypeError, KeyError):
+            if metrics.pop("run", run) == run or run is None:
+                found[int(metrics["iteration"])] = metrics
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
     return [found[iteration] for iteration in sorted(found)]
 

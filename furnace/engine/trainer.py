@@ -78,7 +78,7 @@ class Trainer:
         self.identity = self._identify(found, own)
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
-        self.diagnostics = Diagnostics(C, self.dataset)
+        self.diagnostics = Diagnostics(C, self.dataset, self.identity["run"])
         tensors = found[0].model if found else None
         self.network = build_network(C, found is None, tensors).to(device, memory_format=memory_format(device))
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
@@ -288,6 +288,7 @@ class Trainer:
             display_iter=C.display_iter,
             console=self.console,
             whole=whole_batch(),
+            run=self.identity["run"],
         )
 
 

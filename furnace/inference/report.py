@@ -70,7 +70,7 @@ class Training:
             record = {}
         lines = [[], []]
         if record and path.resolve().parent == Path(C.snapshot_dir).resolve():
-            lines = [read_metrics(Path(C.log_dir) / name) for name in (TRAINING_METRICS, TRUTH)]
+            lines = [read_metrics(Path(C.log_dir) / name, record.get("run")) for name in (TRAINING_METRICS, TRUTH)]
         return cls(own.method, snapshot.settings or own.model_dump(), record, *lines)
 
 

@@ -1,11 +1,12 @@
 """Pictures of images and label maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from furnace.utils.fonts import drawable, drawable_names, pillow_font
 from furnace.utils.labels import IGNORE_INDEX
@@ -97,10 +98,13 @@ def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture (H, W, 3) uint8 RGB, or (H, W) uint8 grey, as PNG, making its folder."""
+def save_picture(path: Path, picture: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
+    """Write a picture (H, W, 3) uint8 RGB, or (H, W) uint8 grey, as PNG with `texts` in it, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    carried = PngInfo()
+    for name, text in (texts or {}).items():
+        carried.add_text(name, text)
+    Image.fromarray(picture).save(path, pnginfo=carried)
 
 
 def save_labels(path: Path, labels: np.ndarray, palette: Palette) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.continuing import PENDING
 from furnace.engine.distributed import CPU
 from furnace.engine.identity import END_BYTES, data_identity, file_digest, snapshot_digest
-from furnace.engine.record import RECORD
+from furnace.engine.record import RECORD, TRAINING_METRICS
+from furnace.engine.traces import STRIPS
 from furnace.engine.trainer import Trainer
 from furnace.utils.errors import UserError
 from tests.tiny_run import NARROW
@@ -81,12 +83,17 @@ def test_a_snapshot_of_another_run_in_the_folder_is_named(make_trainer, tmp_path
         make_trainer("auto", nepochs=5)
 
 
-def test_all_snapshots_of_a_run_have_its_name_continued_or_not(make_trainer, tmp_path: Path) -> None:
-    make_trainer(nepochs=2).fit()
-    make_trainer("auto", nepochs=4).fit()
+def test_all_that_a_run_leaves_has_its_name_continued_or_not(make_trainer, tmp_path: Path) -> None:
+    shown = {"method": "cps", "record_info_iter": 1, "image_iter": 1}
+    make_trainer(nepochs=1, **shown).fit()
+    make_trainer("auto", nepochs=2, **shown).fit()
     folder = tmp_path / "log/snapshot"
     record = json.loads((folder / RECORD).read_text())
     assert {run_of(path) for path in folder.glob("*.pth")} == {record["run"]}
+    lines = (tmp_path / "log" / TRAINING_METRICS).read_text().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == [record["run"]] * 2
+    strips = list((tmp_path / "log" / STRIPS).glob("*.png"))
+    assert len(strips) == 2 and {Image.open(path).text["run"] for path in strips} == {record["run"]}
     make_trainer(overwrite=True, nepochs=2).fit()
     assert run_of(folder / "epoch-1.pth") != record["run"]
 

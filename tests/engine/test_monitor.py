@@ -123,3 +123,13 @@ def test_the_log_has_a_line_at_every_display_interval(tmp_path: Path) -> None:
     run(make_monitor(tmp_path, total=12, record_iter=1, display_iter=5), dict.fromkeys(range(12), 1.0))
     logging.getLogger("furnace").handlers.clear()
     assert re.findall(r"iteration (\d+)/12", (tmp_path / "log_last.log").read_text()) == ["5", "10", "12"]
+
+
+def test_figures_carry_their_run(tmp_path: Path):
+    for name, start in (("one", 0), ("two", 2)):
+        run(make_monitor(tmp_path, run=name, start=start), {start: 1.0, start + 1: 3.0})
+    assert [record["iteration"] for record in recorded(tmp_path)] == [1, 3]
+    for name, iteration in (("one", 1), ("two", 3)):
+        (record,) = read_metrics(tmp_path / TRAINING_METRICS, name)
+        assert record["iteration"] == iteration and "run" not in record
+    assert [record["loss"] for record in read_metrics(tmp_path / TRAINING_METRICS, "one")] == [2.0]

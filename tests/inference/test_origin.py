@@ -144,7 +144,7 @@ def test_weights_that_are_not_finite_are_named_not_evaluated(C: Settings) -> Non
 def test_recipe_and_curves_of_the_report_are_those_of_the_evaluated_snapshot(C: Settings, lively_snapshot, tmp_path):
     record = {"run": "another", "settings": {"lr": 0.123}, "started": "", "device": "", "processes": 1, "command": []}
     (Path(C.snapshot_dir) / RECORD).write_text(json.dumps({**record, "lists": {}, "versions": {}}))
-    append_metrics(Path(C.log_dir) / TRAINING_METRICS, {"iteration": 0, "loss": 1.0})
+    append_metrics(Path(C.log_dir) / TRAINING_METRICS, {"iteration": 0, "loss": 1.0}, "another")
     for path in (Path(C.snapshot_dir) / "epoch-1.pth", tmp_path / "other/epoch-1.pth"):
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
