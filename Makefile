@@ -6,7 +6,7 @@ DEMO := log/demo
 MINUTES := 10
 PART := furnace.seg_opr
 
-.PHONY: help env demo test test-slow torture mutants clean
+.PHONY: help env demo test test-slow torture fuzz mutants clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -40,6 +40,9 @@ test-slow: env ## the tests that take minutes
 
 torture: env ## train a toy set while faults are injected at random, for MINUTES=10
 	$(PY) -m tests.torture --minutes $(MINUTES)
+
+fuzz: env ## feed readers with damaged images, labels, lists, videos and snapshots, each for MINUTES=10
+	for kind in images labels lists videos snapshots; do $(PY) -W ignore -m tests.fuzz $$kind --minutes $(MINUTES) || exit 1; done
 
 mutants: env ## change the code in small ways and see if a test fails, in parts: PART=furnace.seg_opr.losses
 	$(PY) -m pip install --quiet "mutmut>=3.3"
