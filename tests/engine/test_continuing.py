@@ -78,6 +78,8 @@ def settings(make_settings, tmp_path) -> Callable[..., Settings]:
         (4, {"num_workers": 2}),
         (1, {"method": "cps", "student_view": "strong", "accumulate": 2, "batch_size": 4}),
         (2, {"method": "mean_teacher", "student_view": "strong", "cutmix": False}),
+        # On a CPU an iteration in float16 takes seconds.
+        pytest.param(2, {"method": "supervised", "amp": "fp16"}, marks=pytest.mark.slow),
         (5, {"method": "supervised", "optimizer": "adamw", "lr": 1e-3, "amp": "bf16"}),
     ],
     ids=lambda value: str(value.get("method", "cpcl")) if isinstance(value, dict) else str(value),
@@ -92,6 +94,18 @@ def test_a_run_cut_in_an_epoch_continues_bit_for_bit(settings, stop_after: int, 
     assert begin + rest == whole
     assert len(begin) == stop_after
     assert_same_state(final(C), final(settings("whole")))
+    assert bool(final(C)["scaler"]) == (changes.get("amp") == "fp16")
+
+
+def test_the_scale_of_float16_goes_on(settings) -> None:
+    C = settings("run", amp="fp16")
+    trainer = Trainer(C, CPU, console=Console(quiet=True))
+    trainer.learner.scale.scale.fill_(32.0)
+    trainer.learner.scale.good_steps.fill_(7)
+    Path(C.snapshot_dir).mkdir(parents=True)
+    trainer.save(0)
+    again = Trainer(C, CPU, "auto", console=Console(quiet=True)).learner.scale
+    assert again.enabled and (again.scale.item(), again.good_steps.item()) == (32.0, 7)
 
 
 def test_momentum_takes_the_memory_format_of_its_parameter_and_is_zero_where_there_is_none() -> None:

@@ -20,7 +20,7 @@ from furnace.engine.trainer import Trainer
 from furnace.inference.predictor import Outputs, Predictor
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
-from tests.engine.processes import _free_port, in_processes
+from tests.engine.processes import free_port, in_processes
 from tests.tiny_data import write_image
 from tests.tiny_run import NARROW, place
 
@@ -60,7 +60,7 @@ def test_processes_wait_for_one_with_a_long_video(C: Settings, tmp_path: Path) -
     write_image(tmp_path / "in/a.png", np.zeros((20, 20, 3), dtype=np.uint8))
     (tmp_path / "in/b.mp4").write_bytes(b"an hour of video")
     write_image(tmp_path / "in/c.png", np.zeros((20, 20, 3), dtype=np.uint8))
-    mp.spawn(predict_share, args=(_free_port(), C, tmp_path), nprocs=2)
+    mp.spawn(predict_share, args=(free_port(), C, tmp_path), nprocs=2)
     told = (tmp_path / "told-0.txt").read_text()
     assert "1 predicted by epoch-last.pth" in told
     assert "1 could not be read; 1 with missing or damaged frames" in told
@@ -113,6 +113,8 @@ def whole_and_cut(rank: int, C: Settings, folder: Path) -> None:
     [
         {"method": "mean_teacher", "ema_decay": 0.5, "lr": 0.05, "batch_size": 4},
         {"method": "cpcl", "student_view": "strong", "accumulate": 2, "batch_size": 8},
+        pytest.param({"method": "cps", "amp": "bf16", "batch_size": 4}, marks=pytest.mark.slow),
+        pytest.param({"method": "supervised", "sync_bn": False, "batch_size": 4}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: changes["method"],
 )
