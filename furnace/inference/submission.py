@@ -1,6 +1,6 @@
 """Files for the official benchmark servers: Cityscapes label ids, or Pascal VOC palette PNGs in their folders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class Submission:
         console: for the progress bar.
 
     Raises:
-        UserError: no server is known for the data set, or the list of images is missing.
+        UserError: no server is known for the data set, the list of images is missing, or two have the same name.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Submission:
         self.console = console or open_console(quiet=rank() > 0)
         source, images = (C.test_source, C.test_folder) if C.test_source else (C.eval_source, C.eval_folder)
         self.samples: list[Sample] = read_list(source, C.dataset_path, images, labeled=False)
+        check_distinct(self.samples)
         self.split = Path(source).stem
         self.segmenter = Segmenter(C, device, branch)
 
@@ -106,9 +107,9 @@ class Submission:
         share = self.samples[rank() :: world_size()]
         written = []
         with ProgressBar(snapshot.stem, len(share), self.console) as bar, BackgroundWriter() as background:
-            images = ((image, sample.name) for sample, image in ahead(lambda sample: read_image(sample.image), share))
+            images = ((image, sample.image.stem) for sample, image in ahead(lambda sample: read_image(sample.image), share))
             for name, found in self.segmenter.stream(images):
-                path = self.folder / self.server.place(Path(name).name, self.split)
+                path = self.folder / self.server.place(name, self.split)
                 background(self._write, path, to_array(found.labels))
                 written.append(path)
                 bar.update()
@@ -120,3 +121,14 @@ class Submission:
 
     def _write(self, path: Path, labels: np.ndarray) -> None:
         write_atomically(path, self.server.encode(labels))
+
+
+def check_distinct(samples: Sequence[Sample]) -> None:
+    """Raise UserError if two images have one name: a server tells images apart by their names, without folders."""
+    first: dict[str, Path] = {}
+    for sample in samples:
+        if (other := first.setdefault(sample.image.stem, sample.image)) != sample.image:
+            raise UserError(
+                f"--submit: {other} and {sample.image}: the server takes one label map for each name; rename an image, "
+                "or submit them apart"
+            )

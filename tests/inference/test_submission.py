@@ -109,3 +109,13 @@ def test_refusals(C, tmp_path, lively_snapshot, console):
 def test_names_for_the_server_lose_the_suffix_of_the_images() -> None:
     assert cityscapes_place(f"{FRAMES[0]}_leftImg8bit", "val") == f"{FRAMES[0]}_pred_labelIds.png"
     assert cityscapes_place(FRAMES[0], "val") == f"{FRAMES[0]}_pred_labelIds.png"
+
+
+def test_two_images_of_one_name_are_refused(C, tmp_path, console):
+    root = Path(C.dataset_path)
+    for folder in "ab":
+        (root / folder).mkdir()
+        shutil.copy(root / "val/image/2009_000000.png", root / folder / "x.png")
+    (root / "test.txt").write_text("a/x.png\nb/x.png\n")
+    with pytest.raises(UserError, match=r"a/x\.png and \S+b/x\.png: the server takes one"):
+        Submission(C.updated(test_source=str(root / "test.txt")), CPU, None, tmp_path, console)
