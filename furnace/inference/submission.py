@@ -107,7 +107,9 @@ class Submission:
         share = self.samples[rank() :: world_size()]
         written = []
         with ProgressBar(snapshot.stem, len(share), self.console) as bar, BackgroundWriter() as background:
-            images = ((image, sample.image.stem) for sample, image in ahead(lambda sample: read_image(sample.image), share))
+            images = (
+                (image, sample.image.stem) for sample, image in ahead(lambda sample: read_image(sample.image), share)
+            )
             for name, found in self.segmenter.stream(images):
                 path = self.folder / self.server.place(name, self.split)
                 background(self._write, path, to_array(found.labels))
