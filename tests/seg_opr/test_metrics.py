@@ -147,3 +147,11 @@ def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers():
 def test_other_names_are_refused(names, message):
     with pytest.raises(UserError, match=f"^{message}"):
         MetricList(names)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_counts_are_kept_where_the_metric_is_asked_to_and_exactly(name):
+    (metric,) = MetricList([name]).build(3, torch.device("meta"))
+    assert metric.state.device.type == "meta"
+    assert metric.state.dtype == torch.int64, "float32 would lose pixels beyond 16 million"
+    assert METRICS.find(name)(3).state.device.type == "cpu"
