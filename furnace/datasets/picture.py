@@ -45,12 +45,14 @@ class Picture:
 
     @property
     def orientation(self) -> int:
-        """EXIF orientation, 1 to 8."""
+        """EXIF orientation, 1 to 8; 1 of data that can't be read, as viewers have it: the pixels may be sound."""
         # Pillow would decode the whole image in search of a PNG's EXIF data.
         if self.header.format == "PNG" and b"eXIf" not in self.data:
             return 1
-        with damage_named(self.path):
+        try:
             return self.header.getexif().get(ORIENTATION, 1)
+        except Exception:  # as in `damage_named`
+            return 1
 
     def rgb(self) -> np.ndarray:
         """The image as (H, W, 3) uint8 without its transparency. Raises UserError if it can't be decoded."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from furnace.datasets.folders import find_files
+from furnace.datasets.pairing import pair
 from furnace.datasets.splits import IMAGE_SUFFIXES, read_list
 from furnace.inference.inputs import find_inputs
-from furnace.tools.new_experiment import pair
 from furnace.utils import terminal
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_image

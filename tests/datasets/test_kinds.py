@@ -212,3 +212,10 @@ def test_a_label_whose_values_are_lost_is_refused(name, complaint, tmp_path):
         Image.fromarray(LABEL).save(path)
     with pytest.raises(UserError, match=complaint):
         read_label(path, 4)
+
+
+@pytest.mark.parametrize("exif", [b"", b"no TIFF", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + bytes(9)])
+def test_a_photo_with_broken_exif_is_read(exif, tmp_path):
+    path = tmp_path / "image.jpg"
+    Image.fromarray(PHOTO).save(path, exif=b"Exif\0\0" + exif)
+    np.testing.assert_array_equal(read_image(path), cv2.imread(str(path))[..., ::-1])

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from furnace.datasets.loaders import build_train_set
+from furnace.datasets.pairing import pair
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import read_list, write_list
 from furnace.engine.trainer import check_shares
 from furnace.methods.settings import load_config
 from furnace.tools import new_experiment
-from furnace.tools.new_experiment import main, pair
+from furnace.tools.new_experiment import main
 from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.tiny_data import write_image, write_palette_label

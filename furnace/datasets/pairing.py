@@ -1,0 +1,114 @@
+"""Images and masks that people bring: which belong together, what they hold, and which to validate with."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from furnace.datasets.folders import composed, find_files, walk
+from furnace.datasets.reading import check_sizes, read_image, read_label
+from furnace.datasets.splits import LABEL_SUFFIXES, Sample, read_list
+from furnace.utils.errors import UserError
+from furnace.utils.labels import IGNORE_INDEX
+
+MASK_SUFFIXES = ("", "_mask", "_label", "_gtFine", "_labelIds", "_L")  # after the image's name
+MIN_MASKS = 3  # two for a batch, one to validate with
+
+
+class Masks:
+    """The masks of a folder, by their names. Raises UserError if two have the same."""
+
+    def __init__(self, folder: Path):
+        self.by_path: dict[str, Path] = {}
+        self.by_stem: dict[str, list[Path]] = {}
+        for path in find_files(folder, LABEL_SUFFIXES):
+            name = composed(path.relative_to(folder).with_suffix("").as_posix())
+            if (other := self.by_path.setdefault(name, path)) != path:
+                raise UserError(f"{path} and {other}: two masks of one name; move one of them away")
+            self.by_stem.setdefault(composed(path.stem), []).append(path)
+
+    def choose(self, images: list[Path]) -> list[Path | None]:
+        """The masks of images, paths without suffix: at the same place, or else the only one of the name that is left.
+
+        Raises:
+            UserError: one fits two images.
+        """
+        placed = {image: mask for image in images if (mask := self._first(self.by_path, image.as_posix()))}
+        taken = {mask: image for image, mask in placed.items()}
+        by_name = {name: paths[0] for name, paths in self.by_stem.items() if len(paths) == 1 and paths[0] not in taken}
+        for image in images:
+            if image not in placed and (mask := self._first(by_name, image.name)):
+                if mask in taken:
+                    raise UserError(f"{mask}: fits both {taken[mask]} and {image}; put masks into sub-folders, too")
+                placed[image], taken[mask] = mask, image
+        if left := [path for path in self.by_path.values() if path not in taken]:
+            raise UserError(f"{left[0]}: fits no image; a mask has its image's name")
+        return [placed.get(image) for image in images]
+
+    def _first(self, masks: dict[str, Path], name: str) -> Path | None:
+        found = (masks.get(composed(name) + suffix) for suffix in MASK_SUFFIXES)
+        return next((mask for mask in found if mask), None)
+
+
+def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
+    """The images with masks, and those without. Raises UserError if a folder is missing or masks fit no image."""
+    if images == masks:
+        raise UserError(f"{images}: holds both images and masks; put the masks into a folder of their own")
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+    samples = [s for s in read_list(images, images, labeled=False) if not s.image.is_relative_to(masks)]
+    chosen = Masks(masks).choose([sample.image.relative_to(images).with_suffix("") for sample in samples])
+    pairs = list(zip(samples, chosen, strict=True))
+    labeled = [replace(sample, label=mask) for sample, mask in pairs if mask]
+    if len(labeled) < MIN_MASKS:
+        others = f" (of {len(walk(masks))} files in all)" if not labeled else ""
+        raise UserError(
+            f"{masks}: {len(labeled)} masks with images{others}; {MIN_MASKS} are the least, some dozens a good start"
+        )
+    return labeled, [sample for sample, mask in pairs if not mask]
+
+
+def survey(labeled: list[Sample]) -> tuple[dict[tuple[int, ...], Path], tuple[int, int]]:
+    """The sets of values that masks hold, each with one that does, and the smallest height and width.
+
+    Raises:
+        UserError: a mask can't be used, or none holds a class.
+    """
+    kinds, sizes = {}, []
+    for sample in labeled:
+        label = read_label(sample.label, IGNORE_INDEX)
+        check_sizes(sample, read_image(sample.image).shape[:2], label.shape)
+        kinds.setdefault(tuple(np.unique(label).tolist()), sample.label)
+        sizes.append(label.shape)
+    if kinds.keys() == {(IGNORE_INDEX,)}:
+        raise UserError(f"{labeled[0].label.parent}: all masks hold {IGNORE_INDEX} only, which means unknown")
+    return kinds, tuple(np.min(sizes, axis=0).tolist())
+
+
+def check_binary(kinds: dict[tuple[int, ...], Path]) -> None:
+    """Raise UserError if 255 seems to stand for a class, as in masks of black and white."""
+    white = kinds.get((0, IGNORE_INDEX))
+    if white and set().union(*kinds) == {0, IGNORE_INDEX}:
+        raise UserError(
+            f"{white}: the masks hold 0 and {IGNORE_INDEX} only, and {IGNORE_INDEX} means unknown; write 1 for what "
+            f"you look for, such as by: mogrify -evaluate divide {IGNORE_INDEX} *.png"
+        )
+    if white and (0, 1) in kinds and kinds.keys() <= {(0,), (1,), (0, 1), (0, IGNORE_INDEX)}:
+        raise UserError(
+            f"{white}: holds 0 and {IGNORE_INDEX} only, but {kinds[0, 1]} 0 and 1; {IGNORE_INDEX} means unknown: write "
+            "all masks alike"
+        )
+
+
+def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation samples, the latter evenly spread. Raises UserError for a share that leaves nothing."""
+    if not 0 < share < 1:  # nor NaN
+        raise UserError(f"--val {share:g}: must lie between 0 and 1")
+    count = max(round(share * len(labeled)), 1)
+    if len(labeled) - count < 2:
+        raise UserError(
+            f"--val {share:g}: leaves {len(labeled) - count} of {len(labeled)} masks to learn from; two at least"
+        )
+    chosen = {int((i + 0.5) * len(labeled) / count) for i in range(count)}
+    return [s for i, s in enumerate(labeled) if i not in chosen], [labeled[i] for i in sorted(chosen)]
