@@ -24,10 +24,10 @@ def test_little_waits_to_be_written(monkeypatch):
     monkeypatch.setattr(background, "thread_count", lambda: 2)
     release, done = threading.Event(), []
     with BackgroundWriter() as write:
-        threading.Timer(0.2, release.set).start()
         for number in range(BACKLOG * 2):
             write(lambda number: release.wait() and done.append(number), number)
         assert not done
+        threading.Timer(0.2, release.set).start()
         write(done.append, -1)
         assert done, "one more than may wait has waited for the first"
     assert sorted(done) == [-1, *range(BACKLOG * 2)]
