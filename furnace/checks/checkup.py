@@ -150,12 +150,9 @@ class Checkup:
             absent = [name for name, count in zip(names, counts[: C.num_classes], strict=True) if not count]
             if absent and len(self.inspections[title]) == len(self.listings[title].samples):
                 text = f"no label shows {', '.join(absent)}"
-                needed = title == LABELED and not C.allow_absent_classes
-                level, advice = (
-                    (Level.PROBLEM, "correct the labels, or set C.allow_absent_classes = True")
-                    if needed
-                    else (Level.NOTE, "choose other images to train or judge this class")
-                )
+                level, advice = Level.NOTE, "choose other images to train or judge this class"
+                if title == LABELED and not C.allow_absent_classes:
+                    level, advice = Level.PROBLEM, "correct the labels, or set C.allow_absent_classes = True"
                 self._add(level, f"{title} classes", text, advice)
 
     def class_counts(self) -> dict[str, np.ndarray]:

@@ -73,8 +73,8 @@ class Trainer:
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
         check_shares(C, device=device)
         check_lists(C, self.dataset, device)
-        if rank() == 0 and not own:
-            self.notes += check_classes(C, self.dataset)
+        if not own:
+            self.notes += from_first(lambda: check_classes(C, self.dataset))
         self.identity = self._identify(found, own)
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
