@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.published import EVALUATION, published_precision, published_prediction
 from furnace.engine.distributed import parse_devices
-from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_precision
+from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.methods.build import build_network
 from furnace.methods.settings import load_config
 from furnace.seg_opr.normalize import Normalize
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     network = build_network(C, pretrained=False).to(device).eval()
     fast = deepcopy(network).to(memory_format=memory_format(device))
-    amp = chosen_amp(C.amp, device)
+    amp, _ = choose_amp(C.amp, device, network)
     set_precision(amp)
     normalize = Normalize(C.image_mean, C.image_std).to(device)
     window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, batch_size=C.eval_batch_size)

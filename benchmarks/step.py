@@ -22,7 +22,7 @@ from furnace.checks.estimate import random_batch
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.distributed import parse_devices
 from furnace.engine.learner import Learner, build_learner
-from furnace.engine.numerics import AMP_DTYPES, autocast, chosen_amp, memory_format
+from furnace.engine.numerics import AMP_DTYPES, autocast, memory_format
 from furnace.engine.optim import build_optimizer
 from furnace.methods.build import build_network
 from furnace.methods.settings import load_config
@@ -77,7 +77,7 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
     network.train()
     for optimizer in learner.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    with autocast(device, chosen_amp(C.amp, device)):
+    with autocast(device, learner.amp):
         with clock.part("supervised passes"):
             labeled = [network.logits(batch.images, b) for b in (1, 2)]
         with clock.part("supervised losses"):
@@ -225,7 +225,6 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(C, name) != value:
             raise UserError(f"C.{name} = {getattr(C, name)}: the published step has {value}, nothing else is compared")
     device = parse_devices(args.devices)[0]
-    amp = AMP_DTYPES[chosen_amp(C.amp, device)] or torch.float32
     console = open_console()
     torch.manual_seed(0)
     batch = random_batch(C, device, C.batch_size, C.image_height, C.image_width)
@@ -236,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
     learner = build_learner(C, network)
+    amp = AMP_DTYPES[learner.amp] or torch.float32
     ours = Arrangement(our_step(C, learner), batch, device, held)
     for _ in range(ROUNDS):  # in turn, so that a machine that slows down slows down both
         published.run(args.repeats)

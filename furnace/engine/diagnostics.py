@@ -19,7 +19,7 @@ from furnace.engine.monitor import logger
 from furnace.engine.record import TRUTH, append_metrics
 from furnace.engine.traces import STRIPS
 from furnace.methods.method import Teaching
-from furnace.seg_opr.confusion import class_iou, confusion_matrix, pixel_accuracy
+from furnace.seg_opr.confusion import class_iou, confusion_matrix, exact, pixel_accuracy
 from furnace.seg_opr.pseudo_label import Predictions, cutmix
 from furnace.utils.errors import UserError
 from furnace.utils.fonts import missing_note
@@ -215,7 +215,7 @@ def add_histogram(writer: SummaryWriter, name: str, values: Tensor, iteration: i
     """A histogram over [0, 1] of values on any device; only its counts come to the host."""
     values = values.float().flatten()
     counts = torch.histc(values, BINS, 0, 1).tolist()
-    total, squares = values.double().sum().item(), values.double().square().sum().item()
+    total, squares = exact(values).sum().item(), exact(values).square().sum().item()
     limits = [(i + 1) / BINS for i in range(BINS)]
     writer.add_histogram_raw(
         name, values.min().item(), values.max().item(), len(values), total, squares, limits, counts, iteration

@@ -16,7 +16,7 @@ from furnace.engine.meeting import meet
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 
-CPU = torch.device("cpu")
+CPU, MPS = torch.device("cpu"), torch.device("mps")
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 _store: dist.Store | None = None  # of the processes that `start` has joined
@@ -85,7 +85,7 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
         UserError: torchrun started more processes than there are GPUs.
     """
     device = devices[0]
-    if device.type == "cpu":
+    if device.type != "cuda":
         return device
     if launched():
         number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -116,7 +116,7 @@ def choose_devices(text: str | None) -> list[torch.device]:
     Raises:
         UserError: as `parse_devices`; or torchrun has given its processes a GPU each, and `-d` names others.
     """
-    if not launched() or (text or "").strip().lower() == CPU.type:
+    if not launched() or (text or "").strip().lower() in (CPU.type, MPS.type):
         return parse_devices(text)
     if text and OURS not in os.environ:
         raise UserError(
@@ -127,17 +127,24 @@ def choose_devices(text: str | None) -> list[torch.device]:
 
 
 def parse_devices(text: str | None) -> list[torch.device]:
-    """The devices that `-d` names: "0", "0,2", "0-3", "*" or "cpu"; without it the first GPU, else the CPU.
+    """The devices that `-d` names: "0", "0,2", "0-3", "*", "cuda", "mps", "cpu"; None: the first GPU, else the CPU.
 
     Raises:
         UserError: not of that form, named twice, or there is no such device.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text is None:
-        return [torch.device("cuda", 0)] if count else [CPU]
-    if text.strip().lower() == "cpu":
+        return [torch.device("cuda", 0)] if count else [MPS] if torch.backends.mps.is_available() else [CPU]
+    name = text.strip().lower()
+    if name == CPU.type:
         return [CPU]
-    if text.strip() == "*":
+    if name == MPS.type:
+        if not torch.backends.mps.is_available():
+            raise UserError(f"-d {text}: this machine or this PyTorch has no Apple GPU; use -d cpu")
+        return [MPS]
+    if name == "cuda":
+        indices = [0]
+    elif name == "*":
         indices = list(range(count))
     else:
         indices = [index for part in text.split(",") for index in _parse_range(part.strip(), text)]
@@ -154,7 +161,7 @@ def _parse_range(part: str, text: str) -> Sequence[int]:
     first, dash, last = part.partition("-")
     numbers = (first, last) if dash else (first, first)
     if not all(number.isdecimal() and number.isascii() and len(number) < 4 for number in numbers):
-        raise UserError(f"-d {text}: not a device; use 0, or 0,2, or 0-3, or *, or cpu")
+        raise UserError(f"-d {text}: not a device; use 0, or 0,2, or 0-3, or *, or mps, or cpu")
     if int(numbers[0]) > int(numbers[1]):
         raise UserError(f"-d {text}: {part} runs backwards")
     return range(int(numbers[0]), int(numbers[1]) + 1)

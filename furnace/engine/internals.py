@@ -28,6 +28,13 @@ def multiply_all(tensors: Sequence[Tensor], factor: Tensor) -> None:
             tensor.mul_(factor)
 
 
+def bfloat16_unit() -> str | None:
+    """Name of this CPU's unit for bfloat16 arithmetic, None without."""
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+    return next((name for key, name in names.items() if found.get(key)), None)
+
+
 def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
     """Let an optimizer step unless `skip` () bool. A fused one looks at the flag itself, so that nobody waits."""
     if optimizer.defaults.get("fused"):

@@ -12,7 +12,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.engine.distributed import average_in_place, share_weights, whole_batch, world_size
 from furnace.engine.guard import SUM, Guard
 from furnace.engine.internals import compile_or_run_eagerly, step_unless
-from furnace.engine.numerics import LossScale, autocast, chosen_amp, chosen_compile, set_precision
+from furnace.engine.numerics import LossScale, autocast, choose_amp, chosen_compile, set_precision
 from furnace.engine.optim import build_optimizer, parameters, poly_lr, set_learning_rate
 from furnace.methods.build import build_method
 from furnace.methods.method import Method, Teaching
@@ -162,7 +162,7 @@ def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
             "momentum": C.momentum,
             "weight_decay": C.weight_decay,
         },
-        "amp": chosen_amp(C.amp, device),
+        "amp": choose_amp(C.amp, device, network)[0],
         "accumulate": C.accumulate,
         "compiled": chosen_compile(C.compile, device, C.sync_bn and world_size() > 1),
         "freeze": C.on_nan == "stop",

@@ -18,6 +18,7 @@ from torch import Tensor
 from furnace.engine.best_effort import BestEffort, tensorboard_writer
 from furnace.engine.distributed import rank
 from furnace.engine.record import TRAINING_METRICS, append_metrics
+from furnace.seg_opr.confusion import exact
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar, beside_bars
@@ -143,7 +144,7 @@ class Monitor:
     def record(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
         """Take in the scalars () of an iteration, on whatever device they are; means leave out what is not finite."""
         for name, value in scalars.items():
-            pair = torch.stack([value.double().nan_to_num(0, 0, 0), torch.isfinite(value).double()])
+            pair = torch.stack([exact(value).nan_to_num(0, 0, 0), exact(torch.isfinite(value))])
             self.sums[name] = self.sums.get(name, 0) + pair
         self.count += 1
         done = iteration + 1

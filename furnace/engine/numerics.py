@@ -4,18 +4,38 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from furnace.engine.internals import multiply_all
+from furnace.engine.internals import bfloat16_unit, multiply_all
 from furnace.utils.wording import counted
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 FIRST_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # as PyTorch's GradScaler
 
 
-def chosen_amp(setting: str, device: torch.device) -> str:
-    """`C.amp` with "auto" decided: bf16 on a GPU, off on a CPU."""
-    return setting if setting != "auto" else "bf16" if device.type == "cuda" else "off"
+def choose_amp(setting: str, device: torch.device, network: nn.Module) -> tuple[str, str]:
+    """`C.amp` with "auto" decided, and the reason, "" if there was nothing to decide.
+
+    On a CPU bfloat16 gains only with matrix or dot-product units for it, and nothing in depthwise convolutions.
+    """
+    if setting != "auto":
+        return setting, ""
+    if device.type == "cuda":
+        return "bf16", "on a GPU"
+    if device.type != "cpu":
+        return "off", f"on {device.type}"
+    unit = bfloat16_unit()
+    if unit is None:
+        return "off", "this CPU does not compute in bfloat16"
+    if has_depthwise(network):
+        return "off", "depthwise convolutions gain nothing from bfloat16 on a CPU"
+    return "bf16", f"this CPU has {unit}"
+
+
+def has_depthwise(network: nn.Module) -> bool:
+    """True if convolutions of the network work on each channel alone."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
 
 
 def chosen_compile(setting: str, device: torch.device, synchronised: bool = False) -> bool:
@@ -25,8 +45,8 @@ def chosen_compile(setting: str, device: torch.device, synchronised: bool = Fals
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The layout in which convolutions are fastest: channels last on a GPU."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    """The layout in which convolutions are fastest: channels last, but for Metal, which is made for the other one."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:
@@ -47,6 +67,8 @@ def device_name(device: torch.device) -> str:
     """ "cuda:0 (NVIDIA H100)", or "cpu (2 threads)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
+    if device.type != "cpu":
+        return str(device)
     return f"cpu ({counted(range(torch.get_num_threads()), 'thread')})"
 
 

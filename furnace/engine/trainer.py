@@ -25,7 +25,7 @@ from furnace.engine.guard import Fault
 from furnace.engine.identity import data_identity, learned_lists, new_run
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
-from furnace.engine.numerics import chosen_amp, memory_format
+from furnace.engine.numerics import memory_format
 from furnace.engine.record import RECORD, read_record, recipe_table, versions, write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
@@ -85,6 +85,7 @@ class Trainer:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         self.total = C.nepochs * C.niters_per_epoch
         self.learner = build_learner(C, self.network)
+        self.identity["precision"] = self.learner.amp
         self.preparation = build_preparation(C, *views, method.student_views, device, memory_format(device))
         # Iterations done, and of these the ones skipped for a loss that was not finite.
         self.iteration, self.skipped = 0, 0
@@ -150,7 +151,7 @@ class Trainer:
         identity = {"run": from_first(lambda: known or new_run()), "data": data_identity(self.C, self.dataset)}
         if found and not own:
             identity["continues"] = {"run": before.get("run"), "snapshot": str(Path(found[1]).resolve())}
-        return identity | {"versions": versions(), "precision": chosen_amp(self.C.amp, self.device)}
+        return identity | {"versions": versions()}
 
     def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
         """One iteration, and what is due after it."""

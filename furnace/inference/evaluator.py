@@ -18,6 +18,7 @@ from furnace.engine.snapshot_folder import find_snapshots
 from furnace.inference.report import EXAMPLES, Example, Training, write_report
 from furnace.inference.results import Result, identify, result_entry, results_table, save_results, summary
 from furnace.inference.segmenter import Segmenter, to_array
+from furnace.seg_opr.confusion import exact
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar
@@ -92,7 +93,7 @@ class Evaluator:
         """Metrics of the network as it is, over the whole validation list; each process takes every n-th image."""
         C = self.segmenter.C  # of the snapshot
         metrics = self.metrics.build(C.num_classes, self.device)
-        per_image = torch.zeros(len(self.samples), dtype=torch.float64, device=self.device)
+        per_image = exact(torch.zeros(len(self.samples), device=self.device))
         share = range(rank(), len(self.samples), world_size())
         begin = time.perf_counter()
         with ProgressBar(path.stem, len(share), self.console) as bar:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from furnace.datasets.catalog import Classes, find_classes
 from furnace.engine.distributed import local_device, parse_devices
-from furnace.engine.numerics import autocast, chosen_amp, memory_format, set_precision
+from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.engine.snapshots import Snapshot, check_weights, load_network, load_snapshot
 from furnace.methods.build import build_network
 from furnace.methods.method import METHODS
@@ -48,8 +48,6 @@ class Segmenter:
 
     def __init__(self, C: Settings, device: torch.device, branch: str | None = None):
         self.given, self.C, self.device, self.asked = C, C, device, branch
-        self.amp = chosen_amp(C.amp, device)
-        set_precision(self.amp)
         self.window = SlidingWindow(
             C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size
         )
@@ -74,6 +72,8 @@ class Segmenter:
             self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, shown here")
         network = build_network(C, pretrained=False, tensors=snapshot.model)
         load_network(network, snapshot, path, C.model_dump(mode="json"))
+        self.amp, _ = choose_amp(self.given.amp, self.device, network)
+        set_precision(self.amp)
         self.network = network.eval().to(self.device, memory_format=memory_format(self.device))
         self.normalize = Normalize(C.image_mean, C.image_std).to(self.device)
         return snapshot

@@ -4,6 +4,7 @@ from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
 from furnace.methods.unlabeled import teach_and_study
+from furnace.seg_opr.confusion import exact
 from furnace.seg_opr.losses import mean_cross_entropy
 
 
@@ -19,5 +20,5 @@ class CPS(SemiSupervised):
         for name, study, labels in (("cross_1", study_1, second.labels), ("cross_2", study_2, first.labels)):
             yield Loss(name, mean_cross_entropy(study(), labels, whole=self.whole), self.unsup_weight)
 
-        overlap = (first.labels == second.labels).double().mean()
+        overlap = exact(first.labels == second.labels).mean()
         return Teaching({1: first, 2: second}, scalars={"overlap": overlap})

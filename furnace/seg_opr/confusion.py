@@ -30,14 +30,24 @@ def count(values: Tensor, bins: int) -> Tensor:
     return torch.bincount(values, minlength=bins)
 
 
+def exact(values: Tensor) -> Tensor:
+    """Values in float64; in float32 on a device that lacks it, as Apple's GPUs do."""
+    return values.double() if has_float64(values.device) else values.float()
+
+
+def has_float64(device: torch.device) -> bool:
+    """False for Apple's GPUs."""
+    return device.type != "mps"
+
+
 def class_iou(confusion: Tensor) -> Tensor:
     """IoU (K,) float64 per class from counts (K, K); NaN for classes in neither target nor prediction."""
-    counts = confusion.double()
+    counts = exact(confusion)
     hits = counts.diag()
     return hits / (counts.sum(0) + counts.sum(1) - hits)
 
 
 def pixel_accuracy(confusion: Tensor) -> Tensor:
     """Share () float64 of correct pixels from counts (K, K); NaN without a pixel."""
-    counts = confusion.double()
+    counts = exact(confusion)
     return counts.diag().sum() / counts.sum()

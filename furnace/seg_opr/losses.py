@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from furnace.seg_opr.confusion import count
 from furnace.seg_opr.upsampled import full_size, map_images, sum_over_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
+
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+DIGIT_BITS = 11  # of the histograms of `kth_smallest`
 
 
 def mean_cross_entropy(
@@ -89,13 +93,35 @@ def hard_pixels(
         return (probability.gather(1, labels.unsqueeze(1)).squeeze(1),)
 
     (probability,) = map_images(label_probability, logits, labels.where(valid, 0))
+    # Ignored pixels count as 1: if too few are valid the kth smallest is 1, above which there is nothing.
     probability = probability.where(valid, 1)
-    everywhere = whole.gather(probability.flatten())
-    # Not kthvalue, which on a GPU is the work of a single block of threads.
-    kth_smallest = everywhere.topk(min(min_kept, everywhere.numel()), largest=False, sorted=False).values.amax()
-    # Ignored pixels count as 1: where too few are valid the kth smallest is 1, above which there is nothing.
-    dropped = probability > kth_smallest.clamp(min=thresh)  # NaN is not, so that nobody overlooks it
+    easiest_kept = kth_smallest(probability, min_kept, whole)
+    dropped = probability > easiest_kept.clamp(min=thresh)  # NaN is not, so that nobody overlooks it
     return labels.where(~dropped, ignore_index)
+
+
+def kth_smallest(values: Tensor, k: int, whole: WholeBatch = ALONE) -> Tensor:
+    """The exact kth smallest () of floating-point `values` of any shape, none below 0; the largest of fewer than k.
+
+    Radix selection: numbers from 0 on have the order of their bits, read as integers. A histogram of the highest bits
+    finds the bin of the wanted value, another one within that bin the next bits, and so on: a few passes over the
+    values, without sorting, and without that the host or other processes wait for more than the histograms.
+    """
+    if values.device.type == "cpu" and whole is ALONE:
+        return values.flatten().kthvalue(min(k, values.numel())).values
+    bits = values.abs().flatten().view(INTEGERS[values.element_size()])  # without the sign that -0 and NaN may have
+    wanted = whole.total(torch.full((), values.numel(), device=values.device)).clamp(max=k)
+    found = torch.zeros((), dtype=bits.dtype, device=values.device)
+    for shift in reversed(range(0, 8 * values.element_size(), DIGIT_BITS)):
+        digits = (bits >> shift) & (2**DIGIT_BITS - 1)
+        # The highest digit has no digits above it: a shift by all bits is not defined.
+        inside = (bits >> shift >> DIGIT_BITS) == found
+        counts = whole.total(count(digits.where(inside, 2**DIGIT_BITS), 2**DIGIT_BITS + 1)[:-1].long())
+        until = counts.cumsum(0)
+        digit = (until < wanted).sum(0, keepdim=True)
+        wanted = wanted - (until - counts).gather(0, digit)[0]
+        found = (found << DIGIT_BITS) | digit[0].to(found.dtype)
+    return found.view(values.dtype)
 
 
 class MeanCrossEntropy(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from furnace.seg_opr.confusion import class_iou, confusion_matrix, count, pixel_accuracy
+from furnace.seg_opr.confusion import class_iou, confusion_matrix, count, exact, pixel_accuracy
 from furnace.utils.errors import UserError
 from furnace.utils.names import Registry
 
@@ -114,7 +114,7 @@ class IoU(Metric):
         self.state += confusion_matrix(labels, prediction, len(self.state))
 
     def compute(self) -> dict[str, Tensor]:
-        counts = self.state.double()
+        counts = exact(self.state)
         iou, of_class = class_iou(counts), counts.sum(1)
         accuracy = counts.diag() / of_class
         return {
@@ -158,7 +158,7 @@ class BoundaryIoU(Metric):
         self.state += torch.stack([both, of_target + of_found - both])
 
     def compute(self) -> dict[str, Tensor]:
-        intersection, union = self.state.double()
+        intersection, union = exact(self.state)
         iou = intersection / union
         return {"boundary_miou": iou.nanmean(), "boundary_iou": iou}
 

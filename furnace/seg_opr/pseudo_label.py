@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from furnace.seg_opr.confusion import confusion_matrix
+from furnace.seg_opr.confusion import confusion_matrix, exact
 from furnace.seg_opr.upsampled import full_size, map_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
@@ -97,14 +97,14 @@ def combine(
         weight_intersection=mean_confidence,
         weight_union=mean_confidence.where(agree, first.confidence.where(take_first, second.confidence)),
         class_weight=class_weight,
-        overlap=agreement.diag().sum().double() / agreement.sum(),
+        overlap=exact(agreement.diag().sum()) / agreement.sum(),
         predictions=(first, second),
     )
 
 
 def disagreement(agreement: Tensor) -> Tensor:
     """Share of each class in the disagreement of two label maps, (K,) float64, from their counts (K, K)."""
-    counts = agreement.double()
+    counts = exact(agreement)
     same, of_first, of_second = counts.diag(), counts.sum(1), counts.sum(0)
     shares = (of_second - same) / of_second + (of_first - same) / of_first
     return shares / (shares.sum() + 1e-6)

@@ -239,7 +239,7 @@ class Settings(BaseModel):
     niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations per epoch", le=10**7)
 
     # Speed
-    amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="mixed precision; auto: bf16 on a GPU")
+    amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 where it gains")
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: on a GPU, unless sync_bn ties several together"
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from furnace import cli
 from furnace.datasets.reading import read_label
 from furnace.engine import distributed
-from furnace.engine.distributed import CPU, OURS, choose_devices, parse_devices
+from furnace.engine.distributed import CPU, MPS, OURS, choose_devices, parse_devices
 from furnace.engine.snapshots import Snapshot, save_snapshot
 from furnace.inference.evaluator import Evaluator
 from furnace.methods.build import build_network
@@ -74,7 +74,8 @@ def test_images_replaced_in_any_process_stand_in_the_log(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "indices"), [("0", [0]), ("0,2", [0, 2]), ("0-3", [0, 1, 2, 3]), ("*", [0, 1, 2, 3]), ("1-2,0", [1, 2, 0])]
+    ("text", "indices"),
+    [("0", [0]), ("cuda", [0]), ("0,2", [0, 2]), ("0-3", [0, 1, 2, 3]), ("*", [0, 1, 2, 3]), ("1-2,0", [1, 2, 0])],
 )
 def test_devices(monkeypatch: pytest.MonkeyPatch, text: str, indices: list[int]):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -82,7 +83,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, text: str, indices: list[int])
     assert [device.index for device in parse_devices(text)] == indices
 
 
-@pytest.mark.parametrize("text", ["4", "0-9", "1,1", "2-1", "x", "", "0,", "-1", "cuda", "0-", "٣"])
+@pytest.mark.parametrize("text", ["4", "0-9", "1,1", "2-1", "x", "", "0,", "-1", "cuda:", "mps", "0-", "٣"])
 def test_wrong_devices(monkeypatch: pytest.MonkeyPatch, text: str):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -103,6 +104,13 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch):
     assert parse_devices(None) == parse_devices("cpu") == [CPU]
     with pytest.raises(UserError, match="-d cpu"):
         parse_devices("*")
+
+
+def test_an_apple_gpu_is_chosen_if_it_is_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert parse_devices(None) == parse_devices("mps") == [MPS]
+    assert parse_devices("cpu") == [CPU]
 
 
 def test_several_devices_start_a_process_each(monkeypatch: pytest.MonkeyPatch):

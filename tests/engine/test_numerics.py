@@ -4,20 +4,39 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
-from furnace.engine.numerics import GROWTH_STEPS, LossScale, chosen_amp, chosen_compile, memory_format, set_precision
+from furnace.engine.numerics import GROWTH_STEPS, LossScale, choose_amp, chosen_compile, memory_format, set_precision
 from furnace.utils.settings import Settings
 from tests.engine.steps import random_batch, seeded_learner
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+CPU, GPU, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 
 
 @pytest.mark.parametrize(
     ("setting", "device", "amp"),
-    [("auto", GPU, "bf16"), ("auto", CPU, "off"), ("off", GPU, "off"), ("fp16", GPU, "fp16"), ("bf16", CPU, "bf16")],
+    [("auto", GPU, "bf16"), ("auto", MPS, "off"), ("off", GPU, "off"), ("fp16", GPU, "fp16"), ("bf16", CPU, "bf16")],
 )
 def test_chosen_amp(setting: str, device: torch.device, amp: str):
-    assert chosen_amp(setting, device) == amp
+    assert choose_amp(setting, device, nn.Conv2d(4, 4, 3))[0] == amp
+
+
+@pytest.mark.parametrize(
+    ("unit", "groups", "amp", "reason"),
+    [
+        ("amx_bf16", 1, "bf16", "this CPU has AMX"),
+        ("avx512_bf16", 2, "bf16", "this CPU has AVX512-BF16"),
+        ("avx512_bf16", 4, "off", "depthwise"),
+        ("avx2", 1, "off", "does not compute in bfloat16"),
+    ],
+)
+def test_a_cpu_computes_in_bf16_where_it_gains(
+    unit: str, groups: int, amp: str, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True})
+    found = choose_amp("auto", CPU, nn.Conv2d(4, 4, 3, groups=groups))
+    assert found[0] == amp
+    assert reason in found[1]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +54,8 @@ def test_networks_whose_batchnorm_is_synchronised_are_compiled_on_request_only()
 
 def test_memory_format():
     assert memory_format(GPU) == torch.channels_last
-    assert memory_format(CPU) == torch.contiguous_format
+    assert memory_format(CPU) == torch.channels_last
+    assert memory_format(MPS) == torch.contiguous_format
 
 
 def test_reference_numerics_without_amp():

@@ -12,9 +12,11 @@ from furnace.seg_opr.losses import (
     MeanCrossEntropy,
     OhemCrossEntropy,
     hard_pixels,
+    kth_smallest,
     mean_cross_entropy,
     weighted_cross_entropy,
 )
+from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 from tests.golden_values import each_case, load_case, relative_error
 
@@ -163,3 +165,42 @@ def test_logits_of_a_lower_resolution_count_as_upsampled(num_classes):
             gradients.append(leaf.grad)
         assert loss(small).item() == pytest.approx(loss(large).item(), rel=1e-12)
         assert relative_error(*gradients) < 1e-12
+
+
+@given(
+    st.integers(0, 2**31), st.integers(1, 3000), st.integers(1, 4000), st.sampled_from([torch.float32, torch.float64])
+)
+def test_the_kth_smallest_by_histograms_is_that_of_a_sort(seed: int, number: int, k: int, dtype: torch.dtype):
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.rand(number, generator=rng).to(dtype)
+    values[torch.rand(number, generator=rng) < 0.2] = 1  # as ignored pixels
+    values[torch.rand(number, generator=rng) < 0.2] = values[0]
+    # A batch that is not known to be alone takes the way of GPUs and of several processes.
+    assert kth_smallest(values, k, WholeBatch()) == values.sort().values[min(k, number) - 1]
+    assert kth_smallest(values, k) == values.sort().values[min(k, number) - 1]
+
+
+def test_the_kth_smallest_of_several_processes_is_that_of_all_their_values():
+    mine, theirs = torch.rand(2, 500, generator=torch.Generator().manual_seed(0))
+
+    class Twice(WholeBatch):
+        """Adds what the other process would send: its number of values, then its histograms."""
+
+        def __init__(self):
+            self.seen = []
+
+        def total(self, value):
+            self.seen.append(value)
+            return value + others[len(self.seen) - 1]
+
+    for k in (1, 37, 400, 1000):
+        # The histograms of the other one depend on the digits found, which those of all values have, too.
+        both = torch.cat([mine, theirs])
+        expected = both.sort().values[k - 1]
+        bits = theirs.view(torch.int32)
+        found = expected.view(torch.int32)
+        others = [torch.tensor(500.0)]
+        for shift in (22, 11, 0):
+            inside = bits[(bits >> shift >> 11) == (found >> shift >> 11)]
+            others.append(torch.bincount((inside >> shift) & 2047, minlength=2048))
+        assert kth_smallest(mine, k, Twice()) == expected

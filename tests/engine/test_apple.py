@@ -1,0 +1,58 @@
+"""Training and evaluation ask an Apple GPU for nothing in float64, which it lacks.
+
+No such GPU is at hand: a stand-in refuses float64, on a CPU that the code is told to be one.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from furnace.engine.distributed import CPU
+from furnace.methods.method import METHODS
+from furnace.seg_opr import confusion
+from furnace.seg_opr.metrics import METRICS
+from furnace.utils.settings import Settings
+from tests.engine.steps import random_batch, seeded_learner
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Raises TypeError where a float64 tensor is made, as PyTorch does on `mps`."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if any(isinstance(value, torch.Tensor) and value.dtype == torch.float64 for value in tree_leaves(found)):
+            raise TypeError(f"{function}: float64")
+        return found
+
+
+@pytest.fixture(autouse=True)
+def _pretend(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(confusion, "has_float64", lambda device: False)
+
+
+def test_the_stand_in_refuses_float64():
+    with WithoutFloat64(), pytest.raises(TypeError, match="float64"):
+        torch.ones(2).double()
+
+
+@pytest.mark.parametrize("method", METHODS.all())
+def test_a_step(method: str, make_settings: Callable[..., Settings]):
+    C = make_settings(method=method, head_channels=8)
+    learner = seeded_learner(C, CPU)
+    with WithoutFloat64():
+        learner.step(random_batch(C, CPU), 0)
+    assert not learner.guard.check()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric(name: str):
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (9, 11)))
+    with WithoutFloat64():
+        metric = METRICS.find(name)(4)
+        metric.update(labels, labels)
+        values = metric.compute()
+    assert values[next(iter(metric.numbers))] == 1
