@@ -1,5 +1,7 @@
 """The commands of an experiment folder: their arguments, and what they start."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import shlex
@@ -7,47 +9,41 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from furnace.base_model.pretrained import no_downloads
-from furnace.checks.dryrun import dry_run
-from furnace.engine.distributed import abandon, choose_devices, launch, launched, local_device, rank, start, stop
-from furnace.engine.faults import Advice, faults_explained, smaller_steps, smaller_windows
+from furnace import base_model, checks, engine, inference
 from furnace.engine.launcher import OVERWRITE
-from furnace.engine.trainer import Trainer
-from furnace.inference.evaluator import Evaluator
-from furnace.inference.exporter import FORMATS, Exporter, Form
-from furnace.inference.predictor import Outputs, Predictor
-from furnace.inference.segmenter import BRANCHES
-from furnace.inference.submission import Submission
+from furnace.inference.options import BRANCHES, FORMATS, OPACITY
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import add_overrides
+from furnace.utils.arguments import add_overrides, snapshot
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.settings import EVALUATION, PLACES, Settings
 from furnace.utils.stopping import ignore_saving
 from furnace.utils.terminal import Table, open_console
-from furnace.utils.visualize import OPACITY
+
+if TYPE_CHECKING:
+    import torch
 
 
 def train(folder: str | Path, argv: list[str] | None = None) -> int:
     """`python train.py` in an experiment folder; returns 1 where a dry run finds problems."""
     parser = experiment_parser("Train the experiment that config.py beside this file describes.", TRAIN_EXAMPLES)
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("-c", "--continue", dest="resume", metavar="PATH", help=CONTINUE)
+    either.add_argument("-c", "--continue", dest="resume", type=snapshot("-c"), metavar="PATH", help=CONTINUE)
     either.add_argument(OVERWRITE, action="store_true", help="start anew where there are snapshots already")
     parser.add_argument(
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )
     args = parser.parse_args(argv)
-    with prepared(folder, args, args.dry_run, TRAIN_RESTARTS, smaller_steps) as (C, device):
+    with prepared(folder, args, alone=args.dry_run, trains=True) as (C, device):
         if args.dry_run:
-            with no_downloads():
-                trainer, processes = Trainer(C, device, args.resume, overwrite=True), len(choose_devices(args.devices))
-                return dry_run(trainer, bool(args.resume or args.overwrite), processes)
-        Trainer(C, device, args.resume, args.overwrite).fit()
-        if rank() == 0:
+            with base_model.no_downloads():
+                trainer = engine.Trainer(C, device, args.resume, overwrite=True)
+                processes = len(engine.choose_devices(args.devices))
+                return checks.dry_run(trainer, bool(args.resume or args.overwrite), processes)
+        engine.Trainer(C, device, args.resume, args.overwrite).fit()
+        if engine.rank() == 0:
             needed = [pair for pair in args.override if pair.partition("=")[0].strip() in FOR_EVALUATION]
             same = [*(["-d", args.devices] if args.devices else []), *(w for pair in needed for w in ("-o", pair))]
             print(f"next: python eval.py {shlex.join(same)}".rstrip())
@@ -70,10 +66,10 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with prepared(folder, args) as (C, device):
         if args.submit:
-            Submission(C, device, args.branch, Path(args.submit)).run(args.epochs)
+            inference.Submission(C, device, args.branch, Path(args.submit)).run(args.epochs)
             return
         save_to = (args.save_path or Path(C.log_dir) / "predictions") if args.save or args.save_path else None
-        Evaluator(C, device, args.branch, save_to).run(args.epochs)
+        inference.Evaluator(C, device, args.branch, save_to).run(args.epochs)
 
 
 def predict(folder: str | Path, argv: list[str] | None = None) -> int:
@@ -86,12 +82,12 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> int:
     parser.add_argument("--no-overlay", action="store_true", help="save label maps without coloured overlays")
     parser.add_argument("--opacity", type=share, default=OPACITY, help=f"of the overlay, 0 to 1 (default: {OPACITY})")
     args = parser.parse_args(argv)
+    if not (args.inputs or args.settings):
+        raise UserError("predict.py: nothing to predict; name a picture, a folder, a pattern or a video")
     with prepared(folder, args) as (C, device):
-        if not args.inputs:
-            raise UserError("predict.py: nothing to predict; name a picture, a folder, a pattern or a video")
         save_to = Path(args.save_path or Path(C.log_dir) / "predict")
-        outputs = Outputs(save_to, not args.no_overlay, args.confidence, args.opacity)
-        predictor = Predictor(C, device, args.branch, outputs)
+        outputs = inference.Outputs(save_to, not args.no_overlay, args.confidence, args.opacity)
+        predictor = inference.Predictor(C, device, args.branch, outputs)
         predictor.run(args.epochs, args.inputs)
     return predictor.status
 
@@ -108,8 +104,9 @@ def export(folder: str | Path, argv: list[str] | None = None) -> None:
     parser.add_argument("-p", "--save-path", metavar="FILE", help="where to (default: export/ in the log folder)")
     args = parser.parse_args(argv)
     with prepared(folder, args, alone=True) as (C, _):
-        if rank() == 0:  # of a torchrun of the user's own
-            Exporter(C, args.branch, Form(args.format, args.normalize, args.labels)).run(args.epochs, args.save_path)
+        if engine.rank() == 0:  # of a torchrun of the user's own
+            form = inference.Form(args.format, args.normalize, args.labels)
+            inference.Exporter(C, args.branch, form).run(args.epochs, args.save_path)
 
 
 # Settings that evaluation takes from its own command; a snapshot knows the others.
@@ -153,7 +150,7 @@ def share(text: str) -> float:
 
 def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:
     """Which snapshot and which branch of its network."""
-    parser.add_argument("-e", "--epochs", default="last", help=which)
+    parser.add_argument("-e", "--epochs", type=snapshot("-e"), default="last", help=which)
     parser.add_argument(
         "--branch",
         choices=BRANCHES,
@@ -174,39 +171,34 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
 
 @contextmanager
 def prepared(
-    folder: str | Path,
-    args: argparse.Namespace,
-    alone: bool = False,
-    restarts: int = 0,
-    out_of_memory: Advice = smaller_windows,
+    folder: str | Path, args: argparse.Namespace, alone: bool = False, trains: bool = False
 ) -> Iterator[tuple[Settings, torch.device]]:
     """The settings and this process's device, all processes having joined; with several devices, start those first.
 
-    `alone`: on the first device only. `restarts`: of all processes, when one is killed. `out_of_memory`: says what to
-    change then.
+    `alone`: on the first device only. `trains`: all processes start again when one is killed.
     """
     ignore_saving()
     C = load_config(folder, parse_overrides(args.override))
     if args.settings:
         open_console().print(settings_table(C))
         sys.exit()
-    if not launched() or os.environ.get("RANK") == "0":
+    if not engine.launched() or os.environ.get("RANK") == "0":
         for note in C.notes:
             print(f"note: {note}", file=sys.stderr)
-    devices = choose_devices(args.devices)[: 1 if alone else None]
-    launch(devices, restarts)
-    with faults_explained(C, out_of_memory):
-        device = local_device(devices)
-        start(device)
+    devices = engine.choose_devices(args.devices)[: 1 if alone else None]
+    engine.launch(devices, TRAIN_RESTARTS if trains else 0)
+    with engine.faults_explained(C, engine.smaller_steps if trains else engine.smaller_windows):
+        device = engine.local_device(devices)
+        engine.start(device)
         try:
             yield C, device
         except Stopped:  # as all processes are
-            stop()
+            engine.stop()
             raise
         except BaseException:
-            abandon()
+            engine.abandon()
             raise
-        stop()
+        engine.stop()
 
 
 def settings_table(C: Settings) -> Table:

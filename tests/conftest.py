@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from furnace.methods.settings import load_config
+from furnace.methods.settings import all_settings, load_config
+from furnace.utils.checking import entries_of
 from furnace.utils.config import ENVIRONMENT
-from furnace.utils.names import CHOICES
 from furnace.utils.settings import Settings
 from tests.tiny_data import write_voc
 from tests.tiny_run import NARROW, write_lively
@@ -49,11 +49,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """What a test registers is gone after it."""
-    before = {name: dict(registry.all()) for name, registry in CHOICES.items()}
+    before = [(entry.registry, dict(entry.registry.all())) for entry in entries_of(all_settings()).values()]
     yield
-    for name, entries in before.items():
-        CHOICES[name].clear()
-        CHOICES[name].update(entries)
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.fixture

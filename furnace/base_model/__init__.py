@@ -1,1 +1,15 @@
-"""Networks: the ResNet backbone, the DeepLabv3+ head, and the two-branch network."""
+"""Networks: encoders, decoders, and the network of one or two branches.
+
+The names here are imported at their first use, see `furnace/__init__.py`.
+"""
+
+from lazy_loader import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    submod_attrs={
+        "network": ["Network"],
+        "pretrained": ["no_downloads"],
+        "resnet": ["dilated_resnet"],
+    },
+)

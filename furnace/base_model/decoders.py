@@ -11,7 +11,7 @@ from furnace.utils.names import Registry
 # Functions (channels, strides, num_classes, width): of an encoder's maps, K, and the decoder's own width. They give two
 # modules: the head takes the tuple of maps to features, the classifier these to logits (B, K, h, w) of any size.
 DECODERS: Registry[Callable[[Sequence[int], Sequence[int], int, int], tuple[nn.Module, nn.Module]]] = Registry(
-    "decoder", "decoder"
+    "decoder"
 )
 
 ASPP_RATES = (6, 12, 18)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from furnace.base_model.encoders import BLOCKS, build_encoder
+from furnace.base_model.encoders import build_encoder
 from furnace.base_model.recognition import depth_name, recognize
+from furnace.base_model.resnet import BLOCKS
 from furnace.utils.errors import UserError
 from furnace.utils.weights import MATCH_NEEDED, Weights, read_state_dict, strip_prefix
 from furnace.utils.wording import few

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from furnace.base_model.encoders import BLOCKS, DEEP_STEMS
+from furnace.base_model.resnet import BLOCKS, DEEP_STEMS
 
 NOT_ENCODER = re.compile(r"(fc|decode_head|auxiliary_head|classifier|head)\.")
 # Stems of other programs, whose modules have other names: theirs to ours.

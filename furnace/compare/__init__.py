@@ -1,1 +1,14 @@
-"""Comparing methods: the runs of a comparison, their plan, carrying them out, and the tables that come of it."""
+"""Comparing methods: the runs of a comparison, their plan, carrying them out, and the tables that come of it.
+
+The names here are imported at their first use, see `furnace/__init__.py`.
+"""
+
+from lazy_loader import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    submodules=["tables"],
+    submod_attrs={
+        "runner": ["Runner", "TrialFailed"],
+    },
+)

@@ -4,8 +4,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 BASELINE = "supervised"
 LAST, BEST = "last", "best"
 LEVEL = 0.95  # of the confidence interval
@@ -103,5 +101,7 @@ def paired_difference(
     differences = [values[seed] - base[seed] for seed in values if seed in base]
     if len(differences) < 2:
         return differences[0] if differences else None, None, None
+    from scipy import stats
+
     error = float(stats.sem(differences))
     return statistics.fmean(differences), error, error * float(stats.t.ppf(0.5 + LEVEL / 2, len(differences) - 1))

@@ -8,8 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from furnace import engine
 from furnace.datasets.splits import Sample, read_lines, read_list
-from furnace.engine.identity import file_digest, samples_digest
 from furnace.methods.method import METHODS
 from furnace.methods.settings import all_settings, load_config
 from furnace.utils.config import parse_overrides
@@ -71,7 +71,8 @@ class Trial:
         """
         # Of pruned epochs none can be the best.
         costs = COSTS - {"keep_snapshots"} if self.validation else COSTS
-        digests = {name: samples_digest(samples, name != "unlabeled") for name, samples in self.samples().items()}
+        samples = self.samples().items()
+        digests = {name: engine.samples_digest(listed, name != "unlabeled") for name, listed in samples}
         return {"settings": self.C.model_dump(exclude=PLACES | SOURCES | costs), "lists": digests}
 
     def samples(self) -> dict[str, list[Sample]]:
@@ -211,10 +212,10 @@ def check_validation(trial: Trial) -> None:
             "use -o keep_snapshots=0"
         )
     lists = trial.samples()
-    held = {file_digest(sample.image): sample.image for sample in lists.pop("validation")}
+    held = {engine.file_digest(sample.image): sample.image for sample in lists.pop("validation")}
     names = {"test": "the test set", "labeled": "the labelled images", "unlabeled": "the unlabelled images"}
     for name, samples in lists.items():
-        if shared := held.keys() & {file_digest(sample.image) for sample in samples}:
+        if shared := held.keys() & {engine.file_digest(sample.image) for sample in samples}:
             raise UserError(
                 f"--validation {trial.validation.source}: shares {len(shared)} images with {names[name]}, such as "
                 f"{min(held[digest] for digest in shared)}; an epoch chosen on them would not be an honest one"

@@ -1,1 +1,25 @@
-"""Data sets: lists, images, transforms, CutMix masks and loaders."""
+"""Data sets: lists, images, transforms, CutMix masks and loaders.
+
+The names here are imported at their first use, see `furnace/__init__.py`.
+"""
+
+from lazy_loader import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    submodules=["pairing", "toy"],
+    submod_attrs={
+        "encoding": [
+            "COLOUR_TYPE",
+            "GREY",
+            "INDEXED",
+            "PNG_END",
+            "check_jpeg",
+            "check_png",
+            "check_values",
+            "decode_indices",
+            "encode_label",
+        ],
+        "reading": ["read_label"],
+    },
+)

@@ -6,8 +6,6 @@ the 11 classes of Badrinarayanan et al. 2017).
 
 from dataclasses import dataclass
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Classes:
@@ -19,12 +17,11 @@ class Classes:
 
 def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
     """The first `count` colours of the VOC colour map: bits of the index spread over R, G and B, high bits first."""
-    colours = np.zeros((count, 3), dtype=np.int64)
-    index = np.arange(count)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-    return tuple(tuple(int(v) for v in colour) for colour in colours)
+
+    def level(index: int, channel: int) -> int:
+        return sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple((level(index, 0), level(index, 1), level(index, 2)) for index in range(count))
 
 
 VOC_NAMES = (

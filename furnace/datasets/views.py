@@ -19,7 +19,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.randomness import Draws, Purpose
 from furnace.datasets.transforms import crop_image, crop_label, draw_crop
 from furnace.seg_opr.normalize import Normalize
-from furnace.utils.names import Registry
+from furnace.utils.names import WEAK, Registry
 
 
 @dataclass
@@ -177,9 +177,8 @@ class Preparation:
         return self.normalize(images).contiguous(memory_format=self.memory_format)
 
 
-WEAK = "weak"
 # Functions of the weak view, which has the geometry that the settings describe.
-VIEWS: Registry[Callable[[View], View]] = Registry("view", "student_view")
+VIEWS: Registry[Callable[[View], View]] = Registry("view")
 
 
 @VIEWS.register(WEAK)

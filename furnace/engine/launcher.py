@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 
-from torch.distributed import TCPStore
-
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.stopping import SAVING, STOPPING, heeded, ignore_saving
 
@@ -75,6 +73,8 @@ class Processes:
 
     def run(self) -> list[int]:
         """Start all and wait for them; returns their statuses, negative if a signal has ended them."""
+        from torch.distributed import TCPStore
+
         # No process has to find a free port: the store is here.
         store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         common = {"MASTER_ADDR": HOST, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}

@@ -86,7 +86,6 @@ class Learner:
             scalars as means over the batch's parts; the teaching, for pictures, is that of the last part.
         """
         self.network.train()
-        self.method.train()
         self.method.before_step(iteration / self.total_iterations)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

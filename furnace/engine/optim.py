@@ -10,7 +10,7 @@ from furnace.utils.names import Registry
 
 ENCODER = "backbone"  # name of the encoder in a branch
 # Functions (parameter groups, lr, momentum, fused) that give an optimizer. Groups bring their `weight_decay`.
-OPTIMIZERS: Registry[Callable[[list[dict], float, float, bool], Optimizer]] = Registry("optimizer", "optimizer")
+OPTIMIZERS: Registry[Callable[[list[dict], float, float, bool], Optimizer]] = Registry("optimizer")
 
 
 @OPTIMIZERS.register("sgd")

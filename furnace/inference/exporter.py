@@ -16,6 +16,7 @@ from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
 from furnace.engine.snapshot_folder import find_snapshot
+from furnace.inference.options import FORMATS
 from furnace.inference.segmenter import Segmenter
 from furnace.seg_opr.interpolate import upsample
 from furnace.seg_opr.normalize import Normalize
@@ -26,7 +27,6 @@ from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import byte_size
 
-FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 METADATA = "metadata.json"
 EXAMPLE_SHAPE = (2, 3, 64, 96)  # what the network is traced with
 RANDOM_SHAPES = ((2, 3, 128, 192), (1, 3, 161, 97))  # what the file is compared on

@@ -13,6 +13,7 @@ from furnace.datasets.reading import read_image
 from furnace.engine.distributed import rank, totals_at_the_end, world_size
 from furnace.engine.snapshot_folder import find_snapshot
 from furnace.inference.inputs import Input, find_inputs
+from furnace.inference.options import OPACITY
 from furnace.inference.segmenter import Prediction, Segmenter, to_array
 from furnace.inference.video_writer import writing
 from furnace.inference.videos import Video
@@ -23,7 +24,7 @@ from furnace.utils.fonts import missing_note
 from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
-from furnace.utils.visualize import OPACITY, legend, overlay, save_labels, save_picture
+from furnace.utils.visualize import legend, overlay, save_labels, save_picture
 
 INCOMPLETE_STATUS = 1
 

@@ -15,6 +15,7 @@ from PIL import Image
 from furnace.datasets.catalog import Classes
 from furnace.engine.record import RECORD, REPORT, TRAINING_METRICS, TRUTH, read_metrics, read_record
 from furnace.engine.snapshots import Snapshot
+from furnace.inference.options import OPACITY
 from furnace.inference.plots import bars_plot, curves_plot, epochs_plot, matrix_plot
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import write_atomically
@@ -192,7 +193,7 @@ def example_row(example: Example, classes: Classes) -> dict:
     palette = classes.palette
     pictures = {
         "image": example.image,
-        "overlay": overlay(example.image, example.prediction, palette),
+        "overlay": overlay(example.image, example.prediction, palette, OPACITY),
         "prediction": colour(example.prediction, palette),
         "ground truth": colour(example.label, palette),
     }

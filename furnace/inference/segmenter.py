@@ -22,7 +22,6 @@ from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import few, one_line
 
-BRANCHES = ("1", "2", "both")
 Tag = TypeVar("Tag")
 
 

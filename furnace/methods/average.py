@@ -1,8 +1,11 @@
 """Exponential moving average of a network (Tarvainen and Valpola, NeurIPS 2017)."""
 
-import torch
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def decay_at(iteration: int, ema_decay: float) -> float:
@@ -10,9 +13,10 @@ def decay_at(iteration: int, ema_decay: float) -> float:
     return min(1 - 1 / (iteration + 1), ema_decay)
 
 
-@torch.no_grad()
 def update_average(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """Make `teacher` decay * teacher + (1 - decay) * student, buffers included; counters are copied."""
+    from torch.optim.swa_utils import get_ema_multi_avg_fn
+
     pairs = list(zip(teacher.state_dict().values(), student.state_dict().values(), strict=True))
     averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
     get_ema_multi_avg_fn(decay)(averages, values, None)

@@ -1,17 +1,21 @@
 """From settings to networks, losses and methods."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from furnace.base_model.network import Network
+from furnace import base_model, seg_opr
 from furnace.methods.method import METHODS, Method
-from furnace.seg_opr.losses import MeanCrossEntropy, OhemCrossEntropy
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from furnace.base_model.network import Network
 
 
 def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Tensor] | None = None) -> Network:
@@ -29,7 +33,7 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
     names = [name.strip() for name in C.backbone.split(",")]
     if len(names) > 1 and len(names) != len(method.trained):
         raise UserError(f"C.backbone = {C.backbone}: method {C.method!r} trains {len(method.trained)} network(s)")
-    network = Network(
+    network = base_model.Network(
         C.num_classes,
         names if len(names) > 1 else names[0],
         C.pretrained_model if pretrained else None,
@@ -47,11 +51,13 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
 
 def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:
     """The supervised loss that the settings describe."""
+    import torch
+
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight)
     if not C.ohem:
-        return MeanCrossEntropy(IGNORE_INDEX, class_weight, whole)
+        return seg_opr.MeanCrossEntropy(IGNORE_INDEX, class_weight, whole)
     images = C.batch_size // C.accumulate  # that the criterion sees at a time, over all processes
-    return OhemCrossEntropy(IGNORE_INDEX, C.ohem_thresh, C.ohem_min_kept * images, class_weight, whole)
+    return seg_opr.OhemCrossEntropy(IGNORE_INDEX, C.ohem_thresh, C.ohem_min_kept * images, class_weight, whole)
 
 
 def build_method(C: Settings, whole: WholeBatch = ALONE) -> Method:

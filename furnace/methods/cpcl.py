@@ -1,17 +1,21 @@
 """Conservative-progressive collaborative learning (Fan et al., IEEE TIP 2023, doi 10.1109/TIP.2023.3242819)."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import Field
-from torch import Tensor
 
-from furnace.base_model.network import Network
-from furnace.datasets.batch import TrainBatch
+from furnace import seg_opr
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
 from furnace.methods.unlabeled import teach_and_study
-from furnace.seg_opr.losses import weighted_cross_entropy
-from furnace.seg_opr.pseudo_label import PseudoLabels, combine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from furnace.base_model.network import Network
+    from furnace.datasets.batch import TrainBatch
+    from furnace.seg_opr.pseudo_label import PseudoLabels
 
 # Names of the losses of branch 1 and 2, and their pseudo labels.
 TARGETS = {
@@ -39,7 +43,7 @@ class CPCL(SemiSupervised):
             yield Loss(f"sup_{branch}", self.criterion(networks.logits(batch.images, branch), batch.labels))
 
         (first, study_1), (second, study_2) = (teach_and_study(networks, batch, branch) for branch in (1, 2))
-        pseudo = combine(first, second, networks.num_classes, self.whole, self.settings.union_choice)
+        pseudo = seg_opr.combine(first, second, networks.num_classes, self.whole, self.settings.union_choice)
         targets = TARGETS[self.settings.pseudo_labels].items()
         for study, (name, target) in zip((study_1, study_2), targets, strict=True):
             yield Loss(name, self.pseudo_loss(study(), pseudo, target), self.unsup_weight)
@@ -50,5 +54,5 @@ class CPCL(SemiSupervised):
         """Loss () of a student's logits (B, K, h, w) against the labels `target`, "intersection" or "union"."""
         labels, weight = getattr(pseudo, target), getattr(pseudo, f"weight_{target}")
         if not self.settings.reweight:
-            weight = torch.ones_like(weight)
-        return weighted_cross_entropy(logits, labels, weight, whole=self.whole)
+            weight = weight.new_ones(weight.shape)
+        return seg_opr.weighted_cross_entropy(logits, labels, weight, whole=self.whole)

@@ -1,11 +1,16 @@
 """Cross pseudo supervision (Chen et al., CVPR 2021): each network learns from the other's hard labels."""
 
-from furnace.base_model.network import Network
-from furnace.datasets.batch import TrainBatch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from furnace import seg_opr
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
 from furnace.methods.unlabeled import teach_and_study
-from furnace.seg_opr.confusion import exact
-from furnace.seg_opr.losses import mean_cross_entropy
+
+if TYPE_CHECKING:
+    from furnace.base_model.network import Network
+    from furnace.datasets.batch import TrainBatch
 
 
 @METHODS.register("cps")
@@ -18,7 +23,7 @@ class CPS(SemiSupervised):
 
         (first, study_1), (second, study_2) = (teach_and_study(networks, batch, branch) for branch in (1, 2))
         for name, study, labels in (("cross_1", study_1, second.labels), ("cross_2", study_2, first.labels)):
-            yield Loss(name, mean_cross_entropy(study(), labels, whole=self.whole), self.unsup_weight)
+            yield Loss(name, seg_opr.mean_cross_entropy(study(), labels, whole=self.whole), self.unsup_weight)
 
-        overlap = exact(first.labels == second.labels).mean()
+        overlap = seg_opr.exact(first.labels == second.labels).mean()
         return Teaching({1: first, 2: second}, scalars={"overlap": overlap})

@@ -3,13 +3,19 @@
 The teacher's labels are hard and every pixel counts alike, as in CPS: so the comparison of the two is one of teachers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
-from furnace.base_model.network import Network
-from furnace.datasets.batch import TrainBatch
+from furnace import seg_opr
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Share, Teaching
 from furnace.methods.unlabeled import student_images, teacher_predictions
-from furnace.seg_opr.losses import mean_cross_entropy
+
+if TYPE_CHECKING:
+    from furnace.base_model.network import Network
+    from furnace.datasets.batch import TrainBatch
 
 STUDENT, TEACHER = 1, 2
 
@@ -35,6 +41,7 @@ class MeanTeacher(SemiSupervised):
         networks.branches[TEACHER - 1].eval()
         predictions = teacher_predictions(networks, batch, TEACHER)
         logits = networks.logits(student_images(batch), STUDENT)
-        yield Loss("teacher", mean_cross_entropy(logits, predictions.labels, whole=self.whole), self.unsup_weight)
+        loss = seg_opr.mean_cross_entropy(logits, predictions.labels, whole=self.whole)
+        yield Loss("teacher", loss, self.unsup_weight)
 
         return Teaching({TEACHER: predictions}, scalars={"confidence": predictions.confidence.mean()})

@@ -1,21 +1,26 @@
 """The contract of a training method: it turns (networks, batch) into losses. docs/methods.md shows how to add one."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
-from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field
 
-from furnace.base_model.network import Network
-from furnace.datasets.batch import TrainBatch
-from furnace.datasets.views import WEAK
 from furnace.methods.average import decay_at, update_average
-from furnace.seg_opr.pseudo_label import Predictions, PseudoLabels
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
-from furnace.utils.names import Registry
+from furnace.utils.names import WEAK, EntryOf, Registry
 
-METHODS: Registry[type["Method"]] = Registry("method", "method", __package__)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from furnace.base_model.network import Network
+    from furnace.datasets.batch import TrainBatch
+    from furnace.seg_opr.pseudo_label import Predictions, PseudoLabels
+
+METHODS: Registry[type[Method]] = Registry("method", __package__)
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -45,7 +50,7 @@ class Teaching:
 Losses = Iterator[Loss]  # a generator, which may return a `Teaching`
 
 
-class Method(nn.Module):
+class Method:
     """Base of the methods.
 
     Class attributes describe what a method needs:
@@ -75,9 +80,15 @@ class Method(nn.Module):
     class Settings(BaseModel):
         """No settings of its own."""
 
+        model_config = ConfigDict(defer_build=True)  # until a method is built
+
     def __init__(self, criterion: nn.Module, settings: BaseModel | None = None, whole: WholeBatch = ALONE):
-        super().__init__()
         self.criterion, self.settings, self.whole = criterion, settings or self.Settings(), whole
+
+    def to(self, place: torch.device | torch.dtype) -> Method:
+        """This method, its tensors moved to a device or dtype."""
+        self.criterion.to(place)
+        return self
 
     @classmethod
     def branches(cls) -> int:
@@ -105,10 +116,12 @@ class Method(nn.Module):
 class SemiSupervised(Method):
     """Base of the methods that add unsupervised losses, of `self.unsup_weight`, to the supervised one."""
 
-    class Settings(BaseModel):
+    class Settings(Method.Settings):
         unsup_weight: float = Field(1.0, description="weight of the unsupervised losses", ge=0)
         unsup_warmup: Share = Field(0, description="share of the run over which that weight rises linearly from 0")
-        student_view: str = Field(WEAK, description="view that students see of unlabelled images: weak, strong")
+        student_view: Annotated[str, EntryOf("furnace.datasets.views:VIEWS")] = Field(
+            WEAK, description="view that students see of unlabelled images: weak, strong"
+        )
 
     def __init__(self, criterion: nn.Module, settings: BaseModel | None = None, whole: WholeBatch = ALONE):
         super().__init__(criterion, settings, whole)

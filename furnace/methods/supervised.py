@@ -1,8 +1,14 @@
 """The baseline: one network, labelled images only."""
 
-from furnace.base_model.network import Network
-from furnace.datasets.batch import TrainBatch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from furnace.methods.method import METHODS, Loss, Losses, Method
+
+if TYPE_CHECKING:
+    from furnace.base_model.network import Network
+    from furnace.datasets.batch import TrainBatch
 
 
 @METHODS.register("supervised")

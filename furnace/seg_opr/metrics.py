@@ -50,7 +50,7 @@ class Metric:
         raise NotImplementedError
 
 
-METRICS: Registry[type[Metric]] = Registry("metric", "eval_metrics")
+METRICS: Registry[type[Metric]] = Registry("metric")
 
 
 class MetricList:

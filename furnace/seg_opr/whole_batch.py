@@ -1,6 +1,11 @@
 """Sums over a batch that several processes share, so that the result does not depend on their number."""
 
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class WholeBatch:

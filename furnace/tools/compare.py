@@ -1,5 +1,7 @@
 """Compare methods on one data set, over shares of labels and seeds: python -m furnace.tools.compare."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import subprocess
@@ -8,15 +10,14 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from furnace import compare, engine, seg_opr
 from furnace.compare.plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
-from furnace.compare.runner import Runner, TrialFailed
 from furnace.compare.scores import BEST, LAST, Score, aggregate
-from furnace.compare.tables import MARKDOWN, PLOT, tables, write_files
 from furnace.compare.trials import (
     OF_A_TRIAL,
     Trial,
@@ -27,10 +28,8 @@ from furnace.compare.trials import (
     subset_sources,
 )
 from furnace.datasets.splits import list_hash
-from furnace.engine.distributed import parse_devices
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
-from furnace.seg_opr.metrics import MetricList
 from furnace.utils.arguments import add_overrides, number, whole_numbers
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
@@ -38,6 +37,10 @@ from furnace.utils.files import existing_part, write_atomically
 from furnace.utils.places import CHECKOUT
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import duration, percent
+
+if TYPE_CHECKING:
+    from furnace.compare.runner import Runner
+    from furnace.seg_opr.metrics import MetricList
 
 FAILED_STATUS = 1
 ORIGIN = "drawn_from.txt"  # beside drawn subsets: the list that they were drawn from
@@ -56,15 +59,15 @@ def main(argv: list[str] | None = None) -> int:
     """Plan, show, run and write; returns the exit status, 1 if a run failed."""
     args = build_parser().parse_args(argv)
     console = open_console(highlight=False, markup=True)
-    devices = [str(d.index) if d.type == "cuda" else "cpu" for d in parse_devices(args.devices)] * args.jobs
     experiment = find_experiment(args.experiment)
     trials = make_plan(experiment, args)
+    devices = [str(d.index) if d.type == "cuda" else "cpu" for d in engine.parse_devices(args.devices)] * args.jobs
     # The same lists need not be checked for every method and seed.
     for trial in {tuple(trial.identity()["lists"].items()): trial for trial in trials}.values():
         check_validation(trial)
-    metrics = MetricList(trials[0].C.eval_metrics)
+    metrics = seg_opr.MetricList(trials[0].C.eval_metrics)
     results: Results = {trial.name: result for trial in trials if (result := trial.result)}
-    runner = Runner(experiment, args.keep)
+    runner = compare.Runner(experiment, args.keep)
     probed = probe(trials, results, runner, devices[0], args.probe)
     console.print(plan_table(trials, results, step_seconds(trials, results, probed), len(devices), experiment.name))
     if args.dry_run:
@@ -242,7 +245,7 @@ def carry_out(
     failures = {}
     for position, (trial, result) in enumerate(runner.run_all(waiting, devices), 1):
         where = f"{position}/{len(waiting)} {escape(trial.name)}"
-        if isinstance(result, TrialFailed):
+        if isinstance(result, compare.TrialFailed):
             failures[trial.name] = f"[bold red]failed:[/] {escape(trial.name)}: {escape(str(result))}"
             console.print(f"{where}: [red]failed[/]")
             continue
@@ -279,9 +282,9 @@ def report(
     }
     out = trials[0].folder.parent
     everything = [{"method": t.method, "ratio": t.ratio, "seed": t.seed, **t.record()} for t in done]
-    write_files(out, title, rows, facts, everything, metrics.mains)
-    console.print(tables(rows, metrics.mains), soft_wrap=True, markup=False)
-    console.print(f"written: {out / MARKDOWN}, .csv, .json and {PLOT}", soft_wrap=True)
+    compare.tables.write_files(out, title, rows, facts, everything, metrics.mains)
+    console.print(compare.tables.tables(rows, metrics.mains), soft_wrap=True, markup=False)
+    console.print(f"written: {out / compare.tables.MARKDOWN}, .csv, .json and {compare.tables.PLOT}", soft_wrap=True)
 
 
 def to_score(trial: Trial, result: dict[str, Any], metrics: MetricList) -> Score:

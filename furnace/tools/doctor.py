@@ -1,14 +1,15 @@
 """Check what an experiment points to before it costs a day: python -m furnace.tools.doctor exp_voc."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from __future__ import annotations
 
-import numpy as np
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import TYPE_CHECKING
+
 from rich.box import SIMPLE_HEAD
 
-from furnace.checks.checkup import Checkup
+from furnace import checks, engine
 from furnace.checks.findings import SAMPLE, Level, findings_table
 from furnace.datasets.catalog import find_classes
-from furnace.engine.distributed import parse_devices
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import add_overrides
 from furnace.utils.config import parse_overrides
@@ -16,6 +17,11 @@ from furnace.utils.errors import run
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table, open_console
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from furnace.checks.checkup import Checkup
 
 EXAMPLES = """examples:
   python -m furnace.tools.doctor exp_voc                     lists, files, 64 images of each list, weights, time
@@ -28,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Check, print, and return 1 where there are problems."""
     args = build_parser().parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
-    checkup = Checkup(C, parse_devices(args.devices)[0], None if args.full else SAMPLE)
+    checkup = checks.Checkup(C, engine.parse_devices(args.devices)[0], None if args.full else SAMPLE)
     findings = checkup.run()
     console = open_console()
     if counts := checkup.class_counts():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from furnace import datasets
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.partition import make_partition
-from furnace.datasets.reading import read_label
 from furnace.datasets.splits import Sample, read_lines, read_list, write_list
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import add_overrides, number, whole_numbers
@@ -119,7 +119,7 @@ def read_presence(samples: Sequence[Sample], num_classes: int) -> np.ndarray:
     """Which classes each image's label shows, (N, K) bool. Raises UserError if a label can't be read."""
 
     def shown(sample: Sample) -> np.ndarray:
-        label = read_label(sample.label, num_classes)
+        label = datasets.read_label(sample.label, num_classes)
         return np.bincount(label.ravel(), minlength=LABEL_VALUES)[:num_classes] > 0
 
     return np.stack(parallel(shown, samples, "labels"))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from furnace.datasets.toy import FOLDERS, make_toy
+from furnace import datasets
 from furnace.utils.arguments import number
 from furnace.utils.errors import run
 from furnace.utils.files import explained
@@ -14,8 +14,9 @@ def main(argv: list[str] | None = None) -> None:
     """Generate, and say so."""
     args = build_parser().parse_args(argv)
     with explained(args.target):
-        make_toy(args.target, args.seed)
-    print(f"{args.target}: {' and '.join(f'{count} {name}' for name, count in FOLDERS.items())} images")
+        datasets.toy.make_toy(args.target, args.seed)
+    counts = " and ".join(f"{count} {name}" for name, count in datasets.toy.FOLDERS.items())
+    print(f"{args.target}: {counts} images")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from furnace import datasets
 from furnace.datasets.catalog import CATALOG
-from furnace.datasets.pairing import check_binary, divide, pair, survey
 from furnace.datasets.splits import Sample, check_replaceable, write_list
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import explained
@@ -114,9 +114,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.name in CATALOG:
         raise UserError(f"{lists}: is the place of another data set; take another name")
     images, masks = args.images.expanduser().resolve(), args.masks.expanduser().resolve()
-    labeled, unlabeled = pair(images, masks)
-    kinds, size = survey(labeled)
-    check_binary(kinds)
+    labeled, unlabeled = datasets.pairing.pair(images, masks)
+    kinds, size = datasets.pairing.survey(labeled)
+    datasets.pairing.check_binary(kinds)
     values = np.array(sorted(set().union(*kinds) - {IGNORE_INDEX}))
     names = [name.strip() for name in args.classes.split(",")] if args.classes else []
     if not are_class_names(names):
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"{masks}: the masks hold the class 0 only, and {IGNORE_INDEX} means unknown; give what you look for 1"
         )
-    train, val = divide(labeled, args.val)
+    train, val = datasets.pairing.divide(labeled, args.val)
     if len(unlabeled) < MIN_UNLABELED:
         raise UserError(
             f"{images}: {len(unlabeled)} images without masks to learn from, and a batch takes {MIN_UNLABELED} at "

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from furnace import datasets
 from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
-from furnace.datasets.encoding import check_png, check_values, decode_indices, encode_label
 from furnace.datasets.protocols import Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
@@ -48,7 +48,7 @@ def plan_camvid(source: Source, target: Path) -> Plan:
             raise UserError(f"{source.path}: holds no CamVid/{split}/*.png; is it the SegNet tutorial?")
         maps = source.find(rf"(?:(?:.*/)?CamVid/)?{split}annot/({FRAME})\.png")
         names = sorted(pictures)
-        plan.tasks += make_tasks(source, pictures, names, target / split / "image", ".png", check_png)
+        plan.tasks += make_tasks(source, pictures, names, target / split / "image", ".png", datasets.check_png)
         plan.tasks += make_tasks(source, maps, names, target / split / "label", ".png", convert_label, verbatim=False)
         plan.lists[f"{split}.txt"] = names
         plan.published |= {f"{split}/image": count, f"{split}/label": count, f"{split}.txt": count}
@@ -57,10 +57,10 @@ def plan_camvid(source: Source, target: Path) -> Plan:
 
 def convert_label(content: bytes) -> bytes:
     """The palette PNG of a label of the tutorial, with unlabelled pixels ignored."""
-    label = decode_indices(content)
+    label = datasets.decode_indices(content)
     classes = CATALOG["camvid"]
     label = np.where(label == VOID, np.uint8(IGNORE_INDEX), label)
-    return encode_label(check_values(label, len(classes.names)), classes.palette)
+    return datasets.encode_label(datasets.check_values(label, len(classes.names)), classes.palette)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from furnace import datasets
 from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
-from furnace.datasets.encoding import check_png, decode_indices, encode_label
 from furnace.datasets.protocols import Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
@@ -61,7 +61,7 @@ def plan_city(images: Source, labels: Source, target: Path) -> Plan:
         frames = sorted(pictures)
         lines = [f"/{folder}/{frame}.png" for frame in frames]
         plan.published[folder] = count
-        plan.tasks += make_tasks(images, pictures, frames, target / folder, ".png", check_png)
+        plan.tasks += make_tasks(images, pictures, frames, target / folder, ".png", datasets.check_png)
         if split in LABELLED:
             maps = labels.find(rf"(?:(?:.*/)?gtFine/)?{split}/[a-z]+/({FRAME})_gtFine_labelIds\.png")
             check_pairs(images, pictures, labels, maps, split)
@@ -94,7 +94,7 @@ def check_pairs(images: Source, pictures: dict[str, str], labels: Source, maps: 
 
 def convert_label(content: bytes) -> bytes:
     """The grey PNG of train ids of a PNG of official label ids."""
-    return encode_label(TRAIN_IDS[decode_indices(content)])
+    return datasets.encode_label(TRAIN_IDS[datasets.decode_indices(content)])
 
 
 if __name__ == "__main__":

@@ -4,23 +4,27 @@ The augmented training images are those of SBD (Hariharan et al., ICCV 2011) and
 val: 10,582. Where VOC has a label of its own, that one is taken.
 """
 
+from __future__ import annotations
+
 import re
 from argparse import ArgumentParser
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.io import loadmat
 
+from furnace import datasets
 from furnace.datasets.archives import Source, open_source, published_difference
 from furnace.datasets.catalog import CATALOG
-from furnace.datasets.encoding import GREY, INDEXED, check_jpeg, check_values, decode_indices, encode_label
 from furnace.datasets.protocols import Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
-from furnace.utils.visualize import Palette
+
+if TYPE_CHECKING:
+    from furnace.utils.visualize import Palette
 
 VOC_BYTES, VOC_MD5 = 1999639040, "6cd6e144f989b92b3379bac3b3de84fd"
 SBD_MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
@@ -93,11 +97,12 @@ def plan_voc(voc: Source, sbd: Source, target: Path, grey: bool = False) -> Plan
     images = voc.find(rf"{VOC_FOLDER}JPEGImages/({ID})\.jpg")
     official = voc.find(rf"{VOC_FOLDER}SegmentationClass/({ID})\.png")
     extra, decode = find_extra_labels(sbd)
-    convert, colour = partial(convert_label, decode, None if grey else PALETTE), GREY if grey else INDEXED
+    convert = partial(convert_label, decode, None if grey else PALETTE)
+    colour = datasets.GREY if grey else datasets.INDEXED
     augmented = sorted((set(train) | set(extra)) - set(val))
     only_extra = sorted(set(augmented) - set(train))
-    pictures = partial(make_tasks, voc, images, suffix=".jpg", convert=check_jpeg)
-    own = partial(convert_label, decode_indices, None) if grey else check_label
+    pictures = partial(make_tasks, voc, images, suffix=".jpg", convert=datasets.check_jpeg)
+    own = partial(convert_label, datasets.decode_indices, None) if grey else check_label
     labels = partial(make_tasks, voc, official, suffix=".png", convert=own, verbatim=not grey, colour=colour)
     return Plan(
         tasks=[
@@ -124,7 +129,7 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], np
             raise UserError(f"{sbd.path}: lacks {len(lacking)} labels of its lists, such as cls/{min(lacking)}.mat")
         return {i: matrices[i] for i in ids}, decode_matrix
     if pictures := sbd.find(rf"(?:(?:.*/)?SegmentationClassAug/)?({ID})\.png"):
-        return pictures, decode_indices
+        return pictures, datasets.decode_indices
     raise UserError(f"{sbd.path}: holds neither dataset/cls/*.mat nor SegmentationClassAug/*.png; is it benchmark.tgz?")
 
 
@@ -146,17 +151,19 @@ def read_ids(source: Source, folder: str, name: str) -> list[str]:
 
 def check_label(content: bytes) -> bytes:
     """`content` itself, a label PNG of VOC's own. Raises if its values are not classes."""
-    check_values(decode_indices(content), NUM_CLASSES)
+    datasets.check_values(datasets.decode_indices(content), NUM_CLASSES)
     return content
 
 
 def convert_label(decode: Callable[[bytes], np.ndarray], palette: Palette | None, content: bytes) -> bytes:
     """The label PNG of a member: of indices into `palette`, or of grey values without one."""
-    return encode_label(check_values(decode(content), NUM_CLASSES), palette)
+    return datasets.encode_label(datasets.check_values(decode(content), NUM_CLASSES), palette)
 
 
 def decode_matrix(content: bytes) -> np.ndarray:
     """The label (H, W) uint8 of an SBD .mat file."""
+    from scipy.io import loadmat
+
     label = loadmat(BytesIO(content), variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
     return np.asarray(label, dtype=np.uint8)
 

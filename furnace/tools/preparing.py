@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from furnace import datasets
 from furnace.datasets.archives import FolderSource, Source
-from furnace.datasets.encoding import COLOUR_TYPE, PNG_END
 from furnace.datasets.folders import walk
 from furnace.datasets.protocols import (
     Layout,
@@ -148,12 +148,13 @@ def is_complete(task: Task) -> bool:
         return False
     size = task.target.stat().st_size
     with task.target.open("rb") as file:
-        if task.colour is not None and file.read(COLOUR_TYPE + 1)[COLOUR_TYPE:] != bytes([task.colour]):
+        place = datasets.COLOUR_TYPE
+        if task.colour is not None and file.read(place + 1)[place:] != bytes([task.colour]):
             return False
-        file.seek(-min(len(PNG_END), size), os.SEEK_END)
+        file.seek(-min(len(datasets.PNG_END), size), os.SEEK_END)
         end = file.read()
     # A power failure can leave the size without the content.
-    return (size == task.source.entries[task.member].size and any(end)) if task.verbatim else end == PNG_END
+    return (size == task.source.entries[task.member].size and any(end)) if task.verbatim else end == datasets.PNG_END
 
 
 def carry_out(tasks: list[Task], link: bool) -> None:

@@ -1,8 +1,10 @@
 """Arguments that several commands have."""
 
 import math
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable
+from pathlib import Path
 
 from furnace.utils.errors import UserError
 
@@ -37,5 +39,18 @@ def whole_numbers(option: str, least: int) -> Callable[[str], list[int]]:
         if not all(part.isdecimal() and part.isascii() and int(part) >= least for part in parts):
             raise UserError(f"{option} {text}: expected whole numbers from {least}, separated by commas")
         return [int(part) for part in parts]
+
+    return parse
+
+
+def snapshot(option: str) -> Callable[[str], str]:
+    """The type of `option`: text that may be the path of a snapshot. It raises UserError if there is no such file."""
+
+    def parse(text: str) -> str:
+        is_path = os.sep in text or Path(text).suffix
+        # torchrun restarts a process with the same path, but it continues from its last save; the file may be gone.
+        if is_path and "LOCAL_RANK" not in os.environ and not Path(text).exists():
+            raise UserError(f"{option} {text}: no such file")
+        return text
 
     return parse

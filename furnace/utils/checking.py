@@ -7,10 +7,9 @@ from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from furnace.utils.names import CHOICES
+from furnace.utils.names import EntryOf
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,16 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
             found[name] = field.get_default(call_default_factory=True)
         else:
             try:
-                found[name] = _adapters(schema)[name].validate_python(plain(values[name]))
+                found[name] = _adapter(schema, name).validate_python(plain(values[name]))
             except ValidationError as error:
                 first = error.errors()[0]
                 message = MESSAGES.get(first["type"], first["msg"])
                 faults.append(Fault("value", (name,), f"{message} ({field.description})"))
-    faults += [Fault("value", (name,), message) for name, message in _unknown_choices(found)]
     C = SimpleNamespace(**found)
     known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))
     faults += [Fault("rule", names, must) for names, must, fits in known if not fits(C)]
-    return found, faults
+    # Last: a registry may cost the import of PyTorch, for which other faults need not wait.
+    return found, faults or [Fault("value", (name,), message) for name, message in _unknown_entries(schema, found)]
 
 
 def parse(schema: type[BaseModel], name: str, value: Any) -> Any:
@@ -63,34 +62,38 @@ def parse(schema: type[BaseModel], name: str, value: Any) -> Any:
     if name not in schema.model_fields:
         return value
     try:
-        return _adapters(schema)[name].validate_python(plain(value))
+        return _adapter(schema, name).validate_python(plain(value))
     except ValidationError:
         return WRONG
 
 
-@lru_cache(maxsize=4)
-def _adapters(schema: type[BaseModel]) -> dict[str, TypeAdapter]:
-    numbers = ConfigDict(allow_inf_nan=False)
-    return {
-        name: TypeAdapter(Annotated[field.annotation, field], config=numbers)
-        for name, field in schema.model_fields.items()
-    }
+@lru_cache(maxsize=1000)
+def _adapter(schema: type[BaseModel], name: str) -> TypeAdapter:
+    field = schema.model_fields[name]
+    return TypeAdapter(Annotated[field.annotation, field], config=ConfigDict(allow_inf_nan=False))
 
 
 def plain(value: Any) -> Any:
     """Paths as text, NumPy's arrays and numbers as Python's."""
     if isinstance(value, PurePath):
         return str(value)
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):
         return value.tolist()
     return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _unknown_choices(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings whose value is not an entry of their registry."""
+def entries_of(schema: type[BaseModel]) -> dict[str, EntryOf]:
+    """The settings whose values name entries of registries."""
+    fields = schema.model_fields.items()
+    return {name: note for name, field in fields for note in field.metadata if isinstance(note, EntryOf)}
+
+
+def _unknown_entries(schema: type[BaseModel], found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings whose value is not an entry of their registry; defaults are entries, and cost no import."""
     faults = []
-    for name, registry in CHOICES.items():
-        value = found.get(name, ())
+    for name, entry in entries_of(schema).items():
+        if (value := found[name]) == schema.model_fields[name].default:
+            continue
         names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        faults += [(name, registry.unknown(one)) for one in names if one not in registry.all()]
+        faults += [(name, entry.registry.unknown(one)) for one in names if one not in entry.registry.all()]
     return faults

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from furnace.utils.errors import UserError
 
 Entry = TypeVar("Entry")
 SHOWN, LONGEST = 3, 80  # names in a message, characters of each
-CHOICES: dict[str, "Registry"] = {}  # by the setting whose value names entries
+WEAK = "weak"  # view of an image: the geometry alone
 
 
 class Registry(dict[str, Entry]):
@@ -18,14 +19,12 @@ class Registry(dict[str, Entry]):
 
     Args:
         kind: word for an entry in messages, such as "method".
-        setting: whose value names an entry, or several; checked settings then name entries that there are.
         package: every module in it is imported before the first look, so that a new file is enough for a new entry.
     """
 
-    def __init__(self, kind: str, setting: str, package: str | None = None):
+    def __init__(self, kind: str, package: str | None = None):
         super().__init__()
         self.kind, self.package = kind, package
-        CHOICES[setting] = self
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator that adds a class or function under a name."""
@@ -55,3 +54,18 @@ class Registry(dict[str, Entry]):
         close = get_close_matches(name, self, n=SHOWN)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(self))}"
         return f"no {self.kind} {name[:LONGEST]!r}; {hint}"
+
+
+@dataclass(frozen=True)
+class EntryOf:
+    """Annotation of a setting whose value names an entry of a registry, or several: `Annotated[str, EntryOf(...)]`.
+
+    Args:
+        place: of the registry, such as "furnace.engine.optim:OPTIMIZERS"; it is imported when a check needs it.
+    """
+
+    place: str
+
+    @property
+    def registry(self) -> Registry:
+        return pkgutil.resolve_name(self.place)

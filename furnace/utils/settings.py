@@ -19,6 +19,7 @@ from pydantic import (
 
 from furnace.utils.checking import check
 from furnace.utils.errors import UserError
+from furnace.utils.names import EntryOf
 from furnace.utils.wording import one_line
 
 # Where things are on this machine.
@@ -129,7 +130,8 @@ RULES: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
 class Settings(BaseModel):
     """Checked settings, which do not change any more. Those without a default must be assigned in config.py."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # `check` validates each value alone: the model's own validator is hardly ever needed, and takes time to build.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
     rules: ClassVar[list] = RULES
     _notes: tuple[str, ...] = PrivateAttr(())
 
@@ -198,7 +200,9 @@ class Settings(BaseModel):
     )
 
     # Method
-    method: str = Field("cpcl", description="training method; docs/methods.md describes each")
+    method: Annotated[str, EntryOf("furnace.methods.method:METHODS")] = Field(
+        "cpcl", description="training method; docs/methods.md describes each"
+    )
     labeled_ratio: PositiveInt = Field(REQUIRED, description="1/labeled_ratio of the images are labelled")
     cutmix: bool = Field(True, description="mix unlabelled images; without it methods see the first stream alone")
     cutmix_mask_prop_range: Floats = Field(
@@ -217,16 +221,22 @@ class Settings(BaseModel):
     class_weight: OptionalFloats = Field(None, description="weights of the classes in the supervised loss")
 
     # Network
-    backbone: str = Field(REQUIRED, description="encoder, or two, separated by a comma, one for each branch")
+    backbone: Annotated[str, EntryOf("furnace.base_model.encoders:ENCODERS")] = Field(
+        REQUIRED, description="encoder, or two, separated by a comma, one for each branch"
+    )
     pretrained_model: OptionalText = Field(None, description="encoder weights: a file, 'imagenet', or None")
-    decoder: str = Field("deeplabv3plus", description="decoder")
+    decoder: Annotated[str, EntryOf("furnace.base_model.decoders:DECODERS")] = Field(
+        "deeplabv3plus", description="decoder"
+    )
     head_channels: PositiveInt = Field(256, description="width of the decoder; 256 in the paper", le=2**13)
     bn_eps: PositiveFloat = Field(1e-5, description="BatchNorm epsilon")
     bn_momentum: Share = Field(0.1, description="BatchNorm momentum")
 
     # Optimization
     seed: NonNegativeInt = Field(12345, lt=2**63, description="everything random follows from it")
-    optimizer: str = Field("sgd", description="optimizer: sgd, adamw")
+    optimizer: Annotated[str, EntryOf("furnace.engine.optim:OPTIMIZERS")] = Field(
+        "sgd", description="optimizer: sgd, adamw"
+    )
     lr: PositiveFloat = Field(REQUIRED, description="learning rate of both optimizers")
     lr_backbone: PositiveFloat = Field(1.0, description="factor of the encoder's learning rate")
     lr_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate policy")
@@ -276,4 +286,6 @@ class Settings(BaseModel):
     eval_scale_array: Floats = Field((1.0,), description="scales, whose scores are added")
     eval_batch_size: PositiveInt = Field(8, description="windows per pass of the network, of several images", le=2**12)
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
-    eval_metrics: Names = Field(("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots")
+    eval_metrics: Annotated[Names, EntryOf("furnace.seg_opr.metrics:METRICS")] = Field(
+        ("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots"
+    )

@@ -13,7 +13,6 @@ from furnace.utils.labels import IGNORE_INDEX
 
 IGNORED_COLOUR = (224, 224, 192)
 GAP = 4
-OPACITY = 0.55  # of the labels' colours over the image
 CAPTION_HEIGHT, CAPTION_SIZE = 18, 13
 SWATCH = 12
 DOTS = "..."
@@ -33,7 +32,7 @@ def colour(labels: np.ndarray, palette: Palette) -> np.ndarray:
     return full_palette(palette)[labels]
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = OPACITY) -> np.ndarray:
+def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float) -> np.ndarray:
     """The colours of `labels` (H, W) over `image` (H, W, 3) uint8, which shows unchanged where a colour is black."""
     colours = colour(labels, palette)
     mixed = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
-from furnace.base_model.encoders import BLOCKS, ENCODERS, DilatedResNet, build_encoder
+from furnace.base_model.encoders import ENCODERS, build_encoder
+from furnace.base_model.resnet import BLOCKS, DilatedResNet
 from furnace.utils.errors import UserError
 from tests.formulas import batch_norm
 from tests.golden_values import fill_deterministic, relative_error

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from furnace.base_model.encoders import ENCODERS, DilatedResNet, Encoder
+from furnace.base_model.encoders import ENCODERS, Encoder
 from furnace.base_model.network import Network
 from furnace.base_model.pretrained import read_encoder_weights
+from furnace.base_model.resnet import DilatedResNet
 from furnace.utils.errors import UserError
 
 

@@ -27,7 +27,7 @@ def test_the_published_arrangement_has_the_same_loss(make_settings: Callable[...
     C = make_settings(head_channels=8, unsup_weight=2, **changes)
     network = build_network(C).double().train()
     batch = random_batch(C, CPU).map(lambda t: t.double() if t.is_floating_point() else t)
-    losses = build_method(C).double().losses(network, batch)
+    losses = build_method(C).to(torch.float64).losses(network, batch)
     ours = sum(loss.weight * loss.value for loss in losses)
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight).double()
     ohem = C.ohem_min_kept * C.batch_size if C.ohem else 0

@@ -49,7 +49,7 @@ def golden_learner(recipe: str) -> Learner:
     fill_deterministic(network)
     return Learner(
         network,
-        build_method(C).double(),
+        build_method(C).to(torch.float64),
         total_iterations=config["total_iters"],
         lr=C.lr,
         lr_power=C.lr_power,

@@ -18,7 +18,7 @@ def learner(make_settings) -> Learner:
     C = make_settings(method="mean_teacher", ema_decay=DECAY, num_classes=K, batch_size=B)
     return Learner(
         make_network(),
-        build_method(C).double(),
+        build_method(C).to(torch.float64),
         total_iterations=4,
         lr=0.05,
         optimizer={"weight_decay": 1e-4},

@@ -155,7 +155,7 @@ def check(method: Method, naive, batch: TrainBatch, **options) -> None:
 @pytest.fixture
 def make_method(make_settings):
     def make(**changes) -> Method:
-        return build_method(make_settings(num_classes=K, unsup_weight=WEIGHT, **changes)).double()
+        return build_method(make_settings(num_classes=K, unsup_weight=WEIGHT, **changes)).to(torch.float64)
 
     return make
 

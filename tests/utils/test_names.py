@@ -1,22 +1,23 @@
-"""Registries: entries by name, and lines that help with names that they don't have."""
+"""Registries: entries by name, lines that help with names that they don't have, and the settings that name entries."""
 
 import pytest
 
+from furnace.methods.settings import all_settings
+from furnace.utils.checking import entries_of
 from furnace.utils.errors import UserError
-from furnace.utils.names import CHOICES, Registry
+from furnace.utils.names import EntryOf, Registry
 
 
 @pytest.fixture
-def fruits(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setitem(CHOICES, "fruit", None)  # restored after the test
-    registry = Registry("fruit", "fruit")
+def fruits() -> Registry:
+    registry = Registry("fruit")
     for name in ("pear", "plum", "peach"):
         registry.register(name)(name.upper())
     return registry
 
 
 def test_entries_are_found_by_name(fruits):
-    assert CHOICES["fruit"] is fruits and fruits.find("plum") == "PLUM"
+    assert fruits.find("plum") == "PLUM"
     assert fruits.register("fig")(3) == 3 == fruits.find("fig"), "a decorator gives back what it gets"
 
 
@@ -30,4 +31,15 @@ def test_other_names_get_the_closest_or_all(fruits, name, hint):
 
 
 def test_a_package_is_imported_before_the_first_look():
-    assert {"cpcl", "cps", "mean_teacher", "supervised"} <= CHOICES["method"].all().keys()
+    methods = EntryOf("furnace.methods.method:METHODS").registry
+    assert {"cpcl", "cps", "mean_teacher", "supervised"} <= methods.all().keys()
+
+
+def test_settings_that_name_entries_have_a_default_that_is_one():
+    """A default is not looked up."""
+    entries = entries_of(all_settings())
+    assert entries.keys() == {"method", "backbone", "decoder", "optimizer", "eval_metrics", "student_view"}
+    for name, entry in entries.items():
+        field = all_settings().model_fields[name]
+        names = [] if field.is_required() else [field.default] if isinstance(field.default, str) else field.default
+        assert set(names) <= entry.registry.all().keys(), name
