@@ -19,6 +19,7 @@ import torch
 from benchmarks.published import EVALUATION, published_precision, published_prediction
 from furnace.engine.distributed import parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
+from furnace.inference.folding import prepare_for_inference
 from furnace.methods.build import build_network
 from furnace.methods.settings import load_config
 from furnace.seg_opr.normalize import Normalize
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     fast = deepcopy(network).to(memory_format=memory_format(device))
     amp, _ = choose_amp(C.amp, device, network)
     set_precision(amp)
+    if C.amp != "off":
+        prepare_for_inference(fast, amp)
     normalize = Normalize(C.image_mean, C.image_std).to(device)
     window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, batch_size=C.eval_batch_size)
 

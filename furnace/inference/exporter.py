@@ -79,7 +79,7 @@ class Exporter:
 
     def __init__(self, C: Settings, branch: str | None, form: Form, console: Console | None = None):
         self.C, self.form, self.console = C, form, console or open_console()
-        self.segmenter = Segmenter(C, CPU, branch)
+        self.segmenter = Segmenter(C.updated(amp="off"), CPU, branch)
 
     @property
     def branch(self) -> str:

@@ -13,6 +13,7 @@ from furnace.datasets.catalog import Classes, find_classes
 from furnace.engine.distributed import local_device, parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.engine.snapshots import Snapshot, check_weights, load_network, load_snapshot
+from furnace.inference.folding import prepare_for_inference
 from furnace.methods.build import build_network
 from furnace.methods.method import METHODS
 from furnace.methods.settings import open_settings
@@ -73,7 +74,10 @@ class Segmenter:
         load_network(network, snapshot, path, C.model_dump(mode="json"))
         self.amp, _ = choose_amp(self.given.amp, self.device, network)
         set_precision(self.amp)
-        self.network = network.eval().to(self.device, memory_format=memory_format(self.device))
+        network.eval()
+        if self.given.amp != "off":  # that is the reference, to the last bit
+            prepare_for_inference(network, self.amp)
+        self.network = network.to(self.device, memory_format=memory_format(self.device))
         self.normalize = Normalize(C.image_mean, C.image_std).to(self.device)
         return snapshot
 

@@ -74,7 +74,9 @@ def test_scores_of_normalised_images(C, export, kind, branch):
     rtol = 1e-3 if kind == "onnx" else 1e-4
     path, said = export(branch, Form(kind))
     run, metadata = opened(path, Form(kind))
-    torch.testing.assert_close(run((PIXELS / 255 - MEAN) / STD), plain_scores(C, branch), rtol=rtol, atol=rtol / 10)
+    expected = plain_scores(C, branch)
+    atol = rtol / 10 * expected.abs().max().item()  # another layout of the weights rounds otherwise
+    torch.testing.assert_close(run((PIXELS / 255 - MEAN) / STD), expected, rtol=rtol, atol=atol)
     assert "float32, (pixel / 255 - mean) / std" in metadata["input"] and json.loads(metadata["branch"]) == branch
     assert ("probabilities" if branch == "both" else "logits") in metadata["output"]
     # One branch's file holds one branch.

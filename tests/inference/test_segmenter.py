@@ -29,7 +29,7 @@ def snapshot_of(make_settings: Callable[..., Settings], tmp_path: Path) -> Calla
 def test_the_snapshot_says_which_networks_to_build(make_settings, snapshot_of, method, branches, reported):
     """Though config.py says cpcl; scores are those of the branch that the snapshot's method reports."""
     path = snapshot_of(method)
-    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, **NARROW), CPU)
+    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, amp="off", **NARROW), CPU)
     segmenter.load(path)
     assert (len(segmenter.network.branches), segmenter.branch) == (branches, reported)
 

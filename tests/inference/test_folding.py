@@ -1,0 +1,89 @@
+"""Networks prepared for inference give the scores that they gave before."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from furnace.base_model.network import Network
+from furnace.inference.folding import fold_batchnorm, prepare_for_inference
+
+
+@pytest.fixture
+def network() -> Network:
+    """With statistics as after a training, in float64."""
+    torch.manual_seed(0)
+    network = Network(5, "resnet18", head_channels=16).double().eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for values, least, most in (
+                (layer.running_mean, -1, 1),
+                (layer.running_var, 0.5, 2),
+                (layer.weight, 0.5, 2),
+            ):
+                nn.init.uniform_(values, least, most)
+    return network
+
+
+def test_folding_keeps_the_scores_and_removes_all_but_the_norms_of_joined_maps(network: Network):
+    images = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    before = [network(images, branch) for branch in (1, 2)]
+    prepare_for_inference(network, "off")
+    for branch, expected in enumerate(before, 1):
+        torch.testing.assert_close(network(images, branch), expected, rtol=1e-9, atol=1e-9)
+    left = {name for name, layer in network.branch1.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert left == {"head.aspp.map_bn", "head.aspp.red_bn"}
+
+
+class Shared(nn.Module):
+    """The output of the convolution is used beside the norm, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x)
+        return self.norm(x) + x
+
+
+class Twice(nn.Module):
+    """One convolution before two norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.first, self.second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.convolution(self.first(self.convolution(x))))
+
+
+class Untraceable(nn.Module):
+    """Its path depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.convolution(x)) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize("module", [Shared(), Twice(), Untraceable()], ids=lambda module: type(module).__name__)
+def test_what_can_not_be_folded_stays_as_it_is(module: nn.Module):
+    module.eval()
+    images = torch.rand(1, 3, 4, 4)
+    before = module(images)
+    assert fold_batchnorm(module) == 0
+    assert torch.equal(module(images), before)
+
+
+def test_weights_of_products_take_the_precision_of_autocast_and_the_others_stay(network: Network):
+    network.float()
+    images = torch.randn(1, 3, 48, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = network(images)
+        prepare_for_inference(network, "bf16")
+        after = network(images)
+    assert {layer.weight.dtype for layer in network.modules() if isinstance(layer, nn.Conv2d)} == {torch.bfloat16}
+    assert network.branch1.head.aspp.map_bn.weight.dtype == torch.float32
+    assert (before - after).abs().max() < 0.05 * before.abs().max()
