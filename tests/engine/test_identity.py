@@ -10,9 +10,17 @@ from PIL import Image
 from rich.console import Console
 
 from furnace.datasets.loaders import build_train_set
+from furnace.datasets.splits import Sample
 from furnace.engine.continuing import PENDING
 from furnace.engine.distributed import CPU
-from furnace.engine.identity import END_BYTES, data_identity, file_digest, snapshot_digest
+from furnace.engine.identity import (
+    END_BYTES,
+    changed_data,
+    data_identity,
+    file_digest,
+    samples_digest,
+    snapshot_digest,
+)
 from furnace.engine.record import RECORD, TRAINING_METRICS
 from furnace.engine.traces import STRIPS
 from furnace.engine.trainer import Trainer
@@ -141,3 +149,31 @@ def test_digests_see_size_beginning_and_end(size: int, tmp_path: Path) -> None:
         digests.add(file_digest(path))
         wholes.add(snapshot_digest(path))
     assert len(digests) == len(wholes) == len(contents)
+
+
+def test_digests_of_samples_see_names_order_files_and_labels(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.png", "a_label.png", "b_label.png")]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]))
+    first, second = (Sample(name, paths[n], paths[n + 2]) for n, name in enumerate("ab"))
+    without = Sample("a", paths[0], None)
+    lists = [
+        *([first, second], [second, first], [first], [without, second], [Sample("c", *paths[::2]), second]),
+        [Sample("a", tmp_path / "missing", paths[2]), second],
+    ]
+    assert len({samples_digest(samples) for samples in lists}) == len(lists)
+    assert samples_digest([first], labels=False) == samples_digest([without]) != samples_digest([first])
+    paths[2].write_bytes(b"others")
+    assert samples_digest([first, second]) not in {samples_digest(samples) for samples in lists[1:]}
+
+
+def test_lists_that_differ_are_told_and_those_that_one_run_lacks_are_not() -> None:
+    now = {"labeled": {"path": "a.txt", "images": 5, "names": "n", "content": "c"}, "unlabeled": {"names": "x"}}
+
+    def told(**changes) -> list[str]:
+        return changed_data({"labeled": now["labeled"] | changes, "more": {"names": "y"}}, now, "names")
+
+    assert told() == told(content="d") == told(names=None) == []
+    assert told(names="m") == ["labeled a.txt (other names or another order)"]
+    assert told(names="m", images=4) == ["labeled a.txt (4 images, now 5)"]
+    assert changed_data({"labeled": "damaged"}, now, "names") == []
