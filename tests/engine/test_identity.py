@@ -1,8 +1,10 @@
 """A run is known by its content: what is another run, or of other data, is not continued by mistake."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,3 +179,32 @@ def test_lists_that_differ_are_told_and_those_that_one_run_lacks_are_not() -> No
     assert told(names="m") == ["labeled a.txt (other names or another order)"]
     assert told(names="m", images=4) == ["labeled a.txt (4 images, now 5)"]
     assert changed_data({"labeled": "damaged"}, now, "names") == []
+
+
+def digest(content: str) -> str:
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def test_digests_are_those_of_earlier_versions(make_settings, tmp_path: Path) -> None:
+    """Another form of them would make every run that is continued one of other data."""
+    image, label, listing = (tmp_path / name for name in ("a.png", "a_label.png", "list.txt"))
+    image.write_text("abc")
+    label.write_text("wxyz")
+    assert file_digest(image) == digest("3:abc") and snapshot_digest(image) == hashlib.sha256(b"abc").hexdigest()
+    samples = [Sample("a", image, label), Sample("b", tmp_path / "missing", None)]
+    content = digest(f"a\0{digest('3:abc')} {digest('4:wxyz')}\nb\0missing\n")
+    assert samples_digest(samples) == content
+
+    listing.write_text("b\na\n")
+    C = make_settings().updated(train_source=str(listing), unsup_source=str(tmp_path))
+    found = data_identity(C, SimpleNamespace(labeled=samples, unlabeled=samples[:1]))
+    sha256 = hashlib.sha256(b"a\nb").hexdigest()
+    assert found == {
+        "labeled": {
+            **{"path": str(listing), "images": 2, "sha256": sha256, "names": digest("a\nb"), "content": content}
+        },
+        "unlabeled": {
+            **{"path": str(tmp_path), "images": 1, "sha256": None, "names": digest("a")},
+            "content": digest(f"a\0{digest('3:abc')}\n"),  # whatever its label
+        },
+    }

@@ -58,8 +58,9 @@ def test_metrics_come_back_by_iteration_and_run_without_broken_lines(tmp_path: P
     append_metrics(path, {"iteration": 3, "loss": float("nan"), "lr": float("inf")}, "a")
     append_metrics(path, {"iteration": 5, "loss": 0.25}, "a")
     append_metrics(path, {"iteration": 7, "loss": 1.0}, "b")
-    with path.open("a") as file:
-        file.write('{"iteration": 9}\n{"loss": 1}\n[1]\n{"iteration": null}\n{"iteration": "x"}\n{"itera')
+    with path.open("ab") as file:
+        file.write(b"\xff\x00 a torn line\n")
+        file.write(b'{"iteration": 9}\n{"loss": 1}\n[1]\n{"iteration": null}\n{"iteration": "x"}\n{"itera')
     own = [{"iteration": 3, "loss": None, "lr": None}, {"iteration": 5, "loss": 0.25}]
     assert read_metrics(path, "a") == [*own, {"iteration": 9}], "what names no run counts"
     assert read_metrics(path) == [*own, {"iteration": 7, "loss": 1.0}, {"iteration": 9}]

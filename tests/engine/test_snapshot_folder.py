@@ -140,10 +140,23 @@ def test_a_file_of_another_program_is_found_by_its_path(tmp_path: Path, name: st
     assert find_snapshots(str(tmp_path / name), tmp_path) == [tmp_path / name]
 
 
-@pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "x.pth", "x.safetensors", "a/b", "", "-4", "1-2-3", "٣"])
+@pytest.mark.parametrize("which", ["x.pth", "x.safetensors", "a/b"])
+def test_a_path_that_is_not_there_is_an_error(tmp_path: Path, which: str) -> None:
+    with pytest.raises(UserError, match=f"-e {which}: no such file"):
+        find_snapshots(which, tmp_path)
+
+
+@pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "", "-4", "1-2-3", "٣", "0000000004"])
 def test_what_is_not_there_is_an_error_that_lists_what_is(tmp_path: Path, which: str) -> None:
-    (tmp_path / "epoch-4.pth").touch()
-    with pytest.raises(UserError, match=f"-e {which}"):
+    for epoch in (3, 4):
+        (tmp_path / f"epoch-{epoch}.pth").touch()
+    with pytest.raises(UserError, match=f"-e {which}: .*; {tmp_path} holds 3, 4$"):
+        find_snapshots(which, tmp_path)
+
+
+@pytest.mark.parametrize("which", ["5", "0-", "last"])
+def test_a_folder_without_snapshots_is_an_error(tmp_path: Path, which: str) -> None:
+    with pytest.raises(UserError, match=f"-e {which}: .*; {tmp_path} holds no snapshots: train first$"):
         find_snapshots(which, tmp_path)
 
 

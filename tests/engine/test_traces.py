@@ -122,13 +122,20 @@ def test_strips_after_an_iteration(tmp_path: Path) -> None:
 
 def test_records_from_an_iteration_on_are_moved_and_broken_lines_stay(tmp_path: Path) -> None:
     source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    early, late = ['{"iteration": 1}\n', '{"iter\n', "[]\n", "{}\n"], ['{"iteration": 2}\n', '{"iteration": 3}\n']
-    move_lines(source, target, 2)
+    early, late = ['{"iteration": 0}\n', '{"iter\n', "[]\n", "{}\n"], ['{"iteration": 1}\n', '{"iteration": 3}\n']
+    move_lines(source, target, 1)
     source.write_text("".join([*late[:1], *early, *late[1:]]))
     move_lines(source, target, 4)
     assert not target.exists()
-    move_lines(source, target, 2)
+    move_lines(source, target, 1)
     assert (source.read_text(), target.read_text()) == ("".join(early), "".join(late))
+
+
+def test_a_line_that_is_no_text_keeps_no_record_from_being_moved(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    source.write_bytes(b'\xff\n{"iteration": 3}\n')
+    move_lines(source, target, 1)
+    assert (source.read_text(encoding="utf-8"), target.read_text()) == ("\ufffd\n", '{"iteration": 3}\n')
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"epoch": "2", "snapshot": "x"}]'])
