@@ -167,6 +167,8 @@ def test_a_scale_that_can_become_smaller_excuses_gradients_and_no_other():
     yes, no = torch.tensor(True), torch.tensor(False)
     scale = LossScale(CPU, True)
     assert scale.excuses(yes) and not scale.excuses(no)
+    scale.scale.fill_(2)
+    assert scale.excuses(yes)
     scale.scale.fill_(1)
     assert not scale.excuses(yes)
     assert not LossScale(CPU, False).excuses(yes)
