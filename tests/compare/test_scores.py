@@ -37,9 +37,10 @@ def test_mean_deviation_and_paired_difference(values):
     assert cpcl.difference == pytest.approx(sum(apart) / n, abs=1e-12)
     variance = sum((d - sum(apart) / n) ** 2 for d in apart) / (n - 1)
     assert cpcl.standard_error == pytest.approx(math.sqrt(variance / n), abs=1e-9)
+    assert cpcl.interval == pytest.approx(stats.t.ppf(0.975, n - 1) * math.sqrt(variance / n), abs=1e-8)
     assert cpcl.seconds == pytest.approx(sum(10 + seed for seed in values) / n)
     assert cpcl.memory_gib == 1 + max(values)
-    assert (supervised.difference, supervised.standard_error) == (None, None)
+    assert (supervised.difference, supervised.standard_error, supervised.interval) == (None, None, None)
 
 
 def test_pairs_are_of_the_same_seed() -> None:

@@ -228,6 +228,28 @@ def test_networks_that_became_the_same_are_named():
     assert watch(same + 1, 0.001, EVEN) == []
 
 
+@pytest.mark.parametrize("branch", [1, 2])
+def test_warnings_tell_branch_class_and_shares_after_ten_records(branch: int):
+    counts = torch.zeros(7, 7, dtype=torch.float64)
+    counts[3, 3], counts[3, 4], counts[4, 4] = 980, 10, 10  # branch 1 says 99 % triangle, branch 2 98 %
+    collapse, shown = CollapseWatch(CATALOG["toy"]), torch.tensor([1.0, 1, 0, 8, 0, 0, 0]).double()
+    agreement = counts if branch == 1 else counts.T
+    said = [collapse.step(agreement, 0.0, shown) for _ in range(RECORDS_PER_CHECK)]
+    assert said[:-1] == [[]] * (RECORDS_PER_CHECK - 1)
+    assert said[-1] == [
+        f"branch {branch} takes 99.0 % of the pixels for triangle, which the labels show on 80 %; if it stays so, "
+        "lower lr or unsup_weight"
+    ]
+
+
+def test_the_share_of_equal_labels_is_told():
+    same = torch.eye(7).double() * 1000
+    same[0, 1] = 3.5
+    (warning,) = watch(same, 0.009, EVEN)
+    assert warning.startswith("the branches agree on 99.95 % of the pixels with the same confidence")
+    assert watch(same, 0.011, EVEN) == []
+
+
 def test_a_warning_comes_again_after_it_was_gone():
     collapse = CollapseWatch(CATALOG["toy"])
     same, apart = torch.eye(7).double() * 1000, torch.ones(7, 7).double()

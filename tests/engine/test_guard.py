@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from furnace.datasets.loaders import build_train_loader
 from furnace.engine import guard as module
 from furnace.engine.distributed import CPU
-from furnace.engine.guard import Guard
+from furnace.engine.guard import Fault, Guard
 from furnace.engine.trainer import Trainer
-from furnace.seg_opr.whole_batch import ALONE
+from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from tests.tiny_run import NARROW
 
 
@@ -52,3 +52,58 @@ def test_a_fault_while_an_iteration_is_judged_leaves_no_trace(make_settings, tmp
     assert again.start_iteration == 2
     for name, value in expected.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value), name
+
+
+FINE, WRONG = torch.tensor(1.0), torch.tensor(torch.inf)
+YES, NO = torch.tensor(True), torch.tensor(False)
+
+
+@pytest.mark.parametrize(
+    ("scalars", "bad_gradients", "faults"),
+    [
+        ({"loss": FINE, "sup": FINE}, NO, []),
+        ({"loss": WRONG, "sup": FINE, "inter": WRONG}, YES, [Fault(4, ("inter",))]),
+        ({"loss": WRONG, "sup": WRONG, "inter": WRONG}, NO, [Fault(4, ("sup", "inter"))]),
+        ({"loss": WRONG, "sup": FINE}, YES, [Fault(4, ("loss",))]),
+        ({"loss": FINE, "sup": FINE}, YES, [Fault(4, ("gradients",))]),
+        ({"loss": FINE, "overlap": WRONG}, NO, []),
+    ],
+)
+def test_the_loss_and_the_gradients_decide_and_the_parts_are_named(scalars: dict, bad_gradients: Tensor, faults: list):
+    guard = Guard(nn.Linear(1, 1), ALONE)
+    bad = guard.judge(4, scalars, bad_gradients)
+    assert (bad.shape, bad.dtype, bool(bad)) == ((), torch.bool, bool(faults))
+    guard.judge(5, {"loss": FINE}, NO)
+    assert guard.check() == faults
+
+
+def test_after_a_fault_was_read_a_thawed_guard_begins_anew() -> None:
+    guard = Guard(nn.Linear(1, 1), ALONE)
+    assert guard.judge(0, {"loss": WRONG}, NO) and guard.judge(1, {"loss": FINE}, NO)
+    guard.thaw()
+    assert not guard.judge(2, {"loss": FINE}, NO)
+
+
+def test_what_is_not_finite_in_another_process_counts_here() -> None:
+    class Two(WholeBatch):
+        def total(self, value: Tensor) -> Tensor:
+            return value + torch.tensor([1.0, 0, 0, 1])  # loss and second part of the other process
+
+    guard = Guard(nn.Linear(1, 1), Two())
+    assert guard.judge(0, {"loss": FINE, "sup": FINE, "inter": FINE}, NO)
+    assert guard.check() == [Fault(0, ("inter",))]
+
+
+@pytest.mark.parametrize(("bad", "undone"), [((), True), ((YES,), True), ((NO,), False)])
+def test_buffers_and_networks_without_gradients_are_put_back(bad: tuple, undone: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Linear(2, 3).requires_grad_(False))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    guard = Guard(network, ALONE)
+    remembered = guard.remember()
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value += 1
+    guard.undo(remembered, *bad)
+    for name, value in network.state_dict().items():
+        back = undone and not (name.startswith("0.") or name in ("1.weight", "1.bias"))  # theirs is the optimizer
+        torch.testing.assert_close(value, before[name] + (0 if back else 1), msg=name)

@@ -1,8 +1,10 @@
 """A run is known by its content: what is another run, or of other data, is not continued by mistake."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +12,17 @@ from PIL import Image
 from rich.console import Console
 
 from furnace.datasets.loaders import build_train_set
+from furnace.datasets.splits import Sample
 from furnace.engine.continuing import PENDING
 from furnace.engine.distributed import CPU
-from furnace.engine.identity import END_BYTES, data_identity, file_digest, snapshot_digest
+from furnace.engine.identity import (
+    END_BYTES,
+    changed_data,
+    data_identity,
+    file_digest,
+    samples_digest,
+    snapshot_digest,
+)
 from furnace.engine.record import RECORD, TRAINING_METRICS
 from furnace.engine.traces import STRIPS
 from furnace.engine.trainer import Trainer
@@ -141,3 +151,60 @@ def test_digests_see_size_beginning_and_end(size: int, tmp_path: Path) -> None:
         digests.add(file_digest(path))
         wholes.add(snapshot_digest(path))
     assert len(digests) == len(wholes) == len(contents)
+
+
+def test_digests_of_samples_see_names_order_files_and_labels(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.png", "a_label.png", "b_label.png")]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]))
+    first, second = (Sample(name, paths[n], paths[n + 2]) for n, name in enumerate("ab"))
+    without = Sample("a", paths[0], None)
+    lists = [
+        *([first, second], [second, first], [first], [without, second], [Sample("c", *paths[::2]), second]),
+        [Sample("a", tmp_path / "missing", paths[2]), second],
+    ]
+    assert len({samples_digest(samples) for samples in lists}) == len(lists)
+    assert samples_digest([first], labels=False) == samples_digest([without]) != samples_digest([first])
+    paths[2].write_bytes(b"others")
+    assert samples_digest([first, second]) not in {samples_digest(samples) for samples in lists[1:]}
+
+
+def test_lists_that_differ_are_told_and_those_that_one_run_lacks_are_not() -> None:
+    now = {"labeled": {"path": "a.txt", "images": 5, "names": "n", "content": "c"}, "unlabeled": {"names": "x"}}
+
+    def told(**changes) -> list[str]:
+        return changed_data({"labeled": now["labeled"] | changes, "more": {"names": "y"}}, now, "names")
+
+    assert told() == told(content="d") == told(names=None) == []
+    assert told(names="m") == ["labeled a.txt (other names or another order)"]
+    assert told(names="m", images=4) == ["labeled a.txt (4 images, now 5)"]
+    assert changed_data({"labeled": "damaged"}, now, "names") == []
+
+
+def digest(content: str) -> str:
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def test_digests_are_those_of_earlier_versions(make_settings, tmp_path: Path) -> None:
+    """Another form of them would make every run that is continued one of other data."""
+    image, label, listing = (tmp_path / name for name in ("a.png", "a_label.png", "list.txt"))
+    image.write_text("abc")
+    label.write_text("wxyz")
+    assert file_digest(image) == digest("3:abc") and snapshot_digest(image) == hashlib.sha256(b"abc").hexdigest()
+    samples = [Sample("a", image, label), Sample("b", tmp_path / "missing", None)]
+    content = digest(f"a\0{digest('3:abc')} {digest('4:wxyz')}\nb\0missing\n")
+    assert samples_digest(samples) == content
+
+    listing.write_text("b\na\n")
+    C = make_settings().updated(train_source=str(listing), unsup_source=str(tmp_path))
+    found = data_identity(C, SimpleNamespace(labeled=samples, unlabeled=samples[:1]))
+    sha256 = hashlib.sha256(b"a\nb").hexdigest()
+    assert found == {
+        "labeled": {
+            **{"path": str(listing), "images": 2, "sha256": sha256, "names": digest("a\nb"), "content": content}
+        },
+        "unlabeled": {
+            **{"path": str(tmp_path), "images": 1, "sha256": None, "names": digest("a")},
+            "content": digest(f"a\0{digest('3:abc')}\n"),  # whatever its label
+        },
+    }

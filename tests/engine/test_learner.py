@@ -13,8 +13,9 @@ import torch
 
 from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
+from furnace.engine import learner as module
 from furnace.engine.distributed import CPU
-from furnace.engine.learner import Learner, StepOutput
+from furnace.engine.learner import Learner, StepOutput, average, build_learner
 from furnace.methods.build import build_method
 from furnace.methods.settings import load_config
 from tests.conftest import REPOSITORY
@@ -184,3 +185,29 @@ def test_the_optimizers_have_the_settings_of_theirs(make_settings) -> None:
     for optimizer in seeded_learner(C, CPU).optimizers:
         assert {group["momentum"] for group in optimizer.param_groups} == {0.37}
         assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02, 0}
+
+
+def test_a_learner_has_what_the_settings_say(make_settings, monkeypatch) -> None:
+    built = {}
+    monkeypatch.setattr(module, "Learner", lambda network, method, **options: built.update(options))
+    settings = {
+        "nepochs": 3, "niters_per_epoch": 7, "lr": 0.3, "lr_power": 0.8, "optimizer": "adamw", "lr_backbone": 0.1,
+        "momentum": 0.4, "weight_decay": 0.02, "amp": "bf16", "accumulate": 3, "compile": "on", "on_nan": "skip",
+    }  # fmt: skip
+    C = make_settings(**settings)
+    build_learner(C, torch.nn.Linear(1, 1))
+    optimizer = {"name": "adamw", "lr_backbone": 0.1, "momentum": 0.4, "weight_decay": 0.02}
+    expected = {
+        "total_iterations": 21, "lr": 0.3, "lr_power": 0.8, "optimizer": optimizer, "amp": "bf16", "accumulate": 3,
+        "compiled": True, "freeze": False,
+    }  # fmt: skip
+    assert built == expected
+    build_learner(C.updated(on_nan="stop", compile="off"), torch.nn.Linear(1, 1), amp="off")
+    assert built == expected | {"freeze": True, "compiled": False, "amp": "off"}
+
+
+def test_scalars_of_parts_are_averaged_and_the_teaching_is_the_last_one_s() -> None:
+    parts = [StepOutput({"loss": torch.tensor(value), "sup": torch.tensor(-value)}) for value in (1.0, 4.0)]
+    mean = average(parts)
+    assert {name: value.item() for name, value in mean.scalars.items()} == {"loss": 2.5, "sup": -2.5}
+    assert mean.teaching is parts[1].teaching

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from furnace.engine.numerics import GROWTH_STEPS, LossScale, choose_amp, chosen_compile, memory_format, set_precision
+from furnace.engine.numerics import (
+    GROWTH_STEPS,
+    LossScale,
+    autocast,
+    choose_amp,
+    chosen_compile,
+    device_name,
+    memory_format,
+    set_precision,
+)
 from furnace.utils.settings import Settings
 from tests.engine.steps import random_batch, seeded_learner
 
@@ -138,3 +147,67 @@ def test_in_bf16_students_learn_from_their_teachers(make_settings: Callable[...,
         learner.step(random_batch(C, CPU), 0)
         gradients[amp] = learner.network.branch2.classifier.weight.grad.norm().item()
     assert gradients["bf16"] == pytest.approx(gradients["off"], rel=0.5), "some pseudo labels differ"
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("off", torch.float32)])
+def test_networks_compute_in_the_type_that_is_asked_for_and_keep_no_weights(amp: str, dtype: torch.dtype):
+    layer = torch.nn.Linear(2, 2)
+    with autocast(CPU, amp):
+        assert layer(torch.ones(1, 2)).dtype == dtype
+        assert not torch.is_autocast_cache_enabled()
+
+
+def test_the_device_is_named_with_its_threads():
+    assert device_name(CPU) == "cpu (1 thread)"
+
+
+def test_convolutions_are_tuned_whatever_the_precision():
+    for amp in ("bf16", "off"):
+        torch.backends.cudnn.benchmark = False
+        set_precision(amp)
+        assert torch.backends.cudnn.benchmark
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_scale_enlarges_losses_and_is_taken_out_of_gradients():
+    loss, gradients = torch.tensor(3.0), [torch.tensor([2.0, 4.0]), torch.tensor(6.0)]
+    scale = LossScale(CPU, True)
+    assert scale.apply(loss) == 3 * 2**16
+    scale.scale.fill_(2)
+    scale.unscale(gradients)
+    assert [gradient.tolist() for gradient in gradients] == [[1, 2], 3]
+    off = LossScale(CPU, False)
+    assert off.apply(loss) is loss
+    off.unscale(gradients)
+    off.update(torch.tensor(True), torch.tensor(False))
+    assert [gradient.tolist() for gradient in gradients] == [[1, 2], 3] and off.scale == 1
+
+
+def test_a_scale_that_can_become_smaller_excuses_gradients_and_no_other():
+    yes, no = torch.tensor(True), torch.tensor(False)
+    scale = LossScale(CPU, True)
+    assert scale.excuses(yes) and not scale.excuses(no)
+    scale.scale.fill_(2)
+    assert scale.excuses(yes)
+    scale.scale.fill_(1)
+    assert not scale.excuses(yes)
+    assert not LossScale(CPU, False).excuses(yes)
+
+
+def test_an_overflow_halves_the_scale_and_counts_anew_unless_the_step_is_a_fault():
+    scale, yes, no = LossScale(CPU, True), torch.tensor(True), torch.tensor(False)
+    scale.update(no, no)
+    scale.update(no, no)
+    assert scale.state_dict() == {"scale": 2.0**16, "good_steps": 2}
+    for overflow in (yes, no):
+        scale.update(overflow, yes)
+        assert scale.state_dict() == {"scale": 2.0**16, "good_steps": 2}
+    scale.update(yes, no)
+    assert scale.state_dict() == {"scale": 2.0**15, "good_steps": 0}
+    scale.load_state_dict({"scale": 8.0})
+    assert scale.state_dict() == {"scale": 8, "good_steps": 0}
+    scale.load_state_dict({"scale": 8.0, "good_steps": GROWTH_STEPS - 2})
+    scale.update(no, no)
+    assert scale.state_dict() == {"scale": 8, "good_steps": GROWTH_STEPS - 1}
+    scale.update(no, no)
+    assert scale.state_dict() == {"scale": 16, "good_steps": 0}

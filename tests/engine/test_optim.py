@@ -66,3 +66,21 @@ def test_sgd_with_momentum_and_decay():
         weight, bias = weight - 0.1 * speed_weight, bias - 0.1 * speed_bias
     assert layer.weight.item() == pytest.approx(weight, rel=1e-12)
     assert layer.bias.item() == pytest.approx(bias, rel=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_momentum_is_there_before_the_first_step(momentum: float):
+    """A first step that is skipped would leave that of a fused kernel undefined."""
+    layer = torch.nn.Conv2d(1, 2, 1)
+    state = build_optimizer(layer, lr=0.1, momentum=momentum).state
+    assert len(state) == (2 if momentum else 0)
+    assert all(not slots["momentum_buffer"].any() for slots in state.values())
+
+
+def test_adamw_decays_as_the_settings_say():
+    optimizer = build_optimizer(torch.nn.Conv2d(1, 2, 1), "adamw", lr=0.1, weight_decay=0.3)
+    assert [(group["weight_decay"], group["lr"]) for group in optimizer.param_groups if group["params"]] == [
+        (0.3, 0.1),
+        (0, 0.1),
+    ]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [0, 0, 1, 1]

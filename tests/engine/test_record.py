@@ -9,7 +9,7 @@ import pytest
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.distributed import CPU
 from furnace.engine.identity import data_identity
-from furnace.engine.record import RECORD, read_record, versions, write_record
+from furnace.engine.record import RECORD, append_metrics, read_metrics, read_record, versions, write_record
 from furnace.utils.settings import Settings
 
 
@@ -49,3 +49,23 @@ def test_an_unreadable_record_is_begun_anew(make_settings: Callable[..., Setting
     assert read_record(path) == {}
     write_record(C, {"run": "a", "data": {}, "versions": {}}, CPU, continues=True)
     assert read_record(path)["settings"]["lr"] == C.lr
+
+
+def test_metrics_come_back_by_iteration_and_run_without_broken_lines(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    append_metrics(path, {"iteration": 5, "loss": 0.5}, "a")
+    append_metrics(path, {"iteration": 3, "loss": float("nan"), "lr": float("inf")}, "a")
+    append_metrics(path, {"iteration": 5, "loss": 0.25}, "a")
+    append_metrics(path, {"iteration": 7, "loss": 1.0}, "b")
+    with path.open("ab") as file:
+        file.write(b"\xff\x00 a torn line\n")
+        file.write(b'{"iteration": 9}\n{"loss": 1}\n[1]\n{"iteration": null}\n{"iteration": "x"}\n{"itera')
+    own = [{"iteration": 3, "loss": None, "lr": None}, {"iteration": 5, "loss": 0.25}]
+    assert read_metrics(path, "a") == [*own, {"iteration": 9}], "what names no run counts"
+    assert read_metrics(path) == [*own, {"iteration": 7, "loss": 1.0}, {"iteration": 9}]
+
+
+def test_versions_are_those_of_what_the_numbers_depend_on() -> None:
+    assert list(versions()) == ["python", "torch", "torchvision", "numpy", "opencv"]
+    assert all(version[0].isdigit() for version in versions().values())

@@ -13,7 +13,9 @@ from furnace.engine.snapshot_folder import (
     LAST,
     clear,
     copy_as_last,
+    find_snapshot,
     find_snapshots,
+    list_epochs,
     list_snapshots,
     newest_sound,
     prune,
@@ -138,10 +140,23 @@ def test_a_file_of_another_program_is_found_by_its_path(tmp_path: Path, name: st
     assert find_snapshots(str(tmp_path / name), tmp_path) == [tmp_path / name]
 
 
-@pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "x.pth", "x.safetensors", "a/b", "", "-4", "1-2-3", "٣"])
+@pytest.mark.parametrize("which", ["x.pth", "x.safetensors", "a/b"])
+def test_a_path_that_is_not_there_is_an_error(tmp_path: Path, which: str) -> None:
+    with pytest.raises(UserError, match=f"-e {which}: no such file"):
+        find_snapshots(which, tmp_path)
+
+
+@pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "", "-4", "1-2-3", "٣", "0000000004"])
 def test_what_is_not_there_is_an_error_that_lists_what_is(tmp_path: Path, which: str) -> None:
-    (tmp_path / "epoch-4.pth").touch()
-    with pytest.raises(UserError, match=f"-e {which}"):
+    for epoch in (3, 4):
+        (tmp_path / f"epoch-{epoch}.pth").touch()
+    with pytest.raises(UserError, match=f"-e {which}: .*; {tmp_path} holds 3, 4$"):
+        find_snapshots(which, tmp_path)
+
+
+@pytest.mark.parametrize("which", ["5", "0-", "last"])
+def test_a_folder_without_snapshots_is_an_error(tmp_path: Path, which: str) -> None:
+    with pytest.raises(UserError, match=f"-e {which}: .*; {tmp_path} holds no snapshots: train first$"):
         find_snapshots(which, tmp_path)
 
 
@@ -153,3 +168,40 @@ def test_a_newest_snapshot_that_is_not_finite_is_passed_over(tmp_path: Path) -> 
     path, snapshot, faults = newest_sound(tmp_path)
     assert (path, snapshot.iteration) == (earlier, 12)
     assert len(faults) == 1 and "epoch-4.pth" in faults[0] and "not finite" in faults[0]
+
+
+def test_epochs_are_in_order_and_other_names_are_none(tmp_path: Path) -> None:
+    for name in (
+        "epoch-10.pth",
+        "epoch-9.pth",
+        "epoch-00.pth",
+        LAST,
+        "epoch-1.pth.part",
+        "my-epoch-3.pth",
+        "epoch-.pth",
+    ):
+        (tmp_path / name).touch()
+    assert list(list_epochs(tmp_path).items()) == [
+        (epoch, tmp_path / name) for epoch, name in ((0, "epoch-00.pth"), (9, "epoch-9.pth"), (10, "epoch-10.pth"))
+    ]
+
+
+def test_one_snapshot_is_found_and_several_are_refused(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        (tmp_path / f"epoch-{epoch}.pth").touch()
+    assert find_snapshot("2", tmp_path, "exporting") == tmp_path / "epoch-2.pth"
+    with pytest.raises(UserError, match="-e 1-: names 2 snapshots; exporting takes one, such as -e last"):
+        find_snapshot("1-", tmp_path, "exporting")
+    (tmp_path / LAST).touch()
+    assert find_snapshots("last", tmp_path) == [tmp_path / LAST]
+
+
+def test_the_last_one_is_copied_where_the_disk_has_no_hard_links(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_) -> None:
+        raise OSError("no hard links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "epoch-3.pth").write_bytes(b"content")
+    copy_as_last(tmp_path / "epoch-3.pth")
+    assert (tmp_path / LAST).read_bytes() == b"content"
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, "epoch-3.pth"}

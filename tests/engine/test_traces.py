@@ -9,8 +9,17 @@ import pytest
 from rich.console import Console
 
 from furnace.engine.distributed import CPU
-from furnace.engine.record import REPORT, RESULTS, TRAINING_METRICS, read_metrics
-from furnace.engine.traces import STRIPS, TENSORBOARD
+from furnace.engine.record import REPORT, RESULTS, TRAINING_METRICS, TRUTH, read_metrics
+from furnace.engine.traces import (
+    PREDICTIONS,
+    STRIPS,
+    TENSORBOARD,
+    clear_traces,
+    move_lines,
+    move_results,
+    strips_from,
+    unused,
+)
 from furnace.engine.trainer import Trainer
 from furnace.inference.evaluator import Evaluator
 from tests.tiny_run import NARROW
@@ -85,3 +94,67 @@ def test_a_run_that_was_killed_before_its_last_copy_makes_it(make_trainer, left:
         shutil.copy2(folder / "epoch-1.pth", folder / "epoch-last.pth")
     make_trainer("auto", nepochs=3).fit()
     assert (folder / "epoch-last.pth").read_bytes() == (folder / "epoch-2.pth").read_bytes()
+
+
+def test_text_logs_and_unknown_files_stay_when_traces_are_cleared(tmp_path: Path) -> None:
+    clear_traces(tmp_path)
+    for name in (RESULTS, REPORT, TRAINING_METRICS, TRUTH, "log_last.log", "mine.png"):
+        (tmp_path / name).touch()
+    for name in (STRIPS, PREDICTIONS, TENSORBOARD, "abandoned-2"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    clear_traces(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"log_last.log", "mine.png", "abandoned-2"}
+
+
+def test_a_name_that_is_taken_is_numbered(tmp_path: Path) -> None:
+    for expected in ("abandoned-7", "abandoned-7-2", "abandoned-7-3"):
+        path = unused(tmp_path / "abandoned-7")
+        assert path == tmp_path / expected
+        path.mkdir()
+
+
+def test_strips_after_an_iteration(tmp_path: Path) -> None:
+    for name in ("iteration-000002.png", "iteration-000003.png", "iteration-12.png", "iteration-5.png.bak", "a.png"):
+        (tmp_path / name).touch()
+    assert {path.name for path in strips_from(tmp_path, 2)} == {"iteration-000003.png", "iteration-12.png"}
+    assert strips_from(tmp_path / "missing", 2) == []
+
+
+def test_records_from_an_iteration_on_are_moved_and_broken_lines_stay(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    early, late = ['{"iteration": 0}\n', '{"iter\n', "[]\n", "{}\n"], ['{"iteration": 1}\n', '{"iteration": 3}\n']
+    move_lines(source, target, 1)
+    source.write_text("".join([*late[:1], *early, *late[1:]]))
+    move_lines(source, target, 4)
+    assert not target.exists()
+    move_lines(source, target, 1)
+    assert (source.read_text(), target.read_text()) == ("".join(early), "".join(late))
+
+
+def test_a_line_that_is_no_text_keeps_no_record_from_being_moved(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    source.write_bytes(b'\xff\n{"iteration": 3}\n')
+    move_lines(source, target, 1)
+    assert (source.read_text(encoding="utf-8"), target.read_text()) == ("\ufffd\n", '{"iteration": 3}\n')
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"epoch": "2", "snapshot": "x"}]'])
+def test_results_that_say_nothing_stay(content: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "a.json", tmp_path / "b.json"
+    move_results(source, target, tmp_path, 0)
+    source.write_text(content)
+    move_results(source, target, tmp_path, 0)
+    assert source.read_text() == content and not target.exists()
+
+
+def test_scores_of_the_folder_s_later_epochs_are_moved(tmp_path: Path) -> None:
+    """Going back to 1.5 epochs, the score of epoch 1, after two of them, is one of what is set apart."""
+    source, target = tmp_path / "a.json", tmp_path / "b.json"
+    own = [{"epoch": epoch, "snapshot": str(tmp_path.resolve() / f"epoch-{epoch}.pth")} for epoch in range(4)]
+    other = {"epoch": 3, "snapshot": str(tmp_path / "elsewhere" / "epoch-3.pth")}
+    for epochs, kept in ((4, 4), (2, 2), (1.5, 1)):
+        source.write_text(json.dumps([other, "noise", *own]))
+        target.unlink(missing_ok=True)
+        move_results(source, target, tmp_path, epochs)
+        assert json.loads(source.read_text()) == [other, "noise", *own[:kept]]
+        assert not target.exists() if kept == 4 else json.loads(target.read_text()) == own[kept:]

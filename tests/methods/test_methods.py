@@ -12,7 +12,7 @@ from torch import Tensor
 from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
 from furnace.methods.build import build_method, build_network
-from furnace.methods.method import Method
+from furnace.methods.method import Method, Teaching
 from furnace.seg_opr.losses import MeanCrossEntropy
 from tests.golden_values import relative_error
 
@@ -209,6 +209,47 @@ def test_without_warm_up_the_weight_is_there_from_the_first_step(make_method) ->
     method = make_method(method="cps")
     method.before_step(0)
     assert method.unsup_weight == WEIGHT
+
+
+class Noise:
+    """Networks whose logits are noise, other noise for each branch."""
+
+    num_classes, branches = K, [torch.nn.Identity(), torch.nn.Identity()]
+
+    def logits(self, images: Tensor, branch: int = 1) -> Tensor:
+        return torch.randn(B, K, *SIZE, generator=torch.Generator().manual_seed(branch), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "losses", "teachers"),
+    [
+        ("supervised", ["sup"], []),
+        ("mean_teacher", ["sup", "teacher"], [2]),
+        ("cps", ["sup_1", "sup_2", "cross_1", "cross_2"], [1, 2]),
+        ("cpcl", ["sup_1", "sup_2", "inter", "union"], [1, 2]),
+    ],
+)
+def test_losses_are_logged_by_name_and_teachers_shown(make_method, name: str, losses: list, teachers: list) -> None:
+    steps, found = make_method(method=name).losses(Noise(), make_batch()), []
+    while True:
+        try:
+            found.append(next(steps).name)
+        except StopIteration as end:
+            teaching = end.value or Teaching()
+            break
+    assert found == losses
+    assert list(teaching.predictions) == teachers
+    labels = {branch: Noise().logits(None, branch).argmax(1) for branch in teachers}
+    for branch in teachers:
+        assert torch.equal(teaching.predictions[branch].labels, labels[branch])
+    assert (teaching.pseudo is not None) == (name == "cpcl")
+    scalars = {name: value.item() for name, value in teaching.scalars.items()}
+    if name == "mean_teacher":
+        assert scalars == {"confidence": pytest.approx(Noise().logits(None, 2).softmax(1).amax(1).mean().item())}
+    elif teachers:
+        assert scalars == {"overlap": pytest.approx((labels[1] == labels[2]).double().mean().item(), abs=0.01)}
+    else:
+        assert scalars == {}
 
 
 @pytest.mark.parametrize(("method", "networks"), [("supervised", 1), ("mean_teacher", 2), ("cps", 2), ("cpcl", 2)])

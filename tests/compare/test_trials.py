@@ -1,0 +1,86 @@
+"""Names, folders and identities of trials."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from furnace.compare.runner import median_step, scores_by_epoch
+from furnace.compare.trials import LONGEST_NAME, Trial, first_difference, folder_name, parse_method, subset_sources
+from furnace.engine.record import TRAINING_METRICS, append_metrics
+from furnace.seg_opr.metrics import MetricList
+
+
+def test_a_trial_is_named_and_called_by_what_it_is(tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text("a\nb\n")
+    C = SimpleNamespace(nepochs=3, niters_per_epoch=7, train_source=str(listing))
+    trial = Trial("cps", 8, 2, tmp_path, {"lr": "0.1", "seed": "2"}, C)
+    assert (trial.name, trial.snapshots, trial.iterations) == ("cps 1/8 seed 2", tmp_path / "snapshot", 21)
+    assert trial.labeled == 2
+    assert trial.arguments() == ["-o", "lr=0.1", "-o", "seed=2"]
+    assert trial.arguments(lr="1", nepochs="2") == ["-o", "lr=1", "-o", "seed=2", "-o", "nepochs=2"]
+    assert trial.record() == {} and trial.result is None
+
+
+def test_a_method_is_a_name_and_settings() -> None:
+    assert parse_method(" cpcl : reweight = false :unsup_weight=2") == {
+        **{"method": "cpcl", "reweight": "false", "unsup_weight": "2"}
+    }
+
+
+def test_folders_are_named_after_methods_and_long_names_end_with_a_digest() -> None:
+    assert folder_name("cpcl:reweight=false:unsup_source=/a b/c.txt") == "cpcl_reweight-false_unsup_source--a-b-c.txt"
+    assert folder_name("x" * LONGEST_NAME) == "x" * LONGEST_NAME
+    long, other = folder_name("x" * LONGEST_NAME + "y"), folder_name("x" * LONGEST_NAME + "z")
+    assert long != other and {len(long), len(other)} == {LONGEST_NAME + 9}
+    assert long.startswith("x" * LONGEST_NAME + "-")
+
+
+def test_the_lists_of_a_seed_lie_in_a_folder_of_their_own() -> None:
+    C = SimpleNamespace(train_source="/data/subset/train_labeled_1-8.txt")
+    assert subset_sources(C, Path("/out"), 3) == {
+        "train_source": "/out/seed-3/train_labeled_1-8.txt",
+        "unsup_source": "/out/seed-3/train_unlabeled_1-8.txt",
+    }
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "told"),
+    [
+        ({}, {}, None),
+        ({"lr": 1.0}, {"lr": 2.0}, "lr = 1.0 there, 2.0 here"),
+        ({"train_scale_array": [1, 2]}, {"train_scale_array": (1, 2)}, None),
+        ({"of_an_older_version": 1}, {}, None),
+    ],
+)
+def test_settings_that_differ_are_told(there: dict, here: dict, told: str | None) -> None:
+    lists = {"lists": {"test": "a"}}
+    assert first_difference({"settings": there, **lists}, {"settings": here, **lists}) == told
+
+
+def test_lists_that_differ_or_are_missing_are_told() -> None:
+    def told(there: dict, here: dict) -> str | None:
+        return first_difference({"settings": {}, "lists": there}, {"settings": {}, "lists": here})
+
+    assert told({"test": "a"}, {"test": "a"}) is None
+    assert told({"test": "a", "labeled": "b"}, {"test": "x", "labeled": "y"}) == "the list of labeled images differs"
+    assert told({"test": "a"}, {"test": "a", "validation": "b"}) == "the list of validation images differs"
+    assert told({"test": "a", "unlabeled": "b"}, {"test": "a"}) == "the list of unlabeled images differs"
+
+
+def test_a_run_s_iteration_takes_the_median_of_its_later_half(tmp_path: Path) -> None:
+    assert median_step(tmp_path) is None
+    for iteration, seconds in enumerate((50.0, 40.0, 30.0, 1.0, 2.0, 9.0)):
+        append_metrics(tmp_path / TRAINING_METRICS, {"iteration": iteration, "step_seconds": seconds}, "a")
+    assert median_step(tmp_path) == 2
+
+
+def test_epochs_with_all_metrics_have_scores(tmp_path: Path) -> None:
+    metrics = MetricList(["iou"])
+    assert metrics.main == "miou"
+    entry = {"snapshot": "a.pth", "branch": "1", "other": 1}
+    (tmp_path / "results.json").write_text(json.dumps([entry | {"epoch": 1, "miou": 0.5}, entry | {"epoch": 2}]))
+    assert scores_by_epoch(tmp_path, metrics) == {1: {"miou": 0.5}}
+    assert scores_by_epoch(tmp_path / "missing", metrics) == {}

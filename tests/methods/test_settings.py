@@ -1,0 +1,77 @@
+"""Settings that follow from others, and those with which a snapshot is used."""
+
+import pickle
+
+import pytest
+
+from furnace.base_model.encoders import ENCODERS
+from furnace.methods.settings import OF_SNAPSHOT, conclude, open_settings
+from furnace.utils.errors import UserError
+
+NORM = {"image_mean": ENCODERS.find("resnet18").mean, "image_std": ENCODERS.find("resnet18").std}
+VOC = {"dataset_name": "pascal_voc", "train_folder": "train_aug", "eval_folder": "val"}
+
+
+@pytest.mark.parametrize(
+    ("assigned", "found"),
+    [
+        ({}, {}),
+        (
+            {"dataset_path": "/data/pascal_voc", "pretrained_model": "resnet18.pth"},
+            {"backbone": "resnet18", **VOC, **NORM},
+        ),
+        ({"dataset_path": "/data/pascal_voc", "pretrained_model": None}, VOC),  # and the one before has left no trace
+        ({"dataset_path": "/data/pascal_voc", "dataset_name": "mine"}, {}),
+        ({"dataset_path": "/data/mine", "pretrained_model": "/w/wide_net.pth"}, {}),
+        ({"pretrained_model": "/resnet18/resnet101_v1c.pth"}, {"backbone": "resnet101", **NORM}),
+        ({"pretrained_model": "resnet101.pth", "backbone": "resnet18"}, NORM),
+        ({"backbone": " resnet18 , resnet34"}, NORM),
+        ({"backbone": "resnet18", "image_mean": (0.5,) * 3}, {}),
+        ({"backbone": "resnet18", "image_std": (0.5,) * 3}, {}),
+        ({"backbone": "unknown"}, {}),
+    ],
+    ids=lambda value: ",".join(value) or "nothing",
+)
+def test_what_config_py_does_not_say_follows_from_what_it_says(assigned: dict, found: dict) -> None:
+    assert conclude(assigned) == found
+
+
+def test_of_encoders_in_a_file_s_name_the_longest_is_meant(monkeypatch) -> None:
+    monkeypatch.setattr(
+        "furnace.methods.settings.ENCODERS", dict.fromkeys(("net", "big_net"), ENCODERS.find("resnet18"))
+    )
+    assert conclude({"pretrained_model": "big_net.pth"})["backbone"] == "big_net"
+
+
+def test_settings_go_to_another_process_whole(make_settings) -> None:
+    C = make_settings(reweight=False, lr=0.3)
+    again = pickle.loads(pickle.dumps(C))
+    assert again == C and again.notes == C.notes
+    noted = type(C).noted(C.model_dump(), ("a note",))
+    assert pickle.loads(pickle.dumps(noted)).notes == ("a note",)
+
+
+def test_a_snapshot_decides_about_its_networks_and_the_experiment_about_the_rest(make_settings) -> None:
+    saved = make_settings(method="cps", num_classes=2, head_channels=8, lr=0.5, class_weight=[1.0, 2.0]).model_dump()
+    given = make_settings(lr=0.1, class_weight=[1.0] * 21)
+    C = open_settings(saved, "a.pth", given)
+    assert {name: getattr(C, name) for name in OF_SNAPSHOT} == {name: saved[name] for name in OF_SNAPSHOT}
+    assert (C.lr, C.class_weight) == (0.1, None)
+    assert open_settings({}, "a.pth", given) is given
+    del saved["head_channels"]
+    assert open_settings(saved, "a.pth", given).head_channels == given.head_channels
+
+
+def test_without_an_experiment_all_settings_are_those_of_the_snapshot(make_settings) -> None:
+    saved = make_settings(method="cps", num_classes=2, lr=0.5, class_weight=[1.0, 2.0]).model_dump()
+    C = open_settings(saved | {"of_a_later_version": 1}, "a.pth")
+    assert C.model_dump() == saved
+
+
+def test_settings_of_a_snapshot_that_can_not_be_used_are_named(make_settings) -> None:
+    with pytest.raises(UserError, match=r"^a\.pth: holds no settings; name the experiment"):
+        open_settings({}, "a.pth")
+    bad = {"num_classes": "many", "lr": "fast", "nepochs": "few", "batch_size": "all"}
+    with pytest.raises(UserError, match=r"^a\.pth: its settings can't be used \(num_classes: .*; lr: ") as told:
+        open_settings(make_settings().model_dump() | bad, "a.pth")
+    assert "; batch_size: " in str(told.value) and "nepochs" not in str(told.value), "the first three"
