@@ -1,16 +1,18 @@
-"""Encoders: images to a pyramid of maps. The first entries are dilated ResNets, on torchvision's.
+"""Encoders: images to a pyramid of maps. Dilated ResNets on torchvision's, and every name that timm knows.
 
 He et al., CVPR 2016; the deep stems are those of ResNet-C, He et al., CVPR 2019.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
+from types import ModuleType
 
 from torch import Tensor, nn
 from torchvision.models import resnet as tv
 
-from furnace.utils.names import Registry
+from furnace.utils.names import LONGEST, SHOWN, Registry
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -24,14 +26,40 @@ class Encoder:
             `channels` and `strides` are those of each map. It takes a state dict, or None: of an encoder in several
             forms the module has that of the tensors.
         mean, std: RGB normalisation that it was trained with, of values in [0, 1].
+        fits: tells whether it takes images of a height and a width; None: any.
     """
 
     build: Callable[[Mapping[str, Tensor] | None], nn.Module]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    fits: Callable[[int, int], bool] | None = None
 
 
-ENCODERS: Registry[Encoder] = Registry("encoder", "backbone")
+class EncoderRegistry(Registry[Encoder]):
+    """Our own entries, and behind them timm's, which is imported only for names that are not ours."""
+
+    def knows(self, name: str) -> bool:
+        return name in self or timm_encoders().is_name(name)
+
+    def find(self, name: str) -> Encoder:
+        if name in self or not self.knows(name):
+            return super().find(name)
+        return timm_encoders().timm_encoder(name)
+
+    def unknown(self, name: str) -> str:
+        close = [*get_close_matches(name, self, n=1), *get_close_matches(name, timm_encoders().names(), n=SHOWN)]
+        hint = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "--list-encoders WORD finds one"
+        return f"no {self.kind} {name[:LONGEST]!r}; {hint}"
+
+
+def timm_encoders() -> ModuleType:
+    """The module behind the registry, which needs this one."""
+    from furnace.base_model import timm_encoders
+
+    return timm_encoders
+
+
+ENCODERS = EncoderRegistry("encoder", "backbone")
 
 
 def build_encoder(name: str, tensors: Mapping[str, Tensor] | None = None) -> nn.Module:

@@ -13,7 +13,7 @@ from furnace.methods.method import METHODS
 from furnace.utils import config
 from furnace.utils.checking import check
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings
+from furnace.utils.settings import Settings, joined
 
 # What describes trained networks: a snapshot decides it, whatever config.py says.
 OF_SNAPSHOT = {
@@ -64,8 +64,9 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
         file = PurePath(str(values.get("pretrained_model", ""))).name
         encoders = [name for name in ENCODERS if name in file]
         found |= {"backbone": max(encoders, key=len)} if encoders else {}
-    encoder = ENCODERS.get(str(values.get("backbone", found.get("backbone"))).partition(",")[0].strip())
-    if encoder and not {"image_mean", "image_std"} & values.keys():
+    first = str(joined(values.get("backbone", found.get("backbone")))).partition(",")[0]
+    if ENCODERS.knows(first) and not {"image_mean", "image_std"} & values.keys():
+        encoder = ENCODERS.find(first)
         found |= {"image_mean": encoder.mean, "image_std": encoder.std}
     return found
 

@@ -54,7 +54,8 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
     faults += [Fault("value", (name,), message) for name, message in _unknown_choices(found)]
     C = SimpleNamespace(**found)
     known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))
-    faults += [Fault("rule", names, must) for names, must, fits in known if not fits(C)]
+    broken = ((names, must) for names, must, fits in known if not fits(C))
+    faults += [Fault("rule", names, must(C) if callable(must) else must) for names, must in broken]
     return found, faults
 
 
@@ -92,5 +93,5 @@ def _unknown_choices(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, registry in CHOICES.items():
         value = found.get(name, ())
         names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        faults += [(name, registry.unknown(one)) for one in names if one not in registry.all()]
+        faults += [(name, registry.unknown(one)) for one in names if not registry.knows(one)]
     return faults
