@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from furnace.base_model.listing import encoder_table
 from furnace.base_model.pretrained import no_downloads
 from furnace.checks.dryrun import dry_run
 from furnace.engine.distributed import abandon, choose_devices, launch, launched, local_device, rank, start, stop
@@ -40,7 +41,11 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )
+    parser.add_argument("--list-encoders", metavar="WORD", help="show the encoders whose names hold WORD, and stop")
     args = parser.parse_args(argv)
+    if args.list_encoders is not None:
+        open_console().print(encoder_table(args.list_encoders))
+        return 0
     with prepared(folder, args, args.dry_run, TRAIN_RESTARTS, smaller_steps) as (C, device):
         if args.dry_run:
             with no_downloads():
@@ -123,6 +128,7 @@ TRAIN_EXAMPLES = """examples:
   python train.py -c ../log/exp_voc/snapshot/epoch-last.pth
   python train.py --dry-run                       recipe, checks, time and memory, without training
   python train.py --settings                      every setting, its value and its meaning
+  python train.py --list-encoders vit_small       names for -o backbone=NAME
 """
 EVAL_EXAMPLES = """examples:
   python eval.py                      the last snapshot

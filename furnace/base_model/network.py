@@ -89,6 +89,15 @@ class Network(nn.Module):
         return self.branches[branch - 1](images)
 
 
+def synchronized(network: nn.Module) -> nn.Module:
+    """The network with BatchNorm over the batches of all processes."""
+    if any(getattr(branch.backbone, "keeps_norms", False) for branch in network.branches):
+        from timm.layers import convert_sync_batchnorm  # PyTorch's own would drop the activations within timm's norms
+
+        return convert_sync_batchnorm(network)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
 def set_norms(branch: Branch, eps: float, momentum: float) -> None:
     """Set every BatchNorm, but those of an encoder that `keeps_norms`: its weights were trained with its own."""
     parts = [branch.head, branch.classifier] if getattr(branch.backbone, "keeps_norms", False) else [branch]

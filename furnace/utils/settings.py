@@ -93,8 +93,9 @@ def are_class_names(names: Sequence[str]) -> bool:
     )
 
 
-# Of settings that depend on one another, or lists: their names, what they must be, and whether they are.
-RULES: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
+# Of settings that depend on one another, or lists: their names, what they must be (or a function that says so), and
+# whether they are.
+RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], bool]]] = [
     (
         ("image_mean",),
         "must be three numbers from 0 to 1, for red, green and blue; divide grey levels by 255",
