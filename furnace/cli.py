@@ -35,7 +35,11 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )
+    parser.add_argument("--list-encoders", metavar="WORD", help="show the encoders whose names hold WORD, and stop")
     args = parser.parse_args(argv)
+    if args.list_encoders is not None:
+        open_console().print(base_model.encoder_table(args.list_encoders))
+        return 0
     with prepared(folder, args, alone=args.dry_run, trains=True) as (C, device):
         if args.dry_run:
             with base_model.no_downloads():
@@ -120,6 +124,7 @@ TRAIN_EXAMPLES = """examples:
   python train.py -c ../log/exp_voc/snapshot/epoch-last.pth
   python train.py --dry-run                       recipe, checks, time and memory, without training
   python train.py --settings                      every setting, its value and its meaning
+  python train.py --list-encoders vit_small       names for -o backbone=NAME
 """
 EVAL_EXAMPLES = """examples:
   python eval.py                      the last snapshot

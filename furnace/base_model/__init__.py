@@ -8,6 +8,7 @@ from lazy_loader import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     submod_attrs={
+        "listing": ["encoder_table"],
         "network": ["Network"],
         "pretrained": ["no_downloads"],
         "resnet": ["dilated_resnet"],

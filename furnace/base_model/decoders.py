@@ -1,4 +1,4 @@
-"""Decoders: an encoder's maps to logits. The first entry is DeepLabv3+ (Chen et al., ECCV 2018)."""
+"""Decoders: an encoder's maps to logits. DeepLabv3+ (Chen et al., ECCV 2018) is ours, others are a library's."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from furnace.seg_opr.interpolate import upsample
+from furnace.utils.errors import UserError
 from furnace.utils.names import Registry
 
 # Functions (channels, strides, num_classes, width): of an encoder's maps, K, and the decoder's own width. They give two
@@ -16,6 +17,9 @@ DECODERS: Registry[Callable[[Sequence[int], Sequence[int], int, int], tuple[nn.M
 
 ASPP_RATES = (6, 12, 18)
 REDUCED_CHANNELS = 48
+UPERNET_STRIDE, UPERNET_MAPS = 4, 3  # finest stride that it takes, and the fewest maps
+DPT_MAPS = 4
+LIBRARY_DECODERS = ("upernet", "dpt")
 
 
 class ASPP(nn.Module):
@@ -87,3 +91,32 @@ def deeplabv3plus(
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
     return head, classifier
+
+
+@DECODERS.register("upernet")
+def upernet(
+    channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int
+) -> tuple[nn.Module, nn.Module]:
+    """UPerNet on all maps from stride 4. Raises UserError if there are too few."""
+    from furnace.base_model.library_decoders import UPerNetHead
+
+    used = [i for i, stride in enumerate(strides) if stride >= UPERNET_STRIDE]
+    if len(used) < UPERNET_MAPS:
+        raise UserError(misfit("upernet", f"needs {UPERNET_MAPS} maps of stride {UPERNET_STRIDE} or more", strides))
+    return UPerNetHead(channels, used, width), nn.Conv2d(width, num_classes, 1)
+
+
+@DECODERS.register("dpt")
+def dpt(channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> tuple[nn.Module, nn.Module]:
+    """DPT on the four maps of a plain ViT. Raises UserError if there are others."""
+    from furnace.base_model.library_decoders import DPTHead
+
+    if len(strides) != DPT_MAPS or len(set(strides)) > 1:
+        raise UserError(misfit("dpt", f"needs {DPT_MAPS} maps of one stride, as plain ViTs give them", strides))
+    return DPTHead(channels, width), nn.Conv2d(width, num_classes, 1)
+
+
+def misfit(decoder: str, needed: str, strides: Sequence[int]) -> str:
+    """One line about an encoder that a decoder can't work on."""
+    given = ", ".join(map(str, strides))
+    return f"C.decoder = {decoder}: {needed}; those of C.backbone have strides {given}; set C.decoder = deeplabv3plus"

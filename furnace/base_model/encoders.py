@@ -1,13 +1,15 @@
-"""Encoders by name: images to a pyramid of maps. Their names and normalisation are known without PyTorch."""
+"""Encoders by name: images to a pyramid of maps; ours, known without PyTorch, and every name that timm knows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from furnace import base_model
-from furnace.utils.names import Registry
+from furnace.utils.names import LONGEST, SHOWN, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,14 +26,40 @@ class Encoder:
             `channels` and `strides` are those of each map. It takes a state dict, or None: of an encoder in several
             forms the module has that of the tensors.
         mean, std: RGB normalisation that it was trained with, of values in [0, 1].
+        fits: tells whether it takes images of a height and a width; None: any.
     """
 
     build: Callable[[Mapping[str, Tensor] | None], nn.Module]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    fits: Callable[[int, int], bool] | None = None
 
 
-ENCODERS: Registry[Encoder] = Registry("encoder")
+class EncoderRegistry(Registry[Encoder]):
+    """Our own entries, and behind them timm's, which is imported only for names that are not ours."""
+
+    def knows(self, name: str) -> bool:
+        return name in self or timm_encoders().is_name(name)
+
+    def find(self, name: str) -> Encoder:
+        if name in self or not self.knows(name):
+            return super().find(name)
+        return timm_encoders().timm_encoder(name)
+
+    def unknown(self, name: str) -> str:
+        close = [*get_close_matches(name, self, n=1), *get_close_matches(name, timm_encoders().names(), n=SHOWN)]
+        hint = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "--list-encoders WORD finds one"
+        return f"no {self.kind} {name[:LONGEST]!r}; {hint}"
+
+
+def timm_encoders() -> ModuleType:
+    """The module behind the registry, which needs this one."""
+    from furnace.base_model import timm_encoders
+
+    return timm_encoders
+
+
+ENCODERS = EncoderRegistry("encoder")
 
 
 def build_encoder(name: str, tensors: Mapping[str, Tensor] | None = None) -> nn.Module:

@@ -42,7 +42,7 @@ class Network(nn.Module):
             what it is), "imagenet", or None for random ones.
         decoder: name of the decoder.
         head_channels: its width.
-        bn_eps, bn_momentum: of every BatchNorm.
+        bn_eps, bn_momentum: of every BatchNorm; encoders of timm keep their own.
         branches: how many; CPCL has two.
         tensors: the state dict of a snapshot, whose form the encoders take.
 
@@ -72,9 +72,8 @@ class Network(nn.Module):
             encoder = build_encoder(name, weights or of_branch(tensors or {}, number))
             self.add_module(f"branch{number}", Branch(encoder, decoder, num_classes, head_channels))
             reports.append(told + fill(encoder, weights, str(source)) if weights else told)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps, module.momentum = bn_eps, bn_momentum
+        for branch in self.branches:
+            set_norms(branch, bn_eps, bn_momentum)
         self.weights_report = "; ".join(dict.fromkeys(reports))
 
     @property
@@ -88,6 +87,23 @@ class Network(nn.Module):
     def logits(self, images: Tensor, branch: int = 1) -> Tensor:
         """Logits (B, K, h, w) before the last upsampling, which the losses can do on the fly."""
         return self.branches[branch - 1](images)
+
+
+def synchronized(network: nn.Module) -> nn.Module:
+    """The network with BatchNorm over the batches of all processes."""
+    if any(getattr(branch.backbone, "keeps_norms", False) for branch in network.branches):
+        from timm.layers import convert_sync_batchnorm  # PyTorch's own would drop the activations within timm's norms
+
+        return convert_sync_batchnorm(network)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+def set_norms(branch: Branch, eps: float, momentum: float) -> None:
+    """Set every BatchNorm, but those of an encoder that `keeps_norms`: its weights were trained with its own."""
+    parts = [branch.head, branch.classifier] if getattr(branch.backbone, "keeps_norms", False) else [branch]
+    for module in (module for part in parts for module in part.modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = eps, momentum
 
 
 def each(value: Names, branches: int) -> list[str | None]:

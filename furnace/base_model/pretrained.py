@@ -1,18 +1,19 @@
-"""Encoder weights from a local file or from torchvision, with a report of what matched."""
+"""Encoder weights from a local file, torchvision or timm, with a report of what matched."""
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from furnace.base_model.encoders import build_encoder
+from furnace.base_model.encoders import ENCODERS, build_encoder, timm_encoders
 from furnace.base_model.recognition import depth_name, recognize
 from furnace.base_model.resnet import BLOCKS
 from furnace.utils.errors import UserError
@@ -20,6 +21,7 @@ from furnace.utils.weights import MATCH_NEEDED, Weights, read_state_dict, strip_
 from furnace.utils.wording import few
 
 IMAGENET = "imagenet"
+DAMAGED = "remove it, and the next start downloads it again"
 _downloading: ContextVar[bool] = ContextVar("downloading", default=True)
 
 
@@ -49,7 +51,7 @@ def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tenso
         return {}, f"encoder weights: random for now, as nothing is downloaded; a start takes {file.name}"
     read, taken = imagenet_weights(name) if source == IMAGENET else read_state_dict(source)
     bare, removed = strip_prefix(read, first_name(name), source)
-    tensors, origin = recognize(bare)
+    tensors, origin = recognize(bare) if name in ENCODERS else timm_weights().convert(name, bare, source)
     if name in BLOCKS and (other := depth_name(tensors)) not in (None, name):
         raise UserError(f"{source}: holds the weights of a {other}, not of C.backbone = {name}; set one as the other")
     return tensors, f"encoder weights ({'; '.join(filter(None, [origin, taken, removed]))}): "
@@ -59,8 +61,17 @@ def first_name(name: str) -> str:
     """Regular expression for a tensor that every state dict of an encoder holds, whatever its stem is called."""
     if name in BLOCKS:
         return r"layer1\.0\.conv1\."
+    if name not in ENCODERS:
+        return re.escape(timm_weights().first_name(name)) + "$"
     with torch.random.fork_rng(devices=()):
         return re.escape(next(iter(build_encoder(name).state_dict()), "")) + "$"
+
+
+def timm_weights() -> ModuleType:
+    """Everything about weights of timm's encoders, imported only for those."""
+    from furnace.base_model import timm_weights
+
+    return timm_weights
 
 
 def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -78,7 +89,7 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     if misshapen or len(needed) - len(missing) < MATCH_NEEDED * len(needed):
         raise UserError(
             f"{source}: only {len(needed) - len(missing)} of the encoder's {len(needed)} tensors match "
-            f"(first that does not: {(misshapen or missing)[0]}); is it for another C.backbone?"
+            f"(first that does not: {(misshapen or missing)[0]}); is it for {likely_encoder(weights, source)}?"
         )
     encoder.load_state_dict(own | fitting)
     report = f"{len(needed) - len(missing)} of {len(needed)} tensors from {source}"
@@ -88,17 +99,36 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     return report
 
 
+def likely_encoder(weights: Mapping[str, Tensor], source: str) -> str:
+    """The encoder that weights which do not fit are for, by their blocks or the name of their file."""
+    stem, known = Path(source).stem.replace("-", "_"), (*ENCODERS, *timm_encoders().names())
+    named = [name for name in known if re.search(rf"(?<![a-z]){name}(?![0-9a-z])", stem)]
+    bare = {key.removeprefix("model."): value for key, value in weights.items()}
+    name = depth_name(bare) or max(named, key=len, default=None)
+    return f"C.backbone = {name}" if name else "another C.backbone"
+
+
 def imagenet_file(backbone: str) -> Path:
-    """Path at which torchvision keeps its ImageNet weights."""
+    """Path at which torchvision or timm keep their weights of an encoder.
+
+    Raises:
+        UserError: they have none.
+    """
+    if backbone not in ENCODERS:
+        return timm_weights().weights_file(backbone)
+    if backbone not in BLOCKS:
+        raise UserError(f'pretrained_model = "imagenet": there are no weights for {backbone}; name a file, or set None')
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(models.get_model_weights(backbone).DEFAULT.url).name
 
 
 def imagenet_weights(backbone: str) -> Weights:
-    """torchvision's ImageNet weights of a plain-stem ResNet, downloaded once into torch's own cache.
+    """The weights that torchvision or timm have of an encoder, downloaded once into their own caches.
 
     Raises:
         UserError: the download fails, or the file in the cache is damaged.
     """
+    if backbone not in ENCODERS:
+        return read_state_dict(timm_weights().download(backbone), DAMAGED)
     file, url = imagenet_file(backbone), models.get_model_weights(backbone).DEFAULT.url
     if not file.is_file():
         try:
@@ -110,4 +140,4 @@ def imagenet_weights(backbone: str) -> Weights:
                 f'pretrained_model = "imagenet": downloading {url} failed ({error}); put the file into {file.parent} '
                 "or name another file in C.pretrained_model"
             ) from error
-    return read_state_dict(file, "remove it, and the next start downloads it again")
+    return read_state_dict(file, DAMAGED)

@@ -12,7 +12,7 @@ from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
 from furnace.engine.faults import out_of_memory, smaller_steps
 from furnace.engine.numerics import device_name
-from furnace.methods.build import build_network
+from furnace.methods.build import build_network, encoders
 from furnace.methods.method import METHODS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -24,10 +24,10 @@ MEMORY, TIME = "memory", "training time"
 def check_weights(C: Settings) -> Finding:
     """Check that the encoders' weights are there and fit; nothing is downloaded."""
     check = "pretrained weights"
-    files = [imagenet_file(name.strip()) for name in C.backbone.split(",")] if C.pretrained_model == IMAGENET else []
-    if missing := [file for file in files if not file.is_file()]:
-        return Finding(Level.NOTE, check, f"{missing[0]} is not there yet", "the first start downloads it")
     try:
+        files = [imagenet_file(name) for name, source in zip(*encoders(C), strict=True) if source == IMAGENET]
+        if missing := [file for file in files if not file.is_file()]:
+            return Finding(Level.NOTE, check, f"{missing[0]} is not there yet", "the first start downloads it")
         report = build_network(C).weights_report.removeprefix("encoder weights: ")
     except UserError as error:
         return Finding(Level.PROBLEM, check, str(error), 'see DATA/README.md, or C.pretrained_model = "imagenet"')

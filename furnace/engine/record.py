@@ -143,7 +143,9 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     loss = f"OHEM {C.ohem_thresh:g}, {C.ohem_min_kept} pixels per image" if C.ohem else "mean cross entropy"
     table.add_row("losses", loss + (f"; unsupervised x {C.unsup_weight:g}" if streams else ""))
     parameters = sum(p.numel() for p in network.parameters())
-    table.add_row("network", f"{len(network.branches)} x DeepLabv3+, {C.backbone}, {parameters / 1e6:.1f} M parameters")
+    table.add_row(
+        "network", f"{len(network.branches)} x {C.decoder}, {C.backbone}, {parameters / 1e6:.1f} M parameters"
+    )
     table.add_row("", network.weights_report)
     processes = world_size()
     table.add_row("device", f"{device_name(device)}" + (f", {processes} processes" if processes > 1 else ""))

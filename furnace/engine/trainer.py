@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
 
+from furnace.base_model.network import synchronized
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import CATALOG, find_classes
 from furnace.datasets.dataset import TrainSet
@@ -82,7 +82,7 @@ class Trainer:
         tensors = found[0].model if found else None
         self.network = build_network(C, found is None, tensors).to(device, memory_format=memory_format(device))
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
-            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+            self.network = synchronized(self.network)
         self.total = C.nepochs * C.niters_per_epoch
         self.learner = build_learner(C, self.network)
         self.identity["precision"] = self.learner.amp

@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from furnace.base_model.decoders import LIBRARY_DECODERS
+from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
@@ -28,8 +30,7 @@ from furnace.utils.terminal import open_console
 from furnace.utils.wording import byte_size
 
 METADATA = "metadata.json"
-EXAMPLE_SHAPE = (2, 3, 64, 96)  # what the network is traced with
-RANDOM_SHAPES = ((2, 3, 128, 192), (1, 3, 161, 97))  # what the file is compared on
+SHAPES = (2, 3, 64, 96), (2, 3, 128, 192), (1, 3, 161, 97)  # the network is traced with the first, compared on others
 REAL_IMAGES = 2
 SMALLEST_SIDE = 32  # a pt2 file refuses images of 16 pixels and less, whose deepest features are one pixel
 TOLERANCE = 1e-3  # of the largest score, or share of the pixels whose label differs
@@ -52,11 +53,13 @@ class Deployed(nn.Module):
         branches: one, or two whose probabilities are averaged.
         normalize: applied to the images first, or None.
         labels: give the likeliest class (B, H, W) uint8 instead of scores (B, K, H, W).
+        side: of the images, which are square then; None: any images.
     """
 
-    def __init__(self, branches: list[nn.Module], normalize: Normalize | None, labels: bool):
+    def __init__(self, branches: list[nn.Module], normalize: Normalize | None, labels: bool, side: int | None = None):
         super().__init__()
-        self.branches, self.normalize, self.labels = nn.ModuleList(branches), normalize, labels
+        self.branches = nn.ModuleList(branches)
+        self.normalize, self.labels, self.side = normalize, labels, side
 
     def forward(self, images: Tensor) -> Tensor:
         if self.normalize is not None:
@@ -105,7 +108,7 @@ class Exporter:
         with replacing(path) as part:  # what differs from the network never gets its name
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch announces the future of its exporters
-                SAVE[self.form.kind](model, self.example(EXAMPLE_SHAPE), metadata, part)
+                SAVE[self.form.kind](model, self.example(self.shapes(model.side)[0]), metadata, part)
             self.compare(model, LOAD[self.form.kind](part), path)
         self.console.print(f"{path}: {byte_size(path.stat().st_size)}", soft_wrap=True)
         return path
@@ -114,18 +117,31 @@ class Exporter:
         """The part of the network that goes into the file."""
         network = self.segmenter.network
         branches = network.branches if self.branch == "both" else [network.branches[int(self.branch) - 1]]
-        return Deployed(branches, self.segmenter.normalize if self.form.normalize else None, self.form.labels).eval()
+        inside = self.segmenter.normalize if self.form.normalize else None
+        return Deployed(branches, inside, self.form.labels, self.fixed_side()).eval()
+
+    def fixed_side(self) -> int | None:
+        """Side of the images that the file takes, None for any: libraries' networks are traced for one size alone."""
+        C = self.segmenter.C
+        ours = C.decoder not in LIBRARY_DECODERS and all(name in ENCODERS for name in C.backbone.split(","))
+        return None if ours else C.eval_crop_size
+
+    def shapes(self, side: int | None) -> list[tuple[int, ...]]:
+        """Shapes of the images with which the network is traced (the first) and compared."""
+        return list(SHAPES) if side is None else [(n, 3, side, side) for n in (2, 1, 3)]
 
     def metadata(self, epoch: int) -> dict[str, str]:
         """Metadata of the file, as JSON by key."""
         C, classes = self.segmenter.C, self.segmenter.classes
+        side = self.fixed_side()
         scores = "probabilities" if self.branch == "both" else "logits"
         content = {
             "classes": classes.names,
             "palette": classes.palette,
             "ignored": IGNORE_INDEX,
-            "input": "(B, 3, H, W) RGB " + ("uint8" if self.form.normalize else "float32, (pixel / 255 - mean) / std"),
-            "smallest_side": SMALLEST_SIDE,
+            "input": f"(B, 3, {side or 'H'}, {side or 'W'}) RGB "
+            + ("uint8" if self.form.normalize else "float32, (pixel / 255 - mean) / std"),
+            "smallest_side": side or SMALLEST_SIDE,
             "mean": C.image_mean,
             "std": C.image_std,
             "output": "(B, H, W) uint8 labels" if self.form.labels else f"(B, K, H, W) float32 {scores}",
@@ -142,8 +158,8 @@ class Exporter:
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(self.C.seed))
         return pixels if self.form.normalize else self.segmenter.normalize(pixels)
 
-    def real_images(self) -> Iterator[tuple[str, Tensor]]:
-        """The first images of the evaluation list, if there is one."""
+    def real_images(self, side: int | None) -> Iterator[tuple[str, Tensor]]:
+        """The first images of the evaluation list, if there is one, in the size that the file takes."""
         try:
             samples = read_list(self.C.eval_source, self.C.dataset_path, self.C.eval_folder, labeled=False)
         except UserError as error:
@@ -151,14 +167,15 @@ class Exporter:
             return
         for sample in samples[:REAL_IMAGES]:
             image = read_image(sample.image)
-            enlarged = [max(side, SMALLEST_SIDE) for side in image.shape[1::-1]]
+            enlarged = [side or max(own, SMALLEST_SIDE) for own in image.shape[1::-1]]
             pixels = torch.from_numpy(cv2.resize(image, enlarged)).permute(2, 0, 1)[None]
             yield sample.name, pixels if self.form.normalize else self.segmenter.normalize(pixels)
 
     @torch.inference_mode()
     def compare(self, model: nn.Module, run: Run, path: Path) -> float:
         """Print and return the largest difference between network and file. Raises UserError if it is too large."""
-        cases = [("random", self.example(shape)) for shape in RANDOM_SHAPES] + list(self.real_images())
+        cases = [("random", self.example(shape)) for shape in self.shapes(model.side)[1:]]
+        cases += self.real_images(model.side)
         largest = 0.0
         for name, images in cases:
             expected, found = model(images), run(images)
@@ -187,7 +204,7 @@ def save_onnx(model: nn.Module, example: Tensor, metadata: dict[str, str], path:
         (example,),
         input_names=["images"],
         output_names=[output],
-        dynamic_shapes=dynamic_shapes(),
+        dynamic_shapes=dynamic_shapes(model.side),
         dynamo=True,
         verbose=False,
     )
@@ -217,7 +234,7 @@ def load_torchscript(path: Path) -> Run:
 
 def save_pt2(model: nn.Module, example: Tensor, metadata: dict[str, str], path: Path) -> None:
     with torch.no_grad():
-        program = torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes())
+        program = torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes(model.side))
     with open(path, "wb") as file:  # by name it would insist on the suffix
         torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
 
@@ -227,9 +244,9 @@ def load_pt2(path: Path) -> Run:
         return torch.export.load(file).module()
 
 
-def dynamic_shapes() -> tuple[dict]:
-    """Batch, height and width of the images may be any."""
-    return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+def dynamic_shapes(side: int | None) -> tuple[dict]:
+    """The batch may be any; without a fixed side so may be height and width of the images."""
+    return (dict.fromkeys((0, 2, 3) if side is None else (0,), torch.export.Dim.DYNAMIC),)
 
 
 SAVE = {"onnx": save_onnx, "torchscript": save_torchscript, "pt2": save_pt2}

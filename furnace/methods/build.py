@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace import base_model, seg_opr
@@ -10,7 +11,7 @@ from furnace.methods.method import METHODS, Method
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
-from furnace.utils.settings import Settings
+from furnace.utils.settings import NO_FILE, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,13 +31,11 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
         UserError: two encoders for a method that trains one network, or weights that are not there or don't fit.
     """
     method = METHODS.find(C.method)
-    names = [name.strip() for name in C.backbone.split(",")]
-    if len(names) > 1 and len(names) != len(method.trained):
-        raise UserError(f"C.backbone = {C.backbone}: method {C.method!r} trains {len(method.trained)} network(s)")
+    names, files = encoders(C)
     network = base_model.Network(
         C.num_classes,
-        names if len(names) > 1 else names[0],
-        C.pretrained_model if pretrained else None,
+        names,
+        files if pretrained else None,
         decoder=C.decoder,
         head_channels=C.head_channels,
         bn_eps=C.bn_eps,
@@ -47,6 +46,24 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
     for teacher, student in method.averaged.items():
         network.branches[teacher - 1].load_state_dict(network.branches[student - 1].state_dict())
     return network
+
+
+def encoders(C: Settings) -> tuple[list[str], list[str | None]]:
+    """Names and weights of the encoders, one of each for every branch.
+
+    Raises:
+        UserError: two encoders or files for a method that trains one network.
+    """
+    method = METHODS.find(C.method)
+    files = C.pretrained_model
+    several = files is not None and "," in files and not Path(files).is_file()  # a path may have commas itself
+    given = {"backbone": C.backbone.split(","), "pretrained_model": files.split(",") if several else [files]}
+    for name, values in given.items():
+        if len(values) > 1 and len(values) != len(method.trained):
+            told = f"C.{name} = {getattr(C, name)}"
+            raise UserError(f"{told}: method {C.method!r} trains {len(method.trained)} network(s)")
+    names, files = (values * method.branches() if len(values) == 1 else values for values in given.values())
+    return names, [None if file is None or file.strip().lower() in NO_FILE else file.strip() for file in files]
 
 
 def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:

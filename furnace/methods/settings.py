@@ -1,30 +1,33 @@
 """All settings of an experiment: the common ones, and those that the methods own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, create_model
 
 from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
+from furnace.methods import sizes
 from furnace.methods.method import METHODS
 from furnace.utils import config
 from furnace.utils.checking import check
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings
+from furnace.utils.settings import Settings, joined
 
 # What describes trained networks: a snapshot decides it, whatever config.py says.
 OF_SNAPSHOT = {
     "method", "num_classes", "class_names", "dataset_name", "backbone", "decoder", "head_channels", "bn_eps",
-    "bn_momentum", "image_mean", "image_std",
+    "bn_momentum", "image_mean", "image_std", "image_height", "image_width",  # crops that the encoder takes
 }  # fmt: skip
 FAULTS_SHOWN = 3
 
 
 class AllSettings(Settings):
     """Base of the class that `all_settings` makes, whose instances go to other processes by their values."""
+
+    rules: ClassVar[list] = [*Settings.rules, *sizes.RULES]
 
     def __reduce__(self) -> tuple:
         return _restored, (self.model_dump(), self.notes)
@@ -48,7 +51,19 @@ def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
 
 def load_config(folder: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     """Run `folder`/config.py and return its checked settings; see `furnace.utils.config.load_config`."""
-    return config.load_config(folder, overrides, all_settings, conclude)
+    C = config.load_config(folder, overrides, all_settings, conclude)
+    return C.noted(C.model_dump(), (*C.notes, *other_normalisations(C)))
+
+
+def other_normalisations(C: Settings) -> Iterator[str]:
+    """Notes about encoders that were trained with another normalisation than all images get."""
+    for name in C.backbone.split(",") if "," in C.backbone else ():
+        encoder = ENCODERS.find(name)
+        if (tuple(encoder.mean), tuple(encoder.std)) != (C.image_mean, C.image_std):
+            yield (
+                f"C.backbone: {name} was trained with image_mean {encoder.mean} and image_std {encoder.std}, both "
+                f"branches get {C.image_mean} and {C.image_std}; assign them to choose others"
+            )
 
 
 def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,8 +79,9 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
         file = PurePath(str(values.get("pretrained_model", ""))).name
         encoders = [name for name in ENCODERS if name in file]
         found |= {"backbone": max(encoders, key=len)} if encoders else {}
-    encoder = ENCODERS.get(str(values.get("backbone", found.get("backbone"))).partition(",")[0].strip())
-    if encoder and not {"image_mean", "image_std"} & values.keys():
+    first = str(joined(values.get("backbone", found.get("backbone")))).partition(",")[0]
+    if ENCODERS.knows(first) and not {"image_mean", "image_std"} & values.keys():
+        encoder = ENCODERS.find(first)
         found |= {"image_mean": encoder.mean, "image_std": encoder.std}
     return found
 

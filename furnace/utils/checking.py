@@ -52,7 +52,8 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
                 faults.append(Fault("value", (name,), f"{message} ({field.description})"))
     C = SimpleNamespace(**found)
     known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))
-    faults += [Fault("rule", names, must) for names, must, fits in known if not fits(C)]
+    broken = ((names, must) for names, must, fits in known if not fits(C))
+    faults += [Fault("rule", names, must(C) if callable(must) else must) for names, must in broken]
     # Last: a registry may cost the import of PyTorch, for which other faults need not wait.
     return found, faults or [Fault("value", (name,), message) for name, message in _unknown_entries(schema, found)]
 
@@ -95,5 +96,5 @@ def _unknown_entries(schema: type[BaseModel], found: Mapping[str, Any]) -> list[
         if (value := found[name]) == schema.model_fields[name].default:
             continue
         names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        faults += [(name, entry.registry.unknown(one)) for one in names if one not in entry.registry.all()]
+        faults += [(name, entry.registry.unknown(one)) for one in names if not entry.registry.knows(one)]
     return faults

@@ -43,9 +43,13 @@ class Registry(dict[str, Entry]):
                 importlib.import_module(f"{self.package}.{module.name}")
         return self
 
+    def knows(self, name: str) -> bool:
+        """True if there is an entry of that name."""
+        return name in self.all()
+
     def find(self, name: str) -> Entry:
         """The entry of a name. Raises UserError with the closest names if there is none."""
-        if name not in self.all():
+        if not self.knows(name):
             raise UserError(self.unknown(name))
         return self[name]
 

@@ -36,6 +36,9 @@ EVALUATION = {
 }  # fmt: skip
 
 
+NO_FILE = ("none", "")
+
+
 def _split(value: Any) -> Any:
     return (
         [part.strip(" '\"") for part in value.strip("[]() ").split(",") if part.strip()]
@@ -44,14 +47,25 @@ def _split(value: Any) -> Any:
     )
 
 
+def joined(value: Any) -> Any:
+    """Names of encoders in the one form that settings have: "resnet50,convnext_tiny", of text, a tuple or a list."""
+    return ",".join(str(part).strip() for part in _split(value)) if isinstance(value, str | tuple | list) else value
+
+
+def _joined_files(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
 def _none(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() in ("none", "") else value
+    return None if isinstance(value, str) and value.lower() in NO_FILE else value
 
 
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split)]
 OptionalFloats = Annotated[tuple[float, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
+Encoders = Annotated[str, BeforeValidator(joined)]
+Files = Annotated[str | None, BeforeValidator(_none), BeforeValidator(_joined_files)]
 REQUIRED: Any = ...  # default of the settings that config.py must assign
 # Beyond these a number is a slip of the pen, which would cost all memory before it failed.
 MAX_SIDE = 2**14
@@ -80,8 +94,9 @@ def are_class_names(names: Sequence[str]) -> bool:
     )
 
 
-# Of settings that depend on one another, or lists: their names, what they must be, and whether they are.
-RULES: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
+# Of settings that depend on one another, or lists: their names, what they must be (or a function that says so), and
+# whether they are.
+RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], bool]]] = [
     (
         ("image_mean",),
         "must be three numbers from 0 to 1, for red, green and blue; divide grey levels by 255",
@@ -221,16 +236,20 @@ class Settings(BaseModel):
     class_weight: OptionalFloats = Field(None, description="weights of the classes in the supervised loss")
 
     # Network
-    backbone: Annotated[str, EntryOf("furnace.base_model.encoders:ENCODERS")] = Field(
-        REQUIRED, description="encoder, or two, separated by a comma, one for each branch"
+    backbone: Annotated[Encoders, EntryOf("furnace.base_model.encoders:ENCODERS")] = Field(
+        REQUIRED,
+        description="encoder: resnet18 to resnet152, or any name of timm (train.py --list-encoders WORD); or two, "
+        "separated by a comma, one for each branch",
     )
-    pretrained_model: OptionalText = Field(None, description="encoder weights: a file, 'imagenet', or None")
+    pretrained_model: Files = Field(
+        None, description="encoder weights: a file, 'imagenet', or None; or two, separated by a comma, likewise"
+    )
     decoder: Annotated[str, EntryOf("furnace.base_model.decoders:DECODERS")] = Field(
-        "deeplabv3plus", description="decoder"
+        "deeplabv3plus", description="decoder: deeplabv3plus, upernet, or dpt for plain ViTs"
     )
     head_channels: PositiveInt = Field(256, description="width of the decoder; 256 in the paper", le=2**13)
-    bn_eps: PositiveFloat = Field(1e-5, description="BatchNorm epsilon")
-    bn_momentum: Share = Field(0.1, description="BatchNorm momentum")
+    bn_eps: PositiveFloat = Field(1e-5, description="BatchNorm epsilon; encoders of timm keep their own")
+    bn_momentum: Share = Field(0.1, description="BatchNorm momentum, likewise")
 
     # Optimization
     seed: NonNegativeInt = Field(12345, lt=2**63, description="everything random follows from it")

@@ -8,6 +8,7 @@ from torch import Tensor
 from furnace.base_model.decoders import ASPP, DECODERS, DeepLabHead
 from furnace.base_model.encoders import build_encoder
 from furnace.base_model.network import Branch
+from furnace.utils.errors import UserError
 from tests.formulas import batch_norm, bilinear
 from tests.golden_values import fill_deterministic, relative_error
 
@@ -65,6 +66,61 @@ def test_head_channels_is_the_width_of_the_whole_head():
     assert shapes["classifier.weight"] == (11, 24, 1, 1)
     assert shapes["head.aspp.red_conv.weight"] == (24, 4 * 24, 1, 1)
     assert shapes["head.last_conv.0.weight"] == (24, 24 + 48, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "decoder", "size", "stride"),
+    [
+        ("resnet18", "upernet", (33, 49), 4),
+        ("test_efficientnet", "upernet", (32, 64), 4),
+        ("test_vit", "upernet", (32, 48), 16),
+        ("test_vit", "deeplabv3plus", (32, 48), 16),
+        ("test_vit", "dpt", (32, 48), 2),  # an odd number of patches, too
+    ],
+)
+def test_decoders_of_the_library_take_the_maps_and_train(backbone, decoder, size, stride):
+    torch.manual_seed(0)
+    branch = Branch(build_encoder(backbone), decoder, 3, 8)
+    logits = branch(torch.randn(2, 3, *size))
+    assert logits.shape == (2, 3, *(-(-side // stride) for side in size))
+    logits.square().sum().backward()
+    assert [key for key, parameter in branch.named_parameters() if parameter.grad is None] == []
+
+
+def test_upernet_s_first_map_is_that_of_stride_4():
+    torch.manual_seed(0)
+    head, _ = DECODERS["upernet"]((2, 3, 5, 7), (2, 4, 8, 16), 3, 4)
+    maps = [torch.randn(2, channels, 32 // i, 32 // i) for channels, i in ((2, 2), (3, 4), (5, 8), (7, 16))]
+    features = head.eval()(maps)
+    assert torch.equal(features, head((torch.zeros_like(maps[0]), *maps[1:])))
+    assert not torch.equal(features, head((maps[0], torch.zeros_like(maps[1]), *maps[2:])))
+    assert [tuple(conv.weight.shape[:2]) for conv in (head.decoder.psp.blocks[0][1][0],)] == [(4, 7)]
+
+
+def test_dpt_does_not_see_beyond_an_odd_border():
+    torch.manual_seed(0)
+    head, _ = DECODERS["dpt"]((6,) * 4, (14,) * 4, 3, 4)
+    maps = [torch.randn(1, 6, 3, 5) for _ in range(4)]
+    assert head.eval()(maps).shape == (1, 4, 24, 40)
+    padded = [torch.cat([one, one[..., -1:]], -1) for one in maps]
+    assert torch.equal(head(padded)[..., :40], head(maps))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "strides", "message"),
+    [
+        (
+            "dpt",
+            (4, 8, 16, 16),
+            r"C\.decoder = dpt: needs 4 maps of one stride.* strides 4, 8, 16, 16; set C\.decoder =",
+        ),
+        ("dpt", (16, 16, 16), r"C\.decoder = dpt: needs 4 maps"),
+        ("upernet", (2, 4, 8), r"C\.decoder = upernet: needs 3 maps of stride 4 or more; .* 2, 4, 8; set"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_an_encoder_is_refused(decoder, strides, message):
+    with pytest.raises(UserError, match=message):
+        DECODERS[decoder]((8,) * len(strides), strides, 3, 4)
 
 
 def test_maps_of_other_strides_are_taken():

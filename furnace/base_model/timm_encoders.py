@@ -1,0 +1,105 @@
+"""Encoders by the names of timm (Wightman, github.com/huggingface/pytorch-image-models): pyramids and plain ViTs."""
+
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from furnace.base_model.encoders import Encoder
+from furnace.utils.errors import UserError
+from furnace.utils.wording import one_line
+
+OUTPUT_STRIDE = 16
+MAPS_OF_VIT = 4  # evenly spaced over its blocks, as decoders for ViTs take them
+# Tried one after another: most pyramids can be dilated, most transformers can take images of any size.
+OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": OUTPUT_STRIDE}, {"dynamic_img_size": True}, {})
+
+
+class TimmEncoder(nn.Module):
+    """A model of timm without its classifier.
+
+    `forward(images (B, 3, H, W))` gives all maps of a pyramid, the finest first, or of a plain ViT, whose maps are of
+    one stride, four normalised ones.
+
+    Args:
+        name: of the model, with or without a tag for its weights.
+        options: for timm's `create_model`.
+    """
+
+    keeps_norms = True
+
+    def __init__(self, name: str, options: Mapping[str, Any]):
+        import timm
+
+        super().__init__()
+        self.model = timm.create_model(name, num_classes=0, **options)
+        stages = list(self.model.feature_info)
+        self.plain = len({stage["reduction"] for stage in stages}) == 1 and len(stages) >= MAPS_OF_VIT
+        self.indices = list(range(len(stages)))
+        if self.plain:
+            self.indices = [len(stages) * part // MAPS_OF_VIT - 1 for part in range(1, MAPS_OF_VIT + 1)]
+        width = "num_chs_norm" if self.plain else "num_chs"  # a last norm may project
+        self.channels = tuple(stages[i].get(width, stages[i]["num_chs"]) for i in self.indices)
+        self.strides = tuple(stages[i]["reduction"] for i in self.indices)
+        if hasattr(self.model, "prune_intermediate_layers"):  # parameters that no map depends on
+            self.indices = list(self.model.prune_intermediate_layers(self.indices, prune_norm=not self.plain))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps = self.model.forward_intermediates(
+            images, indices=self.indices, norm=self.plain, output_fmt="NCHW", intermediates_only=True
+        )
+        return tuple(maps)
+
+
+def names() -> list[str]:
+    """Names of all architectures of timm."""
+    import timm
+
+    return timm.list_models()
+
+
+def is_name(name: str) -> bool:
+    """True for an architecture of timm, alone or with a tag for its weights, such as `resnet50.a1_in1k`."""
+    import timm
+
+    architecture, dot, _ = name.partition(".")
+    return timm.is_model(architecture) and (not dot or name in timm.list_pretrained(f"{architecture}.*"))
+
+
+@lru_cache
+def timm_encoder(name: str) -> Encoder:
+    """The entry of a name. Raises UserError if timm can't give maps of it."""
+    module, options = on_meta(name)
+    cfg = module.model.pretrained_cfg
+    sized = cfg.get("fixed_input_size") or module.plain
+    return Encoder(
+        lambda tensors: TimmEncoder(name, options),
+        tuple(cfg["mean"]),
+        tuple(cfg["std"]),
+        lru_cache(partial(takes, module)) if sized else None,
+    )
+
+
+@lru_cache(maxsize=4)
+def on_meta(name: str) -> tuple[TimmEncoder, dict[str, Any]]:
+    """The encoder without memory for its weights, and the first of `OPTIONS` that it accepts."""
+    errors = []
+    with torch.random.fork_rng(devices=()), torch.device("meta"):
+        for options in OPTIONS:
+            try:
+                return TimmEncoder(name, options).eval(), options
+            except Exception as error:  # for an option that it lacks a model raises nearly anything
+                errors.append(error)
+    raise UserError(f"C.backbone = {name}: timm gives no maps of it ({one_line(errors[-1])}); choose another encoder")
+
+
+@torch.inference_mode()
+def takes(encoder: TimmEncoder, height: int, width: int) -> bool:
+    """True if an encoder on the meta device gets images of a size through."""
+    try:
+        encoder(torch.zeros(1, 3, height, width, device="meta"))
+    except Exception:  # likewise
+        return False
+    return True
