@@ -6,17 +6,17 @@ DEMO := log/demo
 MINUTES := 10
 PART := furnace.seg_opr
 
-.PHONY: help env demo test test-slow torture fuzz mutants clean
+.PHONY: help env demo style test test-slow torture fuzz mutants clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-env: $(VENV)/installed ## make the environment from requirements.txt
+env: $(VENV)/installed ## make the environment from requirements.txt and requirements-dev.txt
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 demo: env ## toy data, training, evaluation and pictures in five minutes
@@ -31,6 +31,10 @@ demo: env ## toy data, training, evaluation and pictures in five minutes
 	@echo "report      $(DEMO)/report.html, to open in a browser"
 	@echo "strips      $(DEMO)/strips (what the pseudo labels were like)"
 	@echo "pictures    $(DEMO)/predictions/epoch-last/strip (image | prediction | ground truth)"
+
+style: env ## format and rules, by ruff
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
 
 test: env ## the suite without the slow and GPU tests, ten minutes at most
 	$(PY) -m pytest -n 2

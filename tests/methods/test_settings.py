@@ -37,9 +37,8 @@ def test_what_config_py_does_not_say_follows_from_what_it_says(assigned: dict, f
 
 
 def test_of_encoders_in_a_file_s_name_the_longest_is_meant(monkeypatch) -> None:
-    monkeypatch.setattr(
-        "furnace.methods.settings.ENCODERS", dict.fromkeys(("net", "big_net"), ENCODERS.find("resnet18"))
-    )
+    for name in ("net", "big_net"):
+        monkeypatch.setitem(ENCODERS, name, ENCODERS.find("resnet18"))
     assert conclude({"pretrained_model": "big_net.pth"})["backbone"] == "big_net"
 
 

@@ -1,0 +1,38 @@
+"""The project as a package: its requirements stand in one place, and its parts are found."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from setuptools import find_packages
+from setuptools.config.pyprojecttoml import read_configuration
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return read_configuration(REPOSITORY / "pyproject.toml")["project"]
+
+
+def lines(name: str) -> set[str]:
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    return {str(Requirement(line)) for line in text.splitlines() if line and not line.startswith("#")}
+
+
+def test_requirements_are_those_of_the_files(project: dict):
+    assert {str(Requirement(line)) for line in project["dependencies"]} == lines("requirements.txt")
+    assert {str(Requirement(line)) for line in project["optional_dependencies"]["dev"]} == lines("requirements-dev.txt")
+
+
+def test_every_requirement_is_there_in_a_version_that_fits():
+    for line in lines("requirements.txt") | lines("requirements-dev.txt"):
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(version(requirement.name), prereleases=True), line
+
+
+def test_the_package_is_furnace_with_all_its_rooms():
+    found = set(find_packages(str(REPOSITORY), include=["furnace*"]))
+    rooms = {path.parent.name for path in Path(REPOSITORY / "furnace").glob("*/__init__.py")}
+    assert found == {"furnace"} | {f"furnace.{room}" for room in rooms}
