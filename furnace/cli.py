@@ -159,7 +159,8 @@ def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:
     parser.add_argument(
         "--branch",
         choices=BRANCHES,
-        help="1: conservative network, 2: progressive, both: mean of their probabilities (default: the method's own)",
+        help="1: conservative network, 2: progressive, both: mean of their probabilities, 3, 4: their moving averages "
+        "with C.teacher = ema (default: the method's own)",
     )
 
 

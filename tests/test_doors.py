@@ -20,6 +20,7 @@ from furnace.engine.optim import OPTIMIZERS
 from furnace.engine.trainer import Trainer
 from furnace.inference.segmenter import load_segmenter
 from furnace.methods.build import build_network
+from furnace.methods.cps import CPS
 from furnace.methods.method import METHODS, Loss, SemiSupervised
 from furnace.methods.settings import load_config
 from furnace.methods.unlabeled import student_images, teacher_predictions
@@ -99,7 +100,11 @@ def test_a_new_view_for_a_method_s_students(train: Callable):
     def inverted(base: View) -> View:
         return replace(base, photometric=[invert])
 
-    trainer = train(method="cps", student_view="inverted")
+    @METHODS.register("inverted")
+    class InvertedCPS(CPS):
+        strong_view = "inverted"
+
+    trainer = train(method="inverted", strong=True)
     images = 2 * 2 * trainer.C.batch_size  # of two streams in two iterations
     assert len(seen) == len(set(seen)) == images
 

@@ -18,7 +18,8 @@ Names = str | Sequence[str | None] | None
 class Branch(nn.Module):
     """One segmentation network: encoder, decoder's head and classifier.
 
-    `forward(images (B, 3, H, W))` gives logits (B, num_classes, h, w) at the decoder's own size.
+    `forward(images (B, 3, H, W))` gives logits (B, num_classes, h, w) at the decoder's own size; `factors`
+    (B, C, 1, 1), one for each map of the encoder, are multiplied with these (feature dropout).
     """
 
     def __init__(self, encoder: nn.Module, decoder: str, num_classes: int, width: int):
@@ -26,8 +27,11 @@ class Branch(nn.Module):
         self.backbone = encoder
         self.head, self.classifier = DECODERS.find(decoder)(encoder.channels, encoder.strides, num_classes, width)
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.classifier(self.head(self.backbone(images)))
+    def forward(self, images: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
+        maps = self.backbone(images)
+        if factors is not None:
+            maps = tuple(features * factor.to(features) for features, factor in zip(maps, factors, strict=True))
+        logits = self.classifier(self.head(maps))
         # Under autocast the losses still work in float32; the map is small here.
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
@@ -84,9 +88,9 @@ class Network(nn.Module):
     def forward(self, images: Tensor, branch: int = 1) -> Tensor:
         return upsample(self.logits(images, branch), images.shape[-2:])
 
-    def logits(self, images: Tensor, branch: int = 1) -> Tensor:
-        """Logits (B, K, h, w) before the last upsampling, which the losses can do on the fly."""
-        return self.branches[branch - 1](images)
+    def logits(self, images: Tensor, branch: int = 1, factors: Sequence[Tensor] | None = None) -> Tensor:
+        """Logits (B, K, h, w) before the last upsampling, which the losses can do on the fly; `factors` as `Branch`."""
+        return self.branches[branch - 1](images) if factors is None else self.branches[branch - 1](images, factors)
 
 
 def synchronized(network: nn.Module) -> nn.Module:

@@ -15,8 +15,7 @@ from furnace.datasets.cache_folder import OFF
 from furnace.datasets.dataset import TrainSet
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
-from furnace.methods.build import build_network
-from furnace.methods.method import METHODS
+from furnace.methods.build import build_network, described_method
 from furnace.utils.settings import Settings
 
 STEPS, STEPS_SECONDS = 3, 5  # timed, after one that is not; fewer where they take longer
@@ -77,12 +76,21 @@ def random_batch(C: Settings, device: torch.device, size: int, height: int, widt
         return torch.randn(size, 3, height, width, device=device).contiguous(memory_format=memory_format(device))
 
     labels = torch.randint(0, C.num_classes, (size, height, width), device=device)
-    if not METHODS.find(C.method).unlabeled:
+    method = described_method(C)
+    if not method.unlabeled:
         return TrainBatch(images(), labels)
-    if not C.cutmix:
-        return TrainBatch(images(), labels, images())
-    mask = torch.randint(0, 2, (size, 1, height, width), dtype=torch.uint8, device=device)
-    return TrainBatch(images(), labels, images(), images(), mask)
+    found, maps = {}, (size, 1, height, width)
+    streams = 2 if C.cutmix and method.second_stream else 1
+    for stream in range(streams):
+        found[f"unlabeled_{stream}"] = of_teacher = images()
+        found[f"students_{stream}"] = tuple(
+            of_teacher if view == method.teacher_view else images() for view in method.students
+        )
+        if method.needs_valid:
+            found[f"valid_{stream}"] = torch.ones(maps, dtype=torch.uint8, device=device)
+    if streams > 1:
+        found["mask"] = torch.randint(0, 2, maps, dtype=torch.uint8, device=device)
+    return TrainBatch(images(), labels, **found)
 
 
 def timed_step(learner: Learner, batch: TrainBatch) -> float:

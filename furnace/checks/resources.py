@@ -12,8 +12,7 @@ from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_files, build_train_set
 from furnace.engine.faults import out_of_memory, smaller_steps
 from furnace.engine.numerics import device_name
-from furnace.methods.build import build_network, encoders
-from furnace.methods.method import METHODS
+from furnace.methods.build import build_network, described_method, encoders
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import byte_size, counted, duration
@@ -60,7 +59,9 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
     epochs, steps = counted(range(C.nepochs), "epoch"), counted(range(C.niters_per_epoch), "iteration")
     recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
     try:
-        found = estimate(C, build_train_set(C, METHODS.find(C.method).unlabeled), device)
+        method = described_method(C)
+        dataset = build_train_set(C, method.unlabeled, second_stream=method.second_stream)
+        found = estimate(C, dataset, device)
     except UserError as error:
         return [recipe, Finding(Level.PROBLEM, TIME, f"can't be measured: {error}")]
     except torch.OutOfMemoryError:

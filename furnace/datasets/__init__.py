@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     submodules=["pairing", "toy"],
     submod_attrs={
+        "cutmix": ["draw_box"],
         "encoding": [
             "COLOUR_TYPE",
             "GREY",
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
             "decode_indices",
             "encode_label",
         ],
+        "randomness": ["Purpose"],
         "reading": ["read_label"],
     },
 )

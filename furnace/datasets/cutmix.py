@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Random = np.random.Generator | np.random.RandomState
+MAX_DRAWS = 100  # of a box that does not fit; then there is none, as in an image of some pixels' height
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,35 @@ class BoxMaskGenerator:
             centres = np.round(shape * rng.uniform(0, 1, (*count, 2)))
             corners = centres - sizes / 2
         return corners, sizes
+
+
+def draw_box(
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    probability: float = 0.5,
+) -> np.ndarray:
+    """A mask of one box, or of none, as in UniMatch (Yang et al., CVPR 2023).
+
+    Args:
+        shape: (H, W).
+        rng: gives everything random.
+        area: smallest and largest share of the image.
+        aspect: smallest and largest ratio of the box's height and width, in pixels.
+        probability: of a box.
+
+    Returns:
+        (H, W) bool, True inside the box.
+    """
+    mask = np.zeros(shape, bool)
+    if rng.random() >= probability:
+        return mask
+    for _ in range(MAX_DRAWS):
+        pixels, ratio = rng.uniform(*area) * mask.size, rng.uniform(*aspect)
+        sides = np.sqrt([pixels * ratio, pixels / ratio]).astype(int)
+        if (sides <= shape).all():
+            top, left = rng.integers(0, shape - sides + 1)
+            mask[top : top + sides[0], left : left + sides[1]] = True
+            break
+    return mask

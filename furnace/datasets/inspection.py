@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from furnace.datasets.reading import check_sizes, check_values, decode_label, read_image, read_label
-from furnace.datasets.splits import Sample, read_lines, scan_list
+from furnace.datasets.splits import Sample, fields_of, read_lines, scan_list
 from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
@@ -43,7 +43,7 @@ def open_listing(title: str, source: str, root: str, folder: str, labeled: bool)
     listing = Listing(title, source, folder, labeled)
     try:
         if labeled or not Path(source).is_dir():
-            listing.lines = [line.split("\t")[0].strip() for _, line in read_lines(source)]
+            listing.lines = [fields_of(line)[0] for _, line in read_lines(source)]
         listing.samples, listing.faults = scan_list(source, root, folder, labeled)
     except UserError as error:
         listing.faults = [error]

@@ -57,7 +57,12 @@ def build_view(C: Settings, name: str) -> View:
 
 
 def build_train_set(
-    C: Settings, unlabeled: bool = True, view: str = WEAK, unlabeled_view: str = WEAK, valid: bool = False
+    C: Settings,
+    unlabeled: bool = True,
+    view: str = WEAK,
+    unlabeled_view: str = WEAK,
+    valid: bool = False,
+    second_stream: bool = True,
 ) -> TrainSet:
     """The training set that the settings describe, with the images of both lists.
 
@@ -66,6 +71,7 @@ def build_train_set(
         unlabeled: read the unlabelled images, too.
         view, unlabeled_view: names of the views that a method wants of labelled and unlabelled images.
         valid: give the maps of valid pixels of the unlabelled images.
+        second_stream: for CutMix; otherwise the method mixes, if at all, by itself.
 
     Raises:
         UserError: a list or folder is missing or empty.
@@ -81,7 +87,7 @@ def build_train_set(
         num_classes=C.num_classes,
         samples=C.niters_per_epoch * C.batch_size,
         seed=C.seed,
-        masks=build_mask_generator(C) if C.cutmix else None,
+        masks=build_mask_generator(C) if C.cutmix and second_stream else None,
         files=build_files(C),
         skip_unreadable=C.on_bad_image == "skip",
         valid=valid,

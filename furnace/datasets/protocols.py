@@ -1,6 +1,7 @@
 """The published partitions: they are recognised by their content, and installed where the settings look for them.
 
-Cityscapes and augmented VOC: Chen et al. (CPS, CVPR 2021); few labels: Zou et al. (PseudoSeg, ICLR 2021).
+Cityscapes and augmented VOC: Chen et al. (CPS, CVPR 2021); few labels: Zou et al. (PseudoSeg, ICLR 2021);
+lists of image and mask: Yang et al. (UniMatch, CVPR 2023).
 """
 
 import re
@@ -42,6 +43,55 @@ PROTOCOLS = {
     "c750fb758a95ae5516cdb6253a806edf259bbf007d24817037f28c540d2d6cfe": "VOC few labels 183, unlabelled",
     "22be7051e35a974eb3c87790f4b7907a63feb115114b2e3954695be2a30c946c": "VOC few labels 92, unlabelled",
 }
+# The same for lists of UniMatch (Yang et al., CVPR 2023) and its second version, by their first 24 digits.
+UNIMATCH = {
+    "0137c6c06e3c258a428df899": "UniMatch ADE20K 1/16, labelled",
+    "3aff20d3bdbeee89a1c7d131": "UniMatch ADE20K 1/16, unlabelled",
+    "f01046bf1328fa0c693161ca": "UniMatch ADE20K 1/2, labelled",
+    "866c9bf9b5be186d836a310f": "UniMatch ADE20K 1/2, unlabelled",
+    "f13ce73b8c69a30af49ed11a": "UniMatch ADE20K 1/32, labelled",
+    "c5f220eeee6ddf24de4af647": "UniMatch ADE20K 1/32, unlabelled",
+    "2698894e174f7f59c66f3bba": "UniMatch ADE20K 1/4, labelled",
+    "8a1899c6012429da4819ee8f": "UniMatch ADE20K 1/4, unlabelled",
+    "49233482b02c2646b0d10baa": "UniMatch ADE20K 1/64, labelled",
+    "033ddd2b44bbde48629e68c7": "UniMatch ADE20K 1/64, unlabelled",
+    "83406bf77c54aeecfa0c80bd": "UniMatch ADE20K 1/8, labelled",
+    "19c211eb016ad0671155905c": "UniMatch ADE20K 1/8, unlabelled",
+    "332d96b1dd907d547ba4306a": "UniMatch ADE20K all, labelled",
+    "e30a05eab1c9fe423c059d85": "UniMatch ADE20K val",
+    "6fe6f6007eb248abafdd24b8": "UniMatch Cityscapes 1/16, labelled",
+    "aac85fa3c016292924cd8d00": "UniMatch Cityscapes 1/16, unlabelled",
+    "f6337c721806363be939fb02": "UniMatch Cityscapes 1/2, labelled",
+    "64145ffa3ae212b802a271ca": "UniMatch Cityscapes 1/2, unlabelled",
+    "d2d9db5ad1b7862116766098": "UniMatch Cityscapes 1/30, labelled",
+    "817988d2eb6d088ba3f7cea6": "UniMatch Cityscapes 1/30, unlabelled",
+    "3c40618fd49cdde712a8e149": "UniMatch Cityscapes 1/4, labelled",
+    "b0b861aa30ea1bdc0d9d0f08": "UniMatch Cityscapes 1/4, unlabelled",
+    "a74f2a485bdb7f2e94425ff3": "UniMatch Cityscapes 1/8, labelled",
+    "843cb9d07b6dbe7ef0b6574d": "UniMatch Cityscapes 1/8, unlabelled",
+    "c90f05cc09da1ed0c150e772": "UniMatch Cityscapes all, labelled",
+    "b31e43285d45cd2f0d476743": "UniMatch Cityscapes all, unlabelled",
+    "c1ee746e538d93ebc54efb43": "UniMatch Cityscapes val",
+    "8b375e157d17f16cc3aac6f3": "UniMatch COCO 1/128, labelled",
+    "aac96fad8366471d55837253": "UniMatch COCO 1/256, labelled",
+    "2c068b4537885d1b65e37dfa": "UniMatch COCO 1/32, labelled",
+    "dcfbdd4e7d03aeacdf3cb6e5": "UniMatch COCO 1/512, labelled",
+    "4fa954641d1e59e9d3751ff3": "UniMatch COCO 1/64, labelled",
+    "5a296a8b638114611e81c3b2": "UniMatch COCO val",
+    "b20486876df309c57c8230e9": "UniMatch Pascal 1464, labelled",
+    "f685c6de4ab333818cf38499": "UniMatch Pascal 1464, unlabelled",
+    "af628f2b0b7b0acc12510175": "UniMatch Pascal 183, labelled",
+    "a8e7ec9ab6b3486d0abdb9ab": "UniMatch Pascal 183, unlabelled",
+    "09d1a13cffea01b15eda5e5b": "UniMatch Pascal 366, labelled",
+    "d17af80f8c0b054e512e0d4e": "UniMatch Pascal 366, unlabelled",
+    "0ded3f34a186fe42329afffb": "UniMatch Pascal 732, labelled",
+    "44ebf57774db6931bbdba334": "UniMatch Pascal 732, unlabelled",
+    "86834a3e2c861cce8c6b0406": "UniMatch Pascal 92, labelled",
+    "f61ae25e4713e89233a63f22": "UniMatch Pascal 92, unlabelled",
+    "75a004bf45a3c4e14852b9ea": "UniMatch Pascal all, labelled",
+    "15b58c7d94169a898682808d": "UniMatch Pascal val",
+}
+UNIMATCH_DIGITS = 24
 LISTS_SHOWN = 3
 
 
@@ -51,7 +101,8 @@ def recognize(source: str | Path) -> str | None:
     Raises:
         UserError: the list is missing, is not text, or is empty.
     """
-    return PROTOCOLS.get(list_hash(source))
+    found = list_hash(source)
+    return PROTOCOLS.get(found) or UNIMATCH.get(found[:UNIMATCH_DIGITS])
 
 
 @dataclass(frozen=True)

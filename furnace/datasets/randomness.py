@@ -21,6 +21,8 @@ class Purpose(IntEnum):
     COLOUR_TEACHER = 8
     COLOUR_STUDENT = 9
     METHOD = 10
+    FEATURE_DROPOUT = 11
+    BOX = 12
 
 
 def random_stream(seed: int, epoch: int, position: int, purpose: Purpose) -> np.random.Generator:

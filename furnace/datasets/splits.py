@@ -1,11 +1,12 @@
 """List files: which images, and labels, a source of data consists of.
 
-A line is an image id (`2007_000032`), an image and its label separated by a tab (as for Cityscapes), or an image
-alone. Unlabelled images can also be a folder.
+A line is an image id (`2007_000032`), an image and its label separated by a tab (as for Cityscapes) or by one space (as
+in UniMatch's lists), or an image alone. Unlabelled images can also be a folder.
 """
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,10 @@ IMAGE_SUFFIXES = (
     *(".bmp", ".webp", ".ppm", ".pgm", ".gif", ".avif"),
 )
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+# "IMAGE LABEL": each without spaces of its own, as such a name, `my photo.jpg`, is one field.
+PAIR = re.compile(
+    rf"(\S+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})) (\S+(?:{'|'.join(map(re.escape, LABEL_SUFFIXES))}))", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,12 @@ def read_lines(source: str | Path) -> list[tuple[int, str]]:
     return numbered
 
 
+def fields_of(line: str) -> list[str]:
+    """The parts of a line of a list: an image or id and, if there is one, a label."""
+    pair = PAIR.fullmatch(line)
+    return list(pair.groups()) if pair else [field.strip() for field in line.split("\t")]
+
+
 def with_unique_names(samples: list[Sample], root: Path) -> list[Sample]:
     """The samples, with their paths from `root` as names if images of other folders have the same short name."""
     for keep_suffix in (False, True):
@@ -142,7 +153,7 @@ def check_replaceable(path: Path, lines: Sequence[str]) -> None:
 def _parse(
     line: str, root: Path, folder: str, images: Callable[[], dict[str, list[Path]]], labeled: bool, where: str
 ) -> Sample:
-    fields = [field.strip() for field in line.split("\t")]
+    fields = fields_of(line)
     if "\0" in line or len(fields) > 2 or not all(fields):
         raise UserError(f"{where}: can't read {line[:80]!r}; expected an image id, or IMAGE<TAB>LABEL")
     if len(fields) == 2:

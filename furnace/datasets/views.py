@@ -19,7 +19,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.randomness import Draws, Purpose
 from furnace.datasets.transforms import crop_image, crop_label, draw_crop
 from furnace.seg_opr.normalize import Normalize
-from furnace.utils.names import WEAK, Registry
+from furnace.utils.names import STRONG, WEAK, Registry
 
 
 @dataclass
@@ -187,7 +187,7 @@ def weak(base: View) -> View:
     return base
 
 
-@VIEWS.register("strong")
+@VIEWS.register(STRONG)
 def strong(base: View) -> View:
     """Colour jitter, grey and blur after the geometry."""
     return replace(base, photometric=(ColorJitter(), Grey(), Blur()))

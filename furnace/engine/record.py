@@ -100,6 +100,7 @@ def begun(C: Settings, identity: dict[str, Any], device: torch.device) -> dict[s
         "command": sys.argv,
         "settings": C.model_dump(),
         "lists": identity["data"],
+        **{name: identity[name] for name in ("warm_start",) if name in identity},
         "device": device_name(device),
         "processes": world_size(),
         "versions": identity["versions"],
@@ -128,7 +129,7 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in all")
     if start_iteration:
         table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
-    streams = 0 if dataset.unlabeled is None else 2 if C.cutmix else 1
+    streams = 0 if dataset.unlabeled is None else 2 if dataset.masks else 1
     unlabeled = f" + {streams} x {C.batch_size} unlabeled" if streams else ""
     table.add_row("batch", f"{C.batch_size} labeled{unlabeled}")
     for line in describe_division(C, device, world_size()):

@@ -14,7 +14,7 @@ from furnace.utils.files import replacing
 from furnace.utils.weights import find_state_dict, load_file, strip_prefix
 
 OPTIMIZERS = ("optimizer_1", "optimizer_2")
-ARCHITECTURE = ("num_classes", "backbone", "decoder", "head_channels", "method")
+ARCHITECTURE = ("num_classes", "backbone", "decoder", "head_channels", "method", "teacher")
 OF_NETWORK = r"branch\d+\."  # begin of all names of tensors
 SHOWN = 80  # characters of a setting in a message
 

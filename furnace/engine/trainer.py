@@ -31,7 +31,8 @@ from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
 from furnace.engine.starting import check_data, choose_together
-from furnace.methods.build import build_method, build_network
+from furnace.engine.warm_start import begin_network
+from furnace.methods.build import build_method
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
@@ -70,7 +71,7 @@ class Trainer:
         torch.manual_seed(C.seed)
         method = build_method(C)
         views = method.labeled_view, method.teacher_view
-        self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid)
+        self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid, method.second_stream)
         check_shares(C, device=device)
         check_lists(C, self.dataset, device)
         if not own:
@@ -79,14 +80,15 @@ class Trainer:
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
         self.diagnostics = Diagnostics(C, self.dataset, self.identity["run"])
-        tensors = found[0].model if found else None
-        self.network = build_network(C, found is None, tensors).to(device, memory_format=memory_format(device))
+        network, start = begin_network(C, method, found, self.notes)
+        self.identity |= start
+        self.network = network.to(device, memory_format=memory_format(device))
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = synchronized(self.network)
         self.total = C.nepochs * C.niters_per_epoch
         self.learner = build_learner(C, self.network)
         self.identity["precision"] = self.learner.amp
-        self.preparation = build_preparation(C, *views, method.student_views, device, memory_format(device))
+        self.preparation = build_preparation(C, *views, method.students, device, memory_format(device))
         # Iterations done, and of these the ones skipped for a loss that was not finite.
         self.iteration, self.skipped = 0, 0
         if found:

@@ -116,7 +116,7 @@ class Exporter:
     def deployed(self) -> Deployed:
         """The part of the network that goes into the file."""
         network = self.segmenter.network
-        branches = network.branches if self.branch == "both" else [network.branches[int(self.branch) - 1]]
+        branches = network.branches[:2] if self.branch == "both" else [network.branches[int(self.branch) - 1]]
         inside = self.segmenter.normalize if self.form.normalize else None
         return Deployed(branches, inside, self.form.labels, self.fixed_side()).eval()
 

@@ -14,8 +14,7 @@ from furnace.engine.distributed import local_device, parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.engine.snapshots import Snapshot, check_weights, load_network, load_snapshot
 from furnace.inference.folding import prepare_for_inference
-from furnace.methods.build import build_network
-from furnace.methods.method import METHODS
+from furnace.methods.build import build_network, described_method
 from furnace.methods.settings import open_settings
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
@@ -39,8 +38,8 @@ class Segmenter:
     Args:
         C: checked settings; a snapshot's own method, networks, classes and normalisation replace those given here.
         device: where to compute.
-        branch: "1" (conservative), "2" (progressive), "both", the mean of their probabilities, or None, that which
-            the method reports.
+        branch: "1" (conservative), "2" (progressive), "3" or "4" (their averages, if `C.teacher` is "ema"), "both", the
+            mean of the probabilities of 1 and 2, or None, that which the method reports.
 
     After `load`, `C` and `classes` are those of the snapshot, and `notes` says what to know about it.
     `segmenter(image (H, W, 3) uint8 RGB)` gives labels (H, W) uint8.
@@ -63,10 +62,12 @@ class Segmenter:
         self.notes = [snapshot.note] if snapshot.note else []
         check_weights(snapshot.model, path, "the training went wrong before it; take an earlier snapshot")
         self.C = C = open_settings(snapshot.settings, path, self.given)
-        method = METHODS.find(C.method)
+        method = described_method(C)
         self.branch = self.asked or method.reported
-        if self.branch != "1" and method.branches() < 2:
-            raise UserError(f"--branch {self.branch}: method {C.method!r} trains one branch only; use --branch 1")
+        count = method.branches()
+        if (2 if self.branch == "both" else int(self.branch)) > count:
+            has = "trains one branch only; use --branch 1" if count == 1 else f"has {count} branches"
+            raise UserError(f"--branch {self.branch}: method {C.method!r} {has}")
         self.classes = snapshot_classes(snapshot, C, self.given.class_names)
         if (asked := self.given.class_names) not in ((), self.classes.names):
             self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, shown here")
@@ -160,7 +161,7 @@ def snapshot_classes(snapshot: Snapshot, C: Settings, given: Sequence[str] = ())
 
 
 def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tensor:
-    """Logits (B, K, H, W) of branch "1" or "2" for normalised images, or for "both" the mean of their probabilities."""
+    """Logits (B, K, H, W) of a branch for normalised images, or for "both" the mean probabilities of 1 and 2."""
     if branch != "both":
         return network(images, int(branch))
     return (network(images, 1).softmax(1) + network(images, 2).softmax(1)) / 2

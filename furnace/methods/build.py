@@ -30,7 +30,7 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
     Raises:
         UserError: two encoders for a method that trains one network, or weights that are not there or don't fit.
     """
-    method = METHODS.find(C.method)
+    method = described_method(C)
     names, files = encoders(C)
     network = base_model.Network(
         C.num_classes,
@@ -43,6 +43,8 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
         branches=method.branches(),
         tensors=tensors,
     )
+    for name, value in method.state(C.num_classes).items():
+        network.register_buffer(name, value)
     for teacher, student in method.averaged.items():
         network.branches[teacher - 1].load_state_dict(network.branches[student - 1].state_dict())
     return network
@@ -54,7 +56,7 @@ def encoders(C: Settings) -> tuple[list[str], list[str | None]]:
     Raises:
         UserError: two encoders or files for a method that trains one network.
     """
-    method = METHODS.find(C.method)
+    method = described_method(C)
     files = C.pretrained_model
     several = files is not None and "," in files and not Path(files).is_file()  # a path may have commas itself
     given = {"backbone": C.backbone.split(","), "pretrained_model": files.split(",") if several else [files]}
@@ -62,7 +64,11 @@ def encoders(C: Settings) -> tuple[list[str], list[str | None]]:
         if len(values) > 1 and len(values) != len(method.trained):
             told = f"C.{name} = {getattr(C, name)}"
             raise UserError(f"{told}: method {C.method!r} trains {len(method.trained)} network(s)")
-    names, files = (values * method.branches() if len(values) == 1 else values for values in given.values())
+    of_average = [student - 1 for _, student in sorted(method.averaged.items())]
+    names, files = (
+        values * method.branches() if len(values) == 1 else values + [values[student] for student in of_average]
+        for values in given.values()
+    )
     return names, [None if file is None or file.strip().lower() in NO_FILE else file.strip() for file in files]
 
 
@@ -79,6 +85,11 @@ def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:
 
 def build_method(C: Settings, whole: WholeBatch = ALONE) -> Method:
     """The method that `C.method` names, with its settings."""
+    method = described_method(C)
+    return type(method)(build_criterion(C, whole), method.settings, whole)
+
+
+def described_method(C: Settings) -> Method:
+    """The method with its settings but no criterion: its networks, views and streams."""
     method = METHODS.find(C.method)
-    settings = method.Settings(**{name: getattr(C, name) for name in method.Settings.model_fields})
-    return method(build_criterion(C, whole), settings, whole)
+    return method(None, method.Settings(**{name: getattr(C, name) for name in method.Settings.model_fields}))

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from furnace import seg_opr
-from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
-from furnace.methods.unlabeled import teach_and_study
+from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Share, Teaching
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from furnace.base_model.network import Network
     from furnace.datasets.batch import TrainBatch
-    from furnace.seg_opr.pseudo_label import PseudoLabels
+    from furnace.seg_opr.pseudo_label import Predictions
 
 # Names of the losses of branch 1 and 2, and their pseudo labels.
 TARGETS = {
@@ -29,6 +28,8 @@ TARGETS = {
 class CPCL(SemiSupervised):
     """Branch 1 learns from the intersection of both branches' pseudo labels, branch 2 from their union."""
 
+    early = False  # before `union_after`
+
     class Settings(SemiSupervised.Settings):
         pseudo_labels: Literal["both", "intersection", "union"] = Field(
             "both", description="cpcl: both (intersection for branch 1, union for branch 2), or one for both branches"
@@ -37,22 +38,44 @@ class CPCL(SemiSupervised):
             "disagreement", description="cpcl, if branches differ: class in more disagreement, or surer branch"
         )
         reweight: bool = Field(True, description="cpcl: weight pseudo labels by their confidence")
+        union_after: Share = Field(0, description="cpcl: share of the run before which all learn from the intersection")
+        disagreement_momentum: float = Field(
+            0,
+            ge=0,
+            lt=1,
+            description="cpcl: share of the running count of disagreement that stays in each step; 0: batch",
+        )
+
+    def before_step(self, progress: float) -> None:
+        super().before_step(progress)
+        self.early = progress < self.settings.union_after
+
+    def state(self, num_classes: int) -> dict[str, Tensor]:
+        import torch
+
+        momentum = self.settings.disagreement_momentum
+        return {"agreement": torch.zeros(num_classes, num_classes, dtype=torch.float64)} if momentum else {}
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         for branch in (1, 2):
             yield Loss(f"sup_{branch}", self.criterion(networks.logits(batch.images, branch), batch.labels))
 
-        (first, study_1), (second, study_2) = (teach_and_study(networks, batch, branch) for branch in (1, 2))
-        pseudo = seg_opr.combine(first, second, networks.num_classes, self.whole, self.settings.union_choice)
+        (first, students_1), (second, students_2) = (self.teach_and_study(networks, batch, branch) for branch in (1, 2))
+        counts = self.running_counts(networks, first, second)
+        pseudo = seg_opr.combine(first, second, networks.num_classes, self.whole, self.settings.union_choice, counts)
         targets = TARGETS[self.settings.pseudo_labels].items()
-        for study, (name, target) in zip((study_1, study_2), targets, strict=True):
-            yield Loss(name, self.pseudo_loss(study(), pseudo, target), self.unsup_weight)
+        for students, (name, target) in zip((students_1, students_2), targets, strict=True):
+            target = "intersection" if self.early else target
+            labels, confidence = getattr(pseudo, target), getattr(pseudo, f"weight_{target}")
+            weight = confidence if self.settings.reweight else None
+            yield from self.learn(name, batch, students, labels, confidence, weight)
 
         return Teaching({1: first, 2: second}, pseudo, {"overlap": pseudo.overlap})
 
-    def pseudo_loss(self, logits: Tensor, pseudo: PseudoLabels, target: str) -> Tensor:
-        """Loss () of a student's logits (B, K, h, w) against the labels `target`, "intersection" or "union"."""
-        labels, weight = getattr(pseudo, target), getattr(pseudo, f"weight_{target}")
-        if not self.settings.reweight:
-            weight = weight.new_ones(weight.shape)
-        return seg_opr.weighted_cross_entropy(logits, labels, weight, whole=self.whole)
+    def running_counts(self, networks: Network, first: Predictions, second: Predictions) -> Tensor | None:
+        """Moving average (K, K) of the counts of both branches' labels; None for those of the batch alone."""
+        momentum = self.settings.disagreement_momentum
+        if not momentum:
+            return None
+        counts = self.whole.total(seg_opr.confusion_matrix(first.labels, second.labels, networks.num_classes))
+        return networks.agreement.mul_(momentum).add_(seg_opr.exact(counts), alpha=1 - momentum)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from furnace import seg_opr
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
-from furnace.methods.unlabeled import teach_and_study
 
 if TYPE_CHECKING:
     from furnace.base_model.network import Network
@@ -21,9 +20,9 @@ class CPS(SemiSupervised):
         for branch in (1, 2):
             yield Loss(f"sup_{branch}", self.criterion(networks.logits(batch.images, branch), batch.labels))
 
-        (first, study_1), (second, study_2) = (teach_and_study(networks, batch, branch) for branch in (1, 2))
-        for name, study, labels in (("cross_1", study_1, second.labels), ("cross_2", study_2, first.labels)):
-            yield Loss(name, seg_opr.mean_cross_entropy(study(), labels, whole=self.whole), self.unsup_weight)
+        (first, students_1), (second, students_2) = (self.teach_and_study(networks, batch, branch) for branch in (1, 2))
+        yield from self.learn("cross_1", batch, students_1, *second)
+        yield from self.learn("cross_2", batch, students_2, *first)
 
         overlap = seg_opr.exact(first.labels == second.labels).mean()
         return Teaching({1: first, 2: second}, scalars={"overlap": overlap})

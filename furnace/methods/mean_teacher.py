@@ -7,11 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from furnace import seg_opr
-from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Share, Teaching
-from furnace.methods.unlabeled import student_images, teacher_predictions
+from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
 
 if TYPE_CHECKING:
     from furnace.base_model.network import Network
@@ -29,19 +25,13 @@ class MeanTeacher(SemiSupervised):
     """
 
     trained = (STUDENT,)
-    averaged = {TEACHER: STUDENT}  # noqa: RUF012
-    reported = str(TEACHER)
-
-    class Settings(SemiSupervised.Settings):
-        ema_decay: Share = Field(0.99, description="mean_teacher: share of the teacher that stays in each iteration")
+    published = {"teacher": "ema"}  # noqa: RUF012
+    known = {"teacher": ("ema",)}  # noqa: RUF012
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         yield Loss("sup", self.criterion(networks.logits(batch.images, STUDENT), batch.labels))
 
-        networks.branches[TEACHER - 1].eval()
-        predictions = teacher_predictions(networks, batch, TEACHER)
-        logits = networks.logits(student_images(batch), STUDENT)
-        loss = seg_opr.mean_cross_entropy(logits, predictions.labels, whole=self.whole)
-        yield Loss("teacher", loss, self.unsup_weight)
+        predictions, students = self.teach_and_study(networks, batch, STUDENT)
+        yield from self.learn("teacher", batch, students, *predictions)
 
         return Teaching({TEACHER: predictions}, scalars={"confidence": predictions.confidence.mean()})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from furnace import seg_opr
 from furnace.methods.average import decay_at, update_average
+from furnace.methods.unlabeled import Students, counted_pixels, student_passes, teacher_predictions
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
-from furnace.utils.names import WEAK, EntryOf, Registry
+from furnace.utils.names import STRONG, WEAK, Registry
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 METHODS: Registry[type[Method]] = Registry("method", __package__)
 Share = Annotated[float, Field(ge=0, le=1)]
+# `known` of a method without students.
+NO_STUDENT = {
+    "teacher": ("self",), "student_views": (1,), "strong": (False,), "feature_dropout": (0,),
+    "confidence_threshold": (0,), "ignore_padding": (False,),
+}  # fmt: skip
 
 
 class Loss(NamedTuple):
@@ -53,36 +60,44 @@ Losses = Iterator[Loss]  # a generator, which may return a `Teaching`
 class Method:
     """Base of the methods.
 
-    Class attributes describe what a method needs:
+    Attributes describe what a method needs, of the class, or of a method with its settings:
         `trained`: numbers of the branches with gradients and an optimizer.
         `averaged`: branches that are moving averages, {teacher: student}; `ema_decay` is then one of the settings.
         `reported`: branch whose scores are the method's.
-        `unlabeled`: whether the batches hold unlabelled images.
-        `labeled_view`, `teacher_view`, `student_views`: views (`furnace/datasets/views.py`) of the labelled images, and
-        of the unlabelled ones; `needs_valid`: whether the batch brings the maps of their valid pixels.
+        `unlabeled`: whether the batches hold unlabelled images; `second_stream`: whether CutMix takes the other image
+        from a second stream of them.
+        `labeled_view`, `teacher_view`, `students`: views (`furnace/datasets/views.py`) of the labelled images, and of
+        the unlabelled ones; `strong_view`: that of students with `C.strong`; `needs_valid`: whether the batch brings
+        the maps of their valid pixels.
+        `published`: values of settings, of whichever class, that config.py need not assign: the method's own defaults.
+        `known`: the only values that it knows of some settings.
         `Settings`: the method's own settings; a name may serve several methods, with one type and meaning.
 
     Args:
-        criterion: supervised loss, (logits, labels) to ().
+        criterion: supervised loss, (logits, labels) to (); None for a method that is only described.
         settings: values of `Settings`.
         whole: sums over the processes that share a batch.
     """
 
     trained: ClassVar[tuple[int, ...]] = (1, 2)
-    averaged: ClassVar[dict[int, int]] = {}
-    reported: ClassVar[str] = "1"
+    averaged: dict[int, int] = {}  # noqa: RUF012
+    reported: str = "1"
     unlabeled: ClassVar[bool] = True
+    second_stream: ClassVar[bool] = True
     labeled_view: str = WEAK
     teacher_view: str = WEAK
-    student_views: tuple[str, ...] = (WEAK,)
+    strong_view: ClassVar[str] = STRONG
+    students: tuple[str, ...] = (WEAK,)
     needs_valid: bool = False
+    published: ClassVar[dict[str, Any]] = {}
+    known: ClassVar[dict[str, tuple]] = {}
 
     class Settings(BaseModel):
         """No settings of its own."""
 
         model_config = ConfigDict(defer_build=True)  # until a method is built
 
-    def __init__(self, criterion: nn.Module, settings: BaseModel | None = None, whole: WholeBatch = ALONE):
+    def __init__(self, criterion: nn.Module | None, settings: BaseModel | None = None, whole: WholeBatch = ALONE):
         self.criterion, self.settings, self.whole = criterion, settings or self.Settings(), whole
 
     def to(self, place: torch.device | torch.dtype) -> Method:
@@ -90,10 +105,13 @@ class Method:
         self.criterion.to(place)
         return self
 
-    @classmethod
-    def branches(cls) -> int:
+    def branches(self) -> int:
         """Number of networks, those that are averages included."""
-        return len(cls.trained) + len(cls.averaged)
+        return len(self.trained) + len(self.averaged)
+
+    def state(self, num_classes: int) -> dict[str, Tensor]:
+        """What the method carries from step to step, as it begins: buffers of the network, saved and undone with it."""
+        return {}
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         """Yield the losses of a batch, one after another.
@@ -119,15 +137,78 @@ class SemiSupervised(Method):
     class Settings(Method.Settings):
         unsup_weight: float = Field(1.0, description="weight of the unsupervised losses", ge=0)
         unsup_warmup: Share = Field(0, description="share of the run over which that weight rises linearly from 0")
-        student_view: Annotated[str, EntryOf("furnace.datasets.views:VIEWS")] = Field(
-            WEAK, description="view that students see of unlabelled images: weak, strong"
+        teacher: Literal["self", "ema"] = Field(
+            "self", description="what labels: self, or ema, the moving average of each trained network"
         )
+        ema_decay: Share = Field(0.99, description="teacher = ema: share of the average that stays in each iteration")
+        student_views: Literal[1, 2] = Field(1, description="views of an unlabelled image that a student learns from")
+        strong: bool = Field(False, description="students see unlabelled images with colour jitter, grey and blur")
+        feature_dropout: float = Field(
+            0,
+            ge=0,
+            lt=1,
+            description="share of the encoder's channels that students lose; of two views, each loses others",
+        )
+        confidence_threshold: Share = Field(0, description="pseudo labels of less confidence do not count")
+        ignore_padding: bool = Field(False, description="padding of unlabelled images does not count")
 
-    def __init__(self, criterion: nn.Module, settings: BaseModel | None = None, whole: WholeBatch = ALONE):
+    def __init__(self, criterion: nn.Module | None, settings: BaseModel | None = None, whole: WholeBatch = ALONE):
         super().__init__(criterion, settings, whole)
-        self.unsup_weight = self.settings.unsup_weight
-        self.student_views = (self.settings.student_view,)
+        own = self.settings
+        self.unsup_weight = own.unsup_weight
+        self.students = (self.strong_view if own.strong else WEAK,) * own.student_views
+        self.needs_valid = self.needs_valid or own.ignore_padding
+        if own.teacher == "ema":
+            self.averaged = {len(self.trained) + branch: branch for branch in self.trained}
+            self.reported = str(self.teacher_of(int(self.reported)))
 
     def before_step(self, progress: float) -> None:
         warmup = self.settings.unsup_warmup
         self.unsup_weight = self.settings.unsup_weight * (1 if progress >= warmup else progress / warmup)
+
+    def teacher_of(self, branch: int) -> int:
+        """The branch that labels for a branch: its moving average, or itself."""
+        return next((teacher for teacher, student in self.averaged.items() if student == branch), branch)
+
+    def teach_and_study(self, networks: Network, batch: TrainBatch, branch: int) -> tuple[Predictions, Students]:
+        """Predictions of a branch's teacher, and for each view a call that gives the branch's logits (B, K, h, w).
+
+        The call makes the student's pass when its loss is due. If teacher and student see the same images, one pass
+        serves both.
+        """
+        teacher, dropout = self.teacher_of(branch), self.settings.feature_dropout
+        sees_the_same = batch.mask is None and batch.students_0[0] is batch.unlabeled_0
+        if sees_the_same and teacher == branch and not dropout:
+            logits = networks.logits(batch.unlabeled_0, branch)
+            return seg_opr.predict_upsampled(logits, batch.unlabeled_0.shape[-2:]), [lambda: logits]
+        predictions = teacher_predictions(networks, batch, teacher, average=teacher != branch)
+        return predictions, student_passes(networks, batch, branch, dropout)
+
+    def learn(
+        self,
+        name: str,
+        batch: TrainBatch,
+        students: Students,
+        labels: Tensor,
+        confidence: Tensor,
+        weight: Tensor | None = None,
+    ) -> Losses:
+        """Losses of a student's views against labels (B, H, W) of some confidence; `weight` (B, H, W), None for 1."""
+        counted = counted_pixels(batch) if self.settings.ignore_padding else None
+        for number, student in enumerate(students, 1):
+            value = self.pseudo_loss(student(), labels, confidence, counted, weight)
+            yield Loss(name if len(students) == 1 else f"{name}_{number}", value, self.unsup_weight / len(students))
+
+    def pseudo_loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        confidence: Tensor,
+        counted: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Cross entropy () of logits (B, K, h, w), averaged over counted pixels, 0 where the confidence is too low."""
+        if self.settings.confidence_threshold:
+            sure = (confidence >= self.settings.confidence_threshold).to(confidence.dtype)
+            weight = sure if weight is None else weight * sure
+        return seg_opr.weighted_cross_entropy(logits, labels, weight, counted, whole=self.whole)

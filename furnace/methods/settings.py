@@ -1,6 +1,6 @@
 """All settings of an experiment: the common ones, and those that the methods own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from pydantic import BaseModel, create_model
 from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
 from furnace.methods import sizes
-from furnace.methods.method import METHODS
+from furnace.methods.method import METHODS, NO_STUDENT
 from furnace.utils import config
 from furnace.utils.checking import check
 from furnace.utils.errors import UserError
@@ -20,14 +20,37 @@ from furnace.utils.settings import Settings, joined
 OF_SNAPSHOT = {
     "method", "num_classes", "class_names", "dataset_name", "backbone", "decoder", "head_channels", "bn_eps",
     "bn_momentum", "image_mean", "image_std", "image_height", "image_width",  # crops that the encoder takes
+    "teacher",
 }  # fmt: skip
 FAULTS_SHOWN = 3
+
+
+def _is_known(name: str) -> tuple[tuple[str, ...], str, Callable[[Any], bool]]:
+    """Rule that a method knows the value of a setting."""
+
+    def fits(C: Any) -> bool:
+        known = METHODS[C.method].known if C.method in METHODS else {}  # an unknown method is another fault
+        return name not in known or getattr(C, name) in known[name]
+
+    return (name, "method"), "the method does not know that; docs/methods.md tells what each knows", fits
+
+
+RULES = [
+    *Settings.rules,
+    *sizes.RULES,
+    *map(_is_known, [*NO_STUDENT, "cutmix"]),
+    (
+        ("student_views", "strong", "feature_dropout"),
+        "two views would be the same; set strong, feature_dropout, or one view",
+        lambda C: C.student_views == 1 or C.strong or C.feature_dropout > 0,
+    ),
+]
 
 
 class AllSettings(Settings):
     """Base of the class that `all_settings` makes, whose instances go to other processes by their values."""
 
-    rules: ClassVar[list] = [*Settings.rules, *sizes.RULES]
+    rules: ClassVar[list] = RULES
 
     def __reduce__(self) -> tuple:
         return _restored, (self.model_dump(), self.notes)
@@ -69,10 +92,10 @@ def other_normalisations(C: Settings) -> Iterator[str]:
 def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that config.py does not assign, from those that it does.
 
-    What a published one does not say follows from its `dataset_path` and `pretrained_model`, and the normalisation is
-    that of the encoder.
+    What a published one does not say follows from its `dataset_path` and `pretrained_model`, the normalisation is that
+    of the encoder, and a method brings its own defaults.
     """
-    found = {}
+    found = {name: value for name, value in published(values).items() if name not in values}
     if "dataset_name" not in values:
         found |= PUBLISHED.get(PurePath(str(values.get("dataset_path", ""))).name, {})
     if "backbone" not in values:
@@ -84,6 +107,12 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
         encoder = ENCODERS.find(first)
         found |= {"image_mean": encoder.mean, "image_std": encoder.std}
     return found
+
+
+def published(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of the method that `values` name, where they are not those of all methods."""
+    method = METHODS.get(values.get("method", Settings.model_fields["method"].default))
+    return method.published if method else {}
 
 
 def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | None = None) -> Settings:
@@ -103,9 +132,12 @@ def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | 
         return given
     schema = all_settings()
     if given is None:
-        values = {name: value for name, value in saved.items() if name in schema.model_fields}
+        values = published(saved) | {name: value for name, value in saved.items() if name in schema.model_fields}
     else:
-        values = given.model_dump() | {name: saved[name] for name in OF_SNAPSHOT if name in saved}
+        # Those of the methods describe the networks, too, and must fit the method.
+        own = {name for method in METHODS.values() for name in method.Settings.model_fields} | OF_SNAPSHOT
+        others = {name: value for name, value in given.model_dump().items() if name not in own or name in OF_SNAPSHOT}
+        values = others | published(saved) | {name: saved[name] for name in own if name in saved}
         # Weights of the loss belong to training, and to its number of classes.
         values["class_weight"] = None
     found, faults = check(schema, values)

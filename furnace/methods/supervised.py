@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from furnace.methods.method import METHODS, Loss, Losses, Method
+from furnace.methods.method import METHODS, NO_STUDENT, Loss, Losses, Method
 
 if TYPE_CHECKING:
     from furnace.base_model.network import Network
@@ -17,7 +17,8 @@ class Supervised(Method):
 
     trained = (1,)
     unlabeled = False
-    student_views = ()
+    students = ()
+    known = NO_STUDENT
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         yield Loss("sup", self.criterion(networks.logits(batch.images, 1), batch.labels))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from furnace import seg_opr
+from furnace import datasets, seg_opr
+from furnace.methods.feature_dropout import channel_factors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
     from furnace.base_model.network import Network
     from furnace.datasets.batch import TrainBatch
     from furnace.seg_opr.pseudo_label import Predictions
+
+Students = Sequence[Callable[[], "Tensor"]]  # for each view a call that gives a student's logits (B, K, h, w)
+
+
+class Target(NamedTuple):
+    """Pseudo labels, their confidence, and which pixels are image and not padding (None: all), (B, H, W) each."""
+
+    labels: Tensor
+    confidence: Tensor
+    counted: Tensor | None = None
+
+    def mixed(self, inside: Target, mask: Tensor) -> Target:
+        """The target of mixed images: `inside` where the mask (B, 1, H, W) is 1."""
+        pairs = zip(self, inside, strict=True)
+        return Target(*(None if own is None else seg_opr.cutmix(own, other, mask[:, 0]) for own, other in pairs))
+
+    def reversed(self) -> Target:
+        """The same with the images in reversed order."""
+        return Target(*(None if values is None else values.flip(0) for values in self))
 
 
 def student_images(batch: TrainBatch, number: int = 0) -> Tensor:
@@ -22,13 +42,30 @@ def student_images(batch: TrainBatch, number: int = 0) -> Tensor:
     return seg_opr.cutmix(batch.students_0[number], batch.students_1[number], batch.mask)
 
 
-def teacher_predictions(networks: Network, batch: TrainBatch, branch: int) -> Predictions:
+def student_passes(networks: Network, batch: TrainBatch, branch: int, dropout: float = 0) -> Students:
+    """For each view of the mixed unlabelled images a call that gives a branch's logits (B, K, h, w).
+
+    `dropout` is the share of the encoder's channels that it loses; of two views, one has what the other loses.
+    """
+    views = len(batch.students_0)
+
+    def logits(view: int) -> Tensor:
+        factors = channel_factors(networks, batch, branch, dropout, complement=view if views > 1 else None)
+        return networks.logits(student_images(batch, view), branch, factors)
+
+    return [lambda view=view: logits(view) for view in range(views)]
+
+
+def teacher_predictions(networks: Network, batch: TrainBatch, branch: int, average: bool = False) -> Predictions:
     """Predictions of one branch for the mixed unlabelled images: its logits of each, mixed as the images will be.
 
-    Two passes, not one of twice the size: in training mode BatchNorm sees each batch on its own.
+    Two passes, not one of twice the size: in training mode BatchNorm sees each batch on its own. An average labels in
+    eval mode, as it is evaluated.
     """
     import torch
 
+    if average:
+        networks.branches[branch - 1].eval()
     with torch.no_grad():
         logits_u0 = networks.logits(batch.unlabeled_0, branch)
         if batch.mask is None:
@@ -37,14 +74,18 @@ def teacher_predictions(networks: Network, batch: TrainBatch, branch: int) -> Pr
         return seg_opr.predict_mixed(logits_u0, logits_u1, batch.mask)
 
 
-def teach_and_study(networks: Network, batch: TrainBatch, branch: int) -> tuple[Predictions, Callable[[], Tensor]]:
-    """Predictions of a branch as a teacher, and a call that gives its logits (B, K, h, w) as a student.
+def counted_pixels(batch: TrainBatch) -> Tensor:
+    """True for pixels (B, H, W) of the mixed unlabelled images that are image and not padding."""
+    if batch.mask is None:
+        return batch.valid_0[:, 0].bool()
+    return seg_opr.cutmix(batch.valid_0, batch.valid_1, batch.mask)[:, 0].bool()
 
-    The call makes the student's pass when its loss is due. If teacher and student see the same images, one pass serves
-    both.
-    """
-    if batch.mask is None and batch.students_0[0] is batch.unlabeled_0:
-        logits = networks.logits(batch.unlabeled_0, branch)
-        return seg_opr.predict_upsampled(logits, batch.unlabeled_0.shape[-2:]), lambda: logits
-    predictions = teacher_predictions(networks, batch, branch)
-    return predictions, lambda: networks.logits(student_images(batch), branch)
+
+def draw_boxes(batch: TrainBatch, number: int = 0) -> Tensor:
+    """UniMatch's CutMix masks (B, 1, H, W) bool for view `number`, at most one box each."""
+    import torch
+
+    images = batch.unlabeled_0
+    streams = [batch.draws.stream(datasets.Purpose.BOX, number, index=index) for index in range(len(images))]
+    masks = [torch.from_numpy(datasets.draw_box(images.shape[-2:], rng)) for rng in streams]
+    return torch.stack(masks)[:, None].to(images.device)

@@ -8,9 +8,9 @@ from lazy_loader import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     submod_attrs={
-        "confusion": ["exact"],
+        "confusion": ["confusion_matrix", "exact"],
         "losses": ["MeanCrossEntropy", "OhemCrossEntropy", "mean_cross_entropy", "weighted_cross_entropy"],
         "metrics": ["MetricList"],
-        "pseudo_label": ["combine", "cutmix", "predict_mixed", "predict_upsampled"],
+        "pseudo_label": ["Predictions", "combine", "cutmix", "predict_mixed", "predict_upsampled"],
     },
 )

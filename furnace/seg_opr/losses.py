@@ -48,27 +48,40 @@ def mean_cross_entropy(
     return sum_over_images(image_loss, logits, labels) / normalizer.where(normalizer > 0, 1)
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, whole: WholeBatch = ALONE) -> Tensor:
-    """Cross entropy times a weight per pixel, averaged over all pixels, the ignored ones counting as 0.
+def weighted_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None = None,
+    counted: Tensor | None = None,
+    whole: WholeBatch = ALONE,
+) -> Tensor:
+    """Cross entropy times a weight per pixel, averaged over all counted pixels, the ignored ones counting as 0.
 
     Args:
         logits: (B, K, h, w) floating point, at the resolution of the labels or lower.
         labels: (B, H, W) int64.
-        weight: (B, H, W).
+        weight: (B, H, W), None for 1.
+        counted: (B, H, W) bool, False for pixels that do not exist, such as padding; None if all do.
         whole: as in `mean_cross_entropy`.
 
     Returns:
-        () of the dtype of `logits`.
+        () of the dtype of `logits`; 0 if no pixel is counted.
     """
 
-    def image_loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        losses = F.cross_entropy(
-            full_size(logits, labels.shape[-2:]), labels, ignore_index=IGNORE_INDEX, reduction="none"
-        )
-        return (losses * weight).sum()
+    def image_loss(logits: Tensor, labels: Tensor, *weights: Tensor) -> Tensor:
+        logits = full_size(logits, labels.shape[-2:])
+        if not weights:
+            return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+        return (losses * weights[0]).sum()
 
-    pixels = whole.mean(torch.full((), labels.numel(), dtype=logits.dtype, device=logits.device))
-    return sum_over_images(image_loss, logits, labels, weight) / pixels
+    pixels = torch.full((), labels.numel(), dtype=logits.dtype, device=logits.device)
+    if counted is not None:
+        weight = counted if weight is None else weight * counted
+        pixels = counted.sum(dtype=logits.dtype)
+    pixels = whole.mean(pixels)
+    maps = () if weight is None else (weight,)
+    return sum_over_images(image_loss, logits, labels, *maps) / pixels.where(pixels > 0, 1)
 
 
 def hard_pixels(

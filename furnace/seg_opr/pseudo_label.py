@@ -74,16 +74,23 @@ def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
 
 
 def combine(
-    first: Predictions, second: Predictions, num_classes: int, whole: WholeBatch = ALONE, choice: str = "disagreement"
+    first: Predictions,
+    second: Predictions,
+    num_classes: int,
+    whole: WholeBatch = ALONE,
+    choice: str = "disagreement",
+    counts: Tensor | None = None,
 ) -> PseudoLabels:
     """Intersection and union of two teachers' predictions; agreement is counted over the whole batch.
 
-    If they differ, the union takes the class in more "disagreement", or the prediction of more "confidence".
+    If they differ, the union takes the class in more "disagreement", by other `counts` (K, K) of both labels if given,
+    or the prediction of more "confidence".
     """
     agreement = whole.total(confusion_matrix(first.labels, second.labels, num_classes))
     # The identity keeps the shares finite for classes that nobody predicts.
-    agreement = agreement + torch.eye(num_classes, dtype=agreement.dtype, device=agreement.device)
-    class_weight = disagreement(agreement)
+    identity = torch.eye(num_classes, dtype=agreement.dtype, device=agreement.device)
+    agreement = agreement + identity
+    class_weight = disagreement(agreement if counts is None else counts + identity)
 
     agree = first.labels == second.labels
     if choice == "confidence":

@@ -11,7 +11,7 @@ from furnace.utils.errors import UserError
 
 Entry = TypeVar("Entry")
 SHOWN, LONGEST = 3, 80  # names in a message, characters of each
-WEAK = "weak"  # view of an image: the geometry alone
+WEAK, STRONG = "weak", "strong"  # views of an image: the geometry alone, and colours changed
 
 
 class Registry(dict[str, Entry]):

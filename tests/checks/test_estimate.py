@@ -6,21 +6,26 @@ import torch
 from furnace.checks import estimate
 from furnace.checks.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.datasets.loaders import build_train_loader, build_train_set
-from furnace.methods.method import METHODS
+from furnace.methods.build import described_method
 from tests.datasets.batches import FIELDS
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("method, cutmix", [("cpcl", True), ("cpcl", False), ("supervised", True)])
+@pytest.mark.parametrize(
+    "method, cutmix", [("cpcl", True), ("cpcl", False), ("supervised", True), ("unimatch", True), ("unimatch_v2", True)]
+)
 def test_random_batches_have_the_streams_of_real_ones(make_settings, method, cutmix):
     C = make_settings(method=method, cutmix=cutmix)
-    real = next(iter(build_train_loader(C, build_train_set(C, METHODS.find(method).unlabeled))))
+    needs = described_method(C)
+    dataset = build_train_set(C, needs.unlabeled, valid=needs.needs_valid, second_stream=needs.second_stream)
+    real = next(iter(build_train_loader(C, dataset)))
     made = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
-    for name in FIELDS:
+    for name in (*FIELDS, "valid_0", "valid_1"):
         expected, found = getattr(real, name), getattr(made, name)
         assert (found is None) == (expected is None), name
         assert found is None or found.shape == expected.shape, name
+    assert len(made.students_0) == max(len(needs.students), 1)
 
 
 def test_a_step_is_timed_a_few_times_at_most(make_settings, monkeypatch):

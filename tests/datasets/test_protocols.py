@@ -8,6 +8,7 @@ import pytest
 
 from furnace.datasets.protocols import (
     PROTOCOLS,
+    UNIMATCH,
     Layout,
     check_partition,
     find_partitions,
@@ -55,6 +56,22 @@ def test_the_table_is_complete_and_unambiguous():
         for name in names:
             for kind in ("labelled", "unlabelled"):
                 assert f"{data} {name}, {kind}" in PROTOCOLS.values()
+
+
+def test_the_table_of_unimatch_is_complete_and_unambiguous(tmp_path, monkeypatch):
+    assert all(re.fullmatch(r"[0-9a-f]{24}", key) for key in UNIMATCH)
+    assert max(Counter(UNIMATCH.values()).values()) == 1 and not set(UNIMATCH.values()) & set(PROTOCOLS.values())
+    for data, names in {
+        "Pascal": ["92", "183", "366", "732", "1464"],
+        "Cityscapes": ["1/30", "1/16", "1/8", "1/4", "1/2"],
+        "ADE20K": ["1/64", "1/32", "1/16", "1/8", "1/4", "1/2"],
+    }.items():
+        expected = {f"UniMatch {data} {name}, {kind}" for name in names for kind in ("labelled", "unlabelled")}
+        assert expected | {f"UniMatch {data} val"} <= set(UNIMATCH.values())
+    lines = [f"JPEGImages/{name}.jpg SegmentationClass/{name}.png" for name in IDS]
+    monkeypatch.setitem(UNIMATCH, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:24], "three, labelled")
+    (tmp_path / "labeled.txt").write_text("\n".join(reversed(lines)) + "\n")
+    assert recognize(tmp_path / "labeled.txt") == "three, labelled"
 
 
 def test_lists_are_found_beside_and_below(tmp_path):

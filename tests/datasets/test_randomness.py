@@ -24,6 +24,8 @@ def test_purposes_keep_their_numbers_on_which_results_depend():
         "COLOUR_TEACHER": 8,
         "COLOUR_STUDENT": 9,
         "METHOD": 10,
+        "FEATURE_DROPOUT": 11,
+        "BOX": 12,
     }
 
 

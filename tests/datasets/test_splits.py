@@ -50,6 +50,30 @@ def test_pairs_are_paths_from_the_root_with_a_leading_slash_or_not(write_source,
     assert read_list(source, tmp_path / "city", labeled=False) == expected
 
 
+@pytest.mark.parametrize(
+    "image, label",
+    [
+        ("JPEGImages/2007_000033.jpg", "SegmentationClass/2007_000033.png"),
+        (
+            "leftImg8bit/train/jena/jena_000078_000019_leftImg8bit.png",
+            "gtFine/train/jena/jena_000078_000019_gtFine_labelTrainIds.png",
+        ),
+        ("images/training/ADE_train_00001609.jpg", "annotations/training/ADE_train_00001609.png"),
+        ("train2017/000000000009.jpg", "masks/000000000009.png"),
+    ],
+)
+def test_pairs_of_unimatch_are_separated_by_one_space(write_source, tmp_path, image, label):
+    source = write_source(f"{image} {label}\r\n")
+    expected = [Sample(Path(image).stem, tmp_path / image, tmp_path / label)]
+    assert read_list(source, tmp_path) == expected == read_list(source, tmp_path, labeled=False)
+
+
+@pytest.mark.parametrize("line", ["my photo.jpg", "a.png  b.png", "a b.png c.png"])
+def test_other_spaces_belong_to_a_name(write_source, tmp_path, line):
+    (sample,) = read_list(write_source(line), tmp_path, labeled=False)
+    assert (sample.image, sample.label) == (tmp_path / line, None)
+
+
 def test_images_alone_are_unlabelled_and_may_be_absolute(write_source, tmp_path):
     absolute = write_image(tmp_path / "elsewhere" / "b.jpg", np.zeros((2, 2, 3), np.uint8))
     source = write_source(f"a.JPG\n/sub/c.png\n{absolute}\n")

@@ -76,8 +76,20 @@ def settings(make_settings, tmp_path) -> Callable[..., Settings]:
     "stop_after, changes",
     [
         (4, {"num_workers": 2}),
-        (1, {"method": "cps", "student_view": "strong", "accumulate": 2, "batch_size": 4}),
-        (2, {"method": "mean_teacher", "student_view": "strong", "cutmix": False}),
+        (1, {"method": "cps", "strong": True, "accumulate": 2, "batch_size": 4}),
+        (2, {"method": "mean_teacher", "strong": True, "cutmix": False}),
+        (
+            4,
+            {
+                "disagreement_momentum": 0.9,
+                "union_after": 0.5,
+                "teacher": "ema",
+                "student_views": 2,
+                "feature_dropout": 0.5,
+            },
+        ),
+        (2, {"method": "unimatch", "confidence_threshold": 0.2, "accumulate": 2, "batch_size": 4}),
+        (3, {"method": "unimatch_v2", "confidence_threshold": 0.2}),
         # On a CPU an iteration in float16 takes seconds.
         pytest.param(2, {"method": "supervised", "amp": "fp16"}, marks=pytest.mark.slow),
         (5, {"method": "supervised", "optimizer": "adamw", "lr": 1e-3, "amp": "bf16"}),

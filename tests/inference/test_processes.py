@@ -112,7 +112,7 @@ def whole_and_cut(rank: int, C: Settings, folder: Path) -> None:
     "changes",
     [
         {"method": "mean_teacher", "ema_decay": 0.5, "lr": 0.05, "batch_size": 4},
-        {"method": "cpcl", "student_view": "strong", "accumulate": 2, "batch_size": 8},
+        {"method": "cpcl", "strong": True, "accumulate": 2, "batch_size": 8},
         pytest.param({"method": "cps", "amp": "bf16", "batch_size": 4}, marks=pytest.mark.slow),
         pytest.param({"method": "supervised", "sync_bn": False, "batch_size": 4}, marks=pytest.mark.slow),
     ],

@@ -18,11 +18,10 @@ PAGE = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
 
 def naive_self_training(network, batch) -> torch.Tensor:
     labels, confidence = teach(network, batch, 1)
-    sure = (confidence >= THRESHOLD).astype(float)
-    return supervised(network, batch, 1) + WEIGHT * plain_loss(study(network, batch, 1), labels, sure)
+    return supervised(network, batch, 1) + WEIGHT * plain_loss(study(network, batch, 1), labels, confidence**POWER)
 
 
-THRESHOLD = 0.5
+POWER = 2.5
 
 
 def test_the_example_computes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +30,7 @@ def test_the_example_computes_what_it_says(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("self_training")
     SelfTraining = METHODS.pop("self_training")
-    settings = SelfTraining.Settings(unsup_weight=WEIGHT, threshold=THRESHOLD)
+    settings = SelfTraining.Settings(unsup_weight=WEIGHT, power=POWER)
     check(SelfTraining(MeanCrossEntropy(), settings), naive_self_training, make_batch())
 
 
@@ -41,4 +40,5 @@ def test_every_method_and_its_settings_are_there() -> None:
     first_column = re.findall(r"^\| (`[a-z_`, ]+`) \|", PAGE.split("## Settings")[1], flags=re.MULTILINE)
     documented = {name for cell in first_column for name in re.findall(r"`(\w+)`", cell)}
     assert documented <= set(all_settings().model_fields)
-    assert documented >= {"cutmix", "unsup_weight", "pseudo_labels", "union_choice", "reweight", "ema_decay"}
+    own = {name for method in METHODS.all().values() for name in method.Settings.model_fields}
+    assert documented >= own | {"cutmix", "warm_start"}

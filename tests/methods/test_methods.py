@@ -67,11 +67,12 @@ def teach(network: Network, batch: TrainBatch, branch: int) -> tuple[np.ndarray,
 
 def study(network: Network, batch: TrainBatch, branch: int) -> Tensor:
     """A student's logits of the images, mixed or not."""
-    images = batch.unlabeled_0
-    if batch.mask is not None:
-        mask = batch.mask.double()
-        images = images * (1 - mask) + batch.unlabeled_1 * mask
-    return full_logits(network, images, branch)
+    return full_logits(network, mixed(batch.unlabeled_0, batch.unlabeled_1, batch.mask), branch)
+
+
+def mixed(outside: Tensor, inside: Tensor | None, mask: Tensor | None) -> Tensor:
+    """CutMix by arithmetic; the first alone without a mask."""
+    return outside if mask is None else outside * (1 - mask.double()) + inside * mask.double()
 
 
 def supervised(network: Network, batch: TrainBatch, branch: int) -> Tensor:
@@ -152,14 +153,6 @@ def check(method: Method, naive, batch: TrainBatch, **options) -> None:
             assert relative_error(found.grad, wanted.grad) < 1e-6, name
 
 
-@pytest.fixture
-def make_method(make_settings):
-    def make(**changes) -> Method:
-        return build_method(make_settings(num_classes=K, unsup_weight=WEIGHT, **changes)).to(torch.float64)
-
-    return make
-
-
 def test_supervised(make_method) -> None:
     check(make_method(method="supervised"), naive_supervised, make_batch())
 
@@ -191,6 +184,39 @@ def test_cpcl(make_method, cutmix: bool) -> None:
 )
 def test_ablations_of_cpcl(make_method, settings: dict, options: dict) -> None:
     check(make_method(**settings), naive_cpcl, make_batch(), **options)
+
+
+@pytest.mark.parametrize(("progress", "targets"), [(0.2, ("intersection",) * 2), (0.3, ("intersection", "union"))])
+def test_the_union_comes_after_a_share_of_the_run(make_method, progress: float, targets: tuple[str, str]) -> None:
+    method = make_method(union_after=0.3)
+    method.before_step(progress)
+    check(method, naive_cpcl, make_batch(), targets=targets)
+
+
+def test_disagreement_over_a_running_count(make_settings) -> None:
+    """Two steps: the second one's classes are weighed by 0.9 of the first count and 0.1 of its own."""
+    C = make_settings(num_classes=K, head_channels=8, disagreement_momentum=0.9)
+    network, method = build_network(C).double().train(), build_method(C).to(torch.float64)
+    running, weights = np.zeros((K, K)), []
+    for batch in (make_batch(), make_batch(cutmix=False)):
+        reference = copy.deepcopy(network)
+        naive_supervised(reference, batch), supervised(reference, batch, 2)
+        counts = np.zeros((K, K))
+        labels = [teach(reference, batch, branch)[0].ravel() for branch in (1, 2)]
+        np.add.at(counts, tuple(labels), 1)
+        running = 0.9 * running + 0.1 * counts
+        losses = method.losses(network, batch)
+        while True:
+            try:
+                next(losses)
+            except StopIteration as end:
+                weights.append(end.value.pseudo.class_weight.numpy())
+                break
+        np.testing.assert_allclose(network.agreement, running, rtol=1e-12)
+        seen = running + np.eye(K)
+        apart = (seen.sum(0) - seen.diagonal()) / seen.sum(0) + (seen.sum(1) - seen.diagonal()) / seen.sum(1)
+        np.testing.assert_allclose(weights[-1], apart / (apart.sum() + 1e-6), rtol=1e-9)
+    assert "agreement" not in build_network(C.updated(disagreement_momentum=0)).state_dict()
 
 
 def test_warm_up_raises_the_weight_linearly(make_method) -> None:

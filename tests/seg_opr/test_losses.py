@@ -87,6 +87,26 @@ def test_weighted_cross_entropy_is_the_naive_mean_over_all_pixels(seed):
     assert weighted_cross_entropy(logits, labels, weight).item() == pytest.approx(total / labels.numel(), rel=1e-10)
 
 
+@given(SEEDS)
+def test_pixels_that_are_not_counted_are_in_no_sum(seed):
+    logits, labels, rng = random_case(seed)
+    counted = torch.from_numpy(rng.random(labels.shape) < 0.6)
+    seen = {pixel: -np.log(p) for pixel, p in naive_probabilities(logits, labels).items() if counted[pixel]}
+    weight = torch.from_numpy(rng.random(labels.shape))
+    count = max(counted.sum().item(), 1)
+    expected = sum(weight[pixel].item() * loss for pixel, loss in seen.items()) / count
+    assert weighted_cross_entropy(logits, labels, weight, counted).item() == pytest.approx(expected, rel=1e-10)
+    unweighted = weighted_cross_entropy(logits, labels, counted=counted).item()
+    assert unweighted == pytest.approx(sum(seen.values()) / count, rel=1e-10)
+    assert weighted_cross_entropy(logits, labels, counted=torch.zeros_like(counted)).item() == 0
+
+
+def test_without_weights_and_ignored_pixels_it_is_the_mean_bit_for_bit():
+    logits, labels, _ = random_case(5)
+    labels = labels.where(labels != IGNORE_INDEX, 0)
+    assert torch.equal(weighted_cross_entropy(logits, labels), mean_cross_entropy(logits, labels))
+
+
 @given(SEEDS, st.floats(0, 1), st.integers(0, 40), st.sampled_from([0, 0.3, 1]))
 def test_hard_pixels_are_those_of_a_naive_selection(seed, thresh, min_kept, ignored_share):
     logits, labels, _ = random_case(seed, ignored_share)

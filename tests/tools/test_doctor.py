@@ -189,6 +189,30 @@ def test_the_fault_of_the_published_few_label_lists_is_named_but_no_problem(exam
     assert "note labelled / unlabelled 1 image in both: 2007_000004 -> a known fault" in output
 
 
+def test_lists_of_unimatch_over_the_official_folders_are_read_and_named(examine, tmp_path: Path, monkeypatch) -> None:
+    root, lists = tmp_path / "VOC2012", {"labeled": ["a1", "a2"], "unlabeled": ["b1", "b2", "b3"], "val": ["c1"]}
+    rng = np.random.default_rng(0)
+    for stem in [stem for stems in lists.values() for stem in stems]:
+        write_image(root / f"JPEGImages/{stem}.jpg", rng.integers(0, 255, (20, 24, 3), dtype=np.uint8))
+        label = rng.integers(0, NUM_CLASSES, (20, 24), dtype=np.uint8)
+        write = write_palette_label if stem == "a1" else write_image
+        write(root / f"SegmentationClass/{stem}.png", label)
+    known = {}
+    for name, stems in lists.items():
+        lines = [f"JPEGImages/{stem}.jpg SegmentationClass/{stem}.png" for stem in stems]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+        known[list_hash(tmp_path / f"{name}.txt")[:24]] = f"UniMatch {name}"
+    monkeypatch.setattr(protocols, "UNIMATCH", known)
+    sources = {"train_source": "labeled", "unsup_source": "unlabeled", "eval_source": "val"}
+    paths = {setting: tmp_path / f"{name}.txt" for setting, name in sources.items()}
+    status, output = examine("--full", dataset_path=root, **paths)
+    assert status == 0, output
+    for title, count, name in (("labelled", "2 images", "labeled"), ("validation", "1 image", "val")):
+        assert f"ok {title} list {count}; UniMatch {name};" in output
+        assert f"ok {title} files all images and labels exist" in output
+    assert "ok unlabelled list 3 images; UniMatch unlabeled;" in output
+
+
 def test_shared_images_are_found_in_lists_alone(examine, voc_root: Path) -> None:
     share(voc_root)
     shutil.rmtree(voc_root / "train_aug")

@@ -38,7 +38,7 @@ def test_a_package_is_imported_before_the_first_look():
 def test_settings_that_name_entries_have_a_default_that_is_one():
     """A default is not looked up."""
     entries = entries_of(all_settings())
-    assert entries.keys() == {"method", "backbone", "decoder", "optimizer", "eval_metrics", "student_view"}
+    assert entries.keys() == {"method", "backbone", "decoder", "optimizer", "eval_metrics"}
     for name, entry in entries.items():
         field = all_settings().model_fields[name]
         names = [] if field.is_required() else [field.default] if isinstance(field.default, str) else field.default

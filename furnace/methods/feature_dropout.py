@@ -1,0 +1,69 @@
+"""Channel dropout of an encoder's maps: plain (UniMatch, Yang et al., CVPR 2023), complementary (UniMatch V2, 2024).
+
+Each image has a random stream of its own, so that the factors are the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from furnace import datasets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from furnace.base_model.network import Network
+    from furnace.datasets.batch import TrainBatch
+    from furnace.datasets.randomness import Draws
+
+
+def channel_factors(
+    networks: Network, batch: TrainBatch, branch: int, share: float, complement: int | None = None
+) -> list[Tensor] | None:
+    """Factors (B, C, 1, 1) of each map of a branch's encoder for the unlabelled images; None if `share` is 0.
+
+    Args:
+        networks, batch, branch: whose encoder, and which images.
+        share: of the channels that are lost.
+        complement: None for plain dropout, 0 or 1 for one of two views.
+    """
+    import torch
+
+    if not share:
+        return None
+    channels = networks.branches[branch - 1].backbone.channels
+    images = range(len(batch.unlabeled_0))
+    if complement is None:
+        rows = [plain(batch.draws, branch, index, channels, share) for index in images]
+    else:
+        rows = [complementary(batch.draws, branch, index, channels, share)[complement] for index in images]
+    ends = np.cumsum(channels)[:-1]
+    maps = np.split(np.stack(rows), ends, axis=1)
+    return [torch.from_numpy(factors).to(batch.unlabeled_0)[:, :, None, None] for factors in maps]
+
+
+def plain(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:
+    """Factors (sum of channels,) of one image: 0 with probability `share`, else 1 / (1 - share)."""
+    kept = stream(draws, branch, index).random(sum(channels)) >= share
+    return kept / (1 - share)
+
+
+def complementary(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:
+    """Factors (2, sum of channels) of one image's two views: 0 or 2, and 2 minus these; of every other image 1.
+
+    Of two neighbours, which come in random order, a coin chooses the one that stays as it is.
+    """
+    place = draws.first + index
+    untouched = stream(draws, branch, index - place % 2, pair=1).integers(2)
+    if place % 2 == untouched:
+        return np.ones((2, sum(channels)))
+    factors = 2.0 * (stream(draws, branch, index).random(sum(channels)) >= share)
+    return np.stack([factors, 2 - factors])
+
+
+def stream(draws: Draws, branch: int, index: int, pair: int = 0) -> np.random.Generator:
+    """The generator of one image, or of a pair of images, and a branch."""
+    return draws.stream(datasets.Purpose.FEATURE_DROPOUT, branch, pair, index=index)

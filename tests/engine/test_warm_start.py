@@ -1,0 +1,104 @@
+"""A run that begins with the weights of a snapshot: which branch fills which, what is said, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from furnace.engine.distributed import CPU
+from furnace.engine.identity import snapshot_digest
+from furnace.engine.snapshots import Snapshot, save_snapshot
+from furnace.engine.trainer import Trainer
+from furnace.engine.warm_start import WarmStart
+from furnace.methods.build import build_method, build_network
+from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
+
+
+@pytest.fixture
+def settings(make_settings, tmp_path: Path) -> Callable[..., Settings]:
+    def make(**changes) -> Settings:
+        folders = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
+        return make_settings(head_channels=8, **folders, **changes)
+
+    return make
+
+
+def write(C: Settings, path: Path) -> dict[str, torch.Tensor]:
+    """A snapshot with random weights; returns them."""
+    torch.manual_seed(99)
+    network = build_network(C)
+    save_snapshot(path, Snapshot(network.state_dict(), [], 0, 1, C.model_dump()))
+    return network.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "sources"),
+    [
+        ({"method": "supervised"}, {}, {1: 1, 2: 1}),
+        ({}, {"teacher": "ema"}, {1: 1, 2: 2, 3: 1, 4: 2}),
+        ({}, {"method": "mean_teacher"}, {1: 1, 2: 1}),
+        ({"method": "cps"}, {"method": "supervised"}, {1: 1}),
+    ],
+)
+def test_each_branch_begins_with_its_own_or_with_the_only_one(settings, tmp_path, theirs, ours, sources) -> None:
+    path, C = tmp_path / "start.pth", settings(**ours)
+    weights = write(settings(**theirs), path)
+    start, network = WarmStart(str(path), build_method(C)), build_network(C)
+    note = start.fill(network, C.model_dump())
+    assert start.sources == sources
+    for branch, source in sources.items():
+        assert f"{branch} with its branch {source}" in note
+        for name, value in network.get_submodule(f"branch{branch}").state_dict().items():
+            assert torch.equal(value, weights[f"branch{source}.{name}"]), name
+    assert f"{len(network.state_dict())} of {len(network.state_dict())} tensors" in note
+
+
+def test_other_classes_begin_anew(settings, tmp_path) -> None:
+    path = tmp_path / "start.pth"
+    weights = write(settings(method="supervised", num_classes=5), path)
+    C = settings(method="supervised")
+    network = build_network(C)
+    before = {name: value.clone() for name, value in network.branch1.classifier.state_dict().items()}
+    note = WarmStart(str(path), build_method(C)).fill(network, C.model_dump())
+    assert "begin anew, as its classes are others" in note
+    for name, value in network.state_dict().items():
+        kept = before.get(name.removeprefix("branch1.classifier."))
+        if kept is not None and kept.shape != weights[name].shape:
+            assert name in note and torch.equal(value, kept)
+        else:
+            assert torch.equal(value, weights[name]), name
+
+
+def test_a_run_begins_with_it_says_so_and_keeps_its_origin(settings, tmp_path) -> None:
+    path = tmp_path / "start.pth"
+    weights = write(settings(method="supervised"), path)
+    C = settings(warm_start=str(path), nepochs=1, niters_per_epoch=2)
+    trainer = Trainer(C, CPU, console=Console(quiet=True))
+    assert torch.equal(trainer.network.branch2.head.aspp.red_conv.weight, weights["branch1.head.aspp.red_conv.weight"])
+    assert any("branch 1 with its branch 1, 2 with its branch 1" in note for note in trainer.notes)
+    trainer.fit()
+    origin = {"snapshot": str(path), "sha256": snapshot_digest(path)}
+    assert json.loads((Path(C.snapshot_dir) / "run.json").read_text())["warm_start"] == origin
+    path.unlink()  # not needed any more
+    again = Trainer(C, CPU, "auto", console=Console(quiet=True))
+    assert again.identity["warm_start"] == origin
+
+
+def test_what_can_not_begin_a_run_is_one_line_before_anything_is_written(settings, tmp_path) -> None:
+    other = tmp_path / "other.pth"
+    write(settings(method="supervised", backbone="resnet34"), other)
+    bare = tmp_path / "bare.pth"
+    torch.save({"conv1.weight": torch.zeros(1)}, bare)
+    for path, message in (
+        (other, r"tensors do not fit, such as branch1\.backbone\.\S+; .*C\.backbone = 'resnet34', here 'resnet18'"),
+        (bare, "holds no branch1"),
+        (tmp_path / "none.pth", "no such file"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            Trainer(settings(warm_start=str(path)), CPU, console=Console(quiet=True))
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "log").exists()
