@@ -21,15 +21,21 @@ from tests.tiny_run import NARROW, SIDE, write_lively
 
 
 @pytest.fixture
-def snapshot_of(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda method: write_lively(make_settings(method=method, **NARROW), tmp_path / f"{method}.pth")
+def snapshot_of(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., Path]:
+    def write(method: str, **changes) -> Path:
+        return write_lively(make_settings(method=method, **changes, **NARROW), tmp_path / f"{method}.pth")
+
+    return write
 
 
-@pytest.mark.parametrize(("method", "branches", "reported"), [("supervised", 1, "1"), ("mean_teacher", 2, "2")])
-def test_the_snapshot_says_which_networks_to_build(make_settings, snapshot_of, method, branches, reported):
-    """Though config.py says cpcl; scores are those of the branch that the snapshot's method reports."""
-    path = snapshot_of(method)
-    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, amp="off", **NARROW), CPU)
+@pytest.mark.parametrize(
+    ("method", "changes", "branches", "reported"),
+    [("supervised", {}, 1, "1"), ("mean_teacher", {}, 2, "2"), ("cps", {"teacher": "ema"}, 4, "3")],
+)
+def test_the_snapshot_says_which_networks_to_build(make_settings, snapshot_of, method, changes, branches, reported):
+    """Though config.py says cpcl with strong views; scores are those of the branch that its method reports."""
+    path = snapshot_of(method, **changes)
+    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, strong=True, amp="off", **NARROW), CPU)
     segmenter.load(path)
     assert (len(segmenter.network.branches), segmenter.branch) == (branches, reported)
 
@@ -48,6 +54,19 @@ def test_a_branch_that_the_method_lacks_is_refused(make_settings, snapshot_of):
     segmenter.load(snapshot_of("cps"))
     with pytest.raises(UserError, match="'supervised' trains one branch only"):
         segmenter.load(snapshot_of("supervised"))
+    segmenter.asked = "3"
+    with pytest.raises(UserError, match="--branch 3: method 'cps' has 2 branches"):
+        segmenter.load(snapshot_of("cps"))
+
+
+def test_a_snapshot_of_before_there_were_settings_of_the_teacher_opens(make_settings, snapshot_of):
+    path = snapshot_of("mean_teacher")
+    content = torch.load(path, weights_only=True)
+    del content["settings"]["teacher"]
+    torch.save(content, path)
+    segmenter = Segmenter(make_settings(eval_crop_size=SIDE, **NARROW), CPU)
+    segmenter.load(path)
+    assert (segmenter.branch, load_segmenter(path, "cpu").branch) == ("2", "2")
 
 
 def test_two_lines_of_python_label_an_image(snapshot_of):
@@ -125,7 +144,7 @@ def test_mean_teacher_goes_on_from_a_snapshot_as_if_never_stopped(make_settings,
     assert not torch.equal(student, teacher)
 
 
-@pytest.mark.parametrize("method", ["supervised", "cps", "mean_teacher", "cpcl"])
+@pytest.mark.parametrize("method", ["supervised", "cps", "mean_teacher", "cpcl", "unimatch"])
 def test_every_method_trains_without_cutmix(make_settings, tmp_path, method):
     places = {"log_dir": str(tmp_path), "snapshot_dir": str(tmp_path)}
     model = fit(make_settings(method=method, cutmix=False, nepochs=1, niters_per_epoch=1, **places, **NARROW))["model"]
