@@ -1,5 +1,6 @@
 """Where the toy data go."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.conftest import REPOSITORY
 def test_they_go_where_the_experiment_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("volna", str(tmp_path))
     small = {"train": 32, "val": 1}
-    monkeypatch.setattr(make_toy, "make_toy", lambda folder, seed: toy.make_toy(folder, seed, small))
+    monkeypatch.setattr(toy, "make_toy", partial(toy.make_toy, counts=small))
     make_toy.main([])
     C = load_config(REPOSITORY / "exp_toy")
     assert Path(C.train_source).is_file() and Path(C.train_source).is_relative_to(tmp_path)
