@@ -15,7 +15,7 @@ from furnace import base_model, checks, engine, inference
 from furnace.engine.launcher import OVERWRITE
 from furnace.inference.options import BRANCHES, FORMATS, OPACITY
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import add_overrides, snapshot
+from furnace.utils.arguments import Parser, add_overrides, snapshot
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.settings import EVALUATION, PLACES, Settings
@@ -166,12 +166,12 @@ def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:
 
 def experiment_parser(description: str, examples: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every command of an experiment folder has."""
-    parser = argparse.ArgumentParser(
-        description=description, epilog=examples + STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=examples + STATUS)
     parser.add_argument("-d", "--devices", help="0, or 0,2, or 0-3, or * (every GPU), or cpu; default: what is there")
     add_overrides(parser)
-    parser.add_argument("--settings", action="store_true", help="print every setting, its value and meaning, and stop")
+    parser.add_argument(
+        "--settings", nargs="?", const="", metavar="WORD", help="show every setting, or those with WORD, and stop"
+    )
     return parser
 
 
@@ -185,8 +185,8 @@ def prepared(
     """
     ignore_saving()
     C = load_config(folder, parse_overrides(args.override))
-    if args.settings:
-        open_console().print(settings_table(C))
+    if args.settings is not None:
+        open_console().print(settings_table(C, args.settings))
         sys.exit()
     if not engine.launched() or os.environ.get("RANK") == "0":
         for note in C.notes:
@@ -207,12 +207,16 @@ def prepared(
         engine.stop()
 
 
-def settings_table(C: Settings) -> Table:
-    """Every setting with its value and meaning."""
+def settings_table(C: Settings, word: str = "") -> Table:
+    """The settings whose name or meaning has a word, with value and meaning. Raises UserError if none has it."""
+    fields = type(C).model_fields.items()
+    found = [(name, field) for name, field in fields if word.lower() in f"{name} {field.description}".lower()]
+    if not found:
+        raise UserError(f"--settings {word}: no setting has this in its name or meaning; --settings shows all")
     table = Table(title=f"settings of {C.this_dir}")
     table.add_column("setting", no_wrap=True)
     for column in ("value", "meaning"):
         table.add_column(column, overflow="fold")
-    for name, field in type(C).model_fields.items():
+    for name, field in found:
         table.add_row(name, str(getattr(C, name)), field.description)
     return table

@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -30,7 +30,7 @@ from furnace.compare.trials import (
 from furnace.datasets.splits import list_hash
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import add_overrides, number, whole_numbers
+from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part, write_atomically
@@ -82,11 +82,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> ArgumentParser:
     """The command's arguments."""
-    parser = ArgumentParser(
+    parser = Parser(
         description="Train and evaluate methods under equal conditions, over shares of labels and seeds,\n"
         "and write tables and a plot of the metrics on the test set.",
         epilog=EXAMPLES,
-        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", help="folder with config.py, train.py and eval.py, such as exp_camvid")
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -11,7 +11,7 @@ from furnace import checks, engine
 from furnace.checks.findings import SAMPLE, Level, findings_table
 from furnace.datasets.catalog import find_classes
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import add_overrides
+from furnace.utils.arguments import Parser, add_overrides
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.labels import IGNORE_INDEX
@@ -48,11 +48,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> ArgumentParser:
     """The command's arguments."""
-    parser = ArgumentParser(
+    parser = Parser(
         description="Check lists, images, labels, weights, space and time of an experiment. Exit status 0, or 1 with "
         "problems.",
         epilog=EXAMPLES,
-        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", help="folder with a config.py, such as exp_voc")
     parser.add_argument("--full", action="store_true", help="decode every image and label, not a sample")

@@ -1,6 +1,6 @@
 """Divide a training list into labelled and unlabelled images: python -m furnace.tools.make_splits."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.partition import make_partition
 from furnace.datasets.splits import Sample, read_lines, read_list, write_list
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import add_overrides, number, whole_numbers
+from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.progress import parallel
@@ -49,11 +49,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def build_parser() -> ArgumentParser:
     """The command's arguments."""
-    parser = ArgumentParser(
+    parser = Parser(
         description="Divide a training list into labelled and unlabelled images.\nSmaller labelled lists are part of "
         "larger ones, and show every class where the images allow.\nThe same seed gives the same lists everywhere.",
         epilog=EXAMPLES,
-        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", help="folder whose config.py describes the data, such as exp_voc")
     parser.add_argument(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from furnace import datasets
-from furnace.utils.arguments import number
+from furnace.utils.arguments import Parser, number
 from furnace.utils.errors import run
 from furnace.utils.files import explained
 from furnace.utils.places import data_root
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Generate the toy data of exp_toy.", epilog="example: python -m furnace.tools.make_toy --seed 1"
     )
     default = data_root() / "DATA" / "toy"

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ import numpy as np
 from furnace import datasets
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.splits import Sample, check_replaceable, write_list
+from furnace.utils.arguments import Parser
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import explained
 from furnace.utils.labels import IGNORE_INDEX
@@ -204,12 +205,11 @@ def write_folder(folder: Path, config: str, root: Path) -> None:
 
 def build_parser() -> ArgumentParser:
     """The command's arguments."""
-    parser = ArgumentParser(
+    parser = Parser(
         description="Begin an experiment on your own images: lists in DATA/NAME, and a folder exp_NAME to train in.\n"
         "Masks hold one class index a pixel, 255 where unknown, and have the names of their images; the files stay\n"
         "where they are.",
         epilog=EXAMPLES,
-        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="of the experiment: its folder is exp_NAME")
     parser.add_argument("--images", type=Path, required=True, help="folder of all images, searched recursively")

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from furnace.datasets.protocols import (
     shared_images,
 )
 from furnace.datasets.splits import check_replaceable, read_lines, write_list
+from furnace.utils.arguments import Parser
 from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part, link_atomically, write_atomically
@@ -72,9 +73,7 @@ class Plan:
 
 def preparing_parser(description: str, example: str, name: str) -> ArgumentParser:
     """A parser with the arguments of every preparing command; `name` is the data set's folder in DATA."""
-    parser = ArgumentParser(
-        description=description, epilog=f"example:\n  {example}", formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=f"example:\n  {example}")
     parser.add_argument(
         "--target", type=Path, default=data_root() / "DATA" / name, help="folder to make (default: %(default)s)"
     )

@@ -2,11 +2,28 @@
 
 import math
 import os
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NoReturn
 
 from furnace.utils.errors import UserError
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are one line, and which shows description and examples as they are written."""
+
+    def __init__(self, **options: Any):
+        super().__init__(formatter_class=RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError, with the closest option for one that does not exist."""
+        wrong = next((word for word in message.split() if word.startswith("--")), "")
+        close = get_close_matches(wrong.partition("=")[0], self._option_string_actions, n=1)
+        unknown = message.startswith("unrecognized arguments")
+        hint = f"did you mean {close[0]}?" if unknown and close else "--help shows what there is"
+        raise UserError(f"{self.prog}: {message}; {hint}")
 
 
 def add_overrides(parser: ArgumentParser, what: str = "for this run") -> None:
