@@ -13,7 +13,7 @@ from furnace.methods.feature_dropout import plain
 from tests.methods.test_methods import SIZE, WEIGHT, B, check, full_logits, make_batch, mixed, plain_loss
 from tests.methods.test_students import DRAWS, full_logits_dropped, with_views
 
-THRESHOLD = 0.4  # that some pixels of the random network reach
+THRESHOLD = 0.28  # that some pixels of the random network reach in either mode, and some do not
 
 
 def boxes(view: int) -> Tensor:
