@@ -16,7 +16,7 @@ from furnace.engine.monitor import logger, open_log
 from furnace.engine.record import REPORT, RESULTS
 from furnace.engine.snapshot_folder import find_snapshots
 from furnace.inference.report import EXAMPLES, Example, Training, write_report
-from furnace.inference.results import Result, identify, result_entry, results_table, save_results, summary
+from furnace.inference.results import Result, epochs_table, identify, result_entry, results_table, save_results, summary
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.seg_opr.confusion import exact
 from furnace.seg_opr.metrics import MetricList
@@ -74,11 +74,12 @@ class Evaluator:
             own.append(result_entry(self.C, results[-1], self.segmenter.classes, origin))
             if rank() == 0:
                 entries = save_results(self.C, own)
-                self.console.print(results_table(own[-1], self.metrics))
                 logger.info(summary(own[-1], self.metrics))
         if rank() == 0:
             best = max(range(len(results)), key=lambda index: self.rank_of(own[index]))
+            self.console.print(results_table(own[best], self.metrics))
             if len(results) > 1:
+                self.console.print(epochs_table(own, self.metrics))
                 score = f"{self.metrics.mains[self.metrics.main]} {percent(own[best][self.metrics.main])}"
                 logger.info(f"best of {len(results)}: {Path(results[best].snapshot).name}, {score}")
             snapshot = self.segmenter.load(results[best].snapshot)

@@ -54,6 +54,17 @@ def results_table(entry: dict, metrics: MetricList) -> Table:
     return table
 
 
+def epochs_table(entries: Sequence[dict], metrics: MetricList) -> Table:
+    """The numbers of several snapshots, a row each. `entries` as in `results.json`."""
+    table = Table(title=f"{len(entries)} snapshots, branch {entries[0]['branch']}, {entries[0]['images']} images")
+    table.add_column("snapshot")
+    for title in metrics.numbers.values():
+        table.add_column(title, justify="right")
+    for entry in entries:
+        table.add_row(Path(entry["snapshot"]).name, *(percent(entry[key]) for key in metrics.numbers))
+    return table
+
+
 def summary(entry: dict, metrics: MetricList) -> str:
     """The line of the text log. `entry` as in `results.json`."""
     return (

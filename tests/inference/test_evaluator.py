@@ -100,6 +100,15 @@ def test_table_and_log_name_every_class(C, tmp_path, console):
     assert f"over {occurring} of 21 classes" in (tmp_path / "log" / REPORT).read_text()
 
 
+def test_of_several_snapshots_the_best_has_a_table_of_classes_and_all_have_a_row(C, lively_snapshot, tmp_path, console):
+    place(lively_snapshot, C, "epoch-0.pth")
+    results = Evaluator(C, CPU, console=console).run("0-1")
+    shown = console.file.getvalue()
+    assert shown.count("aeroplane") == 1
+    rows = re.findall(r"(epoch-\d\.pth)\W+([\d.]+) ", shown)
+    assert rows == [(Path(result.snapshot).name, f"{100 * result.values['miou']:.2f}") for result in results]
+
+
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("names", [["iou", "recall"], ["recall"]])
 def test_a_new_metric_is_shown_everywhere(C, tmp_path, names, console):
