@@ -42,7 +42,8 @@ def channel_factors(
         rows = [complementary(batch.draws, branch, index, channels, share)[complement] for index in images]
     ends = np.cumsum(channels)[:-1]
     maps = np.split(np.stack(rows), ends, axis=1)
-    return [torch.from_numpy(factors).to(batch.unlabeled_0)[:, :, None, None] for factors in maps]
+    like = batch.unlabeled_0  # its type first: Apple's GPUs take no float64
+    return [torch.from_numpy(factors).to(like.dtype).to(like.device)[:, :, None, None] for factors in maps]
 
 
 def plain(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:

@@ -43,11 +43,12 @@ def tile_of(picture: np.ndarray, row: int, column: int) -> np.ndarray:
     return picture[top : top + TILE_HEIGHT : 10, left : left + TILE_WIDTH : 10][: SIZE[0], : SIZE[1]]
 
 
+DIAGNOSED = {"train_scale_array": [1.0], "diagnose": True, "image_iter": 2, "record_info_iter": 2}
+
+
 @pytest.fixture
 def C(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
-    return make_settings(
-        log_dir=str(tmp_path / "log"), train_scale_array=[1.0], diagnose=True, image_iter=2, record_info_iter=2
-    )
+    return make_settings(log_dir=str(tmp_path / "log"), **DIAGNOSED)
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_strip_shows_the_maps(diagnostics: Diagnostics, C: Settings):
 def test_methods_without_cpcls_labels_show_their_teachers(
     make_settings: Callable[..., Settings], C: Settings, writer: SummaryWriter, method: str, teachers: list[int]
 ):
-    C = C.updated(method=method, head_channels=8)
+    C = make_settings(method=method, head_channels=8, log_dir=C.log_dir, **DIAGNOSED)
     diagnostics = Diagnostics(C, build_train_set(C))
     batch = loaded_batch(diagnostics, 3)
     images = {name: getattr(batch, name).float() / 255 for name in ("images", "unlabeled_0", "unlabeled_1")}
