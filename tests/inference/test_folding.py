@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from furnace.base_model.network import Network
-from furnace.inference.folding import fold_batchnorm, prepare_for_inference
+from furnace.base_model.resnet import DilatedResNet
+from furnace.inference.folding import prepare_for_inference
 
 
 @pytest.fixture
@@ -31,49 +32,36 @@ def test_folding_keeps_the_scores_and_removes_all_but_the_norms_of_joined_maps(n
     for branch, expected in enumerate(before, 1):
         torch.testing.assert_close(network(images, branch), expected, rtol=1e-9, atol=1e-9)
     left = {name for name, layer in network.branch1.named_modules() if isinstance(layer, nn.BatchNorm2d)}
-    assert left == {"head.aspp.map_bn", "head.aspp.red_bn"}
+    assert left == {"head.aspp.map_bn", "head.aspp.red_bn", "head.aspp.global_pooling_bn"}
 
 
-class Shared(nn.Module):
+@pytest.mark.parametrize("stem", ["deep", "light", "plain"])
+def test_every_stem_and_block_of_our_encoders_is_folded(stem: str):
+    encoder = DilatedResNet("resnet50", stem).eval()
+    prepare_for_inference(encoder, "off")
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.modules())
+
+
+class Other(nn.Module):
     """The output of the convolution is used beside the norm, too."""
 
     def __init__(self):
         super().__init__()
-        self.convolution, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.layers = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.convolution(x)
-        return self.norm(x) + x
+        x = self.conv1(x)
+        return self.layers(self.bn1(x) + x)
 
 
-class Twice(nn.Module):
-    """One convolution before two norms."""
-
-    def __init__(self):
-        super().__init__()
-        self.convolution, self.first, self.second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.convolution(self.first(self.convolution(x))))
-
-
-class Untraceable(nn.Module):
-    """Its path depends on values."""
-
-    def __init__(self):
-        super().__init__()
-        self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.convolution(x)) if x.sum() > 0 else x
-
-
-@pytest.mark.parametrize("module", [Shared(), Twice(), Untraceable()], ids=lambda module: type(module).__name__)
-def test_what_can_not_be_folded_stays_as_it_is(module: nn.Module):
-    module.eval()
+def test_what_is_not_known_to_be_a_pair_stays_as_it_is():
+    torch.manual_seed(0)
+    module = Other().eval()
     images = torch.rand(1, 3, 4, 4)
     before = module(images)
-    assert fold_batchnorm(module) == 0
+    prepare_for_inference(module, "off")
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()) == 2
     assert torch.equal(module(images), before)
 
 
