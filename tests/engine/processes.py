@@ -68,7 +68,8 @@ class GroupNormNetwork(nn.Module):
     def branches(self) -> list[nn.Module]:
         return list(self.children())
 
-    def logits(self, images: Tensor, branch: int = 1) -> Tensor:
+    def logits(self, images: Tensor, branch: int = 1, factors: None = None) -> Tensor:
+        assert factors is None, "there is no encoder to lose channels of"
         return self.branches[branch - 1](images)
 
 

@@ -242,7 +242,7 @@ class Noise:
 
     num_classes, branches = K, [torch.nn.Identity(), torch.nn.Identity()]
 
-    def logits(self, images: Tensor, branch: int = 1) -> Tensor:
+    def logits(self, images: Tensor, branch: int = 1, factors: object = None) -> Tensor:
         return torch.randn(B, K, *SIZE, generator=torch.Generator().manual_seed(branch), dtype=torch.float64)
 
 

@@ -371,7 +371,7 @@ def test_excluded_settings_exist() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--methods", "supervised,fixmatch"], "no method 'fixmatch'; there are: cpcl"),
+        (["--methods", "supervised,zero_shot"], "no method 'zero_shot'; there are: cpcl"),
         (["--methods", "cpcl:reweigth=false"], "did you mean reweight"),
         (["--methods", "cpcl:reweight"], "key=value"),
         (["--methods", "cpcl:seed=5"], "--methods cpcl:seed=5: seed is set from run to run"),
