@@ -86,7 +86,7 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> int:
     parser.add_argument("--no-overlay", action="store_true", help="save label maps without coloured overlays")
     parser.add_argument("--opacity", type=share, default=OPACITY, help=f"of the overlay, 0 to 1 (default: {OPACITY})")
     args = parser.parse_args(argv)
-    if not (args.inputs or args.settings):
+    if not args.inputs and args.settings is None:
         raise UserError("predict.py: nothing to predict; name a picture, a folder, a pattern or a video")
     with prepared(folder, args) as (C, device):
         save_to = Path(args.save_path or Path(C.log_dir) / "predict")

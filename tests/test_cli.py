@@ -176,7 +176,7 @@ def test_wrong_arguments_are_one_line(options: list[str], opacity: str):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize(("wrong", "meant"), [("--overwrit", "--overwrite"), ("--dry_run", "--dry-run")])
+@pytest.mark.parametrize(("wrong", "meant"), [("--overwrote", "--overwrite"), ("--dry_run", "--dry-run")])
 def test_the_closest_option_is_named(wrong: str, meant: str):
     with pytest.raises(UserError, match=f"unrecognized arguments: {wrong}; did you mean {meant}\\?"):
         cli.train(REPOSITORY / "exp_toy", [wrong])
