@@ -167,7 +167,7 @@ def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:
 def experiment_parser(description: str, examples: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every command of an experiment folder has."""
     parser = Parser(description=description, epilog=examples + STATUS)
-    parser.add_argument("-d", "--devices", help="0, or 0,2, or 0-3, or * (every GPU), or cpu; default: what is there")
+    parser.add_argument("-d", "--devices", help="0, 0,2, 0-3, * (every GPU), mps or cpu; default: what is there")
     add_overrides(parser)
     parser.add_argument(
         "--settings", nargs="?", const="", metavar="WORD", help="show every setting, or those with WORD, and stop"

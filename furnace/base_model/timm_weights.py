@@ -107,9 +107,8 @@ def convert(name: str, tensors: Mapping[str, Tensor], source: str) -> tuple[dict
     encoder, _ = on_meta(name)
     adapt = getattr(sys.modules[type(encoder.model).__module__], "checkpoint_filter_fn", None)
     found = dict(tensors)
-    with suppress(
-        Exception
-    ):  # made for files that fit, it fails in any way on others, and what is missing is told then
+    # It is made for files that fit and fails in any way on others; `fill` tells then what is missing.
+    with suppress(Exception):
         found = adapt(dict(tensors), encoder.model) if adapt else found
     return {PREFIX + key: value for key, value in found.items() if not NOT_ENCODER.match(key)}, "timm"
 

@@ -54,7 +54,7 @@ class CPCL(SemiSupervised):
         import torch
 
         momentum = self.settings.disagreement_momentum
-        return {"agreement": torch.zeros(num_classes, num_classes, dtype=torch.float64)} if momentum else {}
+        return {"agreement": torch.zeros(num_classes, num_classes)} if momentum else {}
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         for branch in (1, 2):

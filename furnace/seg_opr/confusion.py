@@ -23,7 +23,7 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
 
 
 def count(values: Tensor, bins: int) -> Tensor:
-    """Counts of each of 0 to `bins` - 1 occurs among int64 `values` (N,): (bins,) int64."""
+    """Counts of each of 0 to `bins` - 1 among `values` (N,), int32 or int64: (bins,) of whole numbers."""
     if values.is_cuda:
         # bincount would make the host wait for the largest value; on a GPU histc counts integers, exactly.
         return torch.histc(values, bins, 0, bins)

@@ -129,7 +129,7 @@ def kth_smallest(values: Tensor, k: int, whole: WholeBatch = ALONE) -> Tensor:
         digits = (bits >> shift) & (2**DIGIT_BITS - 1)
         # The highest digit has no digits above it: a shift by all bits is not defined.
         inside = (bits >> shift >> DIGIT_BITS) == found
-        counts = whole.total(count(digits.where(inside, 2**DIGIT_BITS), 2**DIGIT_BITS + 1)[:-1].long())
+        counts = whole.total(count(digits.where(inside, 2**DIGIT_BITS).int(), 2**DIGIT_BITS + 1)[:-1].long())
         until = counts.cumsum(0)
         digit = (until < wanted).sum(0, keepdim=True)
         wanted = wanted - (until - counts).gather(0, digit)[0]

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from furnace.checks.estimate import random_batch
 from furnace.engine.distributed import CPU
+from furnace.methods.build import build_network
 from furnace.methods.method import METHODS
 from furnace.seg_opr import confusion
 from furnace.seg_opr.metrics import METRICS
@@ -59,3 +60,9 @@ def test_a_metric(name: str):
         metric.update(labels, labels)
         values = metric.compute()
     assert values[next(iter(metric.numbers))] == 1
+
+
+def test_what_a_method_carries_from_step_to_step(make_settings: Callable[..., Settings]):
+    network = build_network(make_settings(disagreement_momentum=0.5, head_channels=8))
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
+    assert "agreement" in network.state_dict()

@@ -212,7 +212,7 @@ def test_disagreement_over_a_running_count(make_settings) -> None:
             except StopIteration as end:
                 weights.append(end.value.pseudo.class_weight.numpy())
                 break
-        np.testing.assert_allclose(network.agreement, running, rtol=1e-12)
+        np.testing.assert_allclose(network.agreement, running, rtol=1e-6)
         seen = running + np.eye(K)
         apart = (seen.sum(0) - seen.diagonal()) / seen.sum(0) + (seen.sum(1) - seen.diagonal()) / seen.sum(1)
         np.testing.assert_allclose(weights[-1], apart / (apart.sum() + 1e-6), rtol=1e-9)
