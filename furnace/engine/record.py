@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from furnace.engine.distributed import world_size
 from furnace.engine.identity import learned_lists
 from furnace.engine.numerics import choose_amp, chosen_compile, device_name
 from furnace.utils.files import append, write_atomically
+from furnace.utils.places import CHECKOUT
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table
 
@@ -27,6 +29,7 @@ TRUTH = "truth.jsonl"  # of pseudo labels against withheld labels, likewise
 RESULTS = "results.json"  # of evaluations
 REPORT = "report.html"  # of all these
 RECORD = "run.json"
+GIT_SECONDS = 10  # on a slow disk the commit is not worth more
 PRECISIONS = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast, scaled loss", "off": "float32"}
 
 
@@ -103,6 +106,7 @@ def begun(C: Settings, identity: dict[str, Any], device: torch.device) -> dict[s
         **{name: identity[name] for name in ("warm_start",) if name in identity},
         "device": device_name(device),
         "processes": world_size(),
+        "commit": commit(),
         "versions": identity["versions"],
     }
 
@@ -116,6 +120,17 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
+
+
+def commit(checkout: Path = CHECKOUT) -> str | None:
+    """The commit of the code, with "-dirty" if files differ from it; None outside of a checkout or without git."""
+    if not (checkout / ".git").exists():
+        return None
+    words = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch.device, start_iteration: int) -> Table:

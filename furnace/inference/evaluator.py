@@ -13,12 +13,23 @@ from furnace.datasets.reading import read_pair
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
 from furnace.engine.monitor import logger, open_log
-from furnace.engine.record import REPORT, RESULTS
+from furnace.engine.numerics import device_name
+from furnace.engine.record import REPORT, RESULTS, commit, versions
 from furnace.engine.snapshot_folder import find_snapshots
-from furnace.inference.report import EXAMPLES, Example, Training, write_report
-from furnace.inference.results import Result, epochs_table, identify, result_entry, results_table, save_results, summary
+from furnace.inference.examples import Example, choose_examples
+from furnace.inference.report import Training, write_report
+from furnace.inference.results import (
+    Result,
+    best_entry,
+    epochs_table,
+    identify,
+    result_entry,
+    results_table,
+    save_results,
+    summary,
+)
 from furnace.inference.segmenter import Segmenter, to_array
-from furnace.seg_opr.confusion import exact
+from furnace.seg_opr.confusion import count, exact
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar
@@ -76,18 +87,31 @@ class Evaluator:
                 entries = save_results(self.C, own)
                 logger.info(summary(own[-1], self.metrics))
         if rank() == 0:
-            best = max(range(len(results)), key=lambda index: self.rank_of(own[index]))
-            self.console.print(results_table(own[best], self.metrics))
-            if len(results) > 1:
+            best = max(own, key=self.metrics.rank_of)
+            self.console.print(results_table(best, self.metrics))
+            if len(own) > 1:
                 self.console.print(epochs_table(own, self.metrics))
-                score = f"{self.metrics.mains[self.metrics.main]} {percent(own[best][self.metrics.main])}"
-                logger.info(f"best of {len(results)}: {Path(results[best].snapshot).name}, {score}")
-            snapshot = self.segmenter.load(results[best].snapshot)
-            training = Training.of(self.C, self.segmenter.C, snapshot, Path(results[best].snapshot))
-            examples = self.examples(results[best])
-            write_report(self.C, training, self.metrics, entries, own[best], examples, self.segmenter.classes)
-            logger.info(f"results: {Path(self.C.log_dir) / RESULTS}; to look at: {Path(self.C.log_dir) / REPORT}")
+                score = f"{self.metrics.mains[self.metrics.main]} {percent(best[self.metrics.main])}"
+                logger.info(f"best of {len(own)}: {Path(best['snapshot']).name}, {score}")
+            self.report(entries, best_entry(entries, best, self.metrics), results[0].shows)
         return results
+
+    def report(self, entries: list[dict], shown: dict, shows: Tensor) -> None:
+        """Write the report, and say so.
+
+        Args:
+            entries: of `results.json`.
+            shown: the one to show in detail.
+            shows: (N, K) bool, true if a class is in an image's label.
+        """
+        path = Path(shown["snapshot"])
+        snapshot = self.segmenter.load(path)
+        training = Training.of(self.C, self.segmenter.C, snapshot, path)
+        origin = {"commit": commit() or "-", **versions(), "on": device_name(self.device)}
+        examples, classes = self.examples(shown, shows), self.segmenter.classes
+        write_report(self.C, training, self.metrics, entries, shown, examples, classes, origin)
+        folder = Path(self.C.log_dir)
+        logger.info(f"results: {folder / RESULTS}; to look at: {folder / REPORT}, of {path.name}")
 
     @torch.inference_mode()
     def evaluate(self, path: Path, epoch: int) -> Result:
@@ -95,18 +119,20 @@ class Evaluator:
         C = self.segmenter.C  # of the snapshot
         metrics = self.metrics.build(C.num_classes, self.device)
         per_image = exact(torch.zeros(len(self.samples), device=self.device))
+        shows = exact(torch.zeros(len(self.samples), C.num_classes, device=self.device))
         share = range(rank(), len(self.samples), world_size())
         begin = time.perf_counter()
         with ProgressBar(path.stem, len(share), self.console) as bar:
             loader = build_eval_loader(C, [self.samples[index] for index in share])
             images = ((image.numpy(), (name, image, label)) for name, image, label in loader)
             for index, ((name, image, label), found) in zip(share, self.segmenter.stream(images), strict=True):
-                prediction = found.labels.long()
+                prediction, target = found.labels.long(), label.to(self.device).long()
                 of_image = self.metrics.build(C.num_classes, self.device)
                 for metric, alone in zip(metrics, of_image, strict=True):
-                    alone.update(label.to(self.device), prediction)
+                    alone.update(target, prediction)
                     metric.state += alone.state
                 per_image[index] = of_image[0].compute()[self.metrics.main]
+                shows[index] = count(target.clamp(max=C.num_classes).flatten(), C.num_classes + 1)[:-1] > 0
                 if self.save_to:
                     self.save_pictures(path.stem, name, image.numpy(), label.numpy(), prediction)
                 bar.update()
@@ -114,24 +140,20 @@ class Evaluator:
         for metric in metrics:
             metric.state = whole_batch().total(metric.state).cpu()
             values |= metric.compute()
-        per_image = whole_batch().total(per_image).cpu()
+        per_image, shows = (whole_batch().total(values).cpu() for values in (per_image, shows))
         seconds = time.perf_counter() - begin
         names = [sample.name for sample in self.samples]
-        return Result(str(path), epoch, self.segmenter.branch, seconds, values, names, per_image)
+        return Result(str(path), epoch, self.segmenter.branch, seconds, values, names, per_image, shows > 0)
 
-    def rank_of(self, entry: dict) -> float:
-        """The value that ranks snapshots; below all others if there was nothing to measure."""
-        value = entry[self.metrics.main]
-        return -1.0 if value is None else value
-
-    def examples(self, result: Result) -> list[Example]:
-        """The images of highest and of lowest score, best first, predicted by the network as it is."""
-        order = [i for i in result.per_image.argsort(descending=True).tolist() if not result.per_image[i].isnan()]
-        chosen = order if len(order) <= 2 * EXAMPLES else order[:EXAMPLES] + order[-EXAMPLES:]
+    def examples(self, entry: dict, shows: Tensor) -> list[Example]:
+        """Images of an entry of `results.json`, worst first, predicted by the network as it is; `shows` as in
+        `choose_examples`."""
+        scores = [entry["per_image"].get(sample.name) for sample in self.samples]
+        chosen = choose_examples(scores, shows)
         pairs = ((i, *read_pair(self.samples[i], self.segmenter.C.num_classes)) for i in chosen)
         stream = self.segmenter.stream((image, (i, image, label)) for i, image, label in pairs)
         return [
-            Example(result.names[i], float(result.per_image[i]), image, label, to_array(found.labels))
+            Example(self.samples[i].name, scores[i], image, label, to_array(found.labels))
             for (i, image, label), found in stream
         ]
 

@@ -1,4 +1,4 @@
-"""Plots of the report, as SVG for its page."""
+"""Plots of pages, as SVG whose colours are the page's, light or dark."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,22 +8,34 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from furnace.utils.fonts import missing_glyphs_ignored, plot_style, shortened
+from furnace.utils.fonts import missing_glyphs_ignored, plot_style
 
+# Colours that stand for the style sheet's, and are replaced by them in the SVG.
+INK, LINE = "#010203", "#040506"
+SERIES = tuple(f"#0708{number:02x}" for number in range(1, 7))
+THEME = {INK: "currentColor", LINE: "var(--line)", **{c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}}
 STYLE = {
     "svg.fonttype": "none",  # text stays text, in the page's fonts
+    "svg.hashsalt": "",  # the same plot is the same text
     "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.prop_cycle": mpl.cycler(color=SERIES),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e4e4e4",
     "axes.axisbelow": True,
+    "grid.color": LINE,
+    "legend.frameon": False,
 }
+SIZE = (4.6, 2.7)  # inches: on a phone the text is not smaller than the page's notes
 DASHES = ("-", "--", ":", "-.")  # of the lines of one branch
-COLOURS = {"1": "#1f6fb4", "2": "#d1661f", "both": "#3f8f3f"}
-LARGEST_WITH_NUMBERS = 21  # classes
+BRANCHES = ("1", "2", "both", "3", "4")  # a colour each
 SMOOTHED_TO = 200  # points of a training curve
-HEIGHT_PER_CLASS = 0.24
 
 
 def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title: str) -> str:
@@ -35,91 +47,49 @@ def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title
             lines.setdefault(name, []).append(entry)
     drawn = Counter()
     with mpl.rc_context({**STYLE, **plot_style(names)}):
-        figure, axes = new_figure(6, 3)
+        figure, axes = new_figure()
         for name in sorted(lines):
             points = sorted((entry["epoch"], 100 * entry[value]) for entry in lines[name])
             branch = lines[name][0]["branch"]
             dashes = DASHES[drawn[branch] % len(DASHES)]
-            axes.plot(*zip(*points, strict=True), marker="o", linestyle=dashes, label=name, color=COLOURS.get(branch))
+            colour = SERIES[BRANCHES.index(branch)] if branch in BRANCHES else None
+            axes.plot(*zip(*points, strict=True), marker="o", linestyle=dashes, label=name, color=colour)
             drawn[branch] += 1
         axes.set(xlabel="epoch", ylabel=f"{title} (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if lines:
-            axes.legend(frameon=False)
-        return to_svg(figure)
-
-
-def bars_plot(names: Sequence[str], values: Sequence[float | None], mean: float | None, title: str) -> str:
-    """A value in percent of every class, in the classes' order, and their mean as a line."""
-    names = list(map(shortened, names))
-    with mpl.rc_context({**STYLE, **plot_style(names)}):
-        figure, axes = new_figure(6, 0.8 + HEIGHT_PER_CLASS * len(names))
-        bars = axes.barh(range(len(names)), [100 * (value or 0) for value in values], color=COLOURS["1"])
-        axes.bar_label(bars, ["absent" if v is None else f"{100 * v:.1f}" for v in values], padding=3, fontsize=8)
-        if mean is not None:
-            axes.axvline(100 * mean, color="#555555", linewidth=1, linestyle="--")
-        axes.set(xlim=(0, 108), xlabel=f"{title} (%), dashed: mean")
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-        return to_svg(figure)
-
-
-def matrix_plot(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
-    """A matrix of counts, labels in rows and predictions in columns, in percent of each row's sum."""
-    counts = np.asarray(matrix, dtype=float)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = list(map(shortened, names))
-    side = 1.6 + 0.34 * len(names)
-    with mpl.rc_context({**STYLE, **plot_style(names), "axes.grid": False}):
-        figure, axes = new_figure(side, side)
-        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5)
-        if len(names) <= LARGEST_WITH_NUMBERS:
-            for row, column in np.argwhere(shares >= 0.5):
-                value = shares[row, column]
-                axes.text(
-                    column + 0.5,
-                    row + 0.5,
-                    f"{value:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if value > 55 else "black",
-                )
-        ticks = np.arange(len(names)) + 0.5
-        axes.set_xticks(ticks, names, rotation=90)
-        axes.set_yticks(ticks, names)
-        axes.set(xlabel="predicted", ylabel="true")
-        axes.invert_yaxis()
-        axes.set_aspect("equal")
+            axes.legend()
         return to_svg(figure)
 
 
 def curves_plot(records: Sequence[dict], names: Sequence[str], label: str) -> str:
     """Training metrics over iterations: averages of neighbouring records, so that long runs stay legible."""
     with mpl.rc_context({**STYLE, **plot_style(names)}):
-        figure, axes = new_figure(6, 2.6)
+        figure, axes = new_figure()
         for name in names:
             points = [(r["iteration"], r[name]) for r in records if r.get(name) is not None]
             parts = np.array_split(np.array(points, dtype=float), min(SMOOTHED_TO, len(points))) if points else []
             if parts:
-                axes.plot(*np.array([part.mean(axis=0) for part in parts]).T, label=name, linewidth=1.2)
+                marker = "o" if len(parts) == 1 else None  # a line of one point is nothing to see
+                axes.plot(*np.array([part.mean(axis=0) for part in parts]).T, label=name, linewidth=1.3, marker=marker)
         axes.set(xlabel="iteration", ylabel=label)
         if axes.lines:
-            axes.legend(frameon=False, ncols=3)
+            figure.legend(loc="outside upper left", ncols=3, fontsize=8)
         return to_svg(figure)
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, mpl.axes.Axes]:
-    """A figure of its own, of inches, without pyplot's global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure() -> tuple[Figure, mpl.axes.Axes]:
+    """A figure of its own, without pyplot's global state."""
+    figure = Figure(figsize=SIZE, layout="constrained")
     return figure, figure.add_subplot()
 
 
 def to_svg(figure: Figure) -> str:
-    """The `<svg>` element of a figure."""
+    """The `<svg>` element of a figure that was drawn with `STYLE`, without a background."""
     text = StringIO()
     with missing_glyphs_ignored():
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     content = text.getvalue()
+    for colour, themed in THEME.items():
+        content = content.replace(colour, themed)
     return content[content.index("<svg") :]

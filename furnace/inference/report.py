@@ -1,32 +1,23 @@
 """The report: one self-contained HTML page of an experiment's results, beside `results.json`."""
 
-import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-
-import cv2
-import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
+from typing import Any
 
 from furnace.datasets.catalog import Classes
 from furnace.engine.record import RECORD, REPORT, TRAINING_METRICS, TRUTH, read_metrics, read_record
 from furnace.engine.snapshots import Snapshot
-from furnace.inference.options import OPACITY
-from furnace.inference.plots import bars_plot, curves_plot, epochs_plot, matrix_plot
+from furnace.inference.examples import Example, example_row, frequent_errors
+from furnace.inference.page import render
+from furnace.inference.plots import curves_plot, epochs_plot
+from furnace.methods.settings import all_settings
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import write_atomically
-from furnace.utils.settings import Settings
-from furnace.utils.visualize import colour, overlay
-from furnace.utils.wording import percent
+from furnace.utils.settings import PLACES, Settings
 
 TEMPLATE = "report.html.j2"
-EXAMPLES = 4  # images of each kind, best and worst
-EXAMPLE_HEIGHT = 240
-JPEG_QUALITY = 85
 COSTS = ("step_seconds", "data_seconds")
 JUDGED = ("intersection", "union", "branch_1", "branch_2")
 # Of the evaluations, what the page shows where it differs among them, and its title.
@@ -39,17 +30,6 @@ VARIED = {
     "amp": "precision",
 }
 NOT_LOSSES = ("iteration", "lr", "overlap", "confidence", "memory_gib", *COSTS)
-
-
-@dataclass(frozen=True)
-class Example:
-    """An evaluated image (H, W, 3), its ground truth and prediction (H, W), uint8, and the value that ranks it."""
-
-    name: str
-    score: float
-    image: np.ndarray
-    label: np.ndarray
-    prediction: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -83,6 +63,7 @@ def write_report(
     shown: dict,
     examples: Sequence[Example],
     classes: Classes,
+    origin: dict[str, str],
 ) -> Path:
     """Write the page.
 
@@ -92,42 +73,37 @@ def write_report(
         metrics: to show.
         entries: of `results.json`, all of them; older ones may lack values.
         shown: the entry to show in detail, one of them.
-        examples: images of that entry, best first.
+        examples: images of that entry, in the order to show them.
         classes: names and colours.
+        origin: device and versions that the page was made with, by name.
     """
-    page = (
-        environment()
-        .get_template(TEMPLATE)
-        .render(
-            title=f"{C.this_dir}: {training.method} on {C.dataset_name}",
-            metrics=metrics,
-            entries=entries,
-            varied=varied(entries),
-            shown=shown,
-            rows=class_rows(metrics, shown, classes),
-            plots={
-                name: Markup(svg)
-                for name, svg in {
-                    **metric_plots(metrics, entries, shown),
-                    **training_plots(training.metrics, training.truth),
-                }.items()
-            },
-            examples=[example_row(example, classes) for example in examples],
-            legend=[(name, css(entry)) for name, entry in zip(classes.names, classes.palette, strict=True)],
-            record=training.record,
-            settings=training.settings,
-        )
+    rows = [example_row(example, classes) for example in examples]
+    page = render(
+        TEMPLATE,
+        svg=metric_plots(metrics, entries) | training_plots(training.metrics, training.truth),
+        title=f"{C.this_dir}: {training.method} on {C.dataset_name}",
+        metrics=metrics,
+        entries=ranked(entries, shown, metrics.main),
+        varied=varied(entries),
+        told=told,
+        shown=shown,
+        rows=class_rows(metrics, shown, classes),
+        examples=rows,
+        errors=frequent_errors(rows, classes.names),
+        legend=[(name, css(entry)) for name, entry in zip(classes.names, classes.palette, strict=True)],
+        record=training.record,
+        settings=training.settings,
+        changed=changed_settings(training.settings),
+        origin=origin,
     )
     path = Path(C.log_dir) / REPORT
-    write_atomically(path, page.encode())
+    write_atomically(path, page)
     return path
 
 
-def environment() -> Environment:
-    """Templates beside this file; what they show is escaped."""
-    found = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    found.filters |= {"percent": percent, "filename": lambda path: Path(path).name, "told": told}
-    return found
+def ranked(entries: Sequence[dict], shown: dict, value: str) -> list[dict]:
+    """The entries, `shown` first, then by their value from the highest."""
+    return sorted(entries, key=lambda entry: (entry is not shown, -(entry.get(value) or 0), -entry["epoch"]))
 
 
 def varied(entries: Sequence[dict]) -> dict[str, str]:
@@ -156,13 +132,10 @@ def series(entries: Sequence[dict]) -> list[str]:
     ]
 
 
-def metric_plots(metrics: MetricList, entries: Sequence[dict], shown: dict) -> dict[str, str]:
-    """SVG plots of results by name: "epochs", "classes" if the main value is a mean over classes, and the matrices."""
+def metric_plots(metrics: MetricList, entries: Sequence[dict]) -> dict[str, str]:
+    """SVG plots of results by name."""
     main, title = metrics.main, metrics.numbers[metrics.main]
-    plots = {"epochs": epochs_plot(entries, series(entries), main, title)}
-    if of_class := metrics.means.get(main):
-        plots["classes"] = bars_plot(shown["classes"], shown[of_class], shown[main], metrics.per_class[of_class])
-    return plots | {name: matrix_plot(shown["classes"], shown[name]) for name in metrics.matrices}
+    return {"epochs": epochs_plot(entries, series(entries), main, title)}
 
 
 def training_plots(training: Sequence[dict], truth: Sequence[dict]) -> dict[str, str]:
@@ -180,39 +153,33 @@ def training_plots(training: Sequence[dict], truth: Sequence[dict]) -> dict[str,
 
 
 def class_rows(metrics: MetricList, entry: dict, classes: Classes) -> list[dict]:
-    """Name, colour and values of every class."""
+    """Name, colour and values of every class, and its rows of the matrices by their names: counts and shares."""
     columns = [entry[key] for key in metrics.per_class]
-    return [
-        {"name": name, "colour": css(rgb), "values": values}
+    rows = [
+        {"name": name, "colour": css(rgb), "values": values, "matrices": {}}
         for name, rgb, *values in zip(entry["classes"], classes.palette, *columns, strict=True)
     ]
+    for key in metrics.matrices:
+        for row, counts in zip(rows, entry[key], strict=True):
+            row["matrices"][key] = [(count, count / max(sum(counts), 1)) for count in counts]
+    return rows
 
 
-def example_row(example: Example, classes: Classes) -> dict:
-    """Name, score and the four pictures of an example as data URIs: image, overlay, prediction, ground truth."""
-    palette = classes.palette
-    pictures = {
-        "image": example.image,
-        "overlay": overlay(example.image, example.prediction, palette, OPACITY),
-        "prediction": colour(example.prediction, palette),
-        "ground truth": colour(example.label, palette),
-    }
+def changed_settings(settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Value and default of the settings that are not at their default, which is None for those that have none; places
+    do not count."""
+    fields = all_settings().model_fields
+    defaults = {name: field.get_default() for name, field in fields.items() if not field.is_required()}
     return {
-        "name": example.name,
-        "score": example.score,
-        "pictures": {name: data_uri(picture) for name, picture in pictures.items()},
+        name: (value, defaults.get(name))
+        for name, value in settings.items()
+        if name not in PLACES and (name not in defaults or as_json(value) != as_json(defaults[name]))
     }
 
 
-def data_uri(picture: np.ndarray) -> str:
-    """An RGB picture (H, W, 3) uint8 as a JPEG in the page itself, scaled down to `EXAMPLE_HEIGHT`."""
-    height, width = picture.shape[:2]
-    if height > EXAMPLE_HEIGHT:
-        size = (max(round(width * EXAMPLE_HEIGHT / height), 1), EXAMPLE_HEIGHT)
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    file = BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+def as_json(value: Any) -> Any:
+    """A value of a setting as snapshots have it: tuples are lists."""
+    return json.loads(json.dumps(value))
 
 
 def css(entry: tuple[int, int, int]) -> str:

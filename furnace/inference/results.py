@@ -29,7 +29,7 @@ CONDITIONS = ("branch", "eval_source", "images_content", "scales", "flip", "crop
 @dataclass(frozen=True)
 class Result:
     """One snapshot's scores, on the host: `values` of all metrics by name; `per_image` (N,) float64, the value that
-    ranks snapshots for each image alone, in the order of `names`."""
+    ranks snapshots for each image alone, in the order of `names`; `shows` (N, K) bool, true if a class is in its label."""
 
     snapshot: str
     epoch: int
@@ -38,6 +38,7 @@ class Result:
     values: dict[str, Tensor]
     names: list[str]
     per_image: Tensor
+    shows: Tensor
 
 
 def results_table(entry: dict, metrics: MetricList) -> Table:
@@ -128,6 +129,18 @@ def evaluation_of(entry: dict) -> tuple:
     values = (entry.get(name) for name in CONDITIONS)
     hashable = (tuple(value) if isinstance(value, list | tuple) else value for value in values)
     return str(Path(entry["snapshot"]).resolve()), *hashable
+
+
+def best_entry(entries: Sequence[dict], entry: dict, metrics: MetricList) -> dict:
+    """The best of the entries under the same conditions as `entry`, one of them, whose snapshots are there; of equals
+    the latest."""
+    needed = {"per_image", "finished", *metrics.numbers, *metrics.per_class, *metrics.matrices}
+
+    def fits(other: dict) -> bool:
+        same = evaluation_of(other)[1:] == evaluation_of(entry)[1:] and other.get("classes") == entry["classes"]
+        return other is entry or (same and needed <= other.keys() and Path(other["snapshot"]).is_file())
+
+    return max(filter(fits, entries), key=lambda other: (metrics.rank_of(other), other["epoch"], other is entry))
 
 
 def identify(path: Path, snapshot: Snapshot, samples: Sequence[Sample], amp: str) -> dict:

@@ -81,6 +81,11 @@ class MetricList:
         """The metrics, without an image yet."""
         return [metric(num_classes, device) for metric in self.metrics]
 
+    def rank_of(self, values: Mapping[str, Any]) -> float:
+        """The value that ranks snapshots, of those of results.json; below all others if nothing was measured."""
+        value = values[self.main]
+        return -1.0 if value is None else value
+
     def coverage(self, number: str, values: Mapping[str, Any]) -> str:
         """ "over 19 of 21 classes" for a mean over classes, else "". `values` are those of results.json."""
         of_classes = values.get(self.means.get(number, ""))
@@ -99,12 +104,13 @@ class IoU(Metric):
         "pixel_accuracy": "pixel accuracy",
         "mean_accuracy": "mean class accuracy",
     }
-    per_class: ClassVar = {"iou": "IoU", "accuracy": "accuracy", "pixel_share": "share of pixels"}
+    per_class: ClassVar = {"iou": "IoU", "accuracy": "accuracy", "pixel_share": "support"}
     matrices: ClassVar = {"confusion": "confusion matrix"}
     means: ClassVar = {"miou": "iou", "mean_accuracy": "accuracy"}
     note: ClassVar = (
         "IoU: a class that is absent from labels and predictions is left out of the mean; a class that is predicted "
-        "but absent from the labels counts 0. Mean class accuracy: over the classes in the labels."
+        "but absent from the labels counts 0. Mean class accuracy: over the classes in the labels. Support: the class's "
+        "share of the labelled pixels."
     )
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):

@@ -1,6 +1,7 @@
 """The record of a run: what it began with stays, and each continuation is added."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from furnace.datasets.loaders import build_train_set
 from furnace.engine.distributed import CPU
 from furnace.engine.identity import data_identity
-from furnace.engine.record import RECORD, append_metrics, read_metrics, read_record, versions, write_record
+from furnace.engine.record import RECORD, append_metrics, commit, read_metrics, read_record, versions, write_record
 from furnace.utils.settings import Settings
 
 
@@ -69,3 +70,19 @@ def test_metrics_come_back_by_iteration_and_run_without_broken_lines(tmp_path: P
 def test_versions_are_those_of_what_the_numbers_depend_on() -> None:
     assert list(versions()) == ["python", "torch", "torchvision", "numpy", "opencv"]
     assert all(version[0].isdigit() for version in versions().values())
+
+
+def test_the_commit_is_that_of_git(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        words = ("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words)
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert commit(tmp_path) is None
+    git("init")
+    assert commit(tmp_path) is None, "there is none yet"
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    assert commit(tmp_path) == git("rev-parse", "--short=12", "HEAD")
+    (tmp_path / "file").write_text("2")
+    assert commit(tmp_path).endswith("-dirty")

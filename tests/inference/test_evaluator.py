@@ -15,8 +15,7 @@ from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
 from furnace.engine.record import REPORT, RESULTS
 from furnace.inference.evaluator import Evaluator
-from furnace.inference.report import EXAMPLES
-from furnace.inference.results import Result, read_results
+from furnace.inference.results import best_entry, read_results
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
@@ -198,7 +197,7 @@ def test_without_a_labelled_pixel_there_is_nothing_to_measure(C, lively_snapshot
     results = evaluator.run("1-")
     assert len(results) == 2 and all(result.values["miou"].isnan() for result in results)
     entry = read_results(tmp_path / "log" / RESULTS)[0]
-    assert entry["miou"] is None and evaluator.rank_of(entry) < 0
+    assert entry["miou"] is None and evaluator.metrics.rank_of(entry) < 0
     assert 'id="miou">-<' in (tmp_path / "log" / REPORT).read_text()
     assert "mIoU - over 0 of 21 classes" in console.file.getvalue()
 
@@ -238,14 +237,48 @@ def test_a_strip_is_image_prediction_and_truth(C, tmp_path, console) -> None:
     assert columns == [(77, 77, 77), palette[1], palette[2]]
 
 
-def test_the_best_and_the_worst_images_are_shown(C, console) -> None:
+def test_images_of_the_report_are_those_of_its_scores(C, console) -> None:
+    evaluator = Evaluator(C.updated(amp="off"), CPU, console=console)
+    (result,) = evaluator.run("1")
+    plain = {name: (labels, label) for name, labels, label in plain_predictions(C)}
+    for name, shows in zip(result.names, result.shows, strict=True):
+        assert set(shows.nonzero().flatten().tolist()) == set(plain[name][1].unique().tolist()) - {255}
+    (entry,) = read_results(Path(C.log_dir) / RESULTS)
+    entry["per_image"][result.names[1]] = None
+    shown = evaluator.examples(entry, result.shows)
+    assert [example.score for example in shown] == sorted(score for score in entry["per_image"].values() if score)
+    for example in shown:
+        assert example.score == entry["per_image"][example.name]
+        np.testing.assert_array_equal(example.prediction, plain[example.name][0])
+        np.testing.assert_array_equal(example.label, plain[example.name][1])
+
+
+def test_the_report_shows_the_best_snapshot_evaluated_so_far(C, lively_snapshot, tmp_path, console) -> None:
+    place(lively_snapshot, C, "epoch-3.pth")
+    path = tmp_path / "log" / RESULTS
+    Evaluator(C, CPU, console=console).run("1")
+    (entry,) = read_results(path)
+    path.write_text(json.dumps([entry | {"miou": 0.99}]))
+
+    def shown(C: Settings) -> str:
+        Evaluator(C, CPU, console=console).run("3")
+        return re.search(r"(epoch-\d)\.pth, the best of", (tmp_path / "log" / REPORT).read_text())[1]
+
+    assert shown(C) == "epoch-1"
+    assert shown(C.updated(eval_flip=True)) == "epoch-3", "other conditions do not compare"
+    (Path(C.snapshot_dir) / "epoch-1.pth").unlink()
+    assert shown(C) == "epoch-3"
+
+
+def test_of_equal_snapshots_the_latest_is_the_best(C, lively_snapshot, tmp_path, console) -> None:
+    place(lively_snapshot, C, "epoch-3.pth")
     evaluator = Evaluator(C, CPU, console=console)
-    evaluator.segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")
-    evaluator.samples = (10 * evaluator.samples)[: 2 * EXAMPLES + 3]
-    scores = torch.rand(len(evaluator.samples), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    scores[1] = torch.nan
-    names = [str(number) for number in range(len(scores))]
-    shown = evaluator.examples(Result("", 0, "1", 0.0, {}, names, scores))
-    ranked = sorted((score for score in scores.tolist() if score == score), reverse=True)
-    assert [example.score for example in shown] == ranked[:EXAMPLES] + ranked[-EXAMPLES:]
-    assert all(scores[int(example.name)] == example.score for example in shown)
+    evaluator.run("1-")
+    first, second = read_results(tmp_path / "log" / RESULTS)
+    assert first["miou"] == second["miou"]
+    second["epoch"] += 2
+    for entry in (first, second):
+        assert best_entry([first, second], entry, evaluator.metrics) is second
+    assert best_entry([first, second | {"classes": ["others"]}], first, evaluator.metrics) is first
+    del second["confusion"]
+    assert best_entry([first, second], first, evaluator.metrics) is first

@@ -1,11 +1,12 @@
-"""Plots of the report: SVG whose texts are the class names, whatever they are made of, and no flood of warnings."""
+"""Plots of the report: SVG in the page's colours, whose texts are what they are made of, without warnings."""
 
+import re
 import warnings
 from xml.etree import ElementTree
 
 import pytest
 
-from furnace.inference.plots import bars_plot, epochs_plot, matrix_plot
+from furnace.inference.plots import THEME, curves_plot, epochs_plot
 
 NAMES = ["US$5_$10", "_leading", "a<b>&c</script>", "50 %", "{x}", "a\\b", "背景", "طريق", "हिन्दी", "🙂"]
 
@@ -16,23 +17,22 @@ def texts(svg: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("plot", ["bars", "matrix"])
-def test_class_names_are_texts_as_they_are(plot):
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_texts_as_they_are(name):
+    entries = [{"epoch": epoch, "iou": 0.5, "branch": "1"} for epoch in (1, 2)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        if plot == "bars":
-            svg = bars_plot(NAMES, [0.5] * len(NAMES), 0.5, "IoU")
-        else:
-            svg = matrix_plot(NAMES, [[1] * len(NAMES)] * len(NAMES))
-    assert set(NAMES) <= set(texts(svg))
-    assert "</script>" not in svg
+        svg = epochs_plot(entries, [f"branch 1, list {name}"] * 2, "iou", "mIoU")
+    assert f"branch 1, list {name}" in texts(svg) and "</script>" not in svg
 
 
-def test_a_list_of_any_name_is_in_the_legend():
-    entries = [{"epoch": epoch, "iou": 0.5, "branch": "1"} for epoch in (1, 2)]
-    assert "branch 1, list 背景$a$" in texts(epochs_plot(entries, ["branch 1, list 背景$a$"] * 2, "iou", "mIoU"))
+def test_colours_are_those_of_the_page():
+    records = [{"iteration": i, **{f"loss_{k}": i * k for k in range(6)}} for i in range(3)]
+    svg = curves_plot(records, [f"loss_{k}" for k in range(6)], "loss")
+    assert not any(colour in svg for colour in THEME)
+    used = set(re.findall(r"(?:stroke|fill): ([^;\"]+)", svg))
+    assert used - {"none"} == set(THEME.values()), "no colour of its own, no background"
 
 
-def test_long_names_leave_room_for_the_plot():
-    svg = bars_plot(["n" * 100, "b"], [0.5, 0.5], None, "IoU")
-    assert any(text.startswith("nnn") and text.endswith("...") for text in texts(svg))
+def test_a_curve_of_one_record_is_a_point():
+    assert "<use " in curves_plot([{"iteration": 3, "loss": 1.0}], ["loss"], "loss").split('id="line2d_', 1)[1]

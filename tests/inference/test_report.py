@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,14 +11,17 @@ import pytest
 
 from furnace.datasets.catalog import Classes
 from furnace.engine.record import RECORD, TRAINING_METRICS, TRUTH, read_metrics, read_record
-from furnace.inference.plots import epochs_plot, matrix_plot
-from furnace.inference.report import EXAMPLE_HEIGHT, JUDGED, Example, Training, data_uri, example_row, write_report
+from furnace.inference.examples import Example
+from furnace.inference.plots import epochs_plot
+from furnace.inference.report import JUDGED, Training, changed_settings, write_report
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.settings import Settings
+from tests.browser import opened, overflow, screenshot
 
 CLASSES = Classes(("sky & sea", "<b>road</b>", "car"), ((1, 2, 3), (200, 0, 0), (0, 200, 0)))
 CONFUSION = [[50, 2, 0], [5, 30, 0], [0, 0, 0]]
-SORT = "<script>document.querySelector('#classes').tHead.rows[0].cells[{column}].firstChild.click();</script></body>"
+SORT = "document.querySelector('#classes').tHead.rows[0].cells[{column}].firstChild.click();"
+ORIGIN = {"commit": "abc1234", "torch": "2.0", "on": "cpu"}
 
 
 def make_entry(epoch: int, branch: str, miou: float) -> dict:
@@ -54,16 +55,17 @@ def write(C: Settings, entries: list[dict], shown: dict, examples: Sequence[Exam
     metrics, truth = (read_metrics(Path(C.log_dir) / name) for name in (TRAINING_METRICS, TRUTH))
     record = read_record(Path(C.snapshot_dir) / RECORD)
     training = Training("supervised", record.get("settings") or C.model_dump(), record, metrics, truth)
-    return write_report(C, training, MetricList(["iou"]), entries, shown, examples, CLASSES)
+    return write_report(C, training, MetricList(["iou"]), entries, shown, examples, CLASSES, ORIGIN)
 
 
 class Page(HTMLParser):
-    """The rows of each table by its id, the number of SVG plots, every address, and which elements were opened."""
+    """The rows of each table by its id, every address and alternative text, and which elements were opened."""
 
     def __init__(self, text: str):
         super().__init__()
         self.tables: dict[str | None, list[list[str]]] = {}
         self.addresses: list[str] = []
+        self.alts: list[str] = []
         self.tags: list[str] = []
         self.inside = False
         self.feed(text)
@@ -71,6 +73,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list) -> None:
         given = dict(attributes)
         self.tags.append(tag)
+        self.alts += [given["alt"]] if "alt" in given else []
         self.addresses += [given[name] for name in ("src", "href", "xlink:href") if name in given]
         if tag == "table":
             self.rows = self.tables.setdefault(given.get("id"), [])
@@ -89,29 +92,9 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-def written(path: Path) -> Page:
+def read(path: Path) -> Page:
     """The page as the file has it."""
     return Page(path.read_text(encoding="utf-8"))
-
-
-def opened(path: Path) -> Page:
-    """The page as a browser builds it, its scripts having run."""
-    if BROWSER is None:
-        pytest.skip("no chromium or google-chrome on the PATH to open the page with")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    profile = path.parent / "profile"
-    done = subprocess.run(
-        [*command, f"--user-data-dir={profile}", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr  # script errors, refused or missing resources
-    return Page(done.stdout)
 
 
 @pytest.fixture
@@ -135,43 +118,87 @@ def report(C, tmp_path) -> Path:
         "lists": {"labeled": {"path": "/data/train.txt", "images": 7, "sha256": "abc"}},
         "device": "cpu",
         "processes": 1,
+        "commit": "c0ffee",
         "versions": {"torch": "2"},
         "continuations": [again | {"device": "cpu", "processes": 2}],
     }
     (Path(C.snapshot_dir) / RECORD).write_text(json.dumps(run))
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    label = rng.integers(0, 3, (30, 40), dtype=np.uint8)
-    examples = [Example(f"image_{i}", 0.9 - i / 10, image, label, label) for i in range(3)]
-    return write(C, ENTRIES, ENTRIES[1], examples)
+    return write(C, ENTRIES, ENTRIES[1], make_examples())
 
 
-@pytest.mark.parametrize("read", [written, opened])
-def test_page_shows_what_the_json_says(report, read):
-    page = read(report)
-    shown = {(row[0], row[2]): row[3] for row in page.tables["evaluations"][1:]}
-    assert shown == {("epoch-2.pth", "1"): "61.00", ("epoch-4.pth", "1"): "84.40", ("epoch-4.pth", "2"): "70.00"}
+def make_examples() -> list[Example]:
+    """Worst first: <b>road</b> on the right taken for sky; the same road found, but for a car; only sky."""
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    label = np.zeros((3, 30, 40), np.uint8)
+    prediction = label.copy()
+    label[:2, :, 20:] = prediction[1, :, 20:] = 1
+    prediction[1, :, 30:] = 2
+    return [Example(f"image_{i}", 0.7 + i / 10, image, label[i], prediction[i]) for i in range(3)]
+
+
+@pytest.mark.parametrize("browser", [False, True])
+def test_page_shows_what_the_json_says(report, browser):
+    page = Page(opened(report)) if browser else read(report)
+    shown = [(row[0], row[2], row[3]) for row in page.tables["evaluations"][1:]]
+    assert shown == [("epoch-4.pth", "1", "84.40"), ("epoch-4.pth", "2", "70.00"), ("epoch-2.pth", "1", "61.00")]
     assert page.tables["classes"][1:] == [
         ["sky & sea", "87.72", "96.15", "59.77"],
         ["<b>road</b>", "81.08", "85.71", "40.23"],
         ["car", "-", "-", "0.00"],
     ]
+    assert page.tables["confusion"] == [
+        ["", "sky & sea", "<b>road</b>", "car"],
+        ["sky & sea", "96", "4", ""],
+        ["<b>road</b>", "14", "86", ""],
+        ["car", "", "", ""],
+    ]
     assert ["lr", "0.123"] in page.tables["settings"]
-    assert page.tags.count("svg") == 8
-    assert page.tags.count("img") == 3 * 4
+    assert page.tags.count("svg") == 6
+    assert page.tags.count("img") == 4 + 3 * 4
+    assert [alt for alt in page.alts if alt.endswith(" of image_1")] == [
+        f"{kind} of image_1" for kind in ("image", "prediction", "ground truth", "errors")
+    ]
+
+
+def test_the_best_snapshot_and_the_picture_stand_first(report):
     text = report.read_text(encoding="utf-8")
+    order = ["epoch-4.pth, the best of 3", 'id="stage"', 'id="miou">84.40<', 'id="gallery"', 'id="classes"']
+    order += ['id="evaluations"', "<figcaption>losses", 'id="recipe"']
+    assert sorted(order, key=text.index) == order
     assert re.search(r'id="miou">84\.40<[^\n]*over 2 of 3 classes', text)
     assert "absent from labels and predictions is left out of the mean" in text
-    assert [text.index(f"image_{i}: mIoU {90 - 10 * i}.00") for i in range(3)]
-    assert "lr=&lt;1&gt;" in text
-    again = ["continued", "2026-01-02T00:00:00 on cpu, 2 process(es): train.py -c auto; nepochs = 9"]
-    assert again in page.tables[None]
+    assert [text.index(f"image_{i}: mIoU {70 + 10 * i}.00") for i in range(3)]
+
+
+def test_recipe_and_versions(report):
+    tables = read(report).tables
+    recipe = dict(tables["recipe"])
+    assert recipe["trained"] == "2026-01-01T00:00:00 on cpu, 1 process(es): train.py -o lr=<1>"
+    assert recipe["continued"] == "2026-01-02T00:00:00 on cpu, 2 process(es): train.py -c auto; nepochs = 9"
+    assert (recipe["trained with"], recipe["page made with"]) == (
+        "commit c0ffee, torch 2",
+        "commit abc1234, torch 2.0, on cpu",
+    )
+    assert "lr=&lt;1&gt;" in report.read_text(encoding="utf-8")
+    assert tables["changed"][1:] == [
+        ["lr", "0.123", ""],
+        ["train_scale_array", "[0.5, 2]", "(0.5, 0.75, 1, 1.5, 1.75, 2.0)"],
+    ]
+
+
+def test_settings_at_their_defaults_are_not_told(make_settings):
+    C = make_settings(momentum=0.5)
+    stored = json.loads(json.dumps(C.model_dump())) | {"of_an_older_version": 1}
+    changed = changed_settings(stored)
+    assert changed["momentum"] == (0.5, 0.9) and changed["of_an_older_version"] == (1, None)
+    assert changed["seed"] == (7, 12345) and changed["lr"] == (C.lr, None)
+    assert not changed.keys() & {"log_dir", "snapshot_dir", "train_scale_array", "decoder", "image_mean"}
 
 
 def test_page_needs_nothing_else(report):
-    page = Page(report.read_text(encoding="utf-8"))
+    page = read(report)
     assert "link" not in page.tags and "iframe" not in page.tags
-    assert page.addresses and all(address.startswith(("data:image/jpeg;base64,", "#")) for address in page.addresses)
+    assert page.addresses and all(address.startswith(("data:image/", "#")) for address in page.addresses)
     assert "url(http" not in report.read_text(encoding="utf-8")
 
 
@@ -179,17 +206,60 @@ def test_page_needs_nothing_else(report):
     ("column", "order"), [(0, ["<b>road</b>", "car", "sky & sea"]), (3, ["sky & sea", "<b>road</b>", "car"])]
 )
 def test_a_click_sorts(report, column, order):
-    text = report.read_text(encoding="utf-8")
-    assert "addEventListener" in text
-    clicked = report.with_name("clicked.html")
-    clicked.write_text(text.replace("</body>", SORT.format(column=column)), encoding="utf-8")
-    assert [row[0] for row in opened(clicked).tables["classes"][1:]] == order
+    assert [row[0] for row in Page(opened(report, SORT.format(column=column))).tables["classes"][1:]] == order
+
+
+LOOK = """
+const set = (id, value, kind) => { byId(id).value = value; byId(id).dispatchEvent(new Event(kind)); };
+const clip = () => ["prediction", "truth"].map(kind => stage.querySelector("." + kind).style.clipPath);
+const seen = () => [...document.querySelectorAll(".example:not(.hidden) figcaption")].map(each => each.textContent.slice(0, 7));
+const looks = { first: [seen(), byId("caption").textContent, stage.querySelector("img").alt, clip()] };
+for (const value of [0, 100, 130, 200]) { set("wipe", value, "input"); looks[value] = clip(); }
+looks.spoken = byId("wipe").getAttribute("aria-valuetext");
+set("order", "best", "change"); looks.best = seen();
+set("class", "1", "change"); looks.road = seen();
+set("order", "worst", "change"); looks.worstRoad = seen();
+set("class", "2", "change"); looks.car = seen();
+document.querySelector('.matrix [data-error="1-0"]').click(); looks.error = [seen(), byId("error").value, byId("class").value];
+document.querySelector('.matrix [data-error="0-1"]').click(); looks.none = [seen(), byId("found").textContent];
+document.body.innerHTML = ""; document.body.append(JSON.stringify(looks));
+"""
+
+
+def test_slider_and_filters_move(report):
+    looks = json.loads(opened(report, LOOK).split("<body>")[1].split("</body>")[0])
+    everything = ["image_0", "image_1", "image_2"]
+    half = ["inset(0px 50% 0px 0px)", "inset(0px 100% 0px 0px)"]
+    assert looks["first"] == [everything, "image_0: mIoU 70.00", "image of image_0", half]
+    assert looks["0"] == ["inset(0px 100% 0px 0px)"] * 2
+    assert looks["100"] == ["inset(0px 0% 0px 0px)", "inset(0px 100% 0px 0px)"]
+    assert looks["130"] == ["inset(0px 0px 0px 30%)", "inset(0px 70% 0px 0px)"]
+    assert looks["200"] == ["inset(0px 0px 0px 100%)", "inset(0px 0% 0px 0px)"] and looks["spoken"] == "ground truth"
+    assert looks["best"] == everything[::-1]
+    assert (looks["road"], looks["worstRoad"], looks["car"]) == (
+        ["image_1", "image_0"],
+        ["image_0", "image_1"],
+        ["image_1"],
+    )
+    assert looks["error"] == [["image_0"], "1-0", ""]
+    assert looks["none"] == [[], "no image here shows this"]
+
+
+def test_light_dark_and_phone(report):
+    light, dark = (screenshot(report, dark) for dark in (False, True))
+    assert light.shape == (900, 1200, 3) and len(np.unique(light.reshape(-1, 3), axis=0)) > 100
+    assert light[0, 0].min() > 240 and dark[0, 0].max() < 40
+    assert overflow(report, 390) == 0
 
 
 def test_page_without_a_training_run(C):
-    page = written(write(C, ENTRIES[:1], ENTRIES[0]))
-    assert page.tags.count("svg") == 3
+    page = read(write(C, ENTRIES[:1], ENTRIES[0]))
+    assert page.tags.count("svg") == 1 and "img" not in page.tags
     assert ["dataset_name", "pascal_voc"] in page.tables["settings"]
+
+
+def test_page_without_images_opens_without_errors(C):
+    opened(write(C, ENTRIES[:1], ENTRIES[0]))
 
 
 def test_evaluations_show_what_differs(C):
@@ -198,11 +268,11 @@ def test_evaluations_show_what_differs(C):
     scaled |= {"scales": [0.5, 1.0], "flip": True}
     del old["scales"]
     path = write(C, [plain, scaled, old], scaled)
-    assert [row[1:6] for row in written(path).tables["evaluations"]] == [
+    assert [row[1:6] for row in read(path).tables["evaluations"]] == [
         ["epoch", "branch", "scales", "mirrored", "mIoU"],
-        ["4", "1", "1", "no", "61.00"],
         ["4", "1", "0.5, 1", "yes", "64.00"],
         ["4", "1", "-", "no", "62.00"],
+        ["4", "1", "1", "no", "61.00"],
     ]
     text = path.read_text()
     assert re.search(r'class="shown"><td>[^\n]*64\.00', text) and text.count('class="shown"') == 1
@@ -212,26 +282,7 @@ def test_evaluations_show_what_differs(C):
 @pytest.mark.filterwarnings("error")  # a legend of nothing
 def test_plots_of_nothing_to_measure(C):
     nothing = make_entry(2, "1", 0.5) | {"miou": None, "iou": [None] * 3, "pixel_accuracy": None}
-    page = written(write(C, [nothing], nothing))
-    assert page.tables["evaluations"][1][3] == "-" and page.tags.count("svg") == 3
+    page = read(write(C, [nothing], nothing))
+    assert page.tables["evaluations"][1][3] == "-" and page.tags.count("svg") == 1
     assert "branch 1" not in epochs_plot([nothing], ["branch 1"], "miou", "mIoU")
     assert "branch 1" in epochs_plot([nothing, make_entry(4, "1", 0.5)], ["branch 1"] * 2, "miou", "mIoU")
-
-
-def test_large_pictures_are_scaled_down():
-    noise = np.random.default_rng(0).integers(0, 256, (EXAMPLE_HEIGHT, 480, 3), dtype=np.uint8)
-    assert len(data_uri(np.zeros((1000, 2000, 3), dtype=np.uint8))) < min(10_000, len(data_uri(noise)))
-
-
-def test_the_confusion_is_in_percent_of_the_true_class() -> None:
-    shown = matrix_plot(["a", "b"], [[30, 10], [0, 60]])
-    assert re.findall(r">(\d+)</text>", shown) == ["75", "25", "100"]
-
-
-def test_pictures_of_an_example_are_what_their_names_say() -> None:
-    image = np.full((8, 8, 3), 9, np.uint8)
-    example = Example("a", 0.5, image, label=np.zeros((8, 8), np.uint8), prediction=np.ones((8, 8), np.uint8))
-    pictures = example_row(example, CLASSES)["pictures"]
-    assert pictures["prediction"] == data_uri(np.full((8, 8, 3), CLASSES.palette[1], np.uint8))
-    assert pictures["ground truth"] == data_uri(np.full((8, 8, 3), CLASSES.palette[0], np.uint8))
-    assert pictures["image"] == data_uri(image)

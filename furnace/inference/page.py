@@ -1,0 +1,33 @@
+"""Self-contained HTML pages: templates with their style and scripts, in which all values are escaped."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from furnace.utils.wording import byte_size, duration, percent
+
+HERE = Path(__file__).parent
+
+
+def render(template: str, folder: Path = HERE, svg: Mapping[str, str] | None = None, **values: Any) -> bytes:
+    """A page in UTF-8.
+
+    Args:
+        template: name of a file in `folder`, or in this module's, which has `page.html.j2` to extend.
+        folder: of the template.
+        svg: plots by name, which the template gets as `plots` and puts in as they are.
+        values: of the template; whatever they hold is shown as text.
+    """
+    loader = FileSystemLoader([folder, HERE])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {
+        "byte_size": byte_size,
+        "duration": duration,
+        "filename": lambda path: Path(path).name,
+        "percent": percent,
+    }
+    plots = {name: Markup(plot) for name, plot in (svg or {}).items()}
+    return environment.get_template(template).render(plots=plots, **values).encode()
