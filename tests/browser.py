@@ -1,8 +1,9 @@
-"""Pages in a headless browser, if this machine has one: the document after its scripts, or a picture of it."""
+"""Pages as a parser sees them and, if this machine has a browser, after their scripts and as pictures."""
 
 import shutil
 import subprocess
 import tempfile
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,45 @@ OPTIONS = (
     *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--allow-file-access-from-files"),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0"),
 )
-NARROW = """<body style="margin:0"><iframe id="page" src="{name}" style="width:{width}px;height:1600px;border:0"></iframe>
+NARROW = """<body><iframe id="page" src="{name}" style="width:{width}px;height:1600px;border:0"></iframe>
 <pre id="outcome"></pre><script>page.onload = () => {{
   const root = page.contentDocument.documentElement;
   outcome.textContent = `${{root.scrollWidth}} ${{root.clientWidth}}`;
 }};</script></body>"""
+
+
+class Page(HTMLParser):
+    """The rows of each table by its id, every address and alternative text, and which elements were opened."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tables: dict[str | None, list[list[str]]] = {}
+        self.addresses: list[str] = []
+        self.alts: list[str] = []
+        self.tags: list[str] = []
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        given = dict(attributes)
+        self.tags.append(tag)
+        self.alts += [given["alt"]] if "alt" in given else []
+        self.addresses += [given[name] for name in ("src", "href", "xlink:href") if name in given]
+        if tag == "table":
+            self.rows = self.tables.setdefault(given.get("id"), [])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data
 
 
 def browse(path: Path, *options: str) -> str:

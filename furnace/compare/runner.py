@@ -153,6 +153,7 @@ class Runner:
             "step_seconds": median_step(trial.folder),
             "peak_memory_gib": max((entry["memory_gib"] for entry in metrics), default=None),
             "device": run["device"],
+            "commit": run.get("commit"),
             "versions": run["versions"],
             "finished": datetime.now().isoformat(timespec="seconds"),
         }

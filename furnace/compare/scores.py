@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 BASELINE = "supervised"
 LAST, BEST = "last", "best"
+TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the validation list"}
 LEVEL = 0.95  # of the confidence interval
 
 

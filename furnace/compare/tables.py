@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV, JSON and a plot."""
+"""A comparison as Markdown, CSV, JSON, a plot and a page."""
 
 import csv
 import io
@@ -6,30 +6,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from furnace.compare.scores import BASELINE, BEST, LAST, Row
+from furnace.compare.plots import curves, plot
+from furnace.compare.runner import TEST
+from furnace.compare.scores import BASELINE, TITLES, Row
+from furnace.engine.record import REPORT
+from furnace.inference.page import render
 from furnace.utils.files import write_atomically
-from furnace.utils.fonts import drawable, plot_style
 from furnace.utils.wording import byte_size, duration, percent
 
 MARKDOWN, CSV, JSON, PLOT = "comparison.md", "comparison.csv", "comparison.json", "comparison.png"
-TITLES = {LAST: "Last epoch", BEST: "Best epoch, chosen on the validation list"}
+PAGE, TEMPLATE = "comparison.html", "comparison.html.j2"
 ABOUT = ("labels", "method", "seeds")
 STATISTICS = ("std", f"minus {BASELINE}", "standard error", "95 % interval", "time", "memory")
 NOTE = (
-    "Values on the test set in percent, mean over the seeds and sample standard deviation; the difference to "
-    f"{BASELINE} is paired by seed, with its standard error and 95 % confidence interval (Student's t). Time is "
-    "one run's training and evaluation."
+    "Values on the test set in percent, mean over the seeds and sample standard deviation, which is the bar in plots; "
+    f"the difference to {BASELINE} is paired by seed, with its standard error and 95 % confidence interval "
+    "(Student's t). Time is one run's training and evaluation."
 )
 ENOUGH_SEEDS = 5
-PLOT_DPI = 150
 
 
 def write_files(
     folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], trials: list[dict], titles: dict[str, str]
 ) -> None:
-    """Write all four.
+    """Write all five.
 
     Args:
         folder: where to.
@@ -44,6 +45,7 @@ def write_files(
     write_atomically(folder / CSV, to_csv(rows).encode())
     write_atomically(folder / MARKDOWN, to_markdown(title, rows, facts, titles).encode())
     write_atomically(folder / PLOT, plot(title, rows, titles))
+    write_atomically(folder / PAGE, to_html(folder, title, rows, facts, trials, titles))
 
 
 def to_markdown(title: str, rows: Sequence[Row], facts: dict[str, str], titles: dict[str, str]) -> str:
@@ -53,6 +55,39 @@ def to_markdown(title: str, rows: Sequence[Row], facts: dict[str, str], titles: 
     return (
         f"# {title}\n\n{listed}\n\n{tables(rows, titles)}\n\n{NOTE}\n\n![{plotted} against labelled images]({PLOT})\n"
     )
+
+
+def to_html(
+    folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], trials: list[dict], titles: dict[str, str]
+) -> bytes:
+    """The page for a browser, with links to the reports of the trials that lie in `folder`."""
+    reports = [f"{trial['folder']}/{TEST}/{REPORT}" for trial in trials]
+    return render(
+        TEMPLATE,
+        Path(__file__).parent,
+        svg={name: curves(rows, name, title) for name, title in titles.items()},
+        title=f"{title}: comparison",
+        sections={
+            name: {which: lines for which in TITLES if (lines := lines_of(rows, which, name))} for name in titles
+        },
+        head=(*ABOUT, *STATISTICS),
+        about=len(ABOUT),
+        titles=titles,
+        kinds=TITLES,
+        notes=[NOTE, *filter(None, [seeds_note(rows)])],
+        facts=facts,
+        trials=[
+            (trial, report if (folder / report).is_file() else None)
+            for trial, report in zip(trials, reports, strict=True)
+        ],
+    )
+
+
+def lines_of(rows: Sequence[Row], which: str, metric: str) -> list[tuple[tuple[str, ...], bool]]:
+    """The cells of each row of a table, and whether its method is the best with so many labels."""
+    chosen = [row for row in rows if (row.which, row.metric) == (which, metric)]
+    best = {row.ratio: max(other.mean for other in chosen if other.ratio == row.ratio) for row in chosen}
+    return [(cells_of(row), row.mean == best[row.ratio]) for row in chosen]
 
 
 def tables(rows: Sequence[Row], titles: dict[str, str]) -> str:
@@ -124,48 +159,3 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows({**asdict(row), "seeds": " ".join(map(str, row.seeds))} for row in rows)
     return text.getvalue()
-
-
-def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
-    """The first of the metrics `titles` against the number of labelled images as PNG, a panel each for last and best
-    epoch, bars of one std."""
-    # Not pyplot: it would look for a screen and keep the figure.
-    import matplotlib as mpl
-
-    with mpl.rc_context(plot_style([title, *(row.method for row in rows)])):
-        return _plot(drawable(title), rows, titles)
-
-
-def _plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
-    from matplotlib.figure import Figure
-
-    plotted = next(iter(titles))
-    rows = [row for row in rows if row.metric == plotted]
-    kinds = [which for which in TITLES if any(row.which == which for row in rows)]
-    figure = Figure(figsize=(1 + 5 * len(kinds), 4), layout="constrained")
-    panels: list[Any] = list(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0])
-    methods = list(dict.fromkeys(row.method for row in rows))
-    for axes, which in zip(panels, kinds, strict=True):
-        for method in methods:
-            chosen = sorted((r for r in rows if (r.method, r.which) == (method, which)), key=lambda r: r.labeled)
-            axes.errorbar(
-                [row.labeled for row in chosen],
-                [100 * row.mean for row in chosen],
-                [100 * (row.std or 0) for row in chosen],
-                marker="o",
-                capsize=3,
-                label=drawable(method),
-            )
-        counts = {row.labeled: row.ratio for row in rows}
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(counts), [f"{labeled}\n1/{ratio}" for labeled, ratio in counts.items()])
-        axes.minorticks_off()
-        axes.set(title=TITLES[which], xlabel="labelled images")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"test {titles[plotted]}, %")
-    # Given by name, labels with a leading "_" are shown, too.
-    panels[0].legend(panels[0].containers, list(map(drawable, methods)))
-    figure.suptitle(title)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=PLOT_DPI)
-    return buffer.getvalue()

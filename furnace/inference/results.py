@@ -28,8 +28,8 @@ CONDITIONS = ("branch", "eval_source", "images_content", "scales", "flip", "crop
 
 @dataclass(frozen=True)
 class Result:
-    """One snapshot's scores, on the host: `values` of all metrics by name; `per_image` (N,) float64, the value that
-    ranks snapshots for each image alone, in the order of `names`; `shows` (N, K) bool, true if a class is in its label."""
+    """One snapshot's scores, on the host: `values` of all metrics by name; in the order of `names`, `per_image` (N,)
+    float64, the value that ranks snapshots for each image alone, and `shows` (N, K) bool, the classes in its label."""
 
     snapshot: str
     epoch: int

@@ -109,8 +109,8 @@ class IoU(Metric):
     means: ClassVar = {"miou": "iou", "mean_accuracy": "accuracy"}
     note: ClassVar = (
         "IoU: a class that is absent from labels and predictions is left out of the mean; a class that is predicted "
-        "but absent from the labels counts 0. Mean class accuracy: over the classes in the labels. Support: the class's "
-        "share of the labelled pixels."
+        "but absent from the labels counts 0. Mean class accuracy: over the classes in the labels. Support: the "
+        "class's share of the labelled pixels."
     )
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):

@@ -276,14 +276,18 @@ def report(
         "labelled images": "drawn by each seed" if args.draw_subsets else "the same for every seed",
         "validation": Path(args.validation).name if args.validation else "none",
         "hardware": ", ".join(sorted({result["device"] for result in results.values()})),
+        "commit": ", ".join(sorted({result["commit"] for result in shown if result.get("commit")})) or "-",
         "versions": "; ".join(sorted({", ".join(map(" ".join, result["versions"].items())) for result in shown})),
         "runs": f"{len(done)} of {len(trials)} finished" + (f", from {times[0]} to {times[-1]}" if times else ""),
     }
     out = trials[0].folder.parent
-    everything = [{"method": t.method, "ratio": t.ratio, "seed": t.seed, **t.record()} for t in done]
+    everything = [
+        {"method": t.method, "ratio": t.ratio, "seed": t.seed, "folder": t.folder.name, **t.record()} for t in done
+    ]
     compare.tables.write_files(out, title, rows, facts, everything, metrics.mains)
     console.print(compare.tables.tables(rows, metrics.mains), soft_wrap=True, markup=False)
-    console.print(f"written: {out / compare.tables.MARKDOWN}, .csv, .json and {compare.tables.PLOT}", soft_wrap=True)
+    console.print(f"written: {out / compare.tables.MARKDOWN}, .csv, .json, .png and .html", soft_wrap=True)
+    console.print(f"to look at: {out / compare.tables.PAGE}", soft_wrap=True)
 
 
 def to_score(trial: Trial, result: dict[str, Any], metrics: MetricList) -> Score:

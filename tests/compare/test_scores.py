@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from dataclasses import replace
 
 import cv2
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from furnace.compare.plots import curves, draw, plot
 from furnace.compare.scores import Row, Score, aggregate, paired_difference
-from furnace.compare.tables import cells_of, plot, tables, to_csv
+from furnace.compare.tables import cells_of, tables, to_csv
 
 SHARES = st.floats(0, 1)
 METHODS = ("supervised", "cps", "cpcl")
@@ -129,6 +131,21 @@ def test_every_method_is_in_the_legend_of_the_plot(monkeypatch):
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == list(dict.fromkeys(row.method for row in rows))
     assert figure.get_suptitle().startswith("US$5_$10, ") and not figure._suptitle.get_parse_math()
+
+
+def test_error_bars_are_one_deviation_on_each_side():
+    rows = example()
+    panels = draw(rows, "miou", "mIoU", str).axes
+    for panel, which in zip(panels, ("last", "best"), strict=True):
+        for method, container in zip(METHODS, panel.containers, strict=True):
+            chosen = [row for row in rows if (row.which, row.method) == (which, method)]
+            expected = [[(row.labeled, 100 * (row.mean + side * row.std)) for side in (-1, 1)] for row in chosen]
+            np.testing.assert_allclose(np.array(container[2][0].get_segments()), expected)
+
+
+def test_the_curves_of_the_page_name_every_method():
+    svg = curves(example(), "miou", "mIoU")
+    assert [text for text in re.findall(r">([^<]+)</text>", svg) if text in METHODS] == list(METHODS)
 
 
 def test_plot_has_a_panel_for_each_kind_of_epoch():

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from furnace.inference.plots import epochs_plot
 from furnace.inference.report import JUDGED, Training, changed_settings, write_report
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.settings import Settings
-from tests.browser import opened, overflow, screenshot
+from tests.browser import Page, opened, overflow, screenshot
 
 CLASSES = Classes(("sky & sea", "<b>road</b>", "car"), ((1, 2, 3), (200, 0, 0), (0, 200, 0)))
 CONFUSION = [[50, 2, 0], [5, 30, 0], [0, 0, 0]]
@@ -56,40 +55,6 @@ def write(C: Settings, entries: list[dict], shown: dict, examples: Sequence[Exam
     record = read_record(Path(C.snapshot_dir) / RECORD)
     training = Training("supervised", record.get("settings") or C.model_dump(), record, metrics, truth)
     return write_report(C, training, MetricList(["iou"]), entries, shown, examples, CLASSES, ORIGIN)
-
-
-class Page(HTMLParser):
-    """The rows of each table by its id, every address and alternative text, and which elements were opened."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tables: dict[str | None, list[list[str]]] = {}
-        self.addresses: list[str] = []
-        self.alts: list[str] = []
-        self.tags: list[str] = []
-        self.inside = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list) -> None:
-        given = dict(attributes)
-        self.tags.append(tag)
-        self.alts += [given["alt"]] if "alt" in given else []
-        self.addresses += [given[name] for name in ("src", "href", "xlink:href") if name in given]
-        if tag == "table":
-            self.rows = self.tables.setdefault(given.get("id"), [])
-        elif tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.inside = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self.inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self.inside:
-            self.rows[-1][-1] += data
 
 
 def read(path: Path) -> Page:
@@ -212,7 +177,8 @@ def test_a_click_sorts(report, column, order):
 LOOK = """
 const set = (id, value, kind) => { byId(id).value = value; byId(id).dispatchEvent(new Event(kind)); };
 const clip = () => ["prediction", "truth"].map(kind => stage.querySelector("." + kind).style.clipPath);
-const seen = () => [...document.querySelectorAll(".example:not(.hidden) figcaption")].map(each => each.textContent.slice(0, 7));
+const shown = () => [...document.querySelectorAll(".example:not(.hidden) figcaption")];
+const seen = () => shown().map(caption => caption.textContent.slice(0, 7));
 const looks = { first: [seen(), byId("caption").textContent, stage.querySelector("img").alt, clip()] };
 for (const value of [0, 100, 130, 200]) { set("wipe", value, "input"); looks[value] = clip(); }
 looks.spoken = byId("wipe").getAttribute("aria-valuetext");
@@ -220,8 +186,10 @@ set("order", "best", "change"); looks.best = seen();
 set("class", "1", "change"); looks.road = seen();
 set("order", "worst", "change"); looks.worstRoad = seen();
 set("class", "2", "change"); looks.car = seen();
-document.querySelector('.matrix [data-error="1-0"]').click(); looks.error = [seen(), byId("error").value, byId("class").value];
-document.querySelector('.matrix [data-error="0-1"]').click(); looks.none = [seen(), byId("found").textContent];
+document.querySelector('.matrix [data-error="1-0"]').click();
+looks.error = [seen(), byId("error").value, byId("class").value];
+document.querySelector('.matrix [data-error="0-1"]').click();
+looks.none = [seen(), byId("found").textContent];
 document.body.innerHTML = ""; document.body.append(JSON.stringify(looks));
 """
 
