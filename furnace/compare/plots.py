@@ -8,16 +8,17 @@ from matplotlib.figure import Figure
 
 from furnace.compare.scores import TITLES, Row
 from furnace.inference.plots import STYLE, to_svg
-from furnace.utils.fonts import drawable, plot_style
+from furnace.utils.fonts import drawable, plot_style, shortened
 
 PLOT_DPI = 150
+DODGE = 0.05  # doublings of the labels between two methods, so that their bars do not hide each other
 
 
 def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
     """The first of the metrics `titles` as PNG, a panel each for last and best epoch, bars of one std."""
     metric = next(iter(titles))
     with mpl.rc_context(plot_style([title, *(row.method for row in rows)])):
-        figure = draw(rows, metric, titles[metric], drawable)
+        figure = draw(rows, metric, titles[metric], lambda method: shortened(drawable(method)))
         figure.suptitle(drawable(title))
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=PLOT_DPI)
@@ -27,7 +28,7 @@ def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
 def curves(rows: Sequence[Row], metric: str, title: str) -> str:
     """The same of any metric as SVG, in the colours of a page."""
     with mpl.rc_context({**STYLE, **plot_style([row.method for row in rows])}):
-        return to_svg(draw(rows, metric, title, str))
+        return to_svg(draw(rows, metric, title, shortened))
 
 
 def draw(rows: Sequence[Row], metric: str, title: str, shown: Callable[[str], str]) -> Figure:
@@ -39,10 +40,11 @@ def draw(rows: Sequence[Row], metric: str, title: str, shown: Callable[[str], st
     panels = list(figure.subplots(1, max(len(kinds), 1), sharey=True, squeeze=False)[0])
     methods = list(dict.fromkeys(row.method for row in rows))
     for axes, which in zip(panels, kinds, strict=False):
-        for method in methods:
+        for number, method in enumerate(methods):
+            aside = 2 ** (DODGE * (number - (len(methods) - 1) / 2))
             chosen = sorted((r for r in rows if (r.method, r.which) == (method, which)), key=lambda r: r.labeled)
             axes.errorbar(
-                [row.labeled for row in chosen],
+                [aside * row.labeled for row in chosen],
                 [100 * row.mean for row in chosen],
                 [100 * (row.std or 0) for row in chosen],
                 marker="o",
