@@ -23,7 +23,9 @@ def lines(name: str) -> set[str]:
 
 def test_requirements_are_those_of_the_files(project: dict):
     assert {str(Requirement(line)) for line in project["dependencies"]} == lines("requirements.txt")
-    assert {str(Requirement(line)) for line in project["optional_dependencies"]["dev"]} == lines("requirements-dev.txt")
+    for name in ("dev", "wandb"):
+        found = {str(Requirement(line)) for line in project["optional_dependencies"][name]}
+        assert found == lines(f"requirements-{name}.txt")
 
 
 def test_every_requirement_is_there_in_a_version_that_fits():
@@ -36,3 +38,11 @@ def test_the_package_is_furnace_with_all_its_rooms():
     found = set(find_packages(str(REPOSITORY), include=["furnace*"]))
     rooms = {path.parent.name for path in Path(REPOSITORY / "furnace").glob("*/__init__.py")}
     assert found == {"furnace"} | {f"furnace.{room}" for room in rooms}
+
+
+def test_templates_styles_and_scripts_of_the_pages_are_installed():
+    declared = read_configuration(REPOSITORY / "pyproject.toml")["tool"]["setuptools"]["package-data"]
+    for path in REPOSITORY.glob("furnace/**/*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            package = ".".join(path.parent.relative_to(REPOSITORY).parts)
+            assert any(path.match(pattern) for pattern in declared.get(package, [])), path

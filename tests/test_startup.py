@@ -8,7 +8,20 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-SLOW = {"torch", "torchvision", "timm", "cv2", "scipy", "matplotlib", "PIL", "av", "tifffile", "onnx", "tensorboardX"}
+SLOW = {
+    "torch",
+    "torchvision",
+    "timm",
+    "cv2",
+    "scipy",
+    "matplotlib",
+    "PIL",
+    "av",
+    "tifffile",
+    "onnx",
+    "tensorboardX",
+    "wandb",
+}
 HELP = {"--help": 0, "--hlep": 2}
 SLIPS = {"-o lrr=1": 2, "-o lr=abc": 2, "-o lr": 2, "-o method=cpc": 2}
 OF_AN_EXPERIMENT = {

@@ -18,8 +18,10 @@ from torch import Tensor
 from furnace.engine.best_effort import BestEffort, tensorboard_writer
 from furnace.engine.distributed import rank
 from furnace.engine.record import TRAINING_METRICS, append_metrics
+from furnace.engine.tracking import WandbWriter, Writers
 from furnace.seg_opr.confusion import exact
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
+from furnace.utils.errors import Stopped
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar, beside_bars
 
@@ -88,6 +90,7 @@ class Monitor:
         console: where the bar is drawn.
         whole: averages the metrics over the processes; only the first shows and writes them.
         run: name of the run, which the figures carry.
+        tracker: gets TensorBoard's records, too.
 
     A context manager; within it, draw the batches through `timed`, and call `record` after every iteration.
     """
@@ -104,8 +107,9 @@ class Monitor:
         console: Console,
         whole: WholeBatch = ALONE,
         run: str = "",
+        tracker: WandbWriter | None = None,
     ):
-        self.run = run
+        self.run, self.tracker = run, tracker
         self.whole, self.first = whole, rank() == 0
         self.niters_per_epoch, self.total = niters_per_epoch, total
         self.record_iter, self.display_iter = record_iter, display_iter
@@ -113,7 +117,8 @@ class Monitor:
         # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
         self.best_effort = BestEffort(logger.warning)
         tb = Path(folder) / "tb"
-        self.writer = tensorboard_writer(tb, self.best_effort, write_to_disk=self.first, purge_step=start or None)
+        writer = tensorboard_writer(tb, self.best_effort, write_to_disk=self.first, purge_step=start or None)
+        self.writer = Writers([writer, tracker]) if tracker else writer
         self.metrics_file = Path(folder) / TRAINING_METRICS
         self.sums: dict[str, Tensor] = {}  # of the finite values, and how many they are
         self.count = 0
@@ -125,8 +130,10 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self.bar.close()
+        if self.tracker:
+            self.tracker.close(failed=kind is not None and not issubclass(kind, Stopped))
         self.writer.close()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -31,6 +31,7 @@ from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
 from furnace.engine.starting import check_data, choose_together
+from furnace.engine.tracking import WandbWriter, begin_tracking, check_wandb
 from furnace.engine.warm_start import begin_network
 from furnace.methods.build import build_method
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
@@ -52,7 +53,7 @@ class Trainer:
         console: for the table and the progress bar.
 
     Raises:
-        UserError: data or weights are missing or wrong, or snapshots of another run would be overwritten.
+        UserError: data, weights or a package are missing or wrong, or snapshots of another run would be overwritten.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Trainer:
         overwrite: bool = False,
         console: Console | None = None,
     ):
+        check_wandb(C)
         self.C, self.device = C, device
         self.console = console or open_console(quiet=rank() > 0)
         found, own, self.notes = choose_together(C, resume, overwrite, device)
@@ -117,11 +119,14 @@ class Trainer:
             self._begin()
             self.saver.finish(self.iteration // C.niters_per_epoch - 1)
             return
+        tracker = begin_tracking(C, self.identity["run"], logger.warning)  # before an earlier run is removed
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
         self._begin()
+        if tracker:
+            logger.info(f"Weights & Biases: {tracker.place}")
         signals = StopSignals(lambda: files_being_read(self.dataset))
-        with signals, self._monitor() as monitor, no_workers_left(), self._saved_after_faults(signals):
+        with signals, self._monitor(tracker) as monitor, no_workers_left(), self._saved_after_faults(signals):
             batches = iter(loader)
             signals.watch()
             for batch in monitor.timed(signals.awaited(batches)):
@@ -280,7 +285,7 @@ class Trainer:
                 )
         return faults
 
-    def _monitor(self) -> Monitor:
+    def _monitor(self, tracker: WandbWriter | None) -> Monitor:
         C = self.C
         return Monitor(
             C.log_dir,
@@ -292,6 +297,7 @@ class Trainer:
             console=self.console,
             whole=whole_batch(),
             run=self.identity["run"],
+            tracker=tracker,
         )
 
 

@@ -26,8 +26,8 @@ from furnace.utils.wording import one_line
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
 # What changes time, space and what is seen of a run, but not what it learns.
 COSTS = {
-    "num_workers", "cache", "compile", "record_info_iter", "image_iter", "diagnose", "display_iter", "autosave_minutes",
-    "keep_snapshots", "eval_batch_size", "allow_absent_classes",
+    "num_workers", "cache", "compile", "record_info_iter", "image_iter", "diagnose", "display_iter", "wandb",
+    "autosave_minutes", "keep_snapshots", "eval_batch_size", "allow_absent_classes",
 }  # fmt: skip
 # What belongs to evaluation alone.
 EVALUATION = {
@@ -288,6 +288,11 @@ class Settings(BaseModel):
         False, description="compare pseudo labels with withheld labels of the unlabelled images, every image_iter"
     )
     display_iter: PositiveInt = Field(50, description="iterations between lines of the text log")
+    wandb: OptionalText = Field(
+        None,
+        description="project of Weights & Biases that gets the records of TensorBoard, too (pip install wandb); None: "
+        "none",
+    )
     debug: bool = Field(False, description="two epochs of at most ten iterations, to see that everything runs")
 
     # Interruptions and faults
