@@ -28,9 +28,10 @@ demo: env ## toy data, training, evaluation and pictures in seven minutes on two
 	@echo "logs        $(DEMO)/log_last.log, $(DEMO)/val_last.log; TensorBoard: $(DEMO)/tb"
 	@echo "snapshots   $(DEMO)/snapshot"
 	@echo "results     $(DEMO)/results.json"
-	@echo "report      $(DEMO)/report.html, to open in a browser"
 	@echo "strips      $(DEMO)/strips (what the pseudo labels were like)"
 	@echo "pictures    $(DEMO)/predictions/epoch-last/strip (image | prediction | ground truth)"
+	@echo
+	@echo "To open the report: $(PYTHON) -m webbrowser 'file://$(CURDIR)/$(DEMO)/report.html'"
 
 style: env ## format and rules, by ruff
 	$(PY) -m ruff format --check .

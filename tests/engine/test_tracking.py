@@ -57,7 +57,7 @@ def test_offline_it_gets_what_tensorboard_gets(settings, tmp_path: Path, monkeyp
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    C = settings(diagnose=True, image_iter=3, record_info_iter=1, num_workers=0)
+    C = settings(diagnose=True, image_iter=3, record_info_iter=1, nepochs=1)
     Trainer(C, CPU, console=Console(quiet=True)).fit()
     (path,) = (tmp_path / "log" / "wandb").glob("offline-run-*/*.wandb")
     found, run = {}, None
