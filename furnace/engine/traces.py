@@ -17,8 +17,8 @@ ABANDONED = "abandoned"
 
 
 def clear_traces(log_dir: str | Path) -> None:
-    """Remove results, report, records and pictures of an earlier run; its text logs and what it gave to Weights & Biases
-    stay, their names tell the time."""
+    """Remove results, report, records and pictures of an earlier run; its text logs and folders of wandb stay,
+    their names tell the time."""
     folder = Path(log_dir)
     with explained(folder):
         for name in (RESULTS, REPORT, *LINES):
