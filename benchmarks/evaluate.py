@@ -56,7 +56,15 @@ def main(argv: list[str] | None = None) -> None:
     window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size)
 
     def published() -> list[np.ndarray]:
-        given = (C.eval_crop_size, C.eval_stride_rate, C.image_mean, C.image_std, device, C.eval_scale_array, C.eval_flip)
+        given = (
+            C.eval_crop_size,
+            C.eval_stride_rate,
+            C.image_mean,
+            C.image_std,
+            device,
+            C.eval_scale_array,
+            C.eval_flip,
+        )
         with published_precision():
             return [published_prediction(network, image, *given) for image in images]
 

@@ -244,8 +244,10 @@ class Settings(BaseModel):
     pretrained_model: Files = Field(
         None, description="encoder weights: a file, 'imagenet', or None; or two, separated by a comma, likewise"
     )
-    warm_start: OptionalText = Field(
-        None, description="snapshot to begin with, in place of pretrained_model; one branch begins all; None: none"
+    warm_start: Files = Field(
+        None,
+        description="snapshot to begin with, in place of pretrained_model, or one for each branch, separated by a "
+        "comma; one branch begins all; None: none",
     )
     decoder: Annotated[str, EntryOf("furnace.base_model.decoders:DECODERS")] = Field(
         "deeplabv3plus", description="decoder: deeplabv3plus, upernet, or dpt for plain ViTs"
