@@ -22,7 +22,8 @@ STEP = (
 )
 EVALUATION = (
     "published: float32, one window at a time, prepared by NumPy in float64; scores summed on the device, copied to "
-    "the host once per image and scale, resized and compared there. Not run: reading and writing files, the confusion matrix"
+    "the host once per image and scale, resized and compared there. Not run: reading "
+    "and writing files, the confusion matrix"
 )
 
 
