@@ -193,6 +193,18 @@ def test_folder_without_config_is_named(tmp_path):
         load_config(tmp_path)
 
 
+def test_another_file_of_the_folder_is_an_experiment_of_its_own(tmp_path):
+    for name, lr in (("config.py", "0.5"), ("config_modern.py", "0.25")):
+        text = (VOC / "config.py").read_text().replace("C.lr = 0.005", f"C.lr = {lr}")
+        (tmp_path / "exp_own").mkdir(exist_ok=True)
+        (tmp_path / "exp_own" / name).write_text(text)
+    own, modern = load_config(tmp_path / "exp_own"), load_config(tmp_path / "exp_own" / "config_modern.py")
+    assert (own.lr, modern.lr) == (0.5, 0.25)
+    assert [Path(C.log_dir).name for C in (own, modern)] == ["exp_own", "exp_own_modern"]
+    with pytest.raises(UserError, match=r"config_old\.py: no such file; there are config\.py, config_modern\.py$"):
+        load_config(tmp_path / "exp_own" / "config_old.py")
+
+
 @pytest.mark.parametrize(
     "text, complaint",
     [
