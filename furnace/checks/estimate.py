@@ -1,6 +1,5 @@
 """Estimate the time of a run on this machine from a few steps on random batches and a few samples."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cache import Cache
 from furnace.datasets.cache_folder import OFF
 from furnace.datasets.dataset import TrainSet
+from furnace.datasets.loaders import worker_count
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network, described_method
@@ -44,7 +44,7 @@ class Estimate:
 
 def estimate(C: Settings, dataset: TrainSet, device: torch.device) -> Estimate:
     """Measure steps on one device and the loading of samples. Raises torch.OutOfMemoryError."""
-    workers = max(1, min(C.num_workers, os.cpu_count() or 1))
+    workers = max(1, worker_count(C.num_workers))
     loading = C.batch_size * sample_seconds(C, dataset) / workers
     parallel = C.num_workers > 0 and device.type == "cuda"
     return Estimate(step_seconds(C, device), loading, C.nepochs * C.niters_per_epoch, parallel)

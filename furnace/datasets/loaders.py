@@ -129,14 +129,22 @@ def build_train_loader(
 ) -> DataLoader:
     """Batches from `start_iteration` to the end of the run, this process's share of each; fills the cache first."""
     dataset.prepare()
-    dataset.watch(C.num_workers)
+    workers = worker_count(C.num_workers, world_size)
+    dataset.watch(workers)
     positions = BatchPositions(C.batch_size, C.niters_per_epoch, C.nepochs, start_iteration, rank, world_size)
-    return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(C.num_workers, pin))
+    return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(workers, pin))
 
 
-def build_eval_loader(C: Settings, samples: list) -> DataLoader:
+def build_eval_loader(C: Settings, samples: list, world_size: int = 1) -> DataLoader:
     """Images one by one, (name, image, label), decoded ahead by the workers."""
-    return DataLoader(EvalSet(samples, C.num_classes), batch_size=None, **worker_settings(C.num_workers))
+    workers = worker_count(C.num_workers, world_size)
+    return DataLoader(EvalSet(samples, C.num_classes), batch_size=None, **worker_settings(workers))
+
+
+def worker_count(num_workers: int, world_size: int = 1) -> int:
+    """Workers of each of `world_size` processes: no more than cores, as more would take them from one another."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_workers, max(1, cores // world_size))
 
 
 def worker_settings(num_workers: int, pin: bool = False) -> dict:

@@ -98,7 +98,7 @@ class Evaluator:
         share = range(rank(), len(self.samples), world_size())
         begin = time.perf_counter()
         with ProgressBar(path.stem, len(share), self.console) as bar:
-            loader = build_eval_loader(C, [self.samples[index] for index in share])
+            loader = build_eval_loader(C, [self.samples[index] for index in share], world_size())
             images = ((image.numpy(), (name, image, label)) for name, image, label in loader)
             for index, ((name, image, label), found) in zip(share, self.segmenter.stream(images), strict=True):
                 prediction = found.labels.long()

@@ -208,7 +208,7 @@ class Settings(BaseModel):
     num_unsup_imgs: OptionalCount = Field(None, description="unlabelled images, likewise")
     max_samples: OptionalCount = Field(None, description="samples per epoch, likewise")
     num_workers: NonNegativeInt = Field(
-        4, description="loader processes per device; 0 loads in the training process", le=2**10
+        4, description="loader processes per device, at most one per core; 0: none, the main one loads", le=2**10
     )
     cache: str = Field(
         "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see DATA/README.md"
