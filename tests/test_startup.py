@@ -61,7 +61,7 @@ def test_commands_of_an_experiment(command: str) -> None:
     check(f"exp_toy/{command}", HELP | {"--settings": 0} | SLIPS | OF_AN_EXPERIMENT[command])
 
 
-@pytest.mark.parametrize("folder", ["exp_voc", "exp_city", "exp_camvid"])
+@pytest.mark.parametrize("folder", ["exp_voc", "exp_city", "exp_toy"])
 def test_settings_of_every_experiment(folder: str) -> None:
     check(f"{folder}/train.py", {"--settings": 0})
 
