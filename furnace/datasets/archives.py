@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 from furnace.datasets.folders import walk
 from furnace.utils.errors import UserError
 
-MAX_MEMBER_BYTES = 64 * 2**20  # no image or label of these data sets comes near; memory is asked for below it only
+# No image or label of these data sets comes near: memory is asked for below it only.
+MAX_MEMBER_BYTES = 64 * 2**20
 CHUNK_BYTES = 2**20
 
 
@@ -60,11 +61,11 @@ class Source(ABC):
             found[name] = entry
         return found
 
-    def find(self, pattern: str) -> dict[str, str]:
+    def find(self, pattern: str, limit: int = MAX_MEMBER_BYTES) -> dict[str, str]:
         """Members whose whole name matches, by the pattern's first group.
 
         Raises:
-            UserError: a match is a link, is too large, or has the same first group as another.
+            UserError: a match is a link, has more bytes than `limit`, or has the same first group as another.
         """
         found = {}
         for name, entry in self.entries.items():
@@ -74,7 +75,7 @@ class Source(ABC):
                 raise UserError(
                     f"{self.path}: {name} is a link or device, not a file; this is not the official archive"
                 )
-            if entry.size > MAX_MEMBER_BYTES:
+            if entry.size > limit:
                 raise UserError(f"{self.path}: {name} claims {entry.size} bytes; this is not the official archive")
             if match[1] in found:
                 raise UserError(f"{self.path}: both {found[match[1]]} and {name} are there; leave one of them")

@@ -8,6 +8,7 @@ import pytest
 
 from furnace.datasets.protocols import (
     PROTOCOLS,
+    SUBSETS,
     UNIMATCH,
     Layout,
     check_partition,
@@ -18,7 +19,7 @@ from furnace.datasets.protocols import (
 from furnace.utils.errors import UserError
 
 IDS = ["2007_000032", "2007_000039", "2007_000063"]
-LAYOUT = Layout({r"(train_(?:un)?labeled_1-\d+\.txt)": r"sub/\1"}, lambda line: [f"image/{line}.jpg"])
+LAYOUT = Layout({rf"{SUBSETS}(train_(?:un)?labeled_1-\d+\.txt)": r"sub/\1"}, lambda line: [f"image/{line}.jpg"])
 
 
 @pytest.mark.parametrize(

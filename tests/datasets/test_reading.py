@@ -12,7 +12,7 @@ from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
 from furnace.datasets.picture import completed
-from furnace.datasets.reading import read_image, read_label, read_pair
+from furnace.datasets.reading import Files, read_image, read_label
 from furnace.datasets.splits import Sample
 from furnace.utils.errors import UserError
 from tests.tiny_data import NUM_CLASSES, PALETTE, blocky_label, write_image, write_palette_label
@@ -114,13 +114,13 @@ def test_label_of_another_size_is_refused_with_both_sizes(photo, label, tmp_path
     image = write_image(tmp_path / "image.png", photo)
     sample = Sample("image", image, write_image(tmp_path / "label.png", label))
     with pytest.raises(UserError, match=r"label\.png: 44x30 pixels, but its image .*image\.png has 160x120"):
-        read_pair(sample, NUM_CLASSES)
+        Files(NUM_CLASSES).pair(sample)
 
 
 def test_pair_is_image_and_label(label, tmp_path):
     image = write_image(tmp_path / "image.png", PALETTE[label])
     sample = Sample("image", image, write_palette_label(tmp_path / "label.png", label))
-    found_image, found_label = read_pair(sample, NUM_CLASSES)
+    found_image, found_label = Files(NUM_CLASSES).pair(sample)
     np.testing.assert_array_equal(found_label, label)
     np.testing.assert_array_equal(found_image, PALETTE[label])
 
