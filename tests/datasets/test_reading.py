@@ -110,6 +110,31 @@ def test_label_value_that_is_no_class_is_named(values, dtype, num_classes, compl
         read_label(path, num_classes)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+@pytest.mark.parametrize("num_classes", [2, 150, 255])
+def test_zero_may_be_unlabelled_and_the_others_a_class_less(dtype, num_classes, tmp_path):
+    values = np.arange(num_classes + 1).reshape(1, -1)
+    found = read_label(write_image(tmp_path / "label.tif", values.astype(dtype)), num_classes, reduce_zero_label=True)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[255, *range(num_classes)]]
+
+
+@pytest.mark.parametrize(
+    "value, reduce_zero_label, complaint",
+    [
+        (152, True, r"152 is neither a class \(C.num_classes = 150: 1 to 150\) nor 0; check C.num_classes"),
+        (255, True, r"255 is .* nor 0; if 255 is unlabelled in these files, .* set C.reduce_zero_label = False"),
+        (-1, True, "-1 is neither a class .* nor 0; check"),
+        (150, False, r"150 is .*: 0 to 149\) nor 255; if 0 is unlabelled .* set C.reduce_zero_label = True"),
+        (152, False, "152 is .* nor 255; check C.num_classes"),
+    ],
+)
+def test_labels_of_the_other_meaning_are_told(value, reduce_zero_label, complaint, tmp_path):
+    path = write_image(tmp_path / "label.tif", np.array([[1, value]], dtype=np.int32))
+    with pytest.raises(UserError, match=f"label value {complaint}"):
+        read_label(path, 150, reduce_zero_label)
+
+
 def test_label_of_another_size_is_refused_with_both_sizes(photo, label, tmp_path):
     image = write_image(tmp_path / "image.png", photo)
     sample = Sample("image", image, write_image(tmp_path / "label.png", label))
