@@ -121,6 +121,17 @@ def test_a_cache_tells_both_meanings_apart(prepared):
     np.testing.assert_array_equal(files.label(path), expected(name))
 
 
+def test_the_official_folder_serves_with_lists_of_unimatch(lists, tmp_path):
+    root = write_folder(tmp_path / "extracted", ade20k_members()) / "ADEChallengeData2016"
+    C = load(
+        tmp_path, dataset_path=root, train_source=lists / "1_2/labeled.txt", unsup_source=lists / "1_2/unlabeled.txt"
+    )
+    dataset = build_train_set(C)
+    assert [len(dataset.labeled), len(dataset.unlabeled)] == [6, 6]
+    for sample in dataset.labeled:
+        np.testing.assert_array_equal(build_reader(C).pair(sample)[1], expected(sample.name))
+
+
 def test_labels_of_the_other_meaning_are_refused(prepared):
     C, name = load(prepared), ADE20K_NAMES["training"][0]
     path = Path(C.dataset_path) / f"annotations/training/{name}.png"
