@@ -20,8 +20,7 @@ from pathlib import Path, PurePosixPath
 from furnace.datasets.folders import walk
 from furnace.utils.errors import UserError
 
-# No image or label of these data sets comes near: memory is asked for below it only.
-MAX_MEMBER_BYTES = 64 * 2**20
+MAX_MEMBER_BYTES = 64 * 2**20  # no image or label of these data sets comes near; memory is asked for below it only
 CHUNK_BYTES = 2**20
 
 
@@ -61,11 +60,15 @@ class Source(ABC):
             found[name] = entry
         return found
 
-    def find(self, pattern: str, limit: int = MAX_MEMBER_BYTES) -> dict[str, str]:
+    def find(self, pattern: str, limit: int | None = None) -> dict[str, str]:
         """Members whose whole name matches, by the pattern's first group.
 
+        Args:
+            pattern: regular expression.
+            limit: bytes of a member; by default `MAX_MEMBER_BYTES`.
+
         Raises:
-            UserError: a match is a link, has more bytes than `limit`, or has the same first group as another.
+            UserError: a match is a link, is too large, or has the same first group as another.
         """
         found = {}
         for name, entry in self.entries.items():
@@ -75,7 +78,7 @@ class Source(ABC):
                 raise UserError(
                     f"{self.path}: {name} is a link or device, not a file; this is not the official archive"
                 )
-            if entry.size > limit:
+            if entry.size > (limit or MAX_MEMBER_BYTES):
                 raise UserError(f"{self.path}: {name} claims {entry.size} bytes; this is not the official archive")
             if match[1] in found:
                 raise UserError(f"{self.path}: both {found[match[1]]} and {name} are there; leave one of them")

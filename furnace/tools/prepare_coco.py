@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from furnace import datasets
-from furnace.datasets.archives import MAX_MEMBER_BYTES, Source, open_source
+from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.instances import Instances
 from furnace.datasets.protocols import UNIMATCH_DESTINATIONS, Layout
@@ -81,7 +81,7 @@ def read_instances(sources: Sequence[Source], name: str) -> Instances:
 
 
 def find(
-    sources: Sequence[Source], folder: str, pattern: str, archive: str, limit: int = MAX_MEMBER_BYTES
+    sources: Sequence[Source], folder: str, pattern: str, archive: str, limit: int | None = None
 ) -> tuple[Source, dict[str, str]]:
     """The first source with files of a pattern in a folder, which may be the source itself, and these.
 
