@@ -9,10 +9,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from furnace.datasets.batch import TrainBatch
-from furnace.datasets.cache import Cache
 from furnace.datasets.cache_folder import OFF
 from furnace.datasets.dataset import TrainSet
-from furnace.datasets.loaders import worker_count
+from furnace.datasets.loaders import build_cache, worker_count
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network, described_method
@@ -109,7 +108,7 @@ def sample_seconds(C: Settings, dataset: TrainSet) -> float:
     """Median CPU seconds of one position of a batch, all its streams; with a cache, as from a filled one."""
     with TemporaryDirectory() as folder:
         if C.cache != OFF:
-            dataset.files = Cache(C.num_classes, Path(folder))
+            dataset.files = build_cache(C, Path(folder))
         found = []
         begin = time.perf_counter()
         for position in range(min(MAX_SAMPLES, dataset.samples)):

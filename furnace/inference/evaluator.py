@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from furnace.datasets.loaders import build_eval_loader
-from furnace.datasets.reading import read_pair
+from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
 from furnace.engine.monitor import logger, open_log
@@ -128,7 +128,8 @@ class Evaluator:
         """The images of highest and of lowest score, best first, predicted by the network as it is."""
         order = [i for i in result.per_image.argsort(descending=True).tolist() if not result.per_image[i].isnan()]
         chosen = order if len(order) <= 2 * EXAMPLES else order[:EXAMPLES] + order[-EXAMPLES:]
-        pairs = ((i, *read_pair(self.samples[i], self.segmenter.C.num_classes)) for i in chosen)
+        files = build_reader(self.segmenter.C)
+        pairs = ((i, *files.pair(self.samples[i])) for i in chosen)
         stream = self.segmenter.stream((image, (i, image, label)) for i, image, label in pairs)
         return [
             Example(result.names[i], float(result.per_image[i]), image, label, to_array(found.labels))

@@ -73,8 +73,10 @@ def matrix_plot(names: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
     side = 1.6 + 0.34 * len(names)
     with mpl.rc_context({**STYLE, **plot_style(names), "axes.grid": False}):
         figure, axes = new_figure(side, side)
-        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5)
-        if len(names) <= LARGEST_WITH_NUMBERS:
+        many = len(names) > LARGEST_WITH_NUMBERS
+        # Of many classes as pixels: the paths of 150 would take 5 MB.
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.5, rasterized=many)
+        if not many:
             for row, column in np.argwhere(shares >= 0.5):
                 value = shares[row, column]
                 axes.text(

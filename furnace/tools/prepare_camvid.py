@@ -8,7 +8,7 @@ import numpy as np
 from furnace import datasets
 from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
-from furnace.datasets.protocols import Layout
+from furnace.datasets.protocols import SUBSETS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
 from furnace.utils.labels import IGNORE_INDEX
@@ -19,7 +19,7 @@ COUNTS = {"train": 367, "val": 101, "test": 233}
 VOID = 11  # the tutorial's value of unlabelled pixels
 FRAME = r"[A-Za-z0-9]+_f?\d+"
 CAMVID_LAYOUT = Layout(
-    destinations={r"(train_(?:un)?labeled_1-\d+\.txt)": r"subset_train/\1"},
+    destinations={rf"{SUBSETS}(train_(?:un)?labeled_1-\d+\.txt)": r"subset_train/\1"},
     paths=lambda line: [f"train/image/{line}.png", f"train/label/{line}.png"],
 )
 

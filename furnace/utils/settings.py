@@ -193,6 +193,9 @@ class Settings(BaseModel):
     num_classes: int = Field(REQUIRED, description="classes, without the ignored one; 2 at least", ge=2, le=255)
     class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
     allow_absent_classes: bool = Field(False, description="train although no training label shows some class")
+    reduce_zero_label: bool = Field(
+        False, description="0 in label files is unlabelled, and value v is class v - 1, as in ADE20K's official labels"
+    )
     image_mean: Floats = Field(
         (0.485, 0.456, 0.406), description="RGB mean of the normalisation, in [0, 1]; not assigned: that of the encoder"
     )

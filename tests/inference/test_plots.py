@@ -36,3 +36,10 @@ def test_a_list_of_any_name_is_in_the_legend():
 def test_long_names_leave_room_for_the_plot():
     svg = bars_plot(["n" * 100, "b"], [0.5, 0.5], None, "IoU")
     assert any(text.startswith("nnn") and text.endswith("...") for text in texts(svg))
+
+
+@pytest.mark.parametrize("count, pictures", [(21, 0), (150, 1)])
+def test_the_cells_of_many_classes_are_one_picture(count, pictures):
+    svg = matrix_plot([f"class {number}" for number in range(count)], [[1] * count] * count)
+    assert svg.count("<image") == pictures
+    assert len(svg) < 10**6

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from furnace.datasets.reading import read_pair
+from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import read_list
 from furnace.methods.settings import load_config
 from furnace.tools.prepare_camvid import main
@@ -46,7 +46,7 @@ def test_layout_lists_and_ignored_pixels(form, tmp_path: Path):
             np.testing.assert_array_equal(np.asarray(picture), np.where(LABEL == 11, 255, LABEL))
     C = load_config(Path(__file__).parents[2] / "exp_camvid", {"volna": str(tmp_path)})
     samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
-    assert [read_pair(sample, C.num_classes)[0].shape for sample in samples] == [(12, 16, 3)]
+    assert [build_reader(C).pair(sample)[0].shape for sample in samples] == [(12, 16, 3)]
 
 
 def test_the_archive_is_downloaded_once_or_the_message_says_where_to_put_it(tmp_path: Path, monkeypatch):

@@ -62,6 +62,21 @@ def test_everything_derived_follows_an_overridden_labeled_ratio(
 
 
 @pytest.mark.parametrize(
+    "folder, all_images, labeled",
+    [
+        ("exp_ade20k", 20210, {64: 316, 32: 631, 16: 1263, 8: 2526, 4: 5052, 2: 10105}),
+        ("exp_coco", 118287, {512: 232, 256: 463, 128: 925, 64: 1849, 32: 3697}),
+    ],
+)
+def test_an_epoch_is_as_long_as_the_unlabelled_lists_of_unimatch(folder, all_images, labeled):
+    for ratio, count in labeled.items():
+        C = load_config(REPOSITORY / folder, {"labeled_ratio": str(ratio)})
+        assert C.niters_per_epoch == (all_images - count) // C.batch_size
+        assert C.train_source.endswith(f"subset_train/train_labeled_1-{ratio}.txt")
+        assert C.unsup_source.endswith(f"subset_train/train_unlabeled_1-{ratio}.txt")
+
+
+@pytest.mark.parametrize(
     "folder, published",
     [
         (VOC, {"lr": 0.005, "unsup_weight": 1, "ohem": False, "image_height": 512, "niters_per_epoch": 1157}),
