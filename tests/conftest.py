@@ -39,6 +39,12 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
+def plain_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`amp = "auto"` is float32 on every machine: tests compare with plain networks to the last digits."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable that would change settings, and tables so wide that no folder's name wraps what a test looks for."""
     for variable in ENVIRONMENT:

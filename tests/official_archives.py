@@ -1,6 +1,7 @@
 """Small archives in the structure of the official ones, for the preparing tools."""
 
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
+from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, COCO_NAMES, voc_palette
 
 Members = dict[str, bytes]
 SIZE = (12, 16)
@@ -24,12 +25,19 @@ CITY_FRAMES = {
     "val": ["frankfurt_000000_000294", "munster_000000_000019"],
     "test": ["berlin_000000_000019"],
 }
+ADE20K_NAMES = {
+    "training": [f"ADE_train_{i:08d}" for i in range(1, 13)],
+    "validation": [f"ADE_val_{i:08d}" for i in range(1, 3)],
+}
+COCO_IDS = {"train": [9, 25, 30, 34, 36, 42], "val": [139, 285]}
+# The 80 ids of COCO's categories among 1 to 90.
+COCO_CATEGORY_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
-def jpeg(seed: int) -> bytes:
-    """A JPEG of noise."""
+def jpeg(seed: int, size: tuple[int, int] = SIZE) -> bytes:
+    """A JPEG of noise, of a height and width."""
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(file, "JPEG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -136,6 +144,68 @@ def naive_train_ids(label_ids: np.ndarray) -> np.ndarray:
     """Train ids, pixel by pixel."""
     known = {official: train for train, official in enumerate(CITYSCAPES_LABEL_IDS)}
     return np.array([[known.get(int(value), 255) for value in row] for row in label_ids])
+
+
+def ade20k_members() -> Members:
+    """Members of ADEChallengeData2016.zip."""
+    root, members = "ADEChallengeData2016", {"ADEChallengeData2016/objectInfo150.txt": b"Idx\tRatio\n"}
+    for split, names in ADE20K_NAMES.items():
+        for name in names:
+            members[f"{root}/images/{split}/{name}.jpg"] = jpeg(len(members))
+            members[f"{root}/annotations/{split}/{name}.png"] = png(ade20k_label(name))
+    return members
+
+
+def ade20k_label(name: str) -> np.ndarray:
+    """An official label: every value from 0 to 150, at other places in every image."""
+    first = 15 * int(name[-8:])
+    return (np.arange(first, first + SIZE[0] * SIZE[1]) % 151).astype(np.uint8).reshape(SIZE)
+
+
+def coco_instances(split: str) -> dict:
+    """What instances_{split}2017.json holds: two squares that overlap, by polygons, and a crowd, by run lengths.
+
+    The image of id 9 has nothing, as some have.
+    """
+    height, width = SIZE
+    images = [
+        {"id": i, "file_name": f"{i:012d}.jpg", "height": height, "width": width, "license": 1} for i in COCO_IDS[split]
+    ]
+    annotations = []
+    for place, i in enumerate(COCO_IDS[split]):
+        person, other = COCO_CATEGORY_IDS[0], COCO_CATEGORY_IDS[-1 - place]
+        crowd = {"size": [height, width], "counts": [height * 8, height * 8]}  # the right half, in columns
+        shapes = [
+            (person, 0, [[8, 2, 12, 2, 12, 6, 8, 6]]),  # x from 8 to 11, y from 2 to 5
+            (other, 0, [[2, 1, 14, 1, 14, 10, 2, 10]]),  # x from 2 to 13, y from 1 to 9
+            (person, 1, crowd),
+        ]
+        annotations += [
+            {"id": 10 * i + n, "image_id": i, "category_id": c, "iscrowd": crowd, "segmentation": shape}
+            for n, (c, crowd, shape) in enumerate(shapes)
+            if i != 9
+        ]
+    names = dict(zip(COCO_CATEGORY_IDS, COCO_NAMES[1:], strict=True))
+    categories = [{"id": i, "name": names[i], "supercategory": "thing"} for i in reversed(COCO_CATEGORY_IDS)]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def coco_mask(image_id: int, split: str) -> np.ndarray:
+    """The mask of `coco_instances`, pixel by pixel: the small square lies on the large one, both on the crowd."""
+    mask = np.zeros(SIZE, dtype=np.uint8)
+    if image_id != 9:
+        mask[:, 8:] = 255
+        mask[1:10, 2:14] = 80 - COCO_IDS[split].index(image_id)
+        mask[2:6, 8:12] = 1
+    return mask
+
+
+def coco_archives() -> dict[str, Members]:
+    """Members of COCO's three archives, by their names."""
+    splits = ("train", "val")
+    found = {f"{split}2017.zip": {f"{split}2017/{i:012d}.jpg": jpeg(i) for i in COCO_IDS[split]} for split in splits}
+    instances = {f"annotations/instances_{s}2017.json": json.dumps(coco_instances(s)).encode() for s in splits}
+    return found | {"annotations_trainval2017.zip": instances | {"annotations/captions_val2017.json": b"{}"}}
 
 
 def lines(ids: list[str]) -> bytes:

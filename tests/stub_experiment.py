@@ -3,7 +3,7 @@
 Files in the folder steer it: `fail_METHOD` lets training fail, `wait` lets it wait until the file is gone or SIGTERM
 comes (then `stopped` appears), `meet` lets two runs wait for each other, `blank` lets evaluation find no labelled
 pixel. It writes the values `miou` and `luck`. `calls` lists the commands: script, method, seed, device, and what to
-evaluate or to continue.
+evaluate or to continue; `ran_SCRIPT_FILE` tells the file that took the place of config.py.
 """
 
 import shutil
@@ -20,9 +20,10 @@ here, log, snapshots = Path(__file__).parent, Path(C["log_dir"]), Path(C["snapsh
 for folder in (log, snapshots):
     folder.mkdir(parents=True, exist_ok=True)
 with open(here / "calls", "a") as calls:
-    options = {flag: word for flag, word in zip(sys.argv, sys.argv[1:]) if flag in ("-d", "-c", "-e")}
+    options = {flag: word for flag, word in zip(sys.argv, sys.argv[1:]) if flag in ("-d", "-c", "-e", "-f")}
     which = options.get("-e", options.get("-c", "anew"))
     calls.write(" ".join([Path(__file__).stem, C["method"], C["seed"], options["-d"], which]) + "\\n")
+(here / f"ran_{Path(__file__).stem}_{options['-f']}").touch()
 """
 TRAIN = """
 def stop(*_):

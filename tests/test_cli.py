@@ -45,7 +45,7 @@ def test_help_shows_an_example_of_every_command(name: str, capsys: pytest.Captur
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_folder_has_the_same_commands(name: str):
     texts = {(REPOSITORY / folder / f"{name}.py").read_text() for folder in EXPERIMENTS}
-    assert len(EXPERIMENTS) == 4 and len(texts) == 1
+    assert len(EXPERIMENTS) == 6 and len(texts) == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,19 +9,9 @@ import pytest
 from tests.conftest import REPOSITORY
 
 SLOW = {
-    "torch",
-    "torchvision",
-    "timm",
-    "cv2",
-    "scipy",
-    "matplotlib",
-    "PIL",
-    "av",
-    "tifffile",
-    "onnx",
-    "tensorboardX",
-    "wandb",
-}
+    "torch", "torchvision", "timm", "cv2", "scipy", "matplotlib", "PIL", "av", "tifffile", "onnx", "tensorboardX",
+    "pycocotools", "wandb",
+}  # fmt: skip
 HELP = {"--help": 0, "--hlep": 2}
 SLIPS = {"-o lrr=1": 2, "-o lr=abc": 2, "-o lr": 2, "-o method=cpc": 2}
 OF_AN_EXPERIMENT = {
@@ -74,7 +64,7 @@ def test_commands_of_an_experiment(command: str) -> None:
     check(f"exp_toy/{command}", HELP | {"--settings": 0} | SLIPS | OF_AN_EXPERIMENT[command])
 
 
-@pytest.mark.parametrize("folder", ["exp_voc", "exp_city", "exp_camvid"])
+@pytest.mark.parametrize("folder", ["exp_voc", "exp_city", "exp_toy", "exp_ade20k", "exp_coco"])
 def test_settings_of_every_experiment(folder: str) -> None:
     check(f"{folder}/train.py", {"--settings": 0})
 

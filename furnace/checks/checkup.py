@@ -20,6 +20,7 @@ from furnace.datasets.inspection import (
     shared_images,
 )
 from furnace.datasets.protocols import recognize
+from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import list_hash
 from furnace.methods.method import METHODS
 from furnace.utils.settings import Settings
@@ -131,7 +132,7 @@ class Checkup:
     def check_contents(self) -> None:
         """Check that images and labels can be decoded, have the same size, and hold classes."""
         for title, listing in self.listings.items():
-            found = self.inspections[title] = inspect_all(listing, self.C.num_classes, self.limit)
+            found = self.inspections[title] = inspect_all(listing, build_reader(self.C), self.limit)
             for check, advice in ADVICE.items():
                 faults = [inspection.faults[check] for inspection in found if check in inspection.faults]
                 if faults:

@@ -1,6 +1,5 @@
 """Estimate the time of a run on this machine from a few steps on random batches and a few samples."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from furnace.datasets.batch import TrainBatch
-from furnace.datasets.cache import Cache
 from furnace.datasets.cache_folder import OFF
 from furnace.datasets.dataset import TrainSet
+from furnace.datasets.loaders import build_cache, worker_count
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network, described_method
@@ -44,7 +43,7 @@ class Estimate:
 
 def estimate(C: Settings, dataset: TrainSet, device: torch.device) -> Estimate:
     """Measure steps on one device and the loading of samples. Raises torch.OutOfMemoryError."""
-    workers = max(1, min(C.num_workers, os.cpu_count() or 1))
+    workers = max(1, worker_count(C.num_workers))
     loading = C.batch_size * sample_seconds(C, dataset) / workers
     parallel = C.num_workers > 0 and device.type == "cuda"
     return Estimate(step_seconds(C, device), loading, C.nepochs * C.niters_per_epoch, parallel)
@@ -109,7 +108,7 @@ def sample_seconds(C: Settings, dataset: TrainSet) -> float:
     """Median CPU seconds of one position of a batch, all its streams; with a cache, as from a filled one."""
     with TemporaryDirectory() as folder:
         if C.cache != OFF:
-            dataset.files = Cache(C.num_classes, Path(folder))
+            dataset.files = build_cache(C, Path(folder))
         found = []
         begin = time.perf_counter()
         for position in range(min(MAX_SAMPLES, dataset.samples)):

@@ -9,7 +9,7 @@ from furnace.checks.estimate import estimate
 from furnace.checks.findings import Finding, Level
 from furnace.datasets.cache import RESERVE, Cache
 from furnace.datasets.cache_folder import OFF, free_bytes
-from furnace.datasets.loaders import build_files, build_train_set
+from furnace.datasets.loaders import build_cache, build_files, build_train_set
 from furnace.engine.faults import out_of_memory, smaller_steps
 from furnace.engine.numerics import device_name
 from furnace.methods.build import build_network, described_method, encoders
@@ -43,7 +43,7 @@ def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
         return Finding(Level.PROBLEM, "cache", str(error))
     if not isinstance(files, Cache):
         root = Path(C.dataset_path)
-        needed = Cache(C.num_classes, root / "cache").missing_bytes(images, labels)
+        needed = build_cache(C, root / "cache").missing_bytes(images, labels)
         free = byte_size(free_bytes(root))
         text = f"C.cache = {OFF}: {byte_size(needed)} would be needed, {free} are free on the data's disk"
         return Finding(Level.OK, "cache", text)

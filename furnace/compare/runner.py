@@ -38,12 +38,12 @@ class Runner:
     """Runs trials of one experiment.
 
     Args:
-        experiment: folder with train.py and eval.py.
+        file: config.py of the experiment, or another file beside its train.py and eval.py.
         keep: snapshots that stay after a trial is evaluated: "all", "last" or "none".
     """
 
-    def __init__(self, experiment: Path, keep: str = "last"):
-        self.experiment, self.keep = experiment, keep
+    def __init__(self, file: Path, keep: str = "last"):
+        self.file, self.keep = file, keep
         self.running: set[subprocess.Popen] = set()
         self.stopping = False
 
@@ -214,7 +214,7 @@ class Runner:
             self.running.discard(process)
 
     def _words(self, script: str, device: str, *options: str) -> list[str]:
-        return [sys.executable, str(self.experiment / script), "-d", device, *options]
+        return [sys.executable, str(self.file.with_name(script)), "-f", self.file.name, "-d", device, *options]
 
     def _tidy(self, trial: Trial) -> None:
         """Remove the snapshots that need not stay."""

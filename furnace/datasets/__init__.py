@@ -21,7 +21,8 @@ __getattr__, __dir__, __all__ = attach(
             "decode_indices",
             "encode_label",
         ],
+        "instances": ["draw_label"],
         "randomness": ["Purpose"],
-        "reading": ["read_label"],
+        "reading": ["build_reader"],
     },
 )

@@ -60,8 +60,12 @@ class Source(ABC):
             found[name] = entry
         return found
 
-    def find(self, pattern: str) -> dict[str, str]:
+    def find(self, pattern: str, limit: int | None = None) -> dict[str, str]:
         """Members whose whole name matches, by the pattern's first group.
+
+        Args:
+            pattern: regular expression.
+            limit: bytes of a member; by default `MAX_MEMBER_BYTES`.
 
         Raises:
             UserError: a match is a link, is too large, or has the same first group as another.
@@ -74,7 +78,7 @@ class Source(ABC):
                 raise UserError(
                     f"{self.path}: {name} is a link or device, not a file; this is not the official archive"
                 )
-            if entry.size > MAX_MEMBER_BYTES:
+            if entry.size > (limit or MAX_MEMBER_BYTES):
                 raise UserError(f"{self.path}: {name} claims {entry.size} bytes; this is not the official archive")
             if match[1] in found:
                 raise UserError(f"{self.path}: both {found[match[1]]} and {name} are there; leave one of them")

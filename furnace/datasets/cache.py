@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -66,13 +67,13 @@ class Cache(Files):
     """Images and labels, each decoded once, from then on mapped read-only.
 
     Args:
-        num_classes: as for `Files`.
+        num_classes, reduce_zero_label: as for `Files`.
         folder: where the entries are; made by `prepare`.
         keep: whether they stay after the last process that uses them; else the folder is removed.
     """
 
-    def __init__(self, num_classes: int, folder: Path, keep: bool = True):
-        super().__init__(num_classes)
+    def __init__(self, num_classes: int, folder: Path, keep: bool = True, reduce_zero_label: bool = False):
+        super().__init__(num_classes, reduce_zero_label)
         self.folder, self.keep = folder, keep
         self.identities: dict[Path, tuple[int, int, int, int] | None] = {}
         self.checked: set[str] = set()
@@ -113,9 +114,10 @@ class Cache(Files):
         return Source(path, entry_name("image", path), 3, lambda: read_image(path))
 
     def _label_source(self, path: Path) -> Source:
-        # The entry holds checked labels, and what is right depends on the number of classes.
-        entry = entry_name(f"label of {self.num_classes} classes", path)
-        return Source(path, entry, 0, lambda: read_label(path, self.num_classes))
+        # The entry holds checked labels, and what is right depends on the number of classes and on what 0 means.
+        kind = f"label of {self.num_classes} classes" + ", 0 reduced" * self.reduce_zero_label
+        decode = partial(read_label, path, self.num_classes, self.reduce_zero_label)
+        return Source(path, entry_name(kind, path), 0, decode)
 
     def _fill(self, missing: list[Source], skip_unreadable: bool) -> None:
         needed, free = decoded_bytes(missing), free_bytes(self.folder)

@@ -1,7 +1,8 @@
 """Class names and colours of the data sets, and the ids of their official labels.
 
-Sources: the PASCAL VOC 2012 development kit, the Cityscapes label definitions, and Brostow et al. 2009 (CamVid,
-the 11 classes of Badrinarayanan et al. 2017).
+Sources: the PASCAL VOC 2012 development kit, the Cityscapes label definitions, Brostow et al. 2009 (CamVid,
+the 11 classes of Badrinarayanan et al. 2017), Zhou et al. 2017 (ADE20K, objectInfo150.txt), and the categories of
+COCO's instance annotations (Lin et al. 2014).
 """
 
 from dataclasses import dataclass
@@ -51,12 +52,42 @@ CAMVID_PALETTE = (
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0), (192, 128, 128),
     (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
+ADE20K_NAMES = (
+    "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass", "cabinet", "sidewalk",
+    "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair", "car", "water", "painting", "sofa",
+    "shelf", "house", "sea", "mirror", "rug", "field", "armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp",
+    "bathtub", "railing", "cushion", "base", "box", "column", "signboard", "chest of drawers", "counter", "sand",
+    "sink", "skyscraper", "fireplace", "refrigerator", "grandstand", "path", "stairs", "runway", "case", "pool table",
+    "pillow", "screen door", "stairway", "river", "bridge", "bookcase", "blind", "coffee table", "toilet", "flower",
+    "book", "hill", "bench", "countertop", "stove", "palm", "kitchen island", "computer", "swivel chair", "boat", "bar",
+    "arcade machine", "hovel", "bus", "towel", "light", "truck", "tower", "chandelier", "awning", "streetlight",
+    "booth", "television receiver", "airplane", "dirt track", "apparel", "pole", "land", "bannister", "escalator",
+    "ottoman", "bottle", "buffet", "poster", "stage", "van", "ship", "fountain", "conveyer belt", "canopy", "washer",
+    "plaything", "swimming pool", "stool", "barrel", "basket", "waterfall", "tent", "bag", "minibike", "cradle", "oven",
+    "ball", "food", "step", "tank", "trade name", "microwave", "pot", "animal", "bicycle", "lake", "dishwasher",
+    "screen", "blanket", "sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan", "pier",
+    "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock", "flag",
+)  # fmt: skip
+# Background, and the categories in the order of their ids, which have gaps.
+COCO_NAMES = (
+    "background", "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep",
+    "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
 TOY_NAMES = ("background", "disc", "square", "triangle", "star", "ring", "cross")
 
 CATALOG = {
     "pascal_voc": Classes(VOC_NAMES, voc_palette(len(VOC_NAMES))),
     "cityscapes": Classes(CITYSCAPES_NAMES, CITYSCAPES_PALETTE),
     "camvid": Classes(CAMVID_NAMES, CAMVID_PALETTE),
+    # Colours of the VOC colour map: COCO has none, and of ADE20K's own ones two are alike. Black is for backgrounds.
+    "ade20k": Classes(ADE20K_NAMES, voc_palette(1 + len(ADE20K_NAMES))[1:]),
+    "coco": Classes(COCO_NAMES, voc_palette(len(COCO_NAMES))),
     "toy": Classes(TOY_NAMES, voc_palette(len(TOY_NAMES))),
 }
 

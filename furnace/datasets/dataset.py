@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.randomness import Purpose, epoch_order, random_stream
-from furnace.datasets.reading import Files, read_label, read_pair
+from furnace.datasets.reading import Files, read_label
 from furnace.datasets.splits import Sample
 from furnace.datasets.views import Pixels, View
 from furnace.utils.errors import UserError
@@ -111,7 +111,7 @@ class TrainSet(Dataset):
     def withheld_label(self, epoch: int, position: int, number: int) -> np.ndarray:
         """Crop (h, w) uint8 of the label that belongs to `unlabeled_sample`. Nothing may be trained with it."""
         path = self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).label
-        label = read_label(path, self.files.num_classes)
+        label = read_label(path, self.files.num_classes, self.files.reduce_zero_label)  # past the cache
         return self._crop_unlabeled(Pixels(label=label), epoch, position, number).label
 
     def _crop_unlabeled(self, pixels: Pixels, epoch: int, position: int, number: int) -> Pixels:
@@ -162,15 +162,15 @@ def _order(count: int, length: int, seed: int, epoch: int, purpose: int) -> np.n
 class EvalSet(Dataset):
     """Images (H, W, 3) uint8 with labels (H, W) uint8, in the order of the list."""
 
-    def __init__(self, samples: Sequence[Sample], num_classes: int):
-        self.samples, self.num_classes = samples, num_classes
+    def __init__(self, samples: Sequence[Sample], files: Files):
+        self.samples, self.files = samples, files
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[str, np.ndarray, np.ndarray]:
         sample = self.samples[index]
-        return sample.name, *read_pair(sample, self.num_classes)
+        return sample.name, *self.files.pair(sample)
 
 
 def collate(samples: list[dict[str, np.ndarray]]) -> TrainBatch:

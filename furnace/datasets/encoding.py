@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from furnace.datasets.picture import completed
-from furnace.datasets.reading import wrong_values
-from furnace.utils.labels import IGNORE_INDEX
+from furnace.datasets.reading import meaning, wrong_values
 from furnace.utils.visualize import Palette, full_palette
 
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -42,10 +41,11 @@ def decode_indices(content: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def check_values(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """`label` (H, W) uint8 itself. Raises if a value is neither a class nor 255."""
-    if (wrong := wrong_values(label, num_classes)).size:
-        raise ValueError(f"label value {wrong[0]} is neither a class (0 to {num_classes - 1}) nor {IGNORE_INDEX}")
+def check_values(label: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> np.ndarray:
+    """`label` (H, W) uint8 itself. Raises if a value is neither a class nor unlabelled, see `reading.read_label`."""
+    if (wrong := wrong_values(label, num_classes, reduce_zero_label)).size:
+        classes, unlabelled = meaning(num_classes, reduce_zero_label)
+        raise ValueError(f"label value {wrong[0]} is neither a class ({classes[0]} to {classes[-1]}) nor {unlabelled}")
     return label
 
 

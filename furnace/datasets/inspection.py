@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from furnace.datasets.reading import check_sizes, check_values, decode_label, read_image, read_label
+from furnace.datasets.reading import Files, check_sizes, check_values, decode_label
 from furnace.datasets.splits import Sample, fields_of, read_lines, scan_list
 from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
@@ -120,15 +120,16 @@ class Inspection:
     counts: np.ndarray | None = None
 
 
-def inspect(sample: Sample, num_classes: int, labeled: bool) -> Inspection:
+def inspect(sample: Sample, files: Files, labeled: bool) -> Inspection:
     """Decode an image and, where it is `labeled`, its label, and check them."""
     found = Inspection(sample)
-    image = _attempt(found, DECODES, lambda: read_image(sample.image))
+    meaning = files.num_classes, sample.label, files.reduce_zero_label
+    image = _attempt(found, DECODES, lambda: files.image(sample.image))
     label = _attempt(found, DECODES, lambda: decode_label(sample.label)) if labeled else None
     if image is not None and label is not None:
         _attempt(found, SIZES, lambda: check_sizes(sample, image.shape[:2], label.shape))
     if label is not None:
-        checked = _attempt(found, VALUES, lambda: check_values(label, num_classes, sample.label))
+        checked = _attempt(found, VALUES, lambda: check_values(label, *meaning))
         if checked is not None:
             found.counts = np.bincount(checked.ravel(), minlength=LABEL_VALUES)
             if (checked == IGNORE_INDEX).all():
@@ -136,19 +137,19 @@ def inspect(sample: Sample, num_classes: int, labeled: bool) -> Inspection:
     return found
 
 
-def absent_classes(samples: Sequence[Sample], num_classes: int) -> list[int]:
+def absent_classes(samples: Sequence[Sample], files: Files) -> list[int]:
     """The classes that no label of the samples shows; labels are read until all classes have been seen."""
     seen: set[int] = set()
-    for _, found in ahead(lambda sample: _classes_of(sample, num_classes), samples):
+    for _, found in ahead(lambda sample: _classes_of(sample, files), samples):
         seen |= found
-        if len(seen) == num_classes:
+        if len(seen) == files.num_classes:
             return []
-    return sorted(set(range(num_classes)) - seen)
+    return sorted(set(range(files.num_classes)) - seen)
 
 
-def _classes_of(sample: Sample, num_classes: int) -> set[int]:
+def _classes_of(sample: Sample, files: Files) -> set[int]:
     try:
-        return set(np.unique(read_label(sample.label, num_classes)).tolist()) - {IGNORE_INDEX}
+        return set(np.unique(files.label(sample.label)).tolist()) - {IGNORE_INDEX}
     except UserError:
         return set()  # whoever trains on it says so
 
@@ -161,10 +162,10 @@ def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None
         return None
 
 
-def inspect_all(listing: Listing, num_classes: int, limit: int | None) -> list[Inspection]:
+def inspect_all(listing: Listing, files: Files, limit: int | None) -> list[Inspection]:
     """Inspect the samples whose files are there, all or `limit` of them, the same ones each time, in parallel."""
     there = [s for s in listing.samples if all(path.is_file() for path in _files(s, listing.labeled))]
     if limit is not None and limit < len(there):
         chosen = np.random.default_rng(0).choice(len(there), limit, replace=False)
         there = [there[i] for i in sorted(chosen)]
-    return parallel(lambda sample: inspect(sample, num_classes, listing.labeled), there, listing.title)
+    return parallel(lambda sample: inspect(sample, files, listing.labeled), there, listing.title)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
+from pathlib import Path
 
 import cv2
 import torch
@@ -13,7 +14,7 @@ from furnace.datasets.cache import Cache
 from furnace.datasets.cache_folder import OFF, RAM, locate
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.dataset import EvalSet, TrainSet, collate
-from furnace.datasets.reading import Files
+from furnace.datasets.reading import Files, build_reader
 from furnace.datasets.splits import read_list
 from furnace.datasets.views import VIEWS, WEAK, MirrorScaleCrop, Preparation, View
 from furnace.seg_opr.normalize import Normalize
@@ -108,8 +109,13 @@ def build_preparation(
 def build_files(C: Settings) -> Files:
     """The reader of images and labels, through the cache of `C.cache` if there is one. Raises UserError."""
     if C.cache == OFF:
-        return Files(C.num_classes)
-    return Cache(C.num_classes, locate(C.cache), keep=C.cache != RAM)
+        return build_reader(C)
+    return build_cache(C, locate(C.cache))
+
+
+def build_cache(C: Settings, folder: Path) -> Cache:
+    """A cache in `folder` of the images and labels that the settings describe."""
+    return Cache(C.num_classes, folder, C.cache != RAM, C.reduce_zero_label)
 
 
 def build_mask_generator(C: Settings) -> BoxMaskGenerator:
@@ -129,14 +135,22 @@ def build_train_loader(
 ) -> DataLoader:
     """Batches from `start_iteration` to the end of the run, this process's share of each; fills the cache first."""
     dataset.prepare()
-    dataset.watch(C.num_workers)
+    workers = worker_count(C.num_workers, world_size)
+    dataset.watch(workers)
     positions = BatchPositions(C.batch_size, C.niters_per_epoch, C.nepochs, start_iteration, rank, world_size)
-    return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(C.num_workers, pin))
+    return DataLoader(dataset, batch_sampler=positions, collate_fn=collate, **worker_settings(workers, pin))
 
 
-def build_eval_loader(C: Settings, samples: list) -> DataLoader:
+def build_eval_loader(C: Settings, samples: list, world_size: int = 1) -> DataLoader:
     """Images one by one, (name, image, label), decoded ahead by the workers."""
-    return DataLoader(EvalSet(samples, C.num_classes), batch_size=None, **worker_settings(C.num_workers))
+    workers = worker_count(C.num_workers, world_size)
+    return DataLoader(EvalSet(samples, build_reader(C)), batch_size=None, **worker_settings(workers))
+
+
+def worker_count(num_workers: int, world_size: int = 1) -> int:
+    """Workers of each of `world_size` processes: no more than cores, as more would take them from one another."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_workers, max(1, cores // world_size))
 
 
 def worker_settings(num_workers: int, pin: bool = False) -> dict:

@@ -93,6 +93,13 @@ UNIMATCH = {
 }
 UNIMATCH_DIGITS = 24
 LISTS_SHOWN = 3
+SUBSETS = r"(?:subset_train[^/]*/)?"  # the folder of CPS's lists, where it was kept
+# UniMatch's lists, `1_8/labeled.txt` and others, under the names that ours have.
+UNIMATCH_DESTINATIONS = {
+    r"1_(\d+)/((?:un)?labeled)\.txt": r"subset_train/train_\2_1-\1.txt",
+    r"all/labeled\.txt": "train.txt",
+    r"val\.txt": "val.txt",
+}
 
 
 def recognize(source: str | Path) -> str | None:
@@ -110,13 +117,15 @@ class Layout:
     """Places of a data set's partition lists.
 
     Args:
-        destinations: destination below the data set's folder, by a pattern of the published file name;
+        destinations: destination below the data set's folder, by a pattern of the published file's name and folder;
             the destination refers to the pattern's groups as in `re.Match.expand`.
         paths: image and label, below the data set's folder, that a line of a list names.
+        everything: list of all training images, to complete labelled lists that come without an unlabelled one.
     """
 
     destinations: dict[str, str]
     paths: Callable[[str], list[str]]
+    everything: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,19 +139,46 @@ class Partition:
 
 
 def find_partitions(folder: Path, layout: Layout) -> list[Partition]:
-    """The lists in `folder` and in its folders subset_train*. Raises UserError if there is none."""
+    """The lists in `folder` and in its folders that the layout knows. Raises UserError if there is none."""
     found: dict[str, Partition] = {}
-    for source in sorted([*folder.glob("*.txt"), *folder.glob("subset_train*/*.txt")]):
+    for source in sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")]):
         for pattern, template in layout.destinations.items():
-            if match := re.fullmatch(pattern, source.name):
+            if match := re.fullmatch(pattern, source.relative_to(folder).as_posix()):
                 destination = match.expand(template)
                 if destination in found:
                     raise UserError(f"{source} and {found[destination].source}: both are {destination}; leave one")
                 lines = [line for _, line in read_lines(source)]
                 found[destination] = Partition(source, destination, lines, recognize(source))
     if not found:
-        raise UserError(f"{folder}: holds no partition, such as subset_train*/train_aug_labeled_1-8.txt")
+        raise UserError(f"{folder}: holds no partition; see DATA/README.md for the folders and names of the lists")
     return list(found.values())
+
+
+def with_rests(partitions: list[Partition], everything: list[str]) -> list[Partition]:
+    """The partitions, and for each labelled list without an unlabelled one, all other lines of `everything`.
+
+    Raises:
+        UserError: such a labelled list has lines that `everything` lacks.
+    """
+    there = {partition.destination for partition in partitions}
+    rests = []
+    for partition in partitions:
+        destination = unlabeled_partner(partition.destination)
+        if destination not in there:
+            labeled = set(partition.lines)
+            if strange := labeled - set(everything):
+                raise UserError(
+                    f"{partition.source}: {len(strange)} lines are not in the list of all training images "
+                    f"({min(strange)}), which its unlabelled list would be the rest of"
+                )
+            lines = [line for line in everything if line not in labeled]
+            rests.append(Partition(partition.source, destination, lines, "the rest of all training images"))
+    return [*partitions, *rests]
+
+
+def unlabeled_partner(destination: str) -> str:
+    """The unlabelled list that belongs to a labelled one; other lists are their own."""
+    return destination.replace("_labeled", "_unlabeled")
 
 
 def check_partition(partition: Partition, layout: Layout, exists: Callable[[str], bool]) -> None:
@@ -161,7 +197,7 @@ def shared_images(partitions: list[Partition]) -> list[str]:
     lines_of = {partition.destination: set(partition.lines) for partition in partitions}
     notes = []
     for name, lines in lines_of.items():
-        shared = lines & lines_of.get(name.replace("_labeled", "_unlabeled"), set()) if "_labeled" in name else set()
+        shared = lines & lines_of.get(unlabeled_partner(name), set()) if "_labeled" in name else set()
         if shared:
             notes.append(f"{name} shares {len(shared)} with its unlabelled list ({min(shared)})")
     return notes

@@ -12,6 +12,7 @@ from furnace.datasets.splits import Sample
 from furnace.datasets.tiff import STARTS, Tiff
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.settings import Settings
 
 MAX_PIXELS = 2**27  # a larger image is taken for a fault, before memory is asked for; Pillow's own limit is higher
 MAX_FILE_BYTES = 2**29  # likewise: even an uncompressed image of MAX_PIXELS is smaller
@@ -20,10 +21,10 @@ READER = "2"
 
 
 class Files:
-    """Images and labels of a data set with `num_classes` classes, decoded at each call."""
+    """Images and labels of a data set, decoded at each call; the arguments are those of `read_label`."""
 
-    def __init__(self, num_classes: int):
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int, reduce_zero_label: bool = False):
+        self.num_classes, self.reduce_zero_label = num_classes, reduce_zero_label
 
     def prepare(self, images: Iterable[Path], labels: Iterable[Path], skip_unreadable: bool = False) -> None:
         """Prepare the images and labels of a run, once, before worker processes start."""
@@ -34,13 +35,18 @@ class Files:
 
     def label(self, path: Path) -> np.ndarray:
         """As `read_label`."""
-        return read_label(path, self.num_classes)
+        return read_label(path, self.num_classes, self.reduce_zero_label)
 
     def pair(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """Image and label of a sample. Raises UserError, also where their sizes differ."""
         image, label = self.image(sample.image), self.label(sample.label)
         check_sizes(sample, image.shape[:2], label.shape)
         return image, label
+
+
+def build_reader(C: Settings) -> Files:
+    """The images and labels that the settings describe, decoded at each call."""
+    return Files(C.num_classes, C.reduce_zero_label)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -55,29 +61,38 @@ def read_image(path: Path) -> np.ndarray:
     return upright(file.rgb(), file.orientation)
 
 
-def read_label(path: Path, num_classes: int) -> np.ndarray:
+def read_label(path: Path, num_classes: int, reduce_zero_label: bool = False) -> np.ndarray:
     """A label map as (H, W) uint8 of classes below `num_classes` and 255; palette images give their indices.
 
+    With `reduce_zero_label`, 0 in the file is unlabelled and becomes 255, and value v is class v - 1.
+
     Raises:
-        UserError: missing, can't be decoded, a colour image, or a value that is neither a class nor 255.
+        UserError: missing, can't be decoded, a colour image, or a value that is neither a class nor unlabelled.
     """
-    return check_values(decode_label(path), num_classes, path)
+    return check_values(decode_label(path), num_classes, path, reduce_zero_label)
 
 
-def check_values(label: np.ndarray, num_classes: int, path: Path) -> np.ndarray:
-    """The label map of `path` as uint8. Raises UserError if a value is neither a class nor 255."""
-    if (values := wrong_values(label, num_classes)).size:
+def check_values(label: np.ndarray, num_classes: int, path: Path, reduce_zero_label: bool = False) -> np.ndarray:
+    """The classes of the label map of `path` as uint8, 255 if unlabelled. Raises UserError as `read_label` does."""
+    if (values := wrong_values(label, num_classes, reduce_zero_label)).size:
+        classes, unlabelled = meaning(num_classes, reduce_zero_label)
         raise UserError(
-            f"{path}: label value {values[0]} is neither a class (C.num_classes = {num_classes}: 0 to "
-            f"{num_classes - 1}) nor {IGNORE_INDEX}; "
-            f"{likely_cause(values, num_classes)}"
+            f"{path}: label value {values[0]} is neither a class (C.num_classes = {num_classes}: {classes[0]} to "
+            f"{classes[-1]}) nor {unlabelled}; {likely_cause(values, num_classes, reduce_zero_label)}"
         )
-    return label.astype(np.uint8, copy=False)
+    label = label.astype(np.uint8, copy=False)
+    return label - np.uint8(1) if reduce_zero_label else label  # 0 wraps to 255
 
 
-def wrong_values(label: np.ndarray, num_classes: int) -> np.ndarray:
-    """The values (n,) of a label map (H, W) that are neither classes nor 255, sorted."""
-    return np.unique(label[((label < 0) | (label >= num_classes)) & (label != IGNORE_INDEX)])
+def wrong_values(label: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> np.ndarray:
+    """The values (n,) of a label map (H, W) as its file holds them that mean nothing, sorted."""
+    classes, unlabelled = meaning(num_classes, reduce_zero_label)
+    return np.unique(label[((label < classes[0]) | (label > classes[-1])) & (label != unlabelled)])
+
+
+def meaning(num_classes: int, reduce_zero_label: bool) -> tuple[range, int]:
+    """The values of the classes in label files, in order, and the value of unlabelled pixels."""
+    return (range(1, num_classes + 1), 0) if reduce_zero_label else (range(num_classes), IGNORE_INDEX)
 
 
 def decode_label(path: Path) -> np.ndarray:
@@ -95,11 +110,6 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def read_pair(sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label of a sample. Raises UserError, also where their sizes differ."""
-    return Files(num_classes).pair(sample)
 
 
 def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[int, int]) -> None:
@@ -143,11 +153,15 @@ def image_size(path: Path) -> tuple[int, int]:
         return open_image(path).size
 
 
-def likely_cause(values: np.ndarray, num_classes: int) -> str:
+def likely_cause(values: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> str:
     """The usual cause of such label values."""
+    if reduce_zero_label and IGNORE_INDEX in values:
+        return f"if {IGNORE_INDEX} is unlabelled in these files, and 0 a class, set C.reduce_zero_label = False"
     greys = {round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in voc_palette(21)}
     if set(values.tolist()) <= greys:
         return "a palette image was probably read as grey values: write the palette's indices"
     if num_classes == len(CITYSCAPES_LABEL_IDS) and values.max() <= max(CITYSCAPES_LABEL_IDS):
         return "the official label ids were probably not converted to train ids"
+    if values.tolist() == [num_classes] and not reduce_zero_label:
+        return "if 0 is unlabelled in these files, as in ADE20K, set C.reduce_zero_label = True; or check C.num_classes"
     return "check C.num_classes and how the labels were made"

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+MATRIX_UNIT = "AMX"
+
 
 def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Copy each source into its target; in few kernels, as a network has hundreds of buffers."""
@@ -31,7 +33,7 @@ def multiply_all(tensors: Sequence[Tensor], factor: Tensor) -> None:
 def bfloat16_unit() -> str | None:
     """Name of this CPU's unit for bfloat16 arithmetic, None without."""
     found = getattr(torch.cpu, "get_capabilities", dict)()
-    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+    names = {"amx_bf16": MATRIX_UNIT, "avx512_bf16": "AVX512-BF16"}
     return next((name for key, name in names.items() if found.get(key)), None)
 
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from furnace.engine.internals import bfloat16_unit, multiply_all
+from furnace.engine.internals import MATRIX_UNIT, bfloat16_unit, multiply_all
 from furnace.utils.wording import counted
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
@@ -16,7 +16,8 @@ FIRST_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # as PyTor
 def choose_amp(setting: str, device: torch.device, network: nn.Module) -> tuple[str, str]:
     """`C.amp` with "auto" decided, and the reason, "" if there was nothing to decide.
 
-    On a CPU bfloat16 gains only with matrix or dot-product units for it, and nothing in depthwise convolutions.
+    On a CPU bfloat16 gains only with matrix or dot-product units for it; matrix units are no use to depthwise
+    convolutions, dot-product units are.
     """
     if setting != "auto":
         return setting, ""
@@ -27,8 +28,8 @@ def choose_amp(setting: str, device: torch.device, network: nn.Module) -> tuple[
     unit = bfloat16_unit()
     if unit is None:
         return "off", "this CPU does not compute in bfloat16"
-    if has_depthwise(network):
-        return "off", "depthwise convolutions gain nothing from bfloat16 on a CPU"
+    if unit == MATRIX_UNIT and has_depthwise(network):
+        return "off", f"{unit} does not speed up depthwise convolutions"
     return "bf16", f"this CPU has {unit}"
 
 

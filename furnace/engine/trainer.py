@@ -17,6 +17,7 @@ from furnace.datasets.dataset import TrainSet
 from furnace.datasets.inspection import absent_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
+from furnace.datasets.reading import build_reader
 from furnace.engine.continuing import Found, Saver, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
@@ -307,7 +308,7 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
     Raises:
         UserError: a class of one's own data set is in none, unless `C.allow_absent_classes`.
     """
-    if C.allow_absent_classes or not (absent := absent_classes(dataset.labeled, C.num_classes)):
+    if C.allow_absent_classes or not (absent := absent_classes(dataset.labeled, build_reader(C))):
         return []
     classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
     text = f"{C.train_source}: no label shows {few(classes.names[number] for number in absent)}"

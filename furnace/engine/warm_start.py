@@ -1,9 +1,9 @@
-"""A run that begins with the weights of a snapshot: `C.warm_start`."""
+"""A run that begins with the weights of one snapshot, or of one for each branch: `C.warm_start`."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,34 +22,45 @@ BRANCH = re.compile(r"branch(\d+)\.(.+)")
 CLASSIFIER = "classifier."  # of a branch; other classes than the snapshot's begin anew
 
 
+class Source(NamedTuple):
+    """Where a branch begins: a snapshot's path and number of a branch in it."""
+
+    path: str
+    branch: int
+
+
 class WarmStart:
-    """The weights of a snapshot under the names of a method's networks; an average begins as its student.
+    """The weights of snapshots under the names of a method's networks; an average begins as its student.
 
     Args:
-        path: of the snapshot; if it has one branch, all begin with that.
+        given: path of a snapshot, or several, separated by commas, one for each network that is trained; more than
+            there are networks, so that methods of one and of two can be compared, are not read. A network begins with
+            the branch of its number in the only snapshot, or else with the first branch.
         method: whose networks begin.
 
-    `tensors` are those weights, `sources` the snapshot's branch of each branch. Raises UserError if it has none, or if
-    a weight is not finite.
+    `tensors` are those weights, `sources` where each branch begins. Raises UserError if a snapshot has no branch or a
+    weight that is not finite, or if their number does not fit the method.
     """
 
-    def __init__(self, path: str, method: Method):
-        snapshot = load_snapshot(path)
-        check_weights(snapshot.model, path, "begin with another snapshot")
-        parts: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in snapshot.model.items():
-            if match := BRANCH.fullmatch(name):
-                parts.setdefault(int(match[1]), {})[match[2]] = tensor
-        if not parts:
-            raise UserError(f"{path}: holds no branch1.*; C.warm_start takes a snapshot, encoders C.pretrained_model")
-        self.path, self.settings, self.sources = path, snapshot.settings, {}
+    def __init__(self, given: str, method: Method):
+        paths, needed = snapshot_paths(given), len(method.trained)
+        self.given, self.several = given, len(paths) > 1
+        if self.several and len(paths) < needed:
+            raise UserError(f"C.warm_start = {given}: the method trains {needed} networks")
+        self.paths = paths[:needed]
+        snapshots = {path: load_snapshot(path) for path in self.paths}
+        parts = {path: branches(path, snapshot.model) for path, snapshot in snapshots.items()}
+        self.settings = {path: snapshot.settings for path, snapshot in snapshots.items()}
+        self.sources: dict[int, Source] = {}
         for branch in range(1, method.branches() + 1):
             student = method.averaged.get(branch, branch)
-            self.sources[branch] = student if student in parts else min(parts)
+            path = self.paths[student - 1 if self.several else 0]
+            own = not self.several and student in parts[path]
+            self.sources[branch] = Source(path, student if own else min(parts[path]))
         self.tensors = {
             f"branch{branch}.{name}": tensor
             for branch, source in self.sources.items()
-            for name, tensor in parts[source].items()
+            for name, tensor in parts[source.path][source.branch].items()
         }
 
     def fill(self, network: nn.Module, settings: Mapping[str, Any]) -> str:
@@ -63,17 +74,38 @@ class WarmStart:
         anew = [name for name in own if name not in fitting]
         unfit = [*anew, *(name for name in self.tensors if name not in own)]
         if others := [name for name in unfit if not BRANCH.fullmatch(name)[2].startswith(CLASSIFIER)]:
+            path = self.sources[int(BRANCH.fullmatch(others[0])[1])].path
             raise UserError(
-                f"C.warm_start = {self.path}: {len(others)} tensors do not fit, such as {others[0]}; it was made with "
-                f"{differing(self.settings, settings)}"
+                f"C.warm_start = {path}: {len(others)} tensors do not fit, such as {others[0]}; it was made with "
+                f"{differing(self.settings[path], settings)}"
             )
         network.load_state_dict(network.state_dict() | fitting)
-        pairs = ", ".join(f"{branch} with its branch {source}" for branch, source in self.sources.items())
+        pairs = ", ".join(
+            f"{branch} with {f'{source.path}, branch' if self.several else 'its branch'} {source.branch}"
+            for branch, source in self.sources.items()
+        )
         rest = f"; {few(anew)} begin anew, as its classes are others" if anew else ""
-        return f"C.warm_start = {self.path}: {len(fitting)} of {len(own)} tensors; branch {pairs}{rest}"
+        return f"C.warm_start = {self.given}: {len(fitting)} of {len(own)} tensors; branch {pairs}{rest}"
 
     def _fits(self, name: str, tensor: Tensor) -> bool:
         return name in self.tensors and self.tensors[name].shape == tensor.shape
+
+
+def snapshot_paths(given: str) -> list[str]:
+    """The paths that `C.warm_start` names; a path may have commas itself."""
+    return [given] if Path(given).is_file() else [path.strip() for path in given.split(",")]
+
+
+def branches(path: str, model: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The tensors of a snapshot by number of the branch and name within it. Raises UserError, as `WarmStart`."""
+    check_weights(model, path, "begin with another snapshot")
+    parts: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in model.items():
+        if match := BRANCH.fullmatch(name):
+            parts.setdefault(int(match[1]), {})[match[2]] = tensor
+    if not parts:
+        raise UserError(f"{path}: holds no branch1.*; C.warm_start takes a snapshot, encoders C.pretrained_model")
+    return parts
 
 
 def begin_network(
@@ -95,5 +127,6 @@ def begin_network(
     network = build_network(C, False, start.tensors)
     network.weights_report = start.fill(network, C.model_dump(mode="json"))
     notes.append(network.weights_report)
-    digest = from_first(lambda: snapshot_digest(C.warm_start))
-    return network, {"warm_start": {"snapshot": str(Path(C.warm_start).resolve()), "sha256": digest}}
+    digests = from_first(lambda: [snapshot_digest(path) for path in start.paths])
+    resolved = [str(Path(path).resolve()) for path in start.paths]
+    return network, {"warm_start": {"snapshot": ",".join(resolved), "sha256": ",".join(digests)}}

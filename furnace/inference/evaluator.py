@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from furnace.datasets.loaders import build_eval_loader
-from furnace.datasets.reading import read_pair
+from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
 from furnace.engine.monitor import logger, open_log
@@ -123,7 +123,7 @@ class Evaluator:
         share = range(rank(), len(self.samples), world_size())
         begin = time.perf_counter()
         with ProgressBar(path.stem, len(share), self.console) as bar:
-            loader = build_eval_loader(C, [self.samples[index] for index in share])
+            loader = build_eval_loader(C, [self.samples[index] for index in share], world_size())
             images = ((image.numpy(), (name, image, label)) for name, image, label in loader)
             for index, ((name, image, label), found) in zip(share, self.segmenter.stream(images), strict=True):
                 prediction, target = found.labels.long(), label.to(self.device).long()
@@ -150,7 +150,8 @@ class Evaluator:
         `choose_examples`."""
         scores = [entry["per_image"].get(sample.name) for sample in self.samples]
         chosen = choose_examples(scores, shows)
-        pairs = ((i, *read_pair(self.samples[i], self.segmenter.C.num_classes)) for i in chosen)
+        files = build_reader(self.segmenter.C)
+        pairs = ((i, *files.pair(self.samples[i])) for i in chosen)
         stream = self.segmenter.stream((image, (i, image, label)) for i, image, label in pairs)
         return [
             Example(self.samples[i].name, scores[i], image, label, to_array(found.labels))

@@ -72,9 +72,9 @@ def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
     return create_model("Settings", __base__=(*bases, AllSettings))
 
 
-def load_config(folder: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
-    """Run `folder`/config.py and return its checked settings; see `furnace.utils.config.load_config`."""
-    C = config.load_config(folder, overrides, all_settings, conclude)
+def load_config(experiment: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
+    """Run an experiment's config.py and return its checked settings; see `furnace.utils.config.load_config`."""
+    C = config.load_config(experiment, overrides, all_settings, conclude)
     return C.noted(C.model_dump(), (*C.notes, *other_normalisations(C)))
 
 

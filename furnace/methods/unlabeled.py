@@ -85,7 +85,7 @@ def draw_boxes(batch: TrainBatch, number: int = 0) -> Tensor:
     """UniMatch's CutMix masks (B, 1, H, W) bool for view `number`, at most one box each."""
     import torch
 
-    images = batch.unlabeled_0
+    images = batch.images  # of the size and number of the unlabelled ones
     streams = [batch.draws.stream(datasets.Purpose.BOX, number, index=index) for index in range(len(images))]
     masks = [torch.from_numpy(datasets.draw_box(images.shape[-2:], rng)) for rng in streams]
     return torch.stack(masks)[:, None].to(images.device)

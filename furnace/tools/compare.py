@@ -31,7 +31,7 @@ from furnace.datasets.splits import list_hash
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
-from furnace.utils.config import parse_overrides
+from furnace.utils.config import config_file, experiment_name, parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part, write_atomically
 from furnace.utils.places import CHECKOUT
@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     console = open_console(highlight=False, markup=True)
     experiment = find_experiment(args.experiment)
+    title = experiment_name(experiment)
     trials = make_plan(experiment, args)
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in engine.parse_devices(args.devices)] * args.jobs
     # The same lists need not be checked for every method and seed.
@@ -69,12 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     results: Results = {trial.name: result for trial in trials if (result := trial.result)}
     runner = compare.Runner(experiment, args.keep)
     probed = probe(trials, results, runner, devices[0], args.probe)
-    console.print(plan_table(trials, results, step_seconds(trials, results, probed), len(devices), experiment.name))
+    console.print(plan_table(trials, results, step_seconds(trials, results, probed), len(devices), title))
     if args.dry_run:
         return 0
     failures = carry_out(trials, results, runner, devices, console, probed, metrics)
     if results:
-        report(trials, results, args, experiment.name, console, metrics)
+        report(trials, results, args, title, console, metrics)
     for failure in failures:
         console.print(failure, soft_wrap=True)
     return FAILED_STATUS if failures else 0
@@ -87,7 +88,10 @@ def build_parser() -> ArgumentParser:
         "and write tables and a plot of the metrics on the test set.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("experiment", help="folder with config.py, train.py and eval.py, such as exp_camvid")
+    parser.add_argument(
+        "experiment",
+        help="folder with config.py, train.py and eval.py, such as exp_camvid, or another config file in it",
+    )
     parser.add_argument(
         "--methods",
         default="supervised,cpcl",
@@ -131,10 +135,10 @@ def build_parser() -> ArgumentParser:
 
 
 def find_experiment(name: str) -> Path:
-    """The experiment's folder, from here or from the checkout. Raises UserError."""
-    for folder in (Path(name), CHECKOUT / name):
-        if (folder / "config.py").is_file():
-            return folder.resolve()
+    """The file that describes an experiment, from here or from the checkout. Raises UserError."""
+    for place in (Path(name), CHECKOUT / name):
+        if (file := config_file(place)).is_file():
+            return file.resolve()
     raise UserError(f"{name}: no such experiment (a folder with config.py, such as exp_camvid)")
 
 
@@ -143,7 +147,7 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
     methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     for method in methods:
         parse_method(method)
-    out = (args.out or CHECKOUT / "log" / "compare" / experiment.name).resolve()
+    out = (args.out or CHECKOUT / "log" / "compare" / experiment_name(experiment)).resolve()
     if not (existing := existing_part(out)).is_dir():
         raise UserError(f"--out {out}: {existing} is a file; name another folder")
     overrides = parse_overrides(args.override)

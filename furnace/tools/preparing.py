@@ -20,6 +20,7 @@ from furnace.datasets.protocols import (
     find_partitions,
     recognize,
     shared_images,
+    with_rests,
 )
 from furnace.datasets.splits import check_replaceable, read_lines, write_list
 from furnace.utils.arguments import Parser
@@ -113,7 +114,7 @@ def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
     """
     for warning in plan.warnings:
         Console(stderr=True, markup=False, soft_wrap=True).print(f"warning: {warning}", style="yellow")
-    partitions = find_partitions(args.splits_from, layout) if args.splits_from else []
+    partitions = read_partitions(plan, layout, args) if args.splits_from else []
     lists = plan.lists | {partition.destination: partition.lines for partition in partitions}
     check_before(plan, partitions, lists, layout, args)
     pending = [task for task in plan.tasks if not is_complete(task)]
@@ -122,6 +123,15 @@ def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
         for name, lines in lists.items():
             write_list(args.target / name, lines)
     print_summary(plan, partitions, len(pending), args)
+
+
+def read_partitions(plan: Plan, layout: Layout, args: Namespace) -> list[Partition]:
+    """The partitions of `--splits-from`, each labelled list with an unlabelled one if the layout tells all images."""
+    partitions = find_partitions(args.splits_from, layout)
+    if not layout.everything:
+        return partitions
+    everything = plan.lists.get(layout.everything) or [line for _, line in read_lines(args.target / layout.everything)]
+    return with_rests(partitions, everything)
 
 
 def check_before(

@@ -31,6 +31,7 @@ FOREIGN = {
     "repo_name", "abs_dir", "log_dir_link", "train_log_file", "val_log_file", "link_val_log_file", "img_root_folder",
     "gt_root_folder", "device", "background", "num_eval_imgs", "warm_up_epoch", "eval_iter", "demo_source",
 }  # fmt: skip
+CONFIG = Path("config.py")
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 SHOWN = 80  # characters of a value in a message
 # Gives settings that config.py does not assign, from those that it does.
@@ -38,15 +39,15 @@ Conclude = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def load_config(
-    folder: str | Path,
+    experiment: str | Path,
     overrides: Mapping[str, Any] | None = None,
     schema: Callable[[], type[Settings]] = lambda: Settings,
     conclude: Conclude = lambda values: {},
 ) -> Settings:
-    """Run `folder`/config.py and return its checked settings.
+    """Run an experiment's config.py and return its checked settings.
 
     Args:
-        folder: an experiment folder.
+        experiment: its folder, or another file in it, such as exp_voc/config_modern.py.
         overrides: settings by name, as text or values; they win over the environment variables of `ENVIRONMENT`, and
             those over config.py. Everything that config.py computes from them follows.
         schema: gives the class of the settings, to which config.py may add by registering a method.
@@ -55,9 +56,11 @@ def load_config(
     Raises:
         UserError: there is no config.py, or it fails; or all that is wrong with its settings, one line each.
     """
-    file = Path(folder).resolve() / "config.py"
+    file = config_file(experiment).resolve()
     if not file.is_file():
-        raise UserError(f"{Path(folder) / 'config.py'}: no such file; name an experiment folder such as exp_voc")
+        others = ", ".join(sorted(path.name for path in file.parent.glob(f"{CONFIG.stem}*.py")))
+        hint = f"there are {others}" if others else "name an experiment folder such as exp_voc"
+        raise UserError(f"{config_file(experiment)}: no such file; {hint}")
     given, origins = _given(overrides or {})
     # What can't be parsed is left to config.py's own value here, and reported below.
     pins = {name: value for name, text in given.items() if (value := parse(schema(), name, text)) is not WRONG}
@@ -77,6 +80,17 @@ def load_config(
         found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
     told = {name: value for name, value in concluded.items() if value != schema().model_fields[name].default}
     return schema().noted(found, _note(file, told, foreign))
+
+
+def config_file(experiment: str | Path) -> Path:
+    """The file that describes an experiment: config.py of a folder, or a file that is named itself."""
+    path = Path(experiment)
+    return path if path.suffix == CONFIG.suffix else path / CONFIG
+
+
+def experiment_name(file: Path) -> str:
+    """Name of the experiment that a file describes: exp_voc of its config.py, exp_voc_modern of config_modern.py."""
+    return file.parent.name + file.stem.removeprefix(CONFIG.stem)
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:
@@ -102,7 +116,11 @@ def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
 
 def _with_folders(values: dict[str, Any], file: Path) -> dict[str, Any]:
     """The values, and the folders of an experiment that config.py does not name."""
-    values = {"this_dir": file.parent.name, "root_dir": str(file.parents[1]), "volna": str(file.parents[1])} | values
+    values = {
+        "this_dir": experiment_name(file),
+        "root_dir": str(file.parents[1]),
+        "volna": str(file.parents[1]),
+    } | values
     values.setdefault("log_dir", os.path.join(str(values["root_dir"]), "log", str(values["this_dir"])))
     values.setdefault("snapshot_dir", os.path.join(str(values["log_dir"]), "snapshot"))
     return values

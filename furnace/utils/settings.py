@@ -193,6 +193,9 @@ class Settings(BaseModel):
     num_classes: int = Field(REQUIRED, description="classes, without the ignored one; 2 at least", ge=2, le=255)
     class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
     allow_absent_classes: bool = Field(False, description="train although no training label shows some class")
+    reduce_zero_label: bool = Field(
+        False, description="0 in label files is unlabelled, and value v is class v - 1, as in ADE20K's official labels"
+    )
     image_mean: Floats = Field(
         (0.485, 0.456, 0.406), description="RGB mean of the normalisation, in [0, 1]; not assigned: that of the encoder"
     )
@@ -208,7 +211,7 @@ class Settings(BaseModel):
     num_unsup_imgs: OptionalCount = Field(None, description="unlabelled images, likewise")
     max_samples: OptionalCount = Field(None, description="samples per epoch, likewise")
     num_workers: NonNegativeInt = Field(
-        4, description="loader processes per device; 0 loads in the training process", le=2**10
+        4, description="loader processes per device, at most one per core; 0: none, the main one loads", le=2**10
     )
     cache: str = Field(
         "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see DATA/README.md"
@@ -244,8 +247,10 @@ class Settings(BaseModel):
     pretrained_model: Files = Field(
         None, description="encoder weights: a file, 'imagenet', or None; or two, separated by a comma, likewise"
     )
-    warm_start: OptionalText = Field(
-        None, description="snapshot to begin with, in place of pretrained_model; one branch begins all; None: none"
+    warm_start: Files = Field(
+        None,
+        description="snapshot to begin with, in place of pretrained_model, or one for each branch, separated by a "
+        "comma; one branch begins all; None: none",
     )
     decoder: Annotated[str, EntryOf("furnace.base_model.decoders:DECODERS")] = Field(
         "deeplabv3plus", description="decoder: deeplabv3plus, upernet, or dpt for plain ViTs"

@@ -1,5 +1,8 @@
 """Estimates of a run's time: batches like the loader's, extrapolation in pixels, samples from files and a cache."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +10,8 @@ from furnace.checks import estimate
 from furnace.checks.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.datasets.loaders import build_train_loader, build_train_set
 from furnace.methods.build import described_method
+from furnace.methods.settings import load_config
+from tests.conftest import REPOSITORY
 from tests.datasets.batches import FIELDS
 
 CPU = torch.device("cpu")
@@ -57,9 +62,19 @@ def test_samples_are_timed_from_files_and_from_a_cache_of_their_own(make_setting
 @pytest.mark.parametrize("cores, workers, shared_by", [(4, 2, 2), (4, 16, 4), (4, 0, 1), (None, 3, 1)])
 def test_loading_is_shared_by_the_workers_that_have_a_core(make_settings, monkeypatch, cores, workers, shared_by):
     C = make_settings(num_workers=workers, batch_size=8)
-    monkeypatch.setattr(estimate.os, "cpu_count", lambda: cores)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on systems without it
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(estimate, "sample_seconds", lambda *_: 1.0)
     monkeypatch.setattr(estimate, "step_seconds", lambda *_: 3.0)
     found = estimate.estimate(C, None, CPU)
     iteration = 3 + 8 / shared_by
     assert found.seconds == pytest.approx(C.nepochs * C.niters_per_epoch * iteration)
+
+
+@pytest.mark.parametrize("file", sorted(REPOSITORY.glob("exp_*/config_*.py")), ids=lambda file: file.parent.name)
+def test_a_step_of_every_other_config(file: Path) -> None:
+    small = {"pretrained_model": "none", "image_height": "56", "image_width": "56", "eval_crop_size": "56"}
+    C = load_config(file, {**small, "batch_size": "2"})
+    scalars = random_learner(C, CPU, 1).step(random_batch(C, CPU, 2, 56, 56), 0).scalars
+    assert {"sup_1", "sup_2", "inter", "union"} <= scalars.keys()
+    assert all(value.isfinite() for value in scalars.values())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torchvision.models._meta import _COCO_CATEGORIES
 
 from furnace.datasets.catalog import CATALOG, CITYSCAPES_LABEL_IDS, find_classes, voc_palette
 
@@ -26,7 +27,9 @@ def test_voc_palette_is_that_of_the_development_kit():
     assert palette[255] == (224, 224, 192)
 
 
-@pytest.mark.parametrize("name, count", [("pascal_voc", 21), ("cityscapes", 19), ("camvid", 11)])
+@pytest.mark.parametrize(
+    "name, count", [("pascal_voc", 21), ("cityscapes", 19), ("camvid", 11), ("ade20k", 150), ("coco", 81)]
+)
 def test_every_class_has_a_name_and_a_colour_of_its_own(name, count):
     classes = find_classes(name, count)
     assert classes is CATALOG[name]
@@ -41,6 +44,18 @@ def test_cityscapes_label_ids_are_those_of_its_19_classes():
     assert tuple(sorted(set(range(34)) - not_evaluated)) == CITYSCAPES_LABEL_IDS
     names = CATALOG["cityscapes"].names
     assert (names[0], names[10], names[13], names[18]) == ("road", "sky", "car", "bicycle")
+
+
+def test_classes_of_coco_are_those_of_torchvision():
+    categories = [name for name in _COCO_CATEGORIES[1:] if name != "N/A"]
+    assert CATALOG["coco"].names == ("background", *categories)
+
+
+def test_classes_of_ade20k_are_at_their_places():
+    names = CATALOG["ade20k"].names
+    places = {"wall": 1, "bed": 8, "person": 13, "car": 21, "sink": 48, "boat": 77, "van": 103, "pot": 126, "flag": 150}
+    assert {name: names.index(name) + 1 for name in places} == places
+    assert (0, 0, 0) not in CATALOG["ade20k"].palette, "overlays show nothing in black, and no class is a background"
 
 
 def test_class_names_of_the_settings_come_first():

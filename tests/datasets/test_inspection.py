@@ -7,6 +7,7 @@ import pytest
 
 from furnace.datasets import inspection
 from furnace.datasets.inspection import COMPARED_BYTES, Listing, absent_classes, duplicates, inspect_all, open_listing
+from furnace.datasets.reading import Files
 from furnace.datasets.splits import Sample
 from tests.tiny_data import write_image, write_palette_label
 
@@ -43,21 +44,21 @@ def test_classes_that_no_label_shows(tmp_path: Path, shown, absent):
     labels = [write_palette_label(tmp_path / f"{v}.png", np.full((4, 4), v, np.uint8)) for v in shown]
     samples = [Sample(label.stem, tmp_path / "x.png", label) for label in labels]
     damaged = Sample("bad", tmp_path / "x.png", tmp_path / "nowhere.png")
-    assert absent_classes([damaged, *samples], 3) == absent
+    assert absent_classes([damaged, *samples], Files(3)) == absent
 
 
 def test_labels_are_read_until_all_classes_have_been_seen(tmp_path: Path, monkeypatch):
     label = write_palette_label(tmp_path / "l.png", np.arange(4, dtype=np.uint8).reshape(2, 2))
-    read, real = [], inspection.read_label
-    monkeypatch.setattr(inspection, "read_label", lambda *args: read.append(1) or real(*args))
-    assert absent_classes([Sample("x", tmp_path / "x.png", label)] * 1000, 4) == []
+    read, real = [], Files.label
+    monkeypatch.setattr(Files, "label", lambda *args: read.append(1) or real(*args))
+    assert absent_classes([Sample("x", tmp_path / "x.png", label)] * 1000, Files(4)) == []
     assert len(read) < 100
 
 
 def test_a_sample_is_not_taken_from_the_front(folder: Path):
     paths = [write_image(folder / f"{i:02d}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(40)]
     listing = Listing("unlabelled", "", "", False, samples=[Sample(path.stem, path, None) for path in paths])
-    chosen = [int(found.sample.name) for found in inspect_all(listing, 3, 8)]
+    chosen = [int(found.sample.name) for found in inspect_all(listing, Files(3), 8)]
     assert len(chosen) == 8 and chosen == sorted(chosen)
     assert max(chosen) >= 20, "the second half of the list is never looked at"
-    assert chosen == [int(found.sample.name) for found in inspect_all(listing, 3, 8)]
+    assert chosen == [int(found.sample.name) for found in inspect_all(listing, Files(3), 8)]

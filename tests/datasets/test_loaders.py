@@ -1,5 +1,6 @@
 """Loaders: the same batches for any number of workers and processes, and from the middle of a run on."""
 
+import os
 import traceback
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from furnace.datasets.loaders import (
     build_mask_generator,
     build_train_loader,
     build_train_set,
+    worker_count,
 )
 from furnace.datasets.splits import read_list
 from furnace.utils.errors import USER_ERROR_STATUS, UserError, run
@@ -157,3 +159,11 @@ def test_evaluation_images_come_in_the_order_of_the_list_at_full_size(make_setti
     assert len({image.shape for _, image, _ in items}) > 1
     for _, image, label in items:
         np.testing.assert_array_equal(np.asarray(image), PALETTE[np.asarray(label)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "cores", "workers"), [(4, 1, 2, 2), (4, 1, 8, 4), (4, 4, 8, 2), (4, 8, 2, 1), (0, 1, 2, 0)]
+)
+def test_there_are_no_more_workers_than_cores(asked: int, processes: int, cores: int, workers: int, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert worker_count(asked, processes) == workers

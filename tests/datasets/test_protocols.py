@@ -8,7 +8,9 @@ import pytest
 
 from furnace.datasets.protocols import (
     PROTOCOLS,
+    SUBSETS,
     UNIMATCH,
+    UNIMATCH_DESTINATIONS,
     Layout,
     check_partition,
     find_partitions,
@@ -18,7 +20,7 @@ from furnace.datasets.protocols import (
 from furnace.utils.errors import UserError
 
 IDS = ["2007_000032", "2007_000039", "2007_000063"]
-LAYOUT = Layout({r"(train_(?:un)?labeled_1-\d+\.txt)": r"sub/\1"}, lambda line: [f"image/{line}.jpg"])
+LAYOUT = Layout({rf"{SUBSETS}(train_(?:un)?labeled_1-\d+\.txt)": r"sub/\1"}, lambda line: [f"image/{line}.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,8 @@ def test_the_table_of_unimatch_is_complete_and_unambiguous(tmp_path, monkeypatch
     }.items():
         expected = {f"UniMatch {data} {name}, {kind}" for name in names for kind in ("labelled", "unlabelled")}
         assert expected | {f"UniMatch {data} val"} <= set(UNIMATCH.values())
+    coco = {f"UniMatch COCO {name}, labelled" for name in ("1/512", "1/256", "1/128", "1/64", "1/32")}
+    assert coco | {"UniMatch COCO val"} <= set(UNIMATCH.values())
     lines = [f"JPEGImages/{name}.jpg SegmentationClass/{name}.png" for name in IDS]
     monkeypatch.setitem(UNIMATCH, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:24], "three, labelled")
     (tmp_path / "labeled.txt").write_text("\n".join(reversed(lines)) + "\n")
@@ -94,3 +98,30 @@ def test_missing_images_are_counted_and_shared_ones_noted(tmp_path):
     with pytest.raises(UserError, match=r"1 files of the list .*\(image/b.jpg\)"):
         check_partition(partitions[0], LAYOUT, lambda path: path == "image/a.jpg")
     assert shared_images(partitions) == ["sub/train_labeled_1-2.txt shares 1 with its unlabelled list (a)"]
+
+
+def test_lists_of_all_of_ade20k_are_the_published_ones(tmp_path):
+    """Their lines follow from the official names, so that the names that are prepared can be compared with them."""
+    for split, name, count, protocol in (
+        ("training", "train", 20210, "UniMatch ADE20K all, labelled"),
+        ("validation", "val", 2000, "UniMatch ADE20K val"),
+    ):
+        names = [f"ADE_{name}_{number:08d}" for number in range(1, count + 1)]
+        lines = [f"images/{split}/{name}.jpg annotations/{split}/{name}.png" for name in names]
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        assert recognize(tmp_path / "list.txt") == protocol
+
+
+def test_lists_in_the_folders_of_unimatch_get_our_names(tmp_path):
+    layout = Layout(UNIMATCH_DESTINATIONS, str.split)
+    for name in ("1_64/labeled", "1_64/unlabeled", "all/labeled", "val", "notes", "1_64/notes"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.txt").write_text(f"{name}.jpg {name}.png")
+    found = {partition.destination: partition.lines for partition in find_partitions(tmp_path, layout)}
+    places = {
+        "subset_train/train_labeled_1-64.txt": "1_64/labeled",
+        "subset_train/train_unlabeled_1-64.txt": "1_64/unlabeled",
+        "train.txt": "all/labeled",
+        "val.txt": "val",
+    }
+    assert found == {destination: [f"{name}.jpg {name}.png"] for destination, name in places.items()}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
 from furnace.datasets.picture import completed
-from furnace.datasets.reading import read_image, read_label, read_pair
+from furnace.datasets.reading import Files, read_image, read_label
 from furnace.datasets.splits import Sample
 from furnace.utils.errors import UserError
 from tests.tiny_data import NUM_CLASSES, PALETTE, blocky_label, write_image, write_palette_label
@@ -110,17 +110,42 @@ def test_label_value_that_is_no_class_is_named(values, dtype, num_classes, compl
         read_label(path, num_classes)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+@pytest.mark.parametrize("num_classes", [2, 150, 255])
+def test_zero_may_be_unlabelled_and_the_others_a_class_less(dtype, num_classes, tmp_path):
+    values = np.arange(num_classes + 1).reshape(1, -1)
+    found = read_label(write_image(tmp_path / "label.tif", values.astype(dtype)), num_classes, reduce_zero_label=True)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[255, *range(num_classes)]]
+
+
+@pytest.mark.parametrize(
+    "value, reduce_zero_label, complaint",
+    [
+        (152, True, r"152 is neither a class \(C.num_classes = 150: 1 to 150\) nor 0; check C.num_classes"),
+        (255, True, r"255 is .* nor 0; if 255 is unlabelled in these files, .* set C.reduce_zero_label = False"),
+        (-1, True, "-1 is neither a class .* nor 0; check"),
+        (150, False, r"150 is .*: 0 to 149\) nor 255; if 0 is unlabelled .* set C.reduce_zero_label = True"),
+        (152, False, "152 is .* nor 255; check C.num_classes"),
+    ],
+)
+def test_labels_of_the_other_meaning_are_told(value, reduce_zero_label, complaint, tmp_path):
+    path = write_image(tmp_path / "label.tif", np.array([[1, value]], dtype=np.int32))
+    with pytest.raises(UserError, match=f"label value {complaint}"):
+        read_label(path, 150, reduce_zero_label)
+
+
 def test_label_of_another_size_is_refused_with_both_sizes(photo, label, tmp_path):
     image = write_image(tmp_path / "image.png", photo)
     sample = Sample("image", image, write_image(tmp_path / "label.png", label))
     with pytest.raises(UserError, match=r"label\.png: 44x30 pixels, but its image .*image\.png has 160x120"):
-        read_pair(sample, NUM_CLASSES)
+        Files(NUM_CLASSES).pair(sample)
 
 
 def test_pair_is_image_and_label(label, tmp_path):
     image = write_image(tmp_path / "image.png", PALETTE[label])
     sample = Sample("image", image, write_palette_label(tmp_path / "label.png", label))
-    found_image, found_label = read_pair(sample, NUM_CLASSES)
+    found_image, found_label = Files(NUM_CLASSES).pair(sample)
     np.testing.assert_array_equal(found_label, label)
     np.testing.assert_array_equal(found_image, PALETTE[label])
 

@@ -35,7 +35,8 @@ def test_chosen_amp(setting: str, device: torch.device, amp: str):
     [
         ("amx_bf16", 1, "bf16", "this CPU has AMX"),
         ("avx512_bf16", 2, "bf16", "this CPU has AVX512-BF16"),
-        ("avx512_bf16", 4, "off", "depthwise"),
+        ("avx512_bf16", 4, "bf16", "this CPU has AVX512-BF16"),
+        ("amx_bf16", 4, "off", "AMX does not speed up depthwise"),
         ("avx2", 1, "off", "does not compute in bfloat16"),
     ],
 )

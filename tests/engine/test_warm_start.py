@@ -12,7 +12,7 @@ from furnace.engine.distributed import CPU
 from furnace.engine.identity import snapshot_digest
 from furnace.engine.snapshots import Snapshot, save_snapshot
 from furnace.engine.trainer import Trainer
-from furnace.engine.warm_start import WarmStart
+from furnace.engine.warm_start import WarmStart, begin_network
 from furnace.methods.build import build_method, build_network
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -49,12 +49,32 @@ def test_each_branch_begins_with_its_own_or_with_the_only_one(settings, tmp_path
     weights = write(settings(**theirs), path)
     start, network = WarmStart(str(path), build_method(C)), build_network(C)
     note = start.fill(network, C.model_dump())
-    assert start.sources == sources
+    assert start.sources == {branch: (str(path), source) for branch, source in sources.items()}
     for branch, source in sources.items():
         assert f"{branch} with its branch {source}" in note
         for name, value in network.get_submodule(f"branch{branch}").state_dict().items():
             assert torch.equal(value, weights[f"branch{source}.{name}"]), name
     assert f"{len(network.state_dict())} of {len(network.state_dict())} tensors" in note
+
+
+def test_each_branch_begins_with_a_snapshot_of_its_own(settings, tmp_path) -> None:
+    paths, weights = [], []
+    for seed in (1, 2):
+        path, one = tmp_path / f"start{seed}.pth", settings(method="supervised")
+        torch.manual_seed(seed)
+        network = build_network(one)
+        save_snapshot(path, Snapshot(network.state_dict(), [], 0, 1, one.model_dump()))
+        paths.append(path)
+        weights.append(network.branch1.state_dict())
+    C = settings(teacher="ema", warm_start=tuple(map(str, paths)))
+    network, origin = begin_network(C, build_method(C), None, notes := [])
+    for branch, source in ((1, 0), (2, 1), (3, 0), (4, 1)):
+        for name, value in network.get_submodule(f"branch{branch}").state_dict().items():
+            assert torch.equal(value, weights[source][name]), name
+    assert f"3 with {paths[0]}, branch 1" in notes[0]
+    assert origin["warm_start"]["sha256"] == ",".join(map(snapshot_digest, paths))
+    alone = WarmStart(C.warm_start, build_method(settings(method="supervised")))
+    assert alone.sources == {1: (str(paths[0]), 1)}
 
 
 def test_other_classes_begin_anew(settings, tmp_path) -> None:

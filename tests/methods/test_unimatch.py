@@ -77,6 +77,18 @@ def naive_unimatch_v2(network: Network, batch: TrainBatch) -> Tensor:
     return loss
 
 
+def naive_supervised_strong(network: Network, batch: TrainBatch) -> Tensor:
+    images = mixed(batch.images, batch.images.flip(0), boxes(0))
+    labels = mixed(batch.labels[:, None].double(), batch.labels.flip(0)[:, None].double(), boxes(0))
+    return plain_loss(full_logits(network, images, 1), labels[:, 0].long().numpy(), over_valid=True)
+
+
+def test_supervised_strong(make_method) -> None:
+    batch = with_views(make_batch(), 1)
+    check(make_method(method="supervised_strong"), naive_supervised_strong, batch)
+    assert boxes(0).any()  # otherwise no image of this batch would be mixed
+
+
 @pytest.mark.parametrize("cutmix", [True, False])
 def test_unimatch(make_method, cutmix: bool) -> None:
     method = make_method(method="unimatch", confidence_threshold=THRESHOLD)

@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from furnace.seg_opr.interpolate import upsample
+from furnace.seg_opr.losses import hard_pixels, mean_cross_entropy, weighted_cross_entropy
+from furnace.seg_opr.pseudo_label import combine, predict_mixed, predict_upsampled
 from furnace.seg_opr.upsampled import full_size, map_images, sum_over_images
 from tests.golden_values import relative_error
+from tests.largest import Largest
 
 
 @pytest.fixture
@@ -68,3 +71,25 @@ def test_map_images_joins_the_results_of_all_images_without_a_gradient(logits, w
     torch.testing.assert_close(shares, logits.detach().softmax(1), rtol=1e-14, atol=0)
     torch.testing.assert_close(sums, weight.sum((1, 2)), rtol=1e-14, atol=0)
     assert not shares.requires_grad
+
+
+CLASSES, BATCH, SMALL, SIDE = 150, 5, 9, 33
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda logits, labels, mask: mean_cross_entropy(logits, labels).backward(),
+        lambda logits, labels, mask: weighted_cross_entropy(logits, labels, torch.rand(labels.shape)).backward(),
+        lambda logits, labels, mask: hard_pixels(logits.detach(), labels, 0.7, 100),
+        lambda logits, labels, mask: predict_mixed(logits, logits, mask),
+        lambda logits, labels, mask: combine(*[predict_upsampled(logits, labels.shape[-2:])] * 2, CLASSES),
+    ],
+    ids=["supervised", "unsupervised", "hard pixels", "mixed", "pseudo labels"],
+)
+def test_with_many_classes_no_map_of_a_batch_s_scores_exists(work):
+    logits = torch.randn(BATCH, CLASSES, SMALL, SMALL, requires_grad=True)
+    labels = torch.randint(0, CLASSES, (BATCH, SIDE, SIDE))
+    with Largest() as largest:
+        work(logits, labels, torch.randint(0, 2, (BATCH, 1, SIDE, SIDE)))
+    assert largest.elements <= CLASSES * SIDE**2

@@ -107,6 +107,13 @@ def test_labels_that_say_nothing_are_a_failure_and_not_a_figure(stub: Path, caps
     assert "val.txt: no pixel has a label" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_another_file_of_the_folder_is_compared_by_its_name(stub: Path, capsys: pytest.CaptureFixture) -> None:
+    other = (stub / "config.py").rename(stub / "config_modern.py")
+    assert main([str(other), *arguments(stub, seeds="0")[1:]]) == 0
+    assert {path.name for path in stub.glob("ran_*")} == {"ran_train_config_modern.py", "ran_eval_config_modern.py"}
+    assert "exp_stub_modern: 2 runs" in capsys.readouterr().out
+
+
 def test_finished_runs_are_kept_and_failed_ones_repeated(stub: Path, capsys: pytest.CaptureFixture) -> None:
     (stub / "fail_cpcl").touch()
     assert main(arguments(stub)) == 1
@@ -422,7 +429,7 @@ def test_devices_work_at_the_same_time(stub: Path) -> None:
     (stub / "meet").touch()
     overrides = {"batch_size": "2", "nepochs": str(EPOCHS)}
     trials = plan_trials(stub, stub.parent / "out", ["cpcl"], [8], [0, 1], overrides)
-    found = list(Runner(stub).run_all(trials, ["0", "1"]))
+    found = list(Runner(stub / "config.py").run_all(trials, ["0", "1"]))
     assert {trial.seed for trial, _ in found} == {0, 1}
     assert {line.split()[3] for line in calls(stub)} == {"0", "1"}
 

