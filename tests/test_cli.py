@@ -125,7 +125,10 @@ SHORTAGES = [
     (MemoryError(), "CPU"),
 ]
 SMALLER_WINDOWS = r"lower C\.eval_batch_size = \d+ .*, C\.eval_crop_size = 40 or the largest of C\.eval_scale_array"
-SMALLER_STEPS = r"set C\.checkpoint = True .*, raise C\.accumulate = 1 .* lower C\.batch_size = 3, C\.image_height x C\.image_width = 16 x 20"
+SMALLER_STEPS = (
+    r"set C\.checkpoint = True .*, raise C\.accumulate = 1 .* "
+    r"lower C\.batch_size = 3, C\.image_height x C\.image_width = 16 x 20"
+)
 
 
 @pytest.mark.parametrize("error, where", SHORTAGES)

@@ -106,8 +106,8 @@ def smaller_steps(C: Settings) -> str:
     """Advice for training."""
     exact = "" if C.checkpoint else "set C.checkpoint = True (same results, -o checkpoint=true), "
     return (
-        f"{exact}raise C.accumulate = {C.accumulate} (same batch in more parts, -o accumulate={2 * C.accumulate}), or lower "
-        f"C.batch_size = {C.batch_size}, C.image_height x C.image_width = {C.image_height} x {C.image_width}"
+        f"{exact}raise C.accumulate = {C.accumulate} (same batch in more parts, -o accumulate={2 * C.accumulate}), "
+        f"or lower C.batch_size = {C.batch_size}, C.image_height x C.image_width = {C.image_height} x {C.image_width}"
     )
 
 

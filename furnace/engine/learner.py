@@ -114,6 +114,7 @@ class Learner:
             step_unless(optimizer, bad | overflow)
         if self.apart:
             average_in_place([buffer for buffer in self.network.buffers() if buffer.is_floating_point()])
+        before += self.guard.remember(averages=True)
         self.method.after_step(self.network, iteration)
         self.guard.undo(before, bad)
         self.intact = True

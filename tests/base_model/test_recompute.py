@@ -1,4 +1,4 @@
-"""Encoders whose blocks are recomputed: the same gradients and buffers, fewer tensors kept, for encoders of all kinds."""
+"""Encoders whose blocks are recomputed: the same gradients and buffers, fewer tensors kept."""
 
 from collections import Counter
 
