@@ -65,7 +65,7 @@ def test_a_counter_knows_what_is_alive_without_its_memory():
 
 
 def test_the_prediction_falls_with_parts_and_recomputed_blocks(make_settings: Callable[..., Settings]):
-    C = make_settings(batch_size=4, image_height=320, image_width=320)
+    C = make_settings(**LITE, method="supervised", image_height=256, image_width=256)
     whole, parts, recomputed = (predicted_peak(C.updated(**c)) for c in ({}, {"accumulate": 2}, {"checkpoint": True}))
     assert whole / 2 < parts < 0.65 * whole
     assert recomputed < 0.5 * whole
