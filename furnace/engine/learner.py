@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from furnace.base_model.network import Network
+from furnace.base_model.recompute import recompute_blocks
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.distributed import average_in_place, share_weights, whole_batch, world_size
 from furnace.engine.guard import SUM, Guard
@@ -38,8 +39,12 @@ class Learner:
         optimizer: name and arguments of `build_optimizer`, besides the learning rate.
         amp: "bf16", "fp16" (with loss scaling) or "off".
         accumulate: parts into which a batch is cut; their gradients are averaged.
+        checkpoint: recompute the encoders' blocks in the backward pass, to save memory.
         compiled: run the networks through torch.compile.
         freeze: after an iteration that is not finite nothing changes any more; otherwise it alone is skipped.
+
+    Raises:
+        UserError: `checkpoint`, and an encoder has no blocks that repeat.
 
     `guard` says which iterations were not finite; `intact` whether the state is that between two iterations.
     """
@@ -55,6 +60,7 @@ class Learner:
         optimizer: dict[str, Any] | None = None,
         amp: str = "off",
         accumulate: int = 1,
+        checkpoint: bool = False,
         compiled: bool = False,
         freeze: bool = True,
     ):
@@ -74,6 +80,9 @@ class Learner:
         self.guard, self.intact = Guard(network, whole_batch(), freeze), True
         # BatchNorm statistics of each process are its own; all go on from their means, which is what is saved.
         self.apart = world_size() > 1 and not any(isinstance(m, nn.SyncBatchNorm) for m in network.modules())
+        if checkpoint:
+            for number in method.trained:
+                recompute_blocks(network.branches[number - 1].backbone)
         if compiled:
             compile_or_run_eagerly()
             for branch in network.branches:
@@ -105,6 +114,7 @@ class Learner:
             step_unless(optimizer, bad | overflow)
         if self.apart:
             average_in_place([buffer for buffer in self.network.buffers() if buffer.is_floating_point()])
+        before += self.guard.remember(averages=True)
         self.method.after_step(self.network, iteration)
         self.guard.undo(before, bad)
         self.intact = True
@@ -163,6 +173,7 @@ def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
         },
         "amp": choose_amp(C.amp, device, network)[0],
         "accumulate": C.accumulate,
+        "checkpoint": C.checkpoint,
         "compiled": chosen_compile(C.compile, device, C.sync_bn and world_size() > 1),
         "freeze": C.on_nan == "stop",
     }

@@ -151,8 +151,9 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     processes = world_size()
     table.add_row("device", f"{device_name(device)}" + (f", {processes} processes" if processes > 1 else ""))
     compiled = ", compiled" if chosen_compile(C.compile, device, C.sync_bn and processes > 1) else ""
+    recomputed = ", encoder's blocks recomputed" if C.checkpoint else ""
     amp, reason = choose_amp(C.amp, device, network)
-    table.add_row("precision", PRECISIONS[amp] + (f" ({reason})" if reason else "") + compiled)
+    table.add_row("precision", PRECISIONS[amp] + (f" ({reason})" if reason else "") + compiled + recomputed)
     table.add_row("seed", str(C.seed))
     table.add_row("snapshots", C.snapshot_dir)
     return table
