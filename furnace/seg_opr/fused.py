@@ -50,7 +50,7 @@ def _over_classes(logits, pixel, exists, label, classes, height, width, columns,
     and the logit of `label` (NaN for no class)."""
     top, bottom, weight_y = _lines(pixel // columns, scale_y, height)
     left, right, weight_x = _lines(pixel % columns, scale_x, width)
-    largest = tl.full(pixel.shape, -3e38, tl.float32)  # finite, for the first difference
+    largest = tl.full(pixel.shape, -3e38, tl.float32)  # not -inf: -inf - -inf is NaN
     total = tl.full(pixel.shape, 0.0, tl.float32)
     likeliest = tl.full(pixel.shape, 0, tl.int32)
     of_label = tl.full(pixel.shape, float("nan"), tl.float32)
@@ -206,7 +206,8 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx, logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
         logits, labels = logits.contiguous(), labels.contiguous()
         size = labels.shape[-2:]
-        losses, normalizers = torch.empty((2, *labels.shape), device=logits.device)
+        losses = torch.empty(labels.shape, device=logits.device)
+        normalizers = torch.empty_like(losses)
         with torch.cuda.device_of(logits):
             _cross_entropy[_forward_grid(len(labels), size)](
                 logits, labels, losses, normalizers, ignored, *_shape(logits, size), BLOCK=PIXELS
