@@ -21,19 +21,16 @@ COLUMNS, CLASSES = 64, 8  # of the small logits of a program that goes backward
 def _lines(pixel, scale, size):
     """The line of the small map before a pixel, the one after it, and the weight of the latter."""
     position = pixel * scale
-    # The last pixel lies on the last line: it belongs to the line before with weight 1.
-    low = tl.minimum(position.to(tl.int32), tl.maximum(size - 2, 0))
+    low = position.to(tl.int32)
     return low, tl.minimum(low + 1, size - 1), position - low
 
 
 @triton.jit
-def _first_pixel(line, scale, pixels_per_line, size, pixels):
-    """The first of `pixels` whose `_lines` are a line and the one after it, or later ones."""
+def _first_pixel(line, scale, pixels_per_line, pixels):
+    """The first of `pixels` that has a line before it, as `_lines` says; rounding may make it the one before that."""
     pixel = tl.ceil(line * pixels_per_line).to(tl.int32)
     pixel = tl.where(((pixel - 1) * scale).to(tl.int32) >= line, pixel - 1, pixel)
-    pixel = tl.where((pixel * scale).to(tl.int32) < line, pixel + 1, pixel)
-    pixel = tl.minimum(tl.maximum(pixel, 0), pixels)
-    return tl.where(line > tl.maximum(size - 2, 0), pixels, pixel)
+    return tl.minimum(tl.maximum(pixel, 0), pixels)
 
 
 @triton.jit
@@ -105,7 +102,7 @@ def _cross_entropy(
     normalizer = largest + tl.log(total)
     tl.store(normalizers + here, normalizer, mask=exists)
     loss = normalizer - of_label
-    loss = tl.where((label == ignored) | (loss < 0), 0.0, loss)  # rounding gives no probability above 1
+    loss = tl.where((label == ignored) | (loss < 0), 0.0, loss)  # approximate logarithms give no probability above 1
     tl.store(losses + here, loss, mask=exists)
 
 
@@ -126,13 +123,13 @@ def _cross_entropy_backward(
     # The pixels between this row and the one before, then the one after; and so for the columns.
     for below in tl.static_range(2):
         top = row - 1 + below
-        first_y = _first_pixel(top, scale_y, pixels_y, height, rows)
-        end_y = _first_pixel(top + 1, scale_y, pixels_y, height, rows)
+        first_y = _first_pixel(top, scale_y, pixels_y, rows)
+        end_y = _first_pixel(top + 1, scale_y, pixels_y, rows)
         line_top = plane + tl.maximum(top, 0) * width
         line_bottom = plane + tl.minimum(top + 1, height - 1) * width
         for after in tl.static_range(2):
             left = column - 1 + after
-            first_x = _first_pixel(left, scale_x, pixels_x, width, columns)
+            first_x = _first_pixel(left, scale_x, pixels_x, columns)
             at_left, at_right = tl.maximum(left, 0)[None, :], tl.minimum(left + 1, width - 1)[None, :]
             top_left = tl.load(logits + line_top + at_left, mask=exists, other=0.0)
             top_right = tl.load(logits + line_top + at_right, mask=exists, other=0.0)
@@ -223,7 +220,7 @@ class _CrossEntropy(torch.autograd.Function):
         shape = classes, height, width, rows, columns, *scales = _shape(logits, labels.shape[-2:])
         # All pixels belong to a line that is the only one.
         per_line = [1 / scale if scale else float(n) for scale, n in zip(scales, (rows, columns), strict=True)]
-        # Rounding may give a line one pixel more than whole numbers do.
+        # One more than whole numbers give: for rounding, in the number and in the first of them.
         span = (columns - 1) // (width - 1) + 1 if width > 1 else columns
         grad_logits = torch.empty_like(logits)
         grid = height * triton.cdiv(width, COLUMNS), triton.cdiv(classes, CLASSES), len(logits)
