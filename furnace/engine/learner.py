@@ -10,10 +10,11 @@ from torch.nn.utils import get_total_norm
 from furnace.base_model.network import Network
 from furnace.base_model.recompute import recompute_blocks
 from furnace.datasets.batch import TrainBatch
+from furnace.engine.compilation import REDUCE_OVERHEAD, chosen_compile, compile_networks
 from furnace.engine.distributed import average_in_place, share_weights, whole_batch, world_size
 from furnace.engine.guard import SUM, Guard
-from furnace.engine.internals import compile_or_run_eagerly, step_unless
-from furnace.engine.numerics import LossScale, autocast, choose_amp, chosen_compile, set_precision
+from furnace.engine.internals import step_unless
+from furnace.engine.numerics import LossScale, autocast, choose_amp, set_precision
 from furnace.engine.optim import build_optimizer, parameters, poly_lr, set_learning_rate
 from furnace.methods.build import build_method
 from furnace.methods.method import Method, Teaching
@@ -41,6 +42,7 @@ class Learner:
         accumulate: parts into which a batch is cut; their gradients are averaged.
         checkpoint: recompute the encoders' blocks in the backward pass, to save memory.
         compiled: run the networks through torch.compile.
+        graphs: and that as CUDA graphs.
         freeze: after an iteration that is not finite nothing changes any more; otherwise it alone is skipped.
 
     Raises:
@@ -62,11 +64,13 @@ class Learner:
         accumulate: int = 1,
         checkpoint: bool = False,
         compiled: bool = False,
+        graphs: bool = False,
         freeze: bool = True,
     ):
         self.network, self.method = network, method
         self.device = next(network.parameters()).device
         self.amp, self.accumulate = amp, accumulate
+        self.compiled, self.graphs = compiled, compiled and graphs
         set_precision(amp)
         share_weights(network)
         self.lr, self.lr_power, self.total_iterations = lr, lr_power, total_iterations
@@ -84,9 +88,7 @@ class Learner:
             for number in method.trained:
                 recompute_blocks(network.branches[number - 1].backbone)
         if compiled:
-            compile_or_run_eagerly()
-            for branch in network.branches:
-                branch.compile()
+            compile_networks(network.branches, graphs)
 
     def step(self, batch: TrainBatch, iteration: int) -> StepOutput:
         """Update the networks on a normalised batch, with the learning rate of `iteration`.
@@ -98,6 +100,10 @@ class Learner:
         self.method.before_step(iteration / self.total_iterations)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        if self.graphs:
+            # From here the graphs may overwrite what they gave in the last step, of which nothing is needed any more;
+            # without this mark they would do so at every pass, to the logits of the teacher's first, too.
+            torch.compiler.cudagraph_mark_step_begin()
 
         before = self.guard.remember()
         try:
@@ -175,6 +181,7 @@ def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
         "accumulate": C.accumulate,
         "checkpoint": C.checkpoint,
         "compiled": chosen_compile(C.compile, device, C.sync_bn and world_size() > 1),
+        "graphs": C.compile == REDUCE_OVERHEAD,
         "freeze": C.on_nan == "stop",
     }
     return Learner(network, build_method(C, whole_batch()).to(device), **(described | options))

@@ -293,6 +293,7 @@ class Trainer:
             console=self.console,
             whole=whole_batch(),
             run=self.identity["run"],
+            opening="compiling" if self.learner.compiled else "",
         )
 
 

@@ -2,10 +2,14 @@
 
 A full-resolution map of logits is by far the largest tensor of a training step (16 x 19 x 800 x 800 float32: 778 MB),
 and a plain step makes dozens of passes over such maps. Here only one image's map exists at any time, small enough for
-the caches, and only its quarter-resolution gradient is kept.
+the caches, and only its quarter-resolution gradient is kept. This is the form for CPUs, and the reference of the
+kernels that GPUs have in its place (see `fused`).
 """
 
+import warnings
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,6 +21,24 @@ from furnace.seg_opr.interpolate import upsample
 def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits (B, K, h, w) at `size` (H, W); untouched if they have it."""
     return logits if logits.shape[-2:] == tuple(size) else upsample(logits, size)
+
+
+def kernels(logits: Tensor) -> ModuleType | None:
+    """The module `fused` if its kernels take such logits on their device, else None: then the plain form does it."""
+    return _fused_on(logits.device) if logits.is_cuda and logits.dtype == torch.float32 else None
+
+
+@cache
+def _fused_on(device: torch.device) -> ModuleType | None:
+    try:
+        from furnace.seg_opr import fused
+
+        fused.predict(torch.zeros(1, 2, 1, 1, device=device), (1, 1))
+    except Exception as error:  # no Triton, no C compiler for it, a GPU that is too old, a folder without room
+        line = f"{type(error).__name__}: {error}".partition("\n")[0]
+        warnings.warn(f"labels and losses are slower: Triton kernels do not run on {device} ({line})", stacklevel=2)
+        return None
+    return fused
 
 
 def sum_over_images(loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:

@@ -277,8 +277,10 @@ class Settings(BaseModel):
 
     # Speed
     amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 where it gains")
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile; auto: on a GPU, unless sync_bn ties several together"
+    compile: Literal["auto", "on", "off", "reduce-overhead"] = Field(
+        "auto",
+        description="torch.compile; auto: on a GPU, unless sync_bn ties several together; "
+        "reduce-overhead: with CUDA graphs, for small steps (not measured)",
     )
     accumulate: PositiveInt = Field(
         1, description="parts of a batch that pass one after another, to save memory", le=2**16

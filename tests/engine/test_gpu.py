@@ -40,6 +40,16 @@ def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings],
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+def test_steps_replayed_from_cuda_graphs_are_those_of_launched_kernels(make_settings: Callable[..., Settings]):
+    C = make_settings(**SIZE)
+    batch = random_batch(C, GPU)
+    plain = seeded_learner(C, GPU, compiled=True)
+    expected = [plain.step(batch, i).scalars["loss"].item() for i in range(4)]
+    replayed = seeded_learner(C, GPU, compiled=True, graphs=True)
+    found = [replayed.step(batch, i).scalars["loss"].item() for i in range(4)]  # warm-up, recording, two replays
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_count_as_on_the_cpu_without_synchronisation(name: str):
     rng = torch.Generator().manual_seed(0)

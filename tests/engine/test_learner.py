@@ -200,7 +200,7 @@ def test_a_learner_has_what_the_settings_say(make_settings, monkeypatch) -> None
     optimizer = {"name": "adamw", "lr_backbone": 0.1, "momentum": 0.4, "weight_decay": 0.02}
     expected = {
         "total_iterations": 21, "lr": 0.3, "lr_power": 0.8, "optimizer": optimizer, "amp": "bf16", "accumulate": 3,
-        "compiled": True, "freeze": False, "checkpoint": True,
+        "compiled": True, "graphs": False, "freeze": False, "checkpoint": True,
     }  # fmt: skip
     assert built == expected
     build_learner(C.updated(on_nan="stop", compile="off"), torch.nn.Linear(1, 1), amp="off")
