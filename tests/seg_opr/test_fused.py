@@ -18,6 +18,7 @@ from furnace.seg_opr.losses import (
     weighted_cross_entropy,
 )
 from furnace.seg_opr.pseudo_label import predict_mixed, predict_upsampled
+from furnace.seg_opr.upsampled import try_kernels
 from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 from tests.golden_values import relative_error
@@ -213,7 +214,7 @@ def test_only_float32_on_a_gpu_has_kernels():
     assert upsampled.kernels(torch.zeros(1, 2, 1, 1)) is None
     assert upsampled.kernels(OfGPU(torch.float64)) is None
     # Of a GPU on which they do not run, here one that does not exist, one warning says so.
-    with pytest.warns(UserWarning, match="slower: Triton kernels do not run on cuda:7"):
+    with pytest.warns(UserWarning, match="slower: Triton kernels do not work on cuda:7"):
         assert upsampled.kernels(OfGPU(torch.float32)) is None
     assert upsampled.kernels(OfGPU(torch.float32)) is None
 
@@ -242,3 +243,18 @@ def test_gradients_of_a_gpu_are_the_same_bits_every_time_and_without_a_full_size
         gradients.append(logits.grad)
     assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
     assert peak < 19 * 4 * case.labels.numel() / 2
+
+
+@pytest.mark.parametrize("wrong", [None, "cross_entropy", "predict"])
+def test_kernels_are_tried_before_use(fused: ModuleType, monkeypatch: pytest.MonkeyPatch, wrong: str | None) -> None:
+    if wrong is None:
+        try_kernels(fused, CPU)
+        return
+    right = getattr(fused, wrong)
+
+    def off(*given: Tensor) -> Tensor:
+        return tuple(1.01 * value for value in right(*given)) if wrong == "predict" else 1.01 * right(*given)
+
+    monkeypatch.setattr(fused, wrong, off)
+    with pytest.raises(AssertionError, match="not close"), torch.no_grad():
+        try_kernels(fused, CPU)
