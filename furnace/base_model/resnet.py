@@ -45,12 +45,16 @@ class DilatedResNet(tv.ResNet):
         self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.stem(images)
         maps = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
             maps.append(x)
         return tuple(maps)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the input of layer 1, at stride 4."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
 
 def draw_weights(network: nn.Module) -> None:

@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from furnace.checks.checkup import Checkup
-from furnace.checks.estimate import PROBE_BATCH, PROBE_SIDES, random_batch, random_learner
 from furnace.checks.findings import SAMPLE, Finding, Level, findings_table
 from furnace.checks.memory import main_memory
+from furnace.checks.peak import PROCESS_BYTES, predicted_peak, remedies
 from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.monitor import peak_memory
 from furnace.engine.record import recipe_table
@@ -32,9 +31,8 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
     C, device, console = trainer.C, trainer.device, trainer.console
     console.print(recipe_table(C, trainer.dataset, trainer.network, device, trainer.start_iteration))
     findings = Checkup(C, device, SAMPLE).run()
-    if not any(finding.check == MEMORY for finding in findings):
-        timed = any(finding.check == TIME and finding.level != Level.PROBLEM for finding in findings)
-        findings.append(check_memory(C, device, timed))
+    timed = any(finding.check == TIME and finding.level != Level.PROBLEM for finding in findings)
+    findings.append(check_memory(C, device, timed))
     findings.append(check_disk(C, trainer))
     if not asked:
         findings += check_folder(C)
@@ -67,45 +65,31 @@ def check_division(C: Settings, processes: int, device: torch.device) -> list[Fi
 
 
 def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Finding:
-    """Memory of a step, steps having been `timed` before: measured on a GPU, extrapolated on a CPU."""
-    if not timed:
-        return Finding(Level.NOTE, MEMORY, "not measured", "put the other problems right first")
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        text = f"{byte_size(peak_memory())} of {byte_size(total)} at the most on {device}, without torch.compile"
-        return Finding(Level.OK, MEMORY, text)
-    # The steps that were timed have brought weights, gradients and momentum into memory.
-    needed, total = peak_memory() + activation_bytes(C), main_memory()
-    text = f"about {byte_size(needed)} of {byte_size(total)}, and a few hundred MiB for each worker process"
-    if needed > total:
-        advice = "raise C.accumulate, or lower C.batch_size or the crop"
-        return Finding(Level.PROBLEM, MEMORY, text, advice)
-    return Finding(Level.OK, MEMORY, text)
+    """Memory of a step: predicted, and, if steps have been `timed` on a GPU, measured."""
+    try:
+        needed = predicted_peak(C, device)
+    except UserError as error:
+        return Finding(Level.NOTE, MEMORY, f"not predicted: {error}")
+    on_gpu = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if on_gpu else main_memory()
+    text = f"about {byte_size(needed)} of {byte_size(total)} for a step{with_checkpoint(C, device)}"
+    if on_gpu and timed:
+        return Finding(Level.OK, MEMORY, f"{text}; measured without torch.compile: {byte_size(peak_memory())}")
+    if needed + PROCESS_BYTES <= total:
+        return Finding(Level.OK, MEMORY, f"{text}, and a few hundred MiB for each process")
+    found = remedies(C, device, total - PROCESS_BYTES)
+    advice = f"any of: {', '.join(found)}" if found else "no setting makes it fit: choose a smaller C.backbone"
+    return Finding(Level.PROBLEM, MEMORY, text, advice)
 
 
-def activation_bytes(C: Settings) -> float:
-    """Bytes of saved activations per step, extrapolated from a small batch: those of the loss that needs most."""
-    learner = random_learner(C, torch.device("cpu"), accumulate=1)
-    side = PROBE_SIDES[-1]
-    batch = random_batch(C, torch.device("cpu"), PROBE_BATCH, side, side)
-    weights = {p.data_ptr() for p in learner.network.parameters()}
-    saved: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    learner.network.train()
-    largest, kept = 0, []
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        for loss in learner.method.losses(learner.network, batch):
-            kept.append(loss)  # so that no address is used twice
-            largest = max(largest, sum(saved.values()))
-            saved.clear()
-    pixels = C.batch_size * C.image_height * C.image_width / C.accumulate
-    return largest * pixels / (PROBE_BATCH * side**2)
+def with_checkpoint(C: Settings, device: torch.device) -> str:
+    """The memory with `C.checkpoint`, in brackets; empty if it is set, or the encoder has no blocks to recompute."""
+    if C.checkpoint:
+        return ""
+    try:
+        return f" ({byte_size(predicted_peak(C.updated(checkpoint=True), device))} with C.checkpoint = True)"
+    except UserError:
+        return ""
 
 
 def check_disk(C: Settings, trainer: Trainer) -> Finding:

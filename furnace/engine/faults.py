@@ -104,9 +104,10 @@ def out_of_memory(C: Settings, advice: Advice, on_gpu: bool, when: str = "") -> 
 
 def smaller_steps(C: Settings) -> str:
     """Advice for training."""
+    exact = "" if C.checkpoint else "set C.checkpoint = True (same results, -o checkpoint=true), "
     return (
-        f"raise C.accumulate = {C.accumulate} (same batch in more parts, -o accumulate={2 * C.accumulate}), or lower "
-        f"C.batch_size = {C.batch_size}, C.image_height x C.image_width = {C.image_height} x {C.image_width}"
+        f"{exact}raise C.accumulate = {C.accumulate} (same batch in more parts, -o accumulate={2 * C.accumulate}), "
+        f"or lower C.batch_size = {C.batch_size}, C.image_height x C.image_width = {C.image_height} x {C.image_width}"
     )
 
 

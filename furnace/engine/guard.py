@@ -11,6 +11,7 @@ from furnace.seg_opr.whole_batch import WholeBatch
 GRADIENTS = "gradients"
 SUM = "loss"  # the scalar that is not finite whenever one of its parts isn't
 MAX_UNREAD = 10_000  # iterations; beyond them the host looks by itself
+Remembered = list[tuple[list[Tensor], Tensor]]  # tensors of one dtype, and their values as one flat tensor
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,16 @@ class Guard:
         self.unread: list[tuple[int, list[str], Tensor]] = []
         self.faults: list[Fault] = []  # read, but not asked for yet
 
-    def remember(self) -> dict[torch.dtype, Tensor]:
-        """A copy of all that a step changes besides what the optimizers do, one flat tensor per dtype."""
-        return {dtype: torch.cat([t.flatten() for t in tensors]) for dtype, tensors in self._tensors().items()}
+    def remember(self, averages: bool = False) -> Remembered:
+        """A copy of the buffers, which forward passes change, or of the `averages`, parameters without an optimizer.
+
+        Averages are as large as networks and move after the optimizers' step: a copy before would be held at the peak.
+        """
+        parameters = (parameter.detach() for parameter in self.network.parameters() if not parameter.requires_grad)
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in parameters if averages else self.network.buffers():
+            groups.setdefault(tensor.dtype, []).append(tensor)
+        return [(tensors, flat(tensors)) for tensors in groups.values()]
 
     def judge(self, iteration: int, scalars: dict[str, Tensor], bad_gradients: Tensor) -> Tensor:
         """Judge an iteration: True () bool on the device if it must be undone.
@@ -64,14 +72,13 @@ class Guard:
         return self.bad
 
     @torch.no_grad()
-    def undo(self, before: dict[torch.dtype, Tensor], bad: Tensor | bool = True) -> None:
+    def undo(self, before: Remembered, bad: Tensor | bool = True) -> None:
         """Put back what was remembered, if `bad`."""
         if isinstance(bad, Tensor) and bad.device.type == "cpu" and not bad:
             return
-        for dtype, tensors in self._tensors().items():
-            old = before[dtype]
+        for tensors, old in before:
             if isinstance(bad, Tensor):
-                old = torch.where(bad, old, torch.cat([t.flatten() for t in tensors]))
+                old = torch.where(bad, old, flat(tensors))
             pieces = old.split([t.numel() for t in tensors])
             copy_all(tensors, [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)])
 
@@ -97,9 +104,7 @@ class Guard:
         """Begin anew after a check."""
         self.bad = torch.zeros_like(self.bad)
 
-    def _tensors(self) -> dict[torch.dtype, list[Tensor]]:
-        groups: dict[torch.dtype, list[Tensor]] = {}
-        parameters = [parameter.detach() for parameter in self.network.parameters() if not parameter.requires_grad]
-        for tensor in [*self.network.buffers(), *parameters]:
-            groups.setdefault(tensor.dtype, []).append(tensor)
-        return groups
+
+def flat(tensors: list[Tensor]) -> Tensor:
+    """A copy of the values of tensors of one dtype, (N,)."""
+    return torch.cat([tensor.flatten() for tensor in tensors])

@@ -1,13 +1,19 @@
 """Everything that relies on private names of PyTorch, each with the public way first or as the fallback."""
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch._dynamo
 import torch._functorch.config
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 MATRIX_UNIT = "AMX"
 
@@ -58,3 +64,44 @@ def abort_processes() -> None:
     """End this process's part in the group without waiting for the others."""
     abort = getattr(dist.group.WORLD, "abort", None) or dist.distributed_c10d._abort_process_group
     abort()
+
+
+class PeakCounter(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made in it: `peak`, the most that were alive at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.total = self.peak = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        output = self.run(operation, args, kwargs or {})
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                self.count(tensor.untyped_storage())
+        return output
+
+    def run(self, operation: Any, args: tuple, kwargs: dict) -> Any:
+        """The output of an operation; of those that look at values, which tensors without memory lack, a stand-in."""
+        if operation is torch.ops.aten.bincount.default:
+            return torch.zeros(args[2], dtype=torch.int64)
+        if operation is torch.ops.aten._local_scalar_dense.default:
+            return 0 if args[0].dtype == torch.bool else 1
+        return operation(*args, **kwargs)
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) not in self.alive:
+            self.alive[id(storage)] = storage.nbytes()
+            self.total += storage.nbytes()
+            self.peak = max(self.peak, self.total)
+            weakref.finalize(storage, self.free, id(storage))
+
+    def free(self, key: int) -> None:
+        self.total -= self.alive.pop(key)
+
+
+@contextmanager
+def counted_without_memory() -> Iterator[PeakCounter]:
+    """Tensors that are made within have shapes but neither values nor memory; gives the counter of their bytes."""
+    with FakeTensorMode(allow_non_fake_inputs=True), PeakCounter() as counter:
+        yield counter

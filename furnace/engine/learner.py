@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from furnace.base_model.network import Network
+from furnace.base_model.recompute import recompute_blocks
 from furnace.datasets.batch import TrainBatch
+from furnace.engine.compilation import REDUCE_OVERHEAD, chosen_compile, compile_networks
 from furnace.engine.distributed import average_in_place, share_weights, whole_batch, world_size
 from furnace.engine.guard import SUM, Guard
-from furnace.engine.internals import compile_or_run_eagerly, step_unless
-from furnace.engine.numerics import LossScale, autocast, choose_amp, chosen_compile, set_precision
+from furnace.engine.internals import step_unless
+from furnace.engine.numerics import LossScale, autocast, choose_amp, set_precision
 from furnace.engine.optim import build_optimizer, parameters, poly_lr, set_learning_rate
 from furnace.methods.build import build_method
 from furnace.methods.method import Method, Teaching
@@ -38,8 +40,13 @@ class Learner:
         optimizer: name and arguments of `build_optimizer`, besides the learning rate.
         amp: "bf16", "fp16" (with loss scaling) or "off".
         accumulate: parts into which a batch is cut; their gradients are averaged.
+        checkpoint: recompute the encoders' blocks in the backward pass, to save memory.
         compiled: run the networks through torch.compile.
+        graphs: and that as CUDA graphs.
         freeze: after an iteration that is not finite nothing changes any more; otherwise it alone is skipped.
+
+    Raises:
+        UserError: `checkpoint`, and an encoder has no blocks that repeat.
 
     `guard` says which iterations were not finite; `intact` whether the state is that between two iterations.
     """
@@ -55,12 +62,15 @@ class Learner:
         optimizer: dict[str, Any] | None = None,
         amp: str = "off",
         accumulate: int = 1,
+        checkpoint: bool = False,
         compiled: bool = False,
+        graphs: bool = False,
         freeze: bool = True,
     ):
         self.network, self.method = network, method
         self.device = next(network.parameters()).device
         self.amp, self.accumulate = amp, accumulate
+        self.compiled, self.graphs = compiled, compiled and graphs
         set_precision(amp)
         share_weights(network)
         self.lr, self.lr_power, self.total_iterations = lr, lr_power, total_iterations
@@ -74,10 +84,11 @@ class Learner:
         self.guard, self.intact = Guard(network, whole_batch(), freeze), True
         # BatchNorm statistics of each process are its own; all go on from their means, which is what is saved.
         self.apart = world_size() > 1 and not any(isinstance(m, nn.SyncBatchNorm) for m in network.modules())
+        if checkpoint:
+            for number in method.trained:
+                recompute_blocks(network.branches[number - 1].backbone)
         if compiled:
-            compile_or_run_eagerly()
-            for branch in network.branches:
-                branch.compile()
+            compile_networks(network.branches, graphs)
 
     def step(self, batch: TrainBatch, iteration: int) -> StepOutput:
         """Update the networks on a normalised batch, with the learning rate of `iteration`.
@@ -89,6 +100,10 @@ class Learner:
         self.method.before_step(iteration / self.total_iterations)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        if self.graphs:
+            # From here the graphs may overwrite what they gave in the last step, of which nothing is needed any more;
+            # without this mark they would do so at every pass, to the logits of the teacher's first, too.
+            torch.compiler.cudagraph_mark_step_begin()
 
         before = self.guard.remember()
         try:
@@ -105,6 +120,7 @@ class Learner:
             step_unless(optimizer, bad | overflow)
         if self.apart:
             average_in_place([buffer for buffer in self.network.buffers() if buffer.is_floating_point()])
+        before += self.guard.remember(averages=True)
         self.method.after_step(self.network, iteration)
         self.guard.undo(before, bad)
         self.intact = True
@@ -163,7 +179,9 @@ def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
         },
         "amp": choose_amp(C.amp, device, network)[0],
         "accumulate": C.accumulate,
+        "checkpoint": C.checkpoint,
         "compiled": chosen_compile(C.compile, device, C.sync_bn and world_size() > 1),
+        "graphs": C.compile == REDUCE_OVERHEAD,
         "freeze": C.on_nan == "stop",
     }
     return Learner(network, build_method(C, whole_batch()).to(device), **(described | options))

@@ -91,6 +91,7 @@ class Monitor:
         whole: averages the metrics over the processes; only the first shows and writes them.
         run: name of the run, which the figures carry.
         tracker: gets TensorBoard's records, too.
+        opening: text of the bar until the first iteration is done; by default that of all.
 
     A context manager; within it, draw the batches through `timed`, and call `record` after every iteration.
     """
@@ -108,12 +109,13 @@ class Monitor:
         whole: WholeBatch = ALONE,
         run: str = "",
         tracker: WandbWriter | None = None,
+        opening: str = "",
     ):
         self.run, self.tracker = run, tracker
         self.whole, self.first = whole, rank() == 0
         self.niters_per_epoch, self.total = niters_per_epoch, total
         self.record_iter, self.display_iter = record_iter, display_iter
-        self.bar = ProgressBar(f"epoch {start // niters_per_epoch}", total, console, start, unit="it")
+        self.bar = ProgressBar(opening or f"epoch {start // niters_per_epoch}", total, console, start, unit="it")
         # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
         self.best_effort = BestEffort(logger.warning)
         tb = Path(folder) / "tb"

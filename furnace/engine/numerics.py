@@ -1,4 +1,4 @@
-"""Mixed precision and compilation: what "auto" means on a device, and the switches and loss scale that go with it."""
+"""Mixed precision: what "auto" means on a device, and the switches and loss scale that go with it."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -37,12 +37,6 @@ def has_depthwise(network: nn.Module) -> bool:
     """True if convolutions of the network work on each channel alone."""
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
-
-
-def chosen_compile(setting: str, device: torch.device, synchronised: bool = False) -> bool:
-    """`C.compile` with "auto" decided: on a GPU, unless BatchNorm is `synchronised` over several: each of these layers
-    would break the graph in two, and compiling the pieces costs more than they gain."""
-    return device.type == "cuda" and not synchronised if setting == "auto" else setting == "on"
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -16,9 +16,10 @@ import torchvision
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainSet
+from furnace.engine.compilation import chosen_compile, describe_compilation
 from furnace.engine.distributed import world_size
 from furnace.engine.identity import learned_lists
-from furnace.engine.numerics import choose_amp, chosen_compile, device_name
+from furnace.engine.numerics import choose_amp, device_name
 from furnace.utils.files import append, write_atomically
 from furnace.utils.places import CHECKOUT
 from furnace.utils.settings import Settings
@@ -165,9 +166,11 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_row("", network.weights_report)
     processes = world_size()
     table.add_row("device", f"{device_name(device)}" + (f", {processes} processes" if processes > 1 else ""))
-    compiled = ", compiled" if chosen_compile(C.compile, device, C.sync_bn and processes > 1) else ""
     amp, reason = choose_amp(C.amp, device, network)
-    table.add_row("precision", PRECISIONS[amp] + (f" ({reason})" if reason else "") + compiled)
+    recomputed = ", encoder's blocks recomputed" if C.checkpoint else ""
+    table.add_row("precision", PRECISIONS[amp] + (f" ({reason})" if reason else "") + recomputed)
+    if chosen_compile(C.compile, device, C.sync_bn and processes > 1):
+        table.add_row("compiled", describe_compilation(C.compile))
     table.add_row("seed", str(C.seed))
     table.add_row("snapshots", C.snapshot_dir)
     return table

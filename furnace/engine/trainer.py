@@ -299,6 +299,7 @@ class Trainer:
             whole=whole_batch(),
             run=self.identity["run"],
             tracker=tracker,
+            opening="compiling" if self.learner.compiled else "",
         )
 
 

@@ -1,7 +1,7 @@
 """Supervised and unsupervised cross entropies over pixels.
 
-Logits may have a lower resolution than the labels: they are upsampled image by image (see `upsampled`). OHEM:
-Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
+Logits may have a lower resolution than the labels: they are upsampled image by image (see `upsampled`), or in the
+kernels of a GPU (see `fused`). OHEM: Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from furnace.seg_opr.confusion import count
-from furnace.seg_opr.upsampled import full_size, map_images, sum_over_images
+from furnace.seg_opr.upsampled import full_size, kernels, map_images, sum_over_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -44,8 +44,12 @@ def mean_cross_entropy(
     valid = labels != ignore_index
     weight = valid if class_weight is None else class_weight[labels.where(valid, 0)] * valid
     normalizer = whole.mean(weight.sum(dtype=logits.dtype))
+    if fused := kernels(logits):
+        total = (fused.cross_entropy(logits, labels, ignore_index) * weight).sum()
+    else:
+        total = sum_over_images(image_loss, logits, labels)
     # If nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
-    return sum_over_images(image_loss, logits, labels) / normalizer.where(normalizer > 0, 1)
+    return total / normalizer.where(normalizer > 0, 1)
 
 
 def weighted_cross_entropy(
@@ -80,8 +84,13 @@ def weighted_cross_entropy(
         weight = counted if weight is None else weight * counted
         pixels = counted.sum(dtype=logits.dtype)
     pixels = whole.mean(pixels)
-    maps = () if weight is None else (weight,)
-    return sum_over_images(image_loss, logits, labels, *maps) / pixels.where(pixels > 0, 1)
+    if fused := kernels(logits):
+        losses = fused.cross_entropy(logits, labels, IGNORE_INDEX)
+        total = (losses if weight is None else losses * weight).sum()
+    else:
+        maps = () if weight is None else (weight,)
+        total = sum_over_images(image_loss, logits, labels, *maps)
+    return total / pixels.where(pixels > 0, 1)
 
 
 def hard_pixels(
@@ -99,18 +108,27 @@ def hard_pixels(
     """
     if min_kept == 0:
         return labels
-    valid = labels != ignore_index
-
-    def label_probability(logits: Tensor, labels: Tensor) -> tuple[Tensor]:
-        probability = full_size(logits, labels.shape[-2:]).softmax(1)
-        return (probability.gather(1, labels.unsqueeze(1)).squeeze(1),)
-
-    (probability,) = map_images(label_probability, logits, labels.where(valid, 0))
-    # Ignored pixels count as 1: if too few are valid the kth smallest is 1, above which there is nothing.
-    probability = probability.where(valid, 1)
+    probability = label_probability(logits, labels, ignore_index)
     easiest_kept = kth_smallest(probability, min_kept, whole)
     dropped = probability > easiest_kept.clamp(min=thresh)  # NaN is not, so that nobody overlooks it
     return labels.where(~dropped, ignore_index)
+
+
+def label_probability(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Probability (B, H, W) of each pixel's own class, without a gradient; shapes as in `mean_cross_entropy`.
+
+    Ignored pixels have 1: if too few are valid, the kth smallest is 1, above which there is nothing.
+    """
+    if fused := kernels(logits):
+        return fused.cross_entropy(logits.detach(), labels, ignore_index).neg_().exp_()
+
+    def of_image(logits: Tensor, labels: Tensor) -> tuple[Tensor]:
+        probability = full_size(logits, labels.shape[-2:]).softmax(1)
+        return (probability.gather(1, labels.unsqueeze(1)).squeeze(1),)
+
+    valid = labels != ignore_index
+    (probability,) = map_images(of_image, logits, labels.where(valid, 0))
+    return probability.where(valid, 1)
 
 
 def kth_smallest(values: Tensor, k: int, whole: WholeBatch = ALONE) -> Tensor:

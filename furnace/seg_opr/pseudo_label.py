@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from furnace.seg_opr.confusion import confusion_matrix, exact
-from furnace.seg_opr.upsampled import full_size, map_images
+from furnace.seg_opr.upsampled import full_size, kernels, map_images
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -55,11 +55,15 @@ def predict(logits: Tensor) -> Predictions:
 
 def predict_upsampled(logits: Tensor, size: tuple[int, int]) -> Predictions:
     """`predict` on logits (B, K, h, w) upsampled to `size` (H, W)."""
+    if fused := kernels(logits):
+        return Predictions(*fused.predict(logits, size))
     return Predictions(*map_images(lambda image: predict(full_size(image, size)), logits))
 
 
 def predict_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
     """`predict` on CutMix of two logit maps (B, K, h, w) upsampled to the mask (B, 1, H, W); it is 1 for the second."""
+    if fused := kernels(logits_0):
+        return Predictions(*fused.predict_mixed(logits_0, logits_1, mask))
 
     def predict_image(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
         size = mask.shape[-2:]

@@ -26,8 +26,8 @@ from furnace.utils.wording import one_line
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
 # What changes time, space and what is seen of a run, but not what it learns.
 COSTS = {
-    "num_workers", "cache", "compile", "record_info_iter", "image_iter", "diagnose", "display_iter", "wandb",
-    "autosave_minutes", "keep_snapshots", "eval_batch_size", "allow_absent_classes",
+    "num_workers", "cache", "compile", "checkpoint", "record_info_iter", "image_iter", "diagnose", "display_iter",
+    "wandb", "autosave_minutes", "keep_snapshots", "eval_batch_size", "allow_absent_classes",
 }  # fmt: skip
 # What belongs to evaluation alone.
 EVALUATION = {
@@ -277,11 +277,17 @@ class Settings(BaseModel):
 
     # Speed
     amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 where it gains")
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile; auto: on a GPU, unless sync_bn ties several together"
+    compile: Literal["auto", "on", "off", "reduce-overhead"] = Field(
+        "auto",
+        description="torch.compile; auto: on a GPU, unless sync_bn ties several together; "
+        "reduce-overhead: with CUDA graphs, for small steps (not measured)",
     )
     accumulate: PositiveInt = Field(
         1, description="parts of a batch that pass one after another, to save memory", le=2**16
+    )
+    checkpoint: bool = Field(
+        False,
+        description="compute the encoders' blocks again in the backward pass: less memory, longer steps, same results",
     )
     sync_bn: bool = Field(True, description="BatchNorm over the batches of all GPUs")
 

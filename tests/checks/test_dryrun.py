@@ -13,19 +13,25 @@ from rich.console import Console
 
 from furnace.base_model import pretrained
 from furnace.base_model.pretrained import no_downloads
-from furnace.checks import dryrun, resources
-from furnace.checks.dryrun import activation_bytes, check_disk, check_memory, dry_run
+from furnace.checks import dryrun, peak, resources
+from furnace.checks.dryrun import check_disk, check_memory, dry_run
 from furnace.checks.findings import Level
 from furnace.engine.distributed import CPU
 from furnace.engine.trainer import Trainer
+from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
+from furnace.utils.wording import byte_size
 from tests.engine.steps import random_batch
 from tests.tiny_run import NARROW
 
+PREDICTED = 2**30
+
 
 @pytest.fixture(autouse=True)
-def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dryrun, "PROBE_SIDES", (32,))
+def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction of 1 GiB, half of it with `C.checkpoint`; tests/checks/test_peak.py is about the true one."""
+    for module in (dryrun, peak):
+        monkeypatch.setattr(module, "predicted_peak", lambda C, _: PREDICTED // (2 if C.checkpoint else 1))
 
 
 @pytest.fixture
@@ -33,27 +39,31 @@ def C(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
     return make_settings(log_dir=str(tmp_path / "log"), batch_size=4, nepochs=8, snapshot_iter=2, **NARROW)
 
 
-def test_activations_grow_with_pixels_and_networks(C):
-    once = activation_bytes(C)
-    C = C.updated(batch_size=8)
-    assert activation_bytes(C) == pytest.approx(2 * once, rel=0.05)
-    C = C.updated(accumulate=4)
-    assert activation_bytes(C) == pytest.approx(once / 2, rel=0.05)
-    C = C.updated(method="supervised")
-    # The graph of one forward pass lives at a time, however many there are.
-    assert activation_bytes(C) == pytest.approx(once / 2, rel=0.05)
+def test_memory_is_predicted_with_checkpoint_and_without(C):
+    text = check_memory(C, CPU).text
+    assert text.startswith("about 1.0 GiB of ") and "for a step (512.0 MiB with C.checkpoint = True)" in text
+    assert "with C.checkpoint" not in check_memory(C.updated(checkpoint=True), CPU).text
 
 
-def test_memory_that_is_not_there_is_a_problem(C, monkeypatch):
+@pytest.mark.parametrize(
+    ("total", "advice"),
+    [(PREDICTED + 2**29 - 1, "-o checkpoint=true (512.0 MiB)"), (2**20, "choose a smaller C.backbone")],
+)
+def test_memory_that_is_not_there_is_a_problem(C, monkeypatch, total: int, advice: str):
+    monkeypatch.setattr(dryrun, "main_memory", lambda: PREDICTED + 2**29)
     assert check_memory(C, CPU).level == Level.OK
-    monkeypatch.setattr(dryrun, "main_memory", lambda: 2**20)
+    monkeypatch.setattr(dryrun, "main_memory", lambda: total)
     found = check_memory(C, CPU)
-    assert found.level == Level.PROBLEM and "1.0 MiB" in found.text and "C.accumulate" in found.advice
+    assert found.level == Level.PROBLEM and byte_size(total) in found.text and advice in found.advice
 
 
-def test_memory_is_not_judged_where_no_step_could_be_timed(C):
-    found = check_memory(C, CPU, timed=False)
-    assert found.level == Level.NOTE and found.text == "not measured"
+def test_memory_that_can_not_be_predicted_is_a_note(C, monkeypatch):
+    def fail(*_):
+        raise UserError("a step can't be computed")
+
+    monkeypatch.setattr(dryrun, "predicted_peak", fail)
+    found = check_memory(C, CPU)
+    assert found.level == Level.NOTE and found.text == "not predicted: a step can't be computed"
 
 
 def dry_run_of(C: Settings) -> tuple[int, str]:
@@ -68,7 +78,8 @@ def test_a_step_that_does_not_fit_is_a_problem_of_memory(C, monkeypatch):
     monkeypatch.setattr(resources, "estimate", run_out)
     status, said = dry_run_of(C)
     lines = [line.split() for line in said.splitlines() if "memory" in line.split()[:2]]
-    assert status == 1 and len(lines) == 1 and lines[0][:4] == ["problem", "memory", "CUDA", "out"], said
+    assert status == 1 and lines[0][:4] == ["problem", "memory", "CUDA", "out"], said
+    assert lines[1][:3] == ["ok", "memory", "about"], "the prediction knows nothing of other programs"
 
 
 def test_nothing_is_downloaded(C, tmp_path, monkeypatch):

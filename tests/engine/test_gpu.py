@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.step import Arrangement, allocated, published_step
+from furnace.checks.peak import predicted_peak
 from furnace.engine.trainer import Trainer
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.predictor import Outputs, Predictor
@@ -27,7 +28,9 @@ def test_float32_step_is_that_of_the_cpu(make_settings: Callable[..., Settings])
         assert there.scalars[name].item() == pytest.approx(value.item(), rel=2e-3), name
 
 
-@pytest.mark.parametrize("options", [{"amp": "bf16"}, {"amp": "fp16"}, {"compiled": True}])
+@pytest.mark.parametrize(
+    "options", [{"amp": "bf16"}, {"amp": "fp16"}, {"compiled": True}, {"compiled": True, "checkpoint": True}]
+)
 def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings], options: dict):
     C = make_settings(**SIZE)
     batch = random_batch(C, GPU)
@@ -35,6 +38,16 @@ def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings],
     torch._dynamo.config.suppress_errors = False  # what is not compiled after all would be close, too
     losses = [learner.step(batch, 0).scalars["loss"].item() for learner in (fast, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_steps_replayed_from_cuda_graphs_are_those_of_launched_kernels(make_settings: Callable[..., Settings]):
+    C = make_settings(**SIZE)
+    batch = random_batch(C, GPU)
+    plain = seeded_learner(C, GPU, compiled=True)
+    expected = [plain.step(batch, i).scalars["loss"].item() for i in range(4)]
+    replayed = seeded_learner(C, GPU, compiled=True, graphs=True)
+    found = [replayed.step(batch, i).scalars["loss"].item() for i in range(4)]  # warm-up, recording, two replays
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -55,8 +68,9 @@ def test_metrics_count_as_on_the_cpu_without_synchronisation(name: str):
     assert torch.equal(there.state.cpu(), here.state)
 
 
-def test_no_synchronisation_within_a_step(make_settings: Callable[..., Settings]):
-    C = make_settings(**SIZE)
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_no_synchronisation_within_a_step(make_settings: Callable[..., Settings], checkpoint: bool):
+    C = make_settings(**SIZE, checkpoint=checkpoint)
     learner, batch = seeded_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
     learner.step(batch, 0)
     torch.cuda.set_sync_debug_mode("error")
@@ -77,6 +91,18 @@ def test_peak_memory_is_well_below_that_of_the_published_arrangement(make_settin
     assert published.parts == ours.parts == 1
     # Weights, gradients and momentum are the same in both; the rest is less than half.
     assert ours.peak <= 0.6 * published.peak
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_memory_is_predicted(make_settings: Callable[..., Settings], checkpoint: bool):
+    size = {"head_channels": 256, "image_height": 512, "image_width": 512, "batch_size": 4}
+    C = make_settings(backbone="resnet50", amp="bf16", checkpoint=checkpoint, **size)
+    held = torch.cuda.memory_allocated(GPU)
+    learner, batch = seeded_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
+    learner.step(batch, 0)  # the search for fast algorithms takes more memory than they do
+    torch.cuda.reset_peak_memory_stats(GPU)
+    learner.step(batch, 1)
+    assert predicted_peak(C, GPU) == pytest.approx(torch.cuda.max_memory_allocated(GPU) - held, rel=0.15)
 
 
 def test_a_run_of_a_cpu_goes_on_on_a_gpu(make_settings: Callable[..., Settings], tmp_path: Path):

@@ -100,6 +100,8 @@ def test_buffers_and_networks_without_gradients_are_put_back(bad: tuple, undone:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     guard = Guard(network, ALONE)
     remembered = guard.remember()
+    assert sum(values.nbytes for _, values in remembered) == sum(one.nbytes for one in network.buffers())
+    remembered += guard.remember(averages=True)
     with torch.no_grad():
         for value in network.state_dict().values():
             value += 1

@@ -193,13 +193,14 @@ def test_a_learner_has_what_the_settings_say(make_settings, monkeypatch) -> None
     settings = {
         "nepochs": 3, "niters_per_epoch": 7, "lr": 0.3, "lr_power": 0.8, "optimizer": "adamw", "lr_backbone": 0.1,
         "momentum": 0.4, "weight_decay": 0.02, "amp": "bf16", "accumulate": 3, "compile": "on", "on_nan": "skip",
+        "checkpoint": True,
     }  # fmt: skip
     C = make_settings(**settings)
     build_learner(C, torch.nn.Linear(1, 1))
     optimizer = {"name": "adamw", "lr_backbone": 0.1, "momentum": 0.4, "weight_decay": 0.02}
     expected = {
         "total_iterations": 21, "lr": 0.3, "lr_power": 0.8, "optimizer": optimizer, "amp": "bf16", "accumulate": 3,
-        "compiled": True, "freeze": False,
+        "compiled": True, "graphs": False, "freeze": False, "checkpoint": True,
     }  # fmt: skip
     assert built == expected
     build_learner(C.updated(on_nan="stop", compile="off"), torch.nn.Linear(1, 1), amp="off")

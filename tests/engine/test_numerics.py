@@ -11,7 +11,6 @@ from furnace.engine.numerics import (
     LossScale,
     autocast,
     choose_amp,
-    chosen_compile,
     device_name,
     memory_format,
     set_precision,
@@ -47,19 +46,6 @@ def test_a_cpu_computes_in_bf16_where_it_gains(
     found = choose_amp("auto", CPU, nn.Conv2d(4, 4, 3, groups=groups))
     assert found[0] == amp
     assert reason in found[1]
-
-
-@pytest.mark.parametrize(
-    ("setting", "device", "compiled"),
-    [("auto", GPU, True), ("auto", CPU, False), ("on", CPU, True), ("off", GPU, False)],
-)
-def test_chosen_compile(setting: str, device: torch.device, compiled: bool):
-    assert chosen_compile(setting, device) == compiled
-
-
-def test_networks_whose_batchnorm_is_synchronised_are_compiled_on_request_only():
-    assert not chosen_compile("auto", GPU, synchronised=True)
-    assert chosen_compile("on", GPU, synchronised=True)
 
 
 def test_memory_format():

@@ -205,8 +205,11 @@ def test_rows_are_reduced_to_the_very_values_of_the_whole_sums(stride_rate, flip
         lambda sums, counts: (sums.argmax(0), (sums / counts).softmax(0), counts),
     )
     sums, counts = plain_sums(image, 24, stride_rate, weight, flip)
-    for found, expected in zip(maps, (sums.argmax(0), (sums / counts).softmax(0), counts), strict=True):
-        assert torch.equal(found, expected)
+    labels, probabilities, found_counts = maps
+    assert torch.equal(labels, sums.argmax(0))
+    assert torch.equal(found_counts, counts)
+    # With wide vectors the last digit of a soft-max depends on where its rows lie.
+    torch.testing.assert_close(probabilities, (sums / counts).softmax(0), rtol=1e-6, atol=0)
 
 
 def test_no_sums_of_more_rows_than_a_window_has_are_held():

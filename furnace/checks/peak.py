@@ -1,0 +1,114 @@
+"""Predict the peak memory of a training step from shapes alone, and find settings with which it fits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from furnace.checks.estimate import random_batch
+from furnace.engine.distributed import CPU
+from furnace.engine.internals import counted_without_memory
+from furnace.engine.learner import Learner, build_learner
+from furnace.engine.numerics import choose_amp, memory_format
+from furnace.methods.build import build_network
+from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
+from furnace.utils.wording import byte_size, one_line
+
+# Memory within operations, which their libraries do not announce: 0 to 14 % on CPUs, 7 % of the Cityscapes recipe on an
+# H100. The factor is the middle.
+LIBRARIES = 1.07
+PROCESS_BYTES = 2**29  # of CUDA's context, or of Python and its libraries
+PARTS = 2  # of an accumulated batch: from the second on all gradients are there, and all need the same
+CROP_SHARES = (3 / 4, 1 / 2, 1 / 4)  # of the sides, to try
+
+
+def predicted_peak(C: Settings, device: torch.device = CPU) -> int:
+    """Bytes of tensors that a step on a device holds at most: networks, optimizers, batch, graph, gradients.
+
+    The step is one of shapes, which takes seconds for any size on any machine, with the operations of a CPU.
+
+    Raises:
+        UserError: the settings give no network, or an operation of it needs values.
+    """
+    try:
+        return int(LIBRARIES * peak_of_shapes(C, device))
+    except RuntimeError as error:  # of tensors without memory
+        raise UserError(f"a step can't be computed from shapes alone ({one_line(error)})") from error
+
+
+def peak_of_shapes(C: Settings, device: torch.device) -> int:
+    """Bytes of all tensors that are alive at the same time in a step, at most."""
+    with counted_without_memory() as counter:
+        network = build_network(C, pretrained=False)
+        for parameter in network.parameters():
+            if parameter.ndim == 4:  # `.to` would swap tensors, which those without memory refuse
+                parameter.data = parameter.data.contiguous(memory_format=memory_format(device))
+        amp, parts = choose_amp(C.amp, device, network)[0], min(PARTS, C.accumulate)
+        learner = build_learner(C, network, amp=amp, accumulate=parts, compiled=False)
+        fill_optimizers(learner)
+        batch = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
+        images = C.batch_size // C.accumulate * parts
+        learner.step(batch.map(lambda tensor: tensor[:images]), 0)
+    return counter.peak
+
+
+def fill_optimizers(learner: Learner) -> None:
+    """Give optimizers the state that they have from the first step on."""
+    for optimizer in learner.optimizers:
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+
+
+def remedies(C: Settings, device: torch.device, room: int) -> list[str]:
+    """Changes of settings, gentlest first, that each make a step fit into `room` bytes, with the bytes predicted.
+
+    If none is enough alone, a smaller crop is tried with all others together; empty if that does not help either.
+    """
+    parts = [C.accumulate * 2**power for power in range(1, C.batch_size.bit_length())]
+    parts = [count for count in parts if C.batch_size % count == 0 and C.batch_size // count > 1]
+    alone = [
+        [{}] if C.checkpoint else [{"checkpoint": True}],
+        [{"accumulate": count} for count in parts],
+        list(smaller_crops(C)),
+    ]
+    found = [told for options in alone if (told := first_that_fits(C, options, device, room))]
+    if not found:
+        others = {"checkpoint": True} | ({"accumulate": parts[-1]} if parts else {})
+        together = first_that_fits(C, [others, *(others | crop for crop in smaller_crops(C))], device, room)
+        found = [together] if together else []
+    return found
+
+
+def smaller_crops(C: Settings) -> Iterator[dict[str, int]]:
+    """Sides of crops, from the largest on; multiples of 16 or 14, as encoders of patches take them."""
+    for share in CROP_SHARES:
+        for multiple in (16, 14):
+            sides = (int(side * share) // multiple * multiple for side in (C.image_height, C.image_width))
+            crop = dict(zip(("image_height", "image_width"), sides, strict=True))
+            if min(crop.values()) > 0 and is_right(C, crop):
+                yield crop
+                break
+
+
+def is_right(C: Settings, changes: dict[str, Any]) -> bool:
+    """True if settings can be changed so."""
+    try:
+        C.updated(**changes)
+    except UserError:
+        return False
+    return True
+
+
+def first_that_fits(C: Settings, options: list[dict[str, Any]], device: torch.device, room: int) -> str | None:
+    """The first of some changes of settings with which a step fits into `room` bytes, in words; None if none does."""
+    for changes in filter(None, options):
+        try:
+            needed = predicted_peak(C.updated(**changes), device)
+        except UserError:  # an encoder that has no blocks to recompute
+            continue
+        if needed <= room:
+            given = " ".join(f"-o {name}={str(value).lower()}" for name, value in changes.items())
+            return f"{given} ({byte_size(needed)})"
+    return None

@@ -1,0 +1,102 @@
+"""Which networks are compiled, and where their code is kept."""
+
+import os
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from furnace.engine.compilation import VARIABLE, chosen_compile, code_folder, compile_networks
+from furnace.engine.trainer import Trainer
+from furnace.utils import progress
+from tests.engine.steps import random_batch, seeded_learner
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of one's own; the process gets its variables back."""
+    for name, value in {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", VARIABLE: ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("furnace.engine.compilation.compile_or_run_eagerly", lambda: None)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "compiled"),
+    [("auto", GPU, True), ("auto", CPU, False), ("on", CPU, True), ("reduce-overhead", CPU, True), ("off", GPU, False)],
+)
+def test_chosen_compile(setting: str, device: torch.device, compiled: bool):
+    assert chosen_compile(setting, device) is compiled
+
+
+def test_networks_whose_batchnorm_is_synchronised_are_compiled_on_request_only():
+    assert not chosen_compile("auto", GPU, synchronised=True)
+    assert chosen_compile("on", GPU, synchronised=True)
+
+
+def test_code_is_kept_in_the_user_s_cache_or_where_the_user_says(home: Path, monkeypatch: pytest.MonkeyPatch):
+    assert code_folder() == home / ".cache" / "cpcl" / "compiled"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the standard says: to be ignored
+    assert code_folder() == home / ".cache" / "cpcl" / "compiled"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "elsewhere"))
+    assert code_folder() == home / "elsewhere" / "cpcl" / "compiled"
+    assert code_folder().is_dir()
+    monkeypatch.setenv(VARIABLE, str(home / "mine"))
+    assert code_folder() == home / "mine"
+    compile_networks([])
+    assert os.environ[VARIABLE] == str(home / "mine")
+
+
+def test_a_home_that_cannot_be_written_leaves_the_choice_to_pytorch(home: Path, monkeypatch: pytest.MonkeyPatch):
+    (home / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
+    assert code_folder() is None
+    monkeypatch.delenv(VARIABLE)
+    compile_networks([])
+    assert VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize(("graphs", "mode"), [(False, None), (True, "reduce-overhead")])
+def test_networks_are_compiled_in_the_mode_of_the_setting(home: Path, monkeypatch, graphs: bool, mode: str | None):
+    asked = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: asked.append((self, options)))
+    networks = [nn.Linear(1, 1), nn.ReLU()]
+    compile_networks(networks, graphs)
+    assert asked == [(network, {"mode": mode}) for network in networks]
+    assert os.environ[VARIABLE] == str(home / ".cache" / "cpcl" / "compiled")
+
+
+@pytest.mark.parametrize(("setting", "marks"), [("on", 0), ("reduce-overhead", 1)])
+def test_steps_of_cuda_graphs_are_marked_once_before_the_first_pass(make_settings, monkeypatch, setting, marks):
+    C = make_settings(head_channels=8, compile=setting)
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
+    learner, events = seeded_learner(C, CPU, compiled=True), []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: events.append("mark"))
+    learner.network.branch1.register_forward_pre_hook(lambda *_: events.append("pass"))
+    for iteration in range(2):
+        learner.step(random_batch(C, CPU), iteration)
+        assert events[:marks] == ["mark"] * marks and "mark" not in events[marks:] and "pass" in events
+        events.clear()
+
+
+def test_table_and_bar_say_that_the_first_iteration_compiles(home: Path, make_settings, monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
+    bars, shown = [], StringIO()
+
+    class Bar(progress.ProgressBar):
+        def __init__(self, description: str, *others, **options):
+            bars.append(description)
+            super().__init__(description, *others, **options)
+
+    monkeypatch.setattr("furnace.engine.monitor.ProgressBar", Bar)
+    for setting in ("on", "off"):
+        C = make_settings(head_channels=8, nepochs=1, niters_per_epoch=1, method="supervised", compile=setting)
+        Trainer(C, CPU, overwrite=True, console=Console(file=shown, width=400)).fit()
+        assert (str(home / ".cache" / "cpcl" / "compiled") in shown.getvalue()) == (setting == "on")
+        shown.truncate(0)
+    assert bars == ["compiling", "epoch 0"]
