@@ -1,6 +1,8 @@
 """Evaluation: metrics of snapshots, by sliding windows over the validation images."""
 
 import time
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -83,32 +85,38 @@ class Evaluator:
             origin = from_first(lambda p=path, s=snapshot: identify(p, s, self.samples, self.segmenter.amp))
             results.append(self.evaluate(path, snapshot.epoch))
             own.append(result_entry(self.C, results[-1], self.segmenter.classes, origin))
+            best = max(own, key=self.metrics.rank_of)
+            for result, entry in zip(results, own, strict=True):
+                if entry is not best:
+                    result.labels.clear()  # the report shows those of the best
             if rank() == 0:
                 entries = save_results(self.C, own)
                 logger.info(summary(own[-1], self.metrics))
         if rank() == 0:
-            best = max(own, key=self.metrics.rank_of)
             self.console.print(results_table(best, self.metrics))
             if len(own) > 1:
                 self.console.print(epochs_table(own, self.metrics))
                 score = f"{self.metrics.mains[self.metrics.main]} {percent(best[self.metrics.main])}"
                 logger.info(f"best of {len(own)}: {Path(best['snapshot']).name}, {score}")
-            self.report(entries, best_entry(entries, best, self.metrics), results[0].shows)
+            shown = best_entry(entries, best, self.metrics)
+            self.report(entries, shown, results[own.index(best)], known=shown is best)
         return results
 
-    def report(self, entries: list[dict], shown: dict, shows: Tensor) -> None:
+    def report(self, entries: list[dict], shown: dict, result: Result, known: bool) -> None:
         """Write the report, and say so.
 
         Args:
             entries: of `results.json`.
             shown: the one to show in detail.
-            shows: (N, K) bool, true if a class is in an image's label.
+            result: of the best snapshot of this evaluation.
+            known: whether that is the one shown, so that its labels are known.
         """
         path = Path(shown["snapshot"])
         snapshot = self.segmenter.load(path)
         training = Training.of(self.C, self.segmenter.C, snapshot, path)
         origin = {"commit": commit() or "-", **versions(), "on": device_name(self.device)}
-        examples, classes = self.examples(shown, shows), self.segmenter.classes
+        examples = self.examples(shown, result.shows, result.labels if known else {})
+        classes = self.segmenter.classes
         write_report(self.C, training, self.metrics, entries, shown, examples, classes, origin)
         folder = Path(self.C.log_dir)
         logger.info(f"results: {folder / RESULTS}; to look at: {folder / REPORT}, of {path.name}")
@@ -121,6 +129,7 @@ class Evaluator:
         per_image = exact(torch.zeros(len(self.samples), device=self.device))
         shows = exact(torch.zeros(len(self.samples), C.num_classes, device=self.device))
         share = range(rank(), len(self.samples), world_size())
+        labels: dict[int, bytes] = {}
         begin = time.perf_counter()
         with ProgressBar(path.stem, len(share), self.console) as bar:
             loader = build_eval_loader(C, [self.samples[index] for index in share], world_size())
@@ -133,6 +142,8 @@ class Evaluator:
                     metric.state += alone.state
                 per_image[index] = of_image[0].compute()[self.metrics.main]
                 shows[index] = count(target.clamp(max=C.num_classes).flatten(), C.num_classes + 1)[:-1] > 0
+                if self.device.type == "cpu":  # a GPU predicts faster than a CPU compresses
+                    labels[index] = zlib.compress(to_array(prediction).tobytes(), 1)
                 if self.save_to:
                     self.save_pictures(path.stem, name, image.numpy(), label.numpy(), prediction)
                 bar.update()
@@ -143,20 +154,26 @@ class Evaluator:
         per_image, shows = (whole_batch().total(values).cpu() for values in (per_image, shows))
         seconds = time.perf_counter() - begin
         names = [sample.name for sample in self.samples]
-        return Result(str(path), epoch, self.segmenter.branch, seconds, values, names, per_image, shows > 0)
+        return Result(str(path), epoch, self.segmenter.branch, seconds, values, names, per_image, shows > 0, labels)
 
-    def examples(self, entry: dict, shows: Tensor) -> list[Example]:
-        """Images of an entry of `results.json`, worst first, predicted by the network as it is; `shows` as in
-        `choose_examples`."""
+    def examples(self, entry: dict, shows: Tensor, known: Mapping[int, bytes]) -> list[Example]:
+        """Images of an entry of `results.json`, worst first.
+
+        Args:
+            entry: that of the network as it is.
+            shows: as in `choose_examples`.
+            known: labels as in `Result`; what is missing is predicted.
+        """
         scores = [entry["per_image"].get(sample.name) for sample in self.samples]
         chosen = choose_examples(scores, shows)
         files = build_reader(self.segmenter.C)
-        pairs = ((i, *files.pair(self.samples[i])) for i in chosen)
-        stream = self.segmenter.stream((image, (i, image, label)) for i, image, label in pairs)
-        return [
-            Example(self.samples[i].name, scores[i], image, label, to_array(found.labels))
-            for (i, image, label), found in stream
-        ]
+        pairs = {i: files.pair(self.samples[i]) for i in chosen}
+        missing = self.segmenter.stream((image, i) for i, (image, _) in pairs.items() if i not in known)
+        labels = {i: to_array(found.labels) for i, found in missing}
+        for i in chosen:
+            if i in known:
+                labels[i] = np.frombuffer(zlib.decompress(known[i]), np.uint8).reshape(pairs[i][1].shape)
+        return [Example(self.samples[i].name, scores[i], *pairs[i], labels[i]) for i in chosen]
 
     def save_pictures(self, snapshot: str, name: str, image: np.ndarray, label: np.ndarray, prediction: Tensor) -> None:
         """Strip image | prediction | ground truth, and the label map as a palette PNG."""

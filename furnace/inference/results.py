@@ -29,7 +29,8 @@ CONDITIONS = ("branch", "eval_source", "images_content", "scales", "flip", "crop
 @dataclass(frozen=True)
 class Result:
     """One snapshot's scores, on the host: `values` of all metrics by name; in the order of `names`, `per_image` (N,)
-    float64, the value that ranks snapshots for each image alone, and `shows` (N, K) bool, the classes in its label."""
+    float64, the value that ranks snapshots for each image alone, and `shows` (N, K) bool, the classes in its label;
+    `labels`: predicted label maps (H, W) uint8, compressed by zlib, by index of the image, if they are kept."""
 
     snapshot: str
     epoch: int
@@ -39,6 +40,7 @@ class Result:
     names: list[str]
     per_image: Tensor
     shows: Tensor
+    labels: dict[int, bytes]
 
 
 def results_table(entry: dict, metrics: MetricList) -> Table:

@@ -245,12 +245,24 @@ def test_images_of_the_report_are_those_of_its_scores(C, console) -> None:
         assert set(shows.nonzero().flatten().tolist()) == set(plain[name][1].unique().tolist()) - {255}
     (entry,) = read_results(Path(C.log_dir) / RESULTS)
     entry["per_image"][result.names[1]] = None
-    shown = evaluator.examples(entry, result.shows)
+    shown = evaluator.examples(entry, result.shows, {})
+    evaluator.segmenter.stream = lambda images: iter(list(images))  # predicts nothing
+    kept = evaluator.examples(entry, result.shows, result.labels)
+    assert all((a.prediction == b.prediction).all() for a, b in zip(shown, kept, strict=True))
     assert [example.score for example in shown] == sorted(score for score in entry["per_image"].values() if score)
     for example in shown:
         assert example.score == entry["per_image"][example.name]
         np.testing.assert_array_equal(example.prediction, plain[example.name][0])
         np.testing.assert_array_equal(example.label, plain[example.name][1])
+
+
+def test_only_the_best_of_several_keeps_its_labels(C, lively_snapshot, console) -> None:
+    place(lively_snapshot, C, "epoch-3.pth")
+    results = Evaluator(C, CPU, console=console).run("1-3")
+    best = max(range(len(results)), key=lambda i: results[i].values["miou"])
+    assert [sorted(result.labels) for result in results] == [
+        list(range(len(result.names))) if i == best else [] for i, result in enumerate(results)
+    ]
 
 
 def test_the_report_shows_the_best_snapshot_evaluated_so_far(C, lively_snapshot, tmp_path, console) -> None:
