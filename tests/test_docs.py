@@ -24,7 +24,7 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / 
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
 LONGEST = {"README.md": 130}  # lines; the others have 120
 SHELL, OTHER = {"", "bash"}, {"python", "text", "bibtex"}  # languages of fenced blocks
-SESSIONS = {"own-dataset.md"}  # whose blocks go on in the folder where the one before has ended
+SESSIONS = {"own-dataset.md"}  # pages whose blocks go on in the folder where the one before has ended
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`((?:python|make|torchrun) [^`]+)`")
@@ -67,6 +67,10 @@ def commands(page: Path) -> Iterator[Command]:
                     folder = "" if "$" in words[1] else words[1]
                 elif words:
                     yield Command(page, tuple(words), folder)
+
+
+def inline(page: Path) -> Iterator[Command]:
+    """The commands in a page's sentences; `furnace.tools.NAME` stands for all."""
     for text in INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         words = shlex.split(text)
         if words[-1] != "furnace.tools.NAME":
@@ -156,7 +160,7 @@ RULES: dict[str, Rule] = {
     "srun": needs("Slurm"),
     **dict.fromkeys(("mkdir", "cp", "ls", "xargs"), needs(PREPARES)),
 }
-COMMANDS = [command for page in PAGES for command in commands(page)]
+COMMANDS = [command for page in PAGES for command in (*commands(page), *inline(page))]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
