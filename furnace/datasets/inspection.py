@@ -121,7 +121,7 @@ class Inspection:
 
 
 def inspect(sample: Sample, num_classes: int, labeled: bool) -> Inspection:
-    """Decode an image and, if it is `labeled`, its label, and check them."""
+    """Decode an image and, where it is `labeled`, its label, and check them."""
     found = Inspection(sample)
     image = _attempt(found, DECODES, lambda: read_image(sample.image))
     label = _attempt(found, DECODES, lambda: decode_label(sample.label)) if labeled else None

@@ -13,9 +13,9 @@ from furnace.datasets.tiff import STARTS, Tiff
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 
-MAX_PIXELS = 2**27  # a larger image is an error, before memory is allocated; Pillow's own limit is higher
+MAX_PIXELS = 2**27  # a larger image is taken for a fault, before memory is asked for; Pillow's own limit is higher
 MAX_FILE_BYTES = 2**29  # likewise: even an uncompressed image of MAX_PIXELS is smaller
-# Raise it if pixels are read differently than before.
+# Changes when pixels are read otherwise than before.
 READER = "2"
 
 
@@ -37,7 +37,7 @@ class Files:
         return read_label(path, self.num_classes)
 
     def pair(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Image and label of a sample. Raises UserError, also if their sizes differ."""
+        """Image and label of a sample. Raises UserError, also where their sizes differ."""
         image, label = self.image(sample.image), self.label(sample.label)
         check_sizes(sample, image.shape[:2], label.shape)
         return image, label
@@ -98,7 +98,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def read_pair(sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label of a sample. Raises UserError, also if their sizes differ."""
+    """Image and label of a sample. Raises UserError, also where their sizes differ."""
     return Files(num_classes).pair(sample)
 
 
@@ -139,7 +139,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path, formats=FORMATS) as file:  # reads no more than the header
             return file.size
-    except Exception:  # Pillow warns in many ways of damaged files, and of some sound ones
+    except Exception:  # it says of damaged files, and of some sound ones, nearly anything
         return open_image(path).size
 
 
