@@ -290,7 +290,7 @@ class Settings(BaseModel):
         False, description="compare pseudo labels with withheld labels of the unlabelled images, every image_iter"
     )
     display_iter: PositiveInt = Field(50, description="iterations between lines of the text log")
-    debug: bool = Field(False, description="two epochs of at most ten iterations, as a test run")
+    debug: bool = Field(False, description="two epochs of at most ten iterations, to see that everything runs")
 
     # Interruptions and faults
     autosave_minutes: float = Field(
