@@ -55,7 +55,7 @@ class Source:
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
     def decoded_bytes(self) -> int:
-        """Size of the entry, 0 where the file can't be read."""
+        """Size of the entry, 0 if the file can't be read."""
         try:
             width, height = image_size(self.path)
         except UserError:
@@ -133,7 +133,7 @@ class Cache(Files):
             pixels = source.decode()
         except UserError:
             if skip_unreadable:
-                return  # whoever reads it will say so
+                return  # its reader reports the error
             raise
         self._write(source, pixels)
 
@@ -142,7 +142,7 @@ class Cache(Files):
         if pixels is not None:
             return pixels
         pixels = source.decode()
-        # A cache that can't be mended, as on a full disk, costs time but not the run.
+        # If the cache can't be repaired, as on a full disk, the run continues without it.
         with suppress(UserError), writing(self.folder, wait=False) as alone:
             if alone:
                 self._write(source, pixels)
@@ -179,7 +179,7 @@ class Cache(Files):
         checksum = zlib.crc32(np.ascontiguousarray(pixels))
         identity = self.identities.get(source.path) or source.identity()
         header = HEADER.pack(MAGIC, DECODER, *pixels.shape[:2], source.channels, checksum, *identity)
-        # What a power failure leaves incomplete, the checksum finds.
+        # The checksum finds entries that a power failure left incomplete.
         write_atomically(self.folder / source.entry, header + pixels.tobytes(), flush=False)
 
 

@@ -18,7 +18,7 @@ from furnace.utils.locks import try_lock
 OFF, RAM = "off", "ram"
 MEMORY = Path("/dev/shm")
 MEMORY_STATE = Path("/proc/meminfo")
-FILLING = ".filling"  # its lock is held by whoever writes
+FILLING = ".filling"  # the writing process holds its lock
 
 
 def locate(setting: str) -> Path:
@@ -31,7 +31,7 @@ def locate(setting: str) -> Path:
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk, or in memory, that `folder` is or would be on."""
+    """Free bytes on the disk, or in the memory, of `folder`."""
     free = shutil.disk_usage(existing_part(folder)).free
     if MEMORY in folder.parents and MEMORY_STATE.is_file():
         # The file system in memory may promise more than the machine has left.
@@ -42,7 +42,7 @@ def free_bytes(folder: Path) -> int:
 
 @contextmanager
 def writing(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Be the only process that writes to `folder`; gives False where `wait` is not set and another one does.
+    """Be the only process that writes to `folder`; gives False if `wait` is not set and another one writes.
 
     Raises:
         UserError: the folder can't be made or written to.

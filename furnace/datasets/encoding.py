@@ -37,7 +37,7 @@ def decode_indices(content: bytes) -> np.ndarray:
     """A label PNG as (H, W) uint8 of its values; a palette image gives its indices. Raises if it is no such PNG."""
     with Image.open(BytesIO(check_png(content)), formats=["PNG"]) as image:
         if image.mode not in ("L", "P"):
-            raise ValueError(f"a {image.mode} image, where a label holds one class index a pixel")
+            raise ValueError(f"a {image.mode} image; a label holds one class index per pixel")
         return np.asarray(image)
 
 

@@ -1,4 +1,4 @@
-"""Folders that people bring: the files in them that are data, and what is left out."""
+"""Find the data files in users' folders; leave out hidden files and litter."""
 
 import os
 import unicodedata
@@ -24,7 +24,7 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = sorted(name for name in folders if recursive and real not in visited and not is_litter(name))
-        if real not in visited:  # a link back up would never end
+        if real not in visited:  # a link to a parent folder would never end
             yield from (path for name in files if not is_litter(name) and (path := Path(root, name)).is_file())
         visited.add(real)
 

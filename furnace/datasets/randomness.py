@@ -32,7 +32,7 @@ def random_stream(seed: int, epoch: int, position: int, purpose: Purpose) -> np.
 
 @dataclass(frozen=True)
 class Draws:
-    """Everything random of one iteration that is drawn after loading: the same whoever holds which part of the batch.
+    """Random numbers of one iteration after loading, independent of how the batch is divided.
 
     Args:
         seed, iteration: of the run.

@@ -36,7 +36,7 @@ class Tiff:
 
     def __init__(self, data: bytes, path: Path):
         self.data, self.path = data, path
-        tifffile.logger().setLevel(logging.CRITICAL)  # what it says of damaged files, we say in one line
+        tifffile.logger().setLevel(logging.CRITICAL)  # we report damaged files in one line of our own
         with damage_named(path), tifffile.TiffFile(BytesIO(data)) as file:
             self.page = file.pages.first
             self.count = len(file.pages)

@@ -83,7 +83,7 @@ def _nearest(side: int, scale: float, start: int, target: int) -> np.ndarray:
 
 
 def _part(side: int, scale: float, start: int, target: int) -> tuple[int, int, slice]:
-    """Source pixels [first, last) that, scaled on their own, hold the scaled pixels from `start` on; and where.
+    """Source pixels [first, last) that, scaled on their own, contain the scaled pixels from `start` on; and where.
 
     Scaled pixel i lies at (i + 0.5) * step - 0.5 of the source. A part that begins at scaled pixel `begin` gives
     the same values only if `begin * step` is a whole number: go back from `start` to the next place where it is

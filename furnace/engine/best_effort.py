@@ -1,4 +1,4 @@
-"""Best-effort writing: metrics, pictures, TensorBoard and log. A full disk costs a run these files, nothing else."""
+"""Best-effort writing of metrics, pictures, TensorBoard records and logs: a full disk does not stop the run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from tensorboardX.record_writer import register_writer_factory
 from furnace.utils.files import append
 
 SCHEME = "besteffort"
-FLUSH_SECONDS = 30  # what a kill may cost of TensorBoard's records
+FLUSH_SECONDS = 30  # of TensorBoard's records that a kill may lose
 
 
 class BestEffort:
@@ -31,7 +31,7 @@ class BestEffort:
             self.tell(path, error)
 
     def tell(self, path: Path, error: OSError) -> None:
-        """Warn of a file that could not be written, unless that has been said."""
+        """Warn once about a file that could not be written."""
         if path not in self.told:
             self.told.add(path)
             reason = error.strerror or error
@@ -39,9 +39,9 @@ class BestEffort:
 
 
 class RecordFile:
-    """A file of TensorBoard's records, which are written when it is flushed: all of them, or none where that fails.
+    """A file of TensorBoard's records; a flush writes all of them, or none if that fails.
 
-    By itself tensorboardX loses its writing thread to a full disk, and training would wait for that thread for ever.
+    On a full disk tensorboardX loses its writing thread, and training would wait for that thread forever.
     """
 
     def __init__(self, path: Path, best_effort: BestEffort):

@@ -1,4 +1,4 @@
-"""Warnings where training goes wrong quietly: one class swallows the predictions, or both networks become one."""
+"""Warnings of silent failures: one class takes over the predictions, or both networks become the same."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ SAME_LABELS, SAME_CONFIDENCE = 0.999, 0.01  # share of equal labels, and mean di
 
 @dataclass
 class CollapseWatch:
-    """Adds up records and says, once in `RECORDS_PER_CHECK`, what has gone wrong since the last time."""
+    """Collect records and, every `RECORDS_PER_CHECK` of them, return warnings."""
 
     classes: Classes
 

@@ -1,4 +1,4 @@
-"""Saving a run's state and continuing from it."""
+"""Save a run's state and continue from it."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Found = tuple[Snapshot, str]
 
 
 class Saver:
-    """Writes a run's state, in the first process only: the others have the same.
+    """Write a run's state, in the first process only: the others have the same state.
 
     Args:
         C: says where, how often and how many.
@@ -85,7 +85,7 @@ class Saver:
         return bool(minutes) and time.monotonic() - self.saved_at > minutes * SECONDS
 
     def try_state(self) -> None:
-        """Write the autosave; a full disk is no reason to end a run that can save later."""
+        """Write the autosave; on a full disk continue, as a later save may work."""
         try:
             self.save_state()
         except UserError as error:
@@ -111,7 +111,7 @@ class Saver:
 def restore(
     learner: Learner, snapshot: Snapshot, path: str, C: Settings, notes: list[str], more: bool = True
 ) -> tuple[int, int]:
-    """Take over a snapshot's state; returns the iterations done and skipped, and adds to `notes` what to know.
+    """Restore a snapshot's state; return the iterations done and skipped, and add to `notes`.
 
     Raises:
         UserError: the snapshot is of another network or optimizer, or its run is finished and there should be `more`.
@@ -141,7 +141,7 @@ def restore(
 
 
 def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
-    """The iterations that a snapshot has behind it, in epochs of so many."""
+    """The iterations that a snapshot has completed, in epochs of the given length."""
     if snapshot.iteration is None:
         return (snapshot.epoch + 1) * niters_per_epoch
     theirs = snapshot.settings.get("niters_per_epoch")
@@ -165,12 +165,12 @@ def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: s
     except UserError as error:
         if snapshot.settings:
             raise
-        # Of another program: the weights are worth more than the momentum of its last hundred iterations.
+        # From another program: the weights matter more than the momentum of the last hundred iterations.
         notes.append(f"{error}; the optimizers' state begins at zero")
 
 
 def load_optimizer(optimizer: Optimizer, state: dict, path: str | Path) -> None:
-    """Take over the state of every parameter; rates, decays and groups stay those of the settings.
+    """Restore the state of every parameter; rates, decays and groups stay those of the settings.
 
     The groups may be others than the optimizer's, if those with weight decay (the even ones) joined have its order, and
     so have those without: earlier versions had two, the published code has six.

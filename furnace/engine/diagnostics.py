@@ -36,7 +36,7 @@ BINS = 20
 class Diagnostics:
     """Records a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
 
-    Between those it costs nothing. Methods without a teacher leave nothing to record; intersection and union are
+    Other iterations cost nothing. Methods without a teacher have nothing to record; intersection and union are
     CPCL's alone.
 
     Args:
@@ -94,7 +94,7 @@ class Diagnostics:
     def record_agreement(
         self, iteration: int, labels: Tensor, first: Predictions, second: Predictions, writer: SummaryWriter
     ) -> None:
-        """Agreement of two branches, on the whole and by class; a look for a collapse."""
+        """Agreement of two branches, overall and per class, and warnings of a collapse."""
         K = self.C.num_classes
         agreement = confusion_matrix(first.labels, second.labels, K).cpu().double()
         apart = (first.confidence - second.confidence).abs().mean().item()
@@ -138,7 +138,7 @@ class Diagnostics:
         return cutmix(stream(0), stream(1), batch.mask[-count:, 0])
 
     def compare(self, iteration: int, teaching: Teaching, truth: Tensor, writer: SummaryWriter) -> None:
-        """Accuracy and mIoU of the pseudo labels: the trade-off that the method is about."""
+        """Accuracy and mIoU of the pseudo labels against withheld labels."""
         candidates, pseudo = {}, teaching.pseudo
         truth = truth.to(next(iter(teaching.predictions.values())).labels.device)
         known = (truth != IGNORE_INDEX).sum()
@@ -168,7 +168,7 @@ class Diagnostics:
 
 
 def check_labels(dataset: TrainSet) -> None:
-    """Raise UserError unless the unlabelled images have labels, to compare with."""
+    """Raise UserError unless the unlabelled images have labels to compare with."""
     for sample in dataset.unlabeled:
         if sample.label is None or not sample.label.is_file():
             raise UserError(
@@ -188,7 +188,7 @@ def draw_strip(batch: TrainBatch, teaching: Teaching, classes: Classes, truth: T
         sure = pseudo.intersection != IGNORE_INDEX
         labels |= {"intersection": pseudo.intersection, "union": pseudo.union}
         weights = {"weight, intersection": pseudo.weight_intersection * sure, "weight, union": pseudo.weight_union}
-    else:  # every pixel counts alike
+    else:  # every pixel has the same weight
         weights = {
             f"confidence {branch}": predictions.confidence for branch, predictions in teaching.predictions.items()
         }

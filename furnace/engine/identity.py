@@ -1,4 +1,4 @@
-"""Identity of a run: which run it is, and which images, labels and lists, by content, it learns from."""
+"""Identity of a run: its name, and the images, labels and lists, by content, that it learns from."""
 
 import hashlib
 import uuid
@@ -13,12 +13,12 @@ from furnace.engine.distributed import from_first
 from furnace.utils.background import ahead
 from furnace.utils.settings import Settings
 
-END_BYTES = 2**16  # that are read at each end of a file: a whole image of Pascal VOC, the ends of one of Cityscapes
+END_BYTES = 2**16  # read at each end of a file: a whole image of Pascal VOC, both ends of one of Cityscapes
 CHUNK_BYTES = 2**20
 
 
 def new_run() -> str:
-    """A name that no other run has."""
+    """A unique name for a run."""
     return uuid.uuid4().hex
 
 
@@ -50,7 +50,7 @@ def snapshot_digest(path: str | Path) -> str:
 def samples_digest(samples: Sequence[Sample], labels: bool = True) -> str:
     """Hexadecimal digest of samples in their order: names, and content of images and, with `labels`, of labels.
 
-    A file that is missing counts as such: whoever decodes it says so.
+    A missing file counts as missing: its reader reports the error.
     """
     digest = hashlib.blake2b(digest_size=16)
     for sample, contents in ahead(partial(_contents, labels=labels), samples):

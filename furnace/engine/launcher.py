@@ -18,7 +18,7 @@ OVERWRITE = "--overwrite"
 SAVED = tuple(SIGNAL_BASE + signum for signum in STOPPING)
 ECHO_SECONDS = 0.5  # launchers signal a process and its group: what comes so soon after is the same request
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 60  # for the other processes when one has failed: they may be waiting for it for ever
+GRACE_SECONDS = 60  # for the other processes when one has failed: they may wait for it forever
 LAST_SECONDS = 5  # after a second signal
 HOST = "127.0.0.1"
 
@@ -26,8 +26,8 @@ HOST = "127.0.0.1"
 def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
     """Run `command`, a Python script with arguments, in `count` processes that find each other; returns their status.
 
-    If one of them is killed, all are started again with `-c auto`, up to `restarts` times; an error that a process
-    ends with by itself would only come again. A signal is passed on, and the processes get the time that they need.
+    If one of them is killed, all are started again with `-c auto`, up to `restarts` times; an error of the
+    program itself would only be repeated. A signal is passed on, and the processes get the time that they need.
 
     Raises:
         Stopped: a signal came, and not all processes have answered it with an end of their own.
@@ -116,7 +116,7 @@ class Processes:
                 self.deadline = min(self.deadline, now + LAST_SECONDS)
         failed = [rank for rank, status in enumerate(statuses) if status not in (None, 0, *SAVED)]
         if failed and self.failed is None and not self.received:
-            # Of several, those that were killed are the cause of the others' errors.
+            # If several failed, the killed ones caused the others' errors.
             self.failed = min(failed, key=lambda rank: statuses[rank] > 0)
             self._send(signal.SIGTERM)
             self.deadline = now + GRACE_SECONDS

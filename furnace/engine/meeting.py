@@ -1,4 +1,4 @@
-"""Meeting of the processes of a run, in a store that may remember those of earlier attempts.
+"""Let the processes of a run meet in a store that may remember earlier attempts.
 
 After a fault torchrun starts the processes of all machines again over the same store. It tells each of them how often
 its own machine began again, which is another number on a machine whose processes were not at fault.
@@ -13,12 +13,12 @@ from torch.distributed import Store
 
 from furnace.utils.errors import UserError
 
-PATIENCE_SECONDS = 600  # with a process that does not come, as its machine may still be reading its libraries
+PATIENCE_SECONDS = 600  # for a process that does not come: its machine may still be reading its libraries
 POLL_SECONDS = 0.05
 
 
 def meet(store: Store, number: int, count: int, restarts: int) -> tuple[str, int]:
-    """Wait for the other processes; returns a name that these processes alone share, and the restarts before them.
+    """Wait for the other processes; return a name that only these processes share, and the number of restarts.
 
     Args:
         store: that all see.

@@ -18,7 +18,7 @@ def sgd(groups: list[dict], lr: float, momentum: float, fused: bool) -> Optimize
     """Stochastic gradient descent with momentum, as published."""
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
     if momentum:
-        # As PyTorch begins, but already there: a first step that is skipped would leave a fused kernel's undefined.
+        # PyTorch's initial state, made early: a skipped first step would leave a fused kernel's state undefined.
         for parameter in parameters(optimizer):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer

@@ -1,4 +1,4 @@
-"""Signals end the current iteration instead of the process, on all processes of a run together; or let it save."""
+"""Signals end the current iteration instead of the process, in all processes of a run together, or make it save."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ Batch = TypeVar("Batch")
 
 
 class LoaderHangs(Exception):
-    """No batch came in the time that a signal leaves."""
+    """No batch came within the time limit after a signal."""
 
 
 class StopSignals:
@@ -189,7 +189,7 @@ def _leave_to_thread(*_) -> None:
 
 
 def stop_at_once(signum: int) -> None:
-    """End the process, whatever it is in the middle of."""
+    """End the process at once."""
     say("stopped at once; -c auto goes on from the last save")
     for worker in active_children():  # one that hangs would stay
         worker.kill()
@@ -200,5 +200,5 @@ def say(text: str, every: bool = False) -> None:
     """Write a line to the terminal beside the log, which may be in the middle of another one; of the first process, or
     of `every` one."""
     if rank() == 0 or every:
-        with suppress(OSError):  # nobody reads any more
+        with suppress(OSError):  # no reader is left
             os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())

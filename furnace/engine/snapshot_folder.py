@@ -1,4 +1,4 @@
-"""The folder of a run's snapshots: which there are, which one to continue from, and how many stay."""
+"""The folder of a run's snapshots: list them, choose one to continue from, remove old ones."""
 
 import os
 import re
@@ -27,8 +27,8 @@ def list_epochs(folder: str | Path) -> dict[int, Path]:
 def list_snapshots(folder: str | Path) -> list[Path]:
     """Every snapshot that a run can be continued from, the latest saved first.
 
-    The latest need not be the furthest: a run may have gone back to an earlier epoch. Of files with the same time, as
-    coarse clocks and careless copies leave them, the furthest comes first.
+    The latest need not be the furthest: a run may have gone back to an earlier epoch. Of files with the same time,
+    from coarse clocks or copies, the furthest comes first.
     """
     folder = Path(folder)
     named = [path for path in (folder / AUTOSAVE, folder / LAST) if path.is_file()]
@@ -67,7 +67,7 @@ def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
 
 
 def copy_as_last(path: Path) -> None:
-    """Make `epoch-last.pth` the same file as `path`; a hard link if the disk knows them."""
+    """Make `epoch-last.pth` the same file as `path`; a hard link if the disk supports it."""
     with replacing(path.with_name(LAST), path.stat().st_size) as part:
         try:
             os.link(path, part)
@@ -78,7 +78,7 @@ def copy_as_last(path: Path) -> None:
 def prune(folder: str | Path, keep: int) -> list[Path]:
     """Remove all but the `keep` epochs that were saved last, 0 for none; returns what was removed.
 
-    Of epochs saved at the same time, as far as the disk can tell, the later ones stay.
+    Of epochs with the same time on the disk, the later ones stay.
     """
     epochs = sorted(list_epochs(folder).values(), key=lambda path: path.stat().st_mtime_ns)  # keeps the order of equals
     surplus = epochs[: len(epochs) - keep] if keep else []

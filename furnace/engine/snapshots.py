@@ -1,4 +1,4 @@
-"""Snapshots: their format, written whole or not at all, and checked when loaded."""
+"""Snapshots: their format, atomic writing, and checks when loading."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -189,7 +189,7 @@ def check_weights(model: Mapping[str, Tensor], path: str | Path, advice: str) ->
 
 
 def check_finite(snapshot: Snapshot, path: str | Path) -> None:
-    """Raise UserError if a weight or a value of an optimizer is not finite: nothing can be learned from there."""
+    """Raise UserError if a weight or a value of an optimizer is not finite: training can't continue from it."""
     check_weights(snapshot.model, path, "continue from an earlier snapshot")
     if any(not torch.isfinite(tensor).all() for tensor in tensors_in(snapshot.optimizers)):
         raise UserError(f"{path}: an optimizer's state is not finite; continue from an earlier snapshot")

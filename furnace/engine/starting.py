@@ -1,4 +1,4 @@
-"""The snapshot that a run begins from: chosen by the first process, and checked before anything is changed."""
+"""Choose the snapshot that a run begins from, in the first process, and check it before anything changes."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from furnace.utils.settings import Settings
 from furnace.utils.wording import counted
 
 AUTO = "auto"
-LATE_SECONDS, LATE_TRIES = 90, 10  # network disks may show a new file a minute late
+LATE_SECONDS, LATE_TRIES = 90, 10  # network disks may show a new file a minute later
 COUNTS = ("batch_size", "niters_per_epoch")  # what an iteration and an epoch are
 
 

@@ -1,4 +1,4 @@
-"""A run that begins with the weights of one snapshot, or of one for each branch: `C.warm_start`."""
+"""Begin a run with the weights of one snapshot, or of one for each branch: `C.warm_start`."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ CLASSIFIER = "classifier."  # of a branch; other classes than the snapshot's beg
 
 
 class Source(NamedTuple):
-    """Where a branch begins: a snapshot's path and number of a branch in it."""
+    """Source of a branch's weights: a snapshot's path and the number of a branch in it."""
 
     path: str
     branch: int
@@ -92,7 +92,7 @@ class WarmStart:
 
 
 def snapshot_paths(given: str) -> list[str]:
-    """The paths that `C.warm_start` names; a path may have commas itself."""
+    """The paths that `C.warm_start` names; a path may contain commas."""
     return [given] if Path(given).is_file() else [path.strip() for path in given.split(",")]
 
 

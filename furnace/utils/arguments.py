@@ -1,4 +1,4 @@
-"""Arguments that several commands have."""
+"""Arguments of several commands."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from furnace.utils.errors import UserError
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are one line, and which shows description and examples as they are written."""
+    """A parser with one-line errors that keeps the line breaks of description and examples."""
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=RawDescriptionHelpFormatter, **options)
@@ -22,19 +22,19 @@ class Parser(ArgumentParser):
         wrong = next((word for word in message.split() if word.startswith("--")), "")
         close = get_close_matches(wrong.partition("=")[0], self._option_string_actions, n=1)
         unknown = message.startswith("unrecognized arguments")
-        hint = f"did you mean {close[0]}?" if unknown and close else "--help shows what there is"
+        hint = f"did you mean {close[0]}?" if unknown and close else "--help shows all options"
         raise UserError(f"{self.prog}: {message}; {hint}")
 
 
 def add_overrides(parser: ArgumentParser, what: str = "for this run") -> None:
-    """`-o KEY=VALUE`, as often as one likes; `parse_overrides` reads them."""
+    """Add `-o KEY=VALUE`, which may be repeated; `parse_overrides` reads them."""
     parser.add_argument(
         "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help=f"another setting {what}"
     )
 
 
 def number(option: str, least: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:
-    """The type of `option`: a finite number of a kind. It raises UserError unless it is `least` or more."""
+    """The type of `option`: a finite number of a kind, `least` or more. It raises UserError for others."""
 
     def parse(text: str) -> float:
         try:
@@ -49,7 +49,7 @@ def number(option: str, least: int, kind: type[int] | type[float] = int) -> Call
 
 
 def whole_numbers(option: str, least: int) -> Callable[[str], list[int]]:
-    """The type of `option`: "2,4,8" as [2, 4, 8], each once. It raises UserError unless all are `least` or more."""
+    """The type of `option`: "2,4,8" as [2, 4, 8], each once, all `least` or more. It raises UserError for others."""
 
     def parse(text: str) -> list[int]:
         parts = list(dict.fromkeys(part.strip() for part in text.split(",")))
@@ -61,7 +61,7 @@ def whole_numbers(option: str, least: int) -> Callable[[str], list[int]]:
 
 
 def snapshot(option: str) -> Callable[[str], str]:
-    """The type of `option`: text that may be the path of a snapshot. It raises UserError if there is no such file."""
+    """The type of `option`: text that may be the path of a snapshot. It raises UserError if the file is missing."""
 
     def parse(text: str) -> str:
         is_path = os.sep in text or Path(text).suffix

@@ -1,4 +1,4 @@
-"""Reading files ahead and writing them in the background, in threads, while the network works."""
+"""Read files ahead and write them in the background, in threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 def ahead(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[tuple[Item, Value]]:
-    """Each item with `function(item)`, in order; threads compute the next ones meanwhile."""
+    """Yield each item with `function(item)`, in order; threads compute the next ones ahead."""
     with ThreadPoolExecutor(thread_count()) as pool:
         waiting: deque[tuple[Item, Future]] = deque()
         for item in items:
@@ -26,7 +26,7 @@ def ahead(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[
 
 
 class BackgroundWriter:
-    """A context manager: `background(function, *args)` is done by threads, all of it by the end of the block.
+    """Run `background(function, *args)` in threads; at the end of the `with` block all calls are done.
 
     An error of a call is raised by a later call or at the end. The backlog is bounded.
     """

@@ -1,4 +1,4 @@
-"""Checking settings against their schema: everything that is wrong with them, at once."""
+"""Check settings against their schema and report all faults together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from furnace.utils.names import EntryOf
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with settings: `kind` is "unset", "unknown", "value" or "rule" (of several settings)."""
+    """A fault of one or several settings: `kind` is "unset", "unknown", "value" or "rule" (of several settings)."""
 
     kind: str
     names: tuple[str, ...]
@@ -22,7 +22,7 @@ class Fault:
 
 
 WRONG = object()
-# In place of pydantic's own words.
+# Our wording of pydantic's messages.
 MESSAGES = {
     "float_parsing": "is not a number",
     "float_type": "is not a number",
@@ -34,7 +34,7 @@ MESSAGES = {
 
 
 def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-    """Values of all settings, defaults included, and everything that is wrong with them."""
+    """Return the values of all settings, defaults included, and all faults."""
     found, faults = {}, []
     for name in values.keys() - schema.model_fields.keys():
         faults.append(Fault("unknown", (name,), " ".join(schema.model_fields)))
@@ -54,12 +54,12 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
     known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))
     broken = ((names, must) for names, must, fits in known if not fits(C))
     faults += [Fault("rule", names, must(C) if callable(must) else must) for names, must in broken]
-    # Last: a registry may cost the import of PyTorch, for which other faults need not wait.
+    # Last: a registry may import PyTorch, and other faults need not wait for it.
     return found, faults or [Fault("value", (name,), message) for name, message in _unknown_entries(schema, found)]
 
 
 def parse(schema: type[BaseModel], name: str, value: Any) -> Any:
-    """The value of one setting; `value` itself if there is no such setting, `WRONG` if it is not one of its values."""
+    """Parse the value of one setting: `value` itself if the setting is unknown, `WRONG` if it is not allowed."""
     if name not in schema.model_fields:
         return value
     try:
@@ -75,7 +75,7 @@ def _adapter(schema: type[BaseModel], name: str) -> TypeAdapter:
 
 
 def plain(value: Any) -> Any:
-    """Paths as text, NumPy's arrays and numbers as Python's."""
+    """Convert paths to text, and NumPy's arrays and numbers to Python's."""
     if isinstance(value, PurePath):
         return str(value)
     if hasattr(value, "tolist"):

@@ -1,4 +1,4 @@
-"""Running an experiment's config.py and checking, once and as a whole, what it has filled its EasyDict with."""
+"""Run an experiment's config.py and check all settings of its EasyDict together."""
 
 import os
 import runpy
@@ -50,11 +50,11 @@ def load_config(
         experiment: its folder, or another file in it, such as exp_voc/config_modern.py.
         overrides: settings by name, as text or values; they win over the environment variables of `ENVIRONMENT`, and
             those over config.py. Everything that config.py computes from them follows.
-        schema: gives the class of the settings, to which config.py may add by registering a method.
-        conclude: for what config.py does not say.
+        schema: gives the class of the settings; config.py may add to it by registering a method.
+        conclude: gives settings that config.py does not assign.
 
     Raises:
-        UserError: there is no config.py, or it fails; or all that is wrong with its settings, one line each.
+        UserError: there is no config.py, or it fails; or its settings have faults, one line each.
     """
     file = config_file(experiment).resolve()
     if not file.is_file():
@@ -83,7 +83,7 @@ def load_config(
 
 
 def config_file(experiment: str | Path) -> Path:
-    """The file that describes an experiment: config.py of a folder, or a file that is named itself."""
+    """The file that describes an experiment: the config.py of a folder, or a named file."""
     path = Path(experiment)
     return path if path.suffix == CONFIG.suffix else path / CONFIG
 
@@ -103,7 +103,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
 
 
 def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values that win over config.py, and for messages where each comes from."""
+    """The values that win over config.py, and the origin of each for messages."""
     given, origins = {}, {}
     for variable, name in ENVIRONMENT.items():
         if text := os.environ.get(variable):
@@ -115,7 +115,7 @@ def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
 
 
 def _with_folders(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The values, and the folders of an experiment that config.py does not name."""
+    """Add the folders of an experiment that config.py does not name."""
     values = {
         "this_dir": experiment_name(file),
         "root_dir": str(file.parents[1]),
@@ -170,7 +170,7 @@ def _run(file: Path, pins: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 @contextmanager
 def _in_folder(folder: Path) -> Iterator[None]:
-    """Published files find their root from the current folder."""
+    """Run the block in a folder: published files find their root from the current one."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -181,7 +181,7 @@ def _in_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _failing(file: Path) -> Iterator[None]:
-    """Turn what config.py raises, which is its author's own code, into one line with its place."""
+    """Turn an exception of config.py into one line with its place."""
     try:
         yield
     except UserError:
@@ -221,7 +221,7 @@ def closest(name: str, known: list[str]) -> str:
 
 
 def _note(file: Path, concluded: Mapping[str, Any], foreign: list[str]) -> tuple[str, ...]:
-    """One note about a file of the published form; nothing about others."""
+    """One note about a file in the published form, none about others."""
     parts = [f"{', '.join(f'{k} = {v}' for k, v in concluded.items())} (not assigned there)"] if concluded else []
     parts += [f"no meaning here: {', '.join(foreign)}"] if foreign else []
     return (f"{file}: {'; '.join(parts)}",) if parts else ()

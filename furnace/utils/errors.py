@@ -1,4 +1,4 @@
-"""The exceptions that a user is meant to read, and how a command ends with them."""
+"""Exceptions for users, and the exit of a command that raises them."""
 
 import os
 import signal
@@ -13,19 +13,19 @@ from rich.markup import escape
 USER_ERROR_STATUS = 2
 SIGNAL_BASE = 128  # plus its number is the status of a command that a signal has ended, as shells have it
 INTERRUPTED_STATUS = SIGNAL_BASE + signal.SIGINT
-# What the first process of a run will say, too, the others hold back; by then the launcher has ended them.
+# The first process of a run reports the same error; the others wait, and the launcher ends them meanwhile.
 FIRST_SPEAKS_SECONDS = 3
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that says what, which file or key, and what to do.
+    """An error that the user can correct: one line that says what, which file or key, and what to do.
 
     The commands print the message without a traceback and exit with status 2.
     """
 
 
 class Stopped(Exception):
-    """The end of a command that a signal asked to stop, all being saved; `status` is its exit status."""
+    """End of a command that a signal stopped, with everything saved; `status` is its exit status."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -33,12 +33,12 @@ class Stopped(Exception):
 
 
 def last_message(error: UserError) -> str:
-    """The message alone: a loader's worker hands over its error with a traceback in front."""
+    """Message of an error, without the traceback that a loader's worker puts before it."""
     return str(error).rsplit("UserError: ", 1)[-1].strip()
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and exit: with its status, or 2 and one line where the user can put something right."""
+    """Call `main` and exit with its status; on a UserError print one line and exit with 2."""
     try:
         sys.exit(main() or 0)
     except UserError as error:

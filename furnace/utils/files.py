@@ -1,4 +1,4 @@
-"""Writing files whole or not at all: what stands under its name is complete, whenever a run was interrupted."""
+"""Write files completely or not at all, whenever a run is interrupted."""
 
 import errno
 import os
@@ -12,23 +12,23 @@ from furnace.utils.errors import UserError
 from furnace.utils.wording import byte_size
 
 PART = ".part"
-NAME_SHOWN = 40  # characters of a name in the temporary one, so that it is never too long
+NAME_SHOWN = 40  # characters of a name in its temporary name, which must not be too long
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# The answers of file systems that can't wait for a folder: network, FUSE and shared folders of virtual machines.
+# Errors of file systems that can't flush a folder: network, FUSE and shared folders of virtual machines.
 NO_WAIT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF)
 
 
 def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
     """Write `data` under a temporary name next to `path`, then rename. Raises UserError, as on a full disk.
 
-    Without `flush` it is much faster, and a power failure, but nothing less, can leave a file incomplete.
+    Without `flush` it is much faster, but a power failure can leave the file incomplete.
     """
     with replacing(path, len(data), flush) as part:
         part.write_bytes(data)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add `data` to a file, all of it or nothing: half a record would spoil those that come later. Raises OSError."""
+    """Append `data` to a file, completely or not at all: half a record would damage later ones. Raises OSError."""
     with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if file.write(data) < len(data):
@@ -37,7 +37,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def link_atomically(path: Path, source: Path) -> None:
-    """Make `path` a hard link to `source`, a symbolic one on another disk, or a copy on one that knows neither.
+    """Make `path` a hard link to `source`, a symbolic link on another disk, or a copy if links are not supported.
 
     Raises UserError.
     """
@@ -51,28 +51,28 @@ def link_atomically(path: Path, source: Path) -> None:
 
 
 def existing_part(path: Path) -> Path:
-    """The path itself, or what there is of the folders above it: where it would be made."""
+    """The path, or the nearest existing folder above it."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def part_of(path: Path) -> Path:
-    """A temporary name for `path` that no other writer has; what a killed run leaves of it is hidden."""
+    """A temporary name for `path` that no other writer has; it is hidden, in case a killed run leaves it."""
     return path.with_name(f".{path.stem[:NAME_SHOWN]}.{token_hex(8)}{path.suffix}{PART}")
 
 
 def unfinished(folder: Path, suffix: str = "") -> list[Path]:
-    """What killed runs have left in a folder of files with a suffix that they had not finished."""
+    """Unfinished files with a suffix that killed runs have left in a folder."""
     return list(folder.glob(f".*{suffix}{PART}"))
 
 
 @contextmanager
 def replacing(path: Path, needed: int | None = None, flush: bool = True) -> Iterator[Path]:
-    """A temporary path that becomes `path` if all goes well, and is gone in any case.
+    """Yield a temporary path that becomes `path` on success and is removed in any case.
 
     Args:
         path: the file to make or replace; until the end of the block it stays as it was.
-        needed: its size in bytes where known, for the message of a full disk.
+        needed: its size in bytes if known, for the message about a full disk.
         flush: wait until it is on the disk.
 
     Raises:
@@ -90,14 +90,14 @@ def replacing(path: Path, needed: int | None = None, flush: bool = True) -> Iter
     except OSError as error:
         raise _explained(path, error, needed) from error
     finally:
-        # Two hard links to one file are left alone by a rename, hence after success, too.
+        # A rename does nothing if both names are hard links to one file, so remove it after success, too.
         if part.parent.is_dir():
             part.unlink(missing_ok=True)
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses within the block into a UserError, about `path` where the refusal names no file."""
+    """Turn an OSError within the block into a UserError, about `path` if the error names no file."""
     try:
         yield
     except OSError as error:
@@ -105,7 +105,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk: a rename alone may overtake it.
+    """Wait until a file's content, or a folder's list of names, is on the disk: a rename alone may come first.
 
     If a file system can't do that for a folder, do not wait: the file is there, and only a power failure could undo it.
     """

@@ -1,4 +1,4 @@
-"""Fonts: which file has the glyphs of a text, for Pillow's pictures and matplotlib's plots alike."""
+"""Find the font that has the glyphs of a text, for Pillow's pictures and matplotlib's plots."""
 
 import unicodedata
 import warnings
@@ -14,17 +14,17 @@ from PIL import ImageFont, features
 from furnace.utils.wording import few
 
 DEJAVU = "fonts/ttf/DejaVuSans.ttf"  # in matplotlib's own data
-# Parts of the names of fonts that come after the plain ones, and of those that have an empty box for every letter.
+# Parts of names: of fonts that come after the plain ones, and of fonts with an empty box for every letter.
 STYLED = ("bold", "italic", "oblique", "light", "thin", "black", "medium", "condensed", "mono", "serif")
 EMPTY = ("lastresort", "blank")
 INVISIBLE = ("Cf", "Zs")  # joiners and blanks need no glyph
-VARIATIONS = range(0xFE00, 0xFE10)  # nor do the choices between forms of the character before
+VARIATIONS = range(0xFE00, 0xFE10)  # neither do variation selectors
 LONGEST = 40  # characters of a name in a plot
 
 
 @cache
 def font_files() -> tuple[Path, ...]:
-    """DejaVu Sans, which comes with matplotlib, and the fonts of the system, plain ones first."""
+    """DejaVu Sans of matplotlib, then the fonts of the system, plain ones first."""
     import matplotlib as mpl  # only names beyond ASCII need it
     from matplotlib.font_manager import findSystemFonts
 
@@ -39,7 +39,7 @@ def font_files() -> tuple[Path, ...]:
 
 @cache
 def glyphs(path: Path) -> frozenset[int]:
-    """Code points that a font has glyphs for; none if it is damaged or made of bitmaps."""
+    """Code points for which a font has glyphs; none if it is damaged or a bitmap font."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -107,7 +107,7 @@ def shortened(name: str) -> str:
 
 
 def plot_style(texts: Sequence[str]) -> dict[str, Any]:
-    """matplotlib's settings under which texts stay what they are, with the fonts that have their glyphs."""
+    """matplotlib's settings that show texts literally, with the fonts that have their glyphs."""
     files = dict.fromkeys(font_file(text) for text in texts if not text.isascii())
     families = [family(path) for path in files if path]
     return {"text.parse_math": False, "font.family": ["sans-serif", *families]}  # a class may be called "a$b$"
@@ -115,7 +115,7 @@ def plot_style(texts: Sequence[str]) -> dict[str, Any]:
 
 @cache
 def family(path: Path) -> str:
-    """Name by which matplotlib knows a font from now on."""
+    """Register a font with matplotlib and return its name there."""
     from matplotlib.font_manager import FontProperties, fontManager
 
     fontManager.addfont(path)

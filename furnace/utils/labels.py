@@ -1,3 +1,3 @@
 """Constants of all label maps."""
 
-IGNORE_INDEX = 255  # of pixels that count nowhere
+IGNORE_INDEX = 255  # label of ignored pixels

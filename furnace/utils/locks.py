@@ -1,4 +1,4 @@
-"""Locks of folders, so that one run at a time writes into each."""
+"""Folder locks: one run at a time writes into a folder."""
 
 import fcntl
 import os
@@ -20,10 +20,10 @@ WAIT_SECONDS = 10
 
 @contextmanager
 def locked(*folders: str | Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """Keep other runs from writing into `folders`, which are made, until the block or the process ends.
+    """Make `folders` and keep other runs from writing into them until the block or the process ends.
 
     Args:
-        warn: gets one line if a folder lies on a file system without locks; the block runs all the same.
+        warn: gets one line if a folder lies on a file system without locks; the block runs anyway.
 
     Raises:
         UserError: another run holds a folder, or it can't be made.
@@ -37,7 +37,7 @@ def locked(*folders: str | Path, warn: Callable[[str], None]) -> Iterator[None]:
 def try_lock(file: int) -> bool:
     """Lock an open file for this process and those that inherit it; False if another process holds it.
 
-    True where the file system has no locks, too: then nobody can tell.
+    Also True if the file system has no locks: then it can't be known.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ def try_lock(file: int) -> bool:
 
 @contextmanager
 def file_locked(path: Path) -> Iterator[None]:
-    """Let one process at a time change a file; where the file system has no locks the block runs without one."""
+    """Let one process at a time change a file; if the file system has no locks, the block runs without one."""
     lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
     with suppress(OSError, NotImplementedError, Timeout):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ def _locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
     lock, holder = FileLock(folder / LOCK), folder / HOLDER
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # its substitute for a lock of the system would outlive a killed run
+            warnings.simplefilter("error")  # filelock's substitute for a system lock would outlive a killed run
             lock.acquire(timeout=WAIT_SECONDS)
     except Timeout:
-        # Without a holder, an older filelock has taken the refusal of the file system for that of another process.
+        # Without a holder: an older filelock took the error of a file system without locks for another process's lock.
         if holder.is_file():
             raise UserError(
                 f"{folder}: {holder.read_text(encoding='utf-8')} is training here; wait for it, stop it, or choose "

@@ -1,4 +1,4 @@
-"""Registries: what can be chosen by name in the settings."""
+"""Registries of everything that settings choose by name."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Location of the data for commands without a config.py."""
+"""Location of the data, for commands without a config.py."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Progress bars of tqdm, and work on many files in threads under one."""
+"""Progress bars, and parallel work on many files with one."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ LINE_FORMAT = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaini
 
 
 class ProgressBar(tqdm):
-    """A tqdm bar; in a file or a pipe a plain line every `LINE_SECONDS` and at the end, without control characters.
+    """A tqdm bar; in a file or a pipe, a plain line every `LINE_SECONDS` and at the end.
 
     Args:
         description: text in front of the bar.
         total: number of steps; None if unknown.
-        console: where it is drawn, nowhere if that is quiet; stderr by default.
+        console: where to draw it (not if it is quiet); default: stderr.
         start: steps that an earlier run has done.
         unit: name of a step.
     """
@@ -42,7 +42,7 @@ class ProgressBar(tqdm):
             )
 
     def close(self) -> None:
-        """Draw the last state, of a bar that was too short to be drawn before, too."""
+        """Draw the last state, also of a bar that was never drawn."""
         self.delay = 0
         super().close()
 
@@ -52,7 +52,7 @@ class ProgressBar(tqdm):
 
 
 class Lines:
-    """A text file that takes the redrawings of a bar as lines, each once."""
+    """A text file that turns the redrawings of a bar into lines, each once."""
 
     def __init__(self, file: TextIO):
         self.file, self.last = file, ""
@@ -80,7 +80,7 @@ def beside_bars(console: Console) -> Iterator[None]:
 
 
 def parallel(work: Callable, items: Sequence, description: str = "") -> list:
-    """`work` of each item, in their order, on several cores, with a progress bar on stderr if it gets a description."""
+    """Return `work(item)` for each item, in order, on several cores; a description adds a progress bar on stderr."""
     if not items:
         return []
     console = Console(stderr=True, quiet=not description)

@@ -1,6 +1,6 @@
 """The settings of an experiment: every name that a config.py may assign, its type, its meaning and its default.
 
-Methods own further ones, see `furnace/methods/settings.py`.
+Methods have settings of their own, see `furnace/methods/settings.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,12 @@ from furnace.utils.wording import one_line
 
 # Where things are on this machine.
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
-# What changes time, space and what is seen of a run, but not what it learns.
+# Settings that change time, space and output of a run, but not what it learns.
 COSTS = {
     "num_workers", "cache", "compile", "checkpoint", "record_info_iter", "image_iter", "diagnose", "display_iter",
     "wandb", "autosave_minutes", "keep_snapshots", "eval_batch_size", "allow_absent_classes",
 }  # fmt: skip
-# What belongs to evaluation alone.
+# Settings of evaluation alone.
 EVALUATION = {
     "eval_source", "eval_folder", "test_source", "test_folder", "eval_crop_size", "eval_stride_rate",
     "eval_scale_array", "eval_flip", "eval_metrics", "class_names",
@@ -48,7 +48,7 @@ def _split(value: Any) -> Any:
 
 
 def joined(value: Any) -> Any:
-    """Names of encoders in the one form that settings have: "resnet50,convnext_tiny", of text, a tuple or a list."""
+    """Names of encoders as settings have them, "resnet50,convnext_tiny", from text, a tuple or a list."""
     return ",".join(str(part).strip() for part in _split(value)) if isinstance(value, str | tuple | list) else value
 
 
@@ -67,7 +67,7 @@ OptionalText = Annotated[str | None, BeforeValidator(_none)]
 Encoders = Annotated[str, BeforeValidator(joined)]
 Files = Annotated[str | None, BeforeValidator(_none), BeforeValidator(_joined_files)]
 REQUIRED: Any = ...  # default of the settings that config.py must assign
-# Beyond these a number is a slip of the pen, which would cost all memory before it failed.
+# Larger numbers are typing errors, which would use all memory before they failed.
 MAX_SIDE = 2**14
 MAX_SCALE = 16
 MAX_EPOCH_SAMPLES = 10**8
@@ -88,14 +88,14 @@ def _is_range_of_shares(ends: tuple[float, ...]) -> bool:
 
 
 def are_class_names(names: Sequence[str]) -> bool:
-    """True for names that tables, plots and files can show: what `NAMES_MUST` says."""
+    """True for names that tables, plots and files can show, see `NAMES_MUST`."""
     return len(set(names)) == len(names) and all(
         0 < len(name.strip()) <= LONGEST_NAME and one_line(name) == name for name in names
     )
 
 
-# Of settings that depend on one another, or lists: their names, what they must be (or a function that says so), and
-# whether they are.
+# Rules for lists and for settings that depend on each other: their names, the requirement (or a function that gives
+# it), and the check.
 RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], bool]]] = [
     (
         ("image_mean",),
@@ -143,9 +143,9 @@ RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], b
 
 
 class Settings(BaseModel):
-    """Checked settings, which do not change any more. Those without a default must be assigned in config.py."""
+    """Checked, unchangeable settings. Those without a default must be assigned in config.py."""
 
-    # `check` validates each value alone: the model's own validator is hardly ever needed, and takes time to build.
+    # `check` validates each value alone: the model's own validator is rarely needed and slow to build.
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
     rules: ClassVar[list] = RULES
     _notes: tuple[str, ...] = PrivateAttr(())
@@ -157,7 +157,7 @@ class Settings(BaseModel):
 
     @classmethod
     def noted(cls, values: Mapping[str, Any], notes: tuple[str, ...] = ()) -> "Settings":
-        """Settings of values that `check` has found to be right."""
+        """Settings with values that `check` has accepted."""
         C = cls.model_construct(**values)
         C._notes = notes
         return C
@@ -171,9 +171,9 @@ class Settings(BaseModel):
 
     # Folders
     volna: str = Field(
-        REQUIRED, description="folder that holds DATA; found by itself, or the environment variable volna"
+        REQUIRED, description="folder that holds DATA; set by the environment variable volna, or found automatically"
     )
-    root_dir: str = Field(REQUIRED, description="the checkout")
+    root_dir: str = Field(REQUIRED, description="folder of the checkout")
     this_dir: str = Field(REQUIRED, description="name of the experiment's folder")
     log_dir: str = Field(REQUIRED, description="logs, TensorBoard and results of this experiment")
     snapshot_dir: str = Field(REQUIRED, description="snapshots")
@@ -214,7 +214,7 @@ class Settings(BaseModel):
         4, description="loader processes per device, at most one per core; 0: none, the main one loads", le=2**10
     )
     cache: str = Field(
-        "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see DATA/README.md"
+        "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see docs/speed.md"
     )
 
     # Method
@@ -222,7 +222,7 @@ class Settings(BaseModel):
         "cpcl", description="training method; docs/methods.md describes each"
     )
     labeled_ratio: PositiveInt = Field(REQUIRED, description="1/labeled_ratio of the images are labelled")
-    cutmix: bool = Field(True, description="mix unlabelled images; without it methods see the first stream alone")
+    cutmix: bool = Field(True, description="mix unlabelled images; False: methods see only the first stream")
     cutmix_mask_prop_range: Floats = Field(
         (0.25, 0.5), description="smallest and largest share of the area under boxes"
     )
@@ -260,7 +260,7 @@ class Settings(BaseModel):
     bn_momentum: Share = Field(0.1, description="BatchNorm momentum, likewise")
 
     # Optimization
-    seed: NonNegativeInt = Field(12345, lt=2**63, description="everything random follows from it")
+    seed: NonNegativeInt = Field(12345, lt=2**63, description="seed of everything random")
     optimizer: Annotated[str, EntryOf("furnace.engine.optim:OPTIMIZERS")] = Field(
         "sgd", description="optimizer: sgd, adamw"
     )
@@ -283,7 +283,7 @@ class Settings(BaseModel):
         "reduce-overhead: with CUDA graphs, for small steps (not measured)",
     )
     accumulate: PositiveInt = Field(
-        1, description="parts of a batch that pass one after another, to save memory", le=2**16
+        1, description="parts of a batch, computed one after another to save memory", le=2**16
     )
     checkpoint: bool = Field(
         False,

@@ -1,4 +1,4 @@
-"""Sockets between a process and its loaders: their names, which lie in the temporary folder, must be short."""
+"""Short names for the sockets between a process and its loaders, which lie in the temporary folder."""
 
 import os
 import tempfile
@@ -11,9 +11,9 @@ SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def shorten_sockets() -> None:
-    """Let the sockets of this process and its children lie in a short folder if TMPDIR is too long for them.
+    """Put the sockets of this process and its children into a short folder if TMPDIR is too long.
 
-    Everything else that is temporary stays in TMPDIR. Later calls do nothing.
+    All other temporary files stay in TMPDIR. Later calls do nothing.
 
     Raises:
         UserError: TMPDIR is too long and no other folder can be written.

@@ -3,7 +3,7 @@
 import signal
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # training answers them with a save and a status of its own
-SAVING = signal.SIGUSR1  # a warning, as Slurm sends it some time before its limit: training saves and goes on
+SAVING = signal.SIGUSR1  # a warning that Slurm sends before its time limit: training saves and continues
 
 
 def heeded() -> list[signal.Signals]:
@@ -13,14 +13,14 @@ def heeded() -> list[signal.Signals]:
 
 
 def ignore_saving() -> None:
-    """Outlive the warning before a time limit where there is nothing to save, instead of ending by it."""
+    """Ignore the warning before a time limit in commands that have nothing to save."""
     signal.signal(SAVING, signal.SIG_IGN)
 
 
 def leave_to_parent() -> None:
-    """Ignore, in a process that was forked, the signals that its parent answers.
+    """In a forked process, ignore the signals that its parent answers.
 
-    The parent needs its loaders for the last batch, and whoever signals all processes of a job means the parent.
+    The parent needs its loaders for the last batch, and a signal to all processes of a job is meant for the parent.
     """
     signal.set_wakeup_fd(-1)
     for signum in (*STOPPING, SAVING):

@@ -1,4 +1,4 @@
-"""The terminal, or what stands in its place: a file or a pipe gets neither colours nor moving bars, and long lines."""
+"""Output to a terminal, or to a file or pipe: those get long lines without colours and moving bars."""
 
 import errno
 import os
@@ -15,13 +15,13 @@ WIDTH_WITHOUT_TERMINAL = 160
 
 
 def open_console(**options: Any) -> Console:
-    """A console for stdout; NO_COLOR and COLUMNS are heeded, `options` are those of rich."""
+    """A console for stdout that respects NO_COLOR and COLUMNS; `options` are those of rich."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(**{"markup": False, **options}, width=None if narrow else WIDTH_WITHOUT_TERMINAL)
 
 
 def leave_lost_terminal() -> None:
-    """Let stdout and stderr go nowhere if their terminal has hung up: each line to it would be an error."""
+    """Discard stdout and stderr if their terminal was closed: each line to it would be an error."""
     for number in (1, 2):
         try:
             termios.tcgetattr(number)
@@ -33,7 +33,7 @@ def leave_lost_terminal() -> None:
 
 
 class Table(table.Table):
-    """rich's table, which shows strings as they are: names and paths may hold brackets, rich's own markup."""
+    """rich's table with literal strings: names and paths may contain brackets, rich's markup."""
 
     def __init__(self, *headers: str, title: str | None = None, caption: str | None = None, **options: Any):
         super().__init__(

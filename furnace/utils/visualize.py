@@ -20,7 +20,7 @@ Palette = Sequence[tuple[int, int, int]]
 
 
 def full_palette(palette: Palette) -> np.ndarray:
-    """Colours of all 256 label values, (256, 3) uint8; 255 gets that of ignored pixels."""
+    """Colours of all 256 label values, (256, 3) uint8; 255 has the colour of ignored pixels."""
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[: len(palette)] = palette
     colours[IGNORE_INDEX] = IGNORED_COLOUR
@@ -33,7 +33,7 @@ def colour(labels: np.ndarray, palette: Palette) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float) -> np.ndarray:
-    """The colours of `labels` (H, W) over `image` (H, W, 3) uint8, which shows unchanged where a colour is black."""
+    """Blend the colours of `labels` (H, W) over `image` (H, W, 3) uint8; pixels of black classes stay unchanged."""
     colours = colour(labels, palette)
     mixed = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)
     return np.where(colours.any(axis=2, keepdims=True), mixed, image)
@@ -61,7 +61,7 @@ def caption(picture: np.ndarray, text: str) -> np.ndarray:
 
 
 def legend(names: Sequence[str], palette: Palette, width: int = 480) -> np.ndarray:
-    """Names beside patches of their colours, in lines of at most `width` pixels; (H, width, 3) uint8.
+    """Legend of class names and colours, wrapped at `width` pixels; (H, width, 3) uint8.
 
     Names are cut to the width, and transliterated if no font has their letters, see `furnace.utils.fonts`.
     """
@@ -83,7 +83,7 @@ def legend(names: Sequence[str], palette: Palette, width: int = 480) -> np.ndarr
 
 
 def fitted(text: str, width: int) -> str:
-    """The begin of a drawable text that fits into `width` pixels, with dots if it was cut."""
+    """Cut a drawable text to `width` pixels, with dots at the end if it was longer."""
     font, whole = pillow_font(text, CAPTION_SIZE), text
     while text and font.getlength(text if text == whole else text + DOTS) > width:
         text = text[:-1]
@@ -91,7 +91,7 @@ def fitted(text: str, width: int) -> str:
 
 
 def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """RGB pictures (H_i, W_i, 3) below one another, filled up with white to the widest."""
+    """Stack RGB pictures (H_i, W_i, 3) vertically, padded with white to the widest."""
     width = max(picture.shape[1] for picture in pictures)
     rows = [np.pad(p, ((0, GAP), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
     return np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""Reading weights from files: nothing is executed, and every refusal names the file."""
+"""Read weights from files without executing anything; every error names the file."""
 
 import pickle
 import re
@@ -54,7 +54,7 @@ def load_file(path: str | Path, remedy: str = "copy or download it again") -> ob
             return load_safetensors(path)
         check_archive(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(numpy_scalars()):
-            warnings.simplefilter("ignore")  # about pickles that are refused anyway
+            warnings.simplefilter("ignore")  # of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if code := CODE.search(str(error)):
@@ -81,7 +81,7 @@ def first_bytes(path: Path) -> bytes:
 
 
 def fault_of(path: Path, head: bytes) -> str:
-    """Reason for which a file holds no weights, by its first bytes."""
+    """Reason why a file contains no weights, from its first bytes."""
     if not head:
         return "damaged: the file is empty"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -105,7 +105,7 @@ def is_torchscript(path: Path) -> bool:
 def check_archive(path: Path) -> None:
     """Raise BadZipFile if a part of a PyTorch file differs from its checksum or unpacks to more than the file.
 
-    PyTorch checks neither, and would continue with weights that a bad disk or copy has changed.
+    PyTorch checks neither and would continue with weights that a bad disk or copy has changed.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -117,7 +117,7 @@ def check_archive(path: Path) -> None:
 
 
 class Weights(NamedTuple):
-    """Tensors by name, and what to say about how they were found; "" if that was plain."""
+    """Tensors by name, and a note about how they were found ("" if there is nothing to say)."""
 
     tensors: dict[str, Tensor]
     note: str
@@ -138,7 +138,7 @@ def find_state_dict(content: object) -> tuple[object, str]:
 
 
 def read_state_dict(path: str | Path, remedy: str = "copy or download it again") -> Weights:
-    """The state dict of a file, bare or under one of `CONTAINERS`, under the names that it has there.
+    """The state dict of a file, bare or under one of `CONTAINERS`, with the names of the file.
 
     Raises:
         UserError: as in `load_file`, or the file holds no state dict.
@@ -152,7 +152,7 @@ def read_state_dict(path: str | Path, remedy: str = "copy or download it again")
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], mark: str, path: str | Path) -> Weights:
-    """Tensors under the names that a network itself has, without those that programs put before them.
+    """Tensors with the network's own names, without prefixes of other programs.
 
     Args:
         tensors: under names such as `_orig_mod.module.branch1.head.weight`.
@@ -180,7 +180,7 @@ def strip_prefix(tensors: Mapping[str, Tensor], mark: str, path: str | Path) -> 
 
 
 def find_prefix(names: Collection[str], mark: str, path: str | Path) -> str:
-    """The begin of all names before `mark`, "" if none has it. Raises UserError if there are several."""
+    """The prefix of all names before `mark`, "" if no name has it. Raises UserError if there are several."""
     found = {match[1] for name in names if (match := re.match(rf"((?:.*?\.)?)(?:{mark})", name))}
     outer: list[str] = []
     for one in sorted(found):  # a network may have parts that look like itself: the outermost is meant

@@ -1,4 +1,4 @@
-"""Counts, names, shares, sizes and times in words, the same in every message, table and page."""
+"""Format counts, names, shares, sizes and times for messages, tables and pages."""
 
 import math
 from collections.abc import Iterable, Sized
@@ -12,7 +12,7 @@ UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, 
 
 
 def few(names: Iterable[object], shown: int = SHOWN) -> str:
-    """The first names, and how many there are besides."""
+    """The first names, and the number of the others."""
     names = [str(name) for name in names]
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
@@ -42,7 +42,7 @@ def byte_size(count: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """ "26 ms", "2.15 s", "45 s", "12 min" or "3.4 h"; "-" where nobody knows."""
+    """ "26 ms", "2.15 s", "45 s", "12 min" or "3.4 h"; "-" if unknown."""
     if seconds is None:
         return UNKNOWN
     if seconds < 1:

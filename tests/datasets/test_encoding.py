@@ -33,7 +33,7 @@ def test_grey_labels_are_their_own_values():
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 4)])
 def test_colour_pictures_are_no_labels(shape):
-    with pytest.raises(ValueError, match="one class index a pixel"):
+    with pytest.raises(ValueError, match="one class index per pixel"):
         decode_indices(png(np.zeros(shape, dtype=np.uint8)))
 
 
