@@ -60,7 +60,7 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
 
 def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
     """`python eval.py` in an experiment folder."""
-    parser = experiment_parser("Evaluate snapshots on the validation images.", EVAL_EXAMPLES)
+    parser = experiment_parser("Evaluate snapshots on the images of C.eval_source.", EVAL_EXAMPLES)
     add_snapshot_arguments(parser, "PATH.pth, EPOCH, FIRST-LAST, FIRST- or last (the default)")
     parser.add_argument("-s", "--save", action="store_true", help="save pictures of every image")
     parser.add_argument(

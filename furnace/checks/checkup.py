@@ -27,7 +27,7 @@ from furnace.utils.settings import Settings
 from furnace.utils.wording import counted, few
 
 HASH_SHOWN = 12
-LABELED, UNLABELED, VALIDATION = "labelled", "unlabelled", "validation"
+LABELED, UNLABELED, EVALUATION = "labelled", "unlabelled", "evaluation"
 # Advice for the faults of images and labels, by check.
 ADVICE = {
     DECODES: "copy these files again",
@@ -72,7 +72,7 @@ class Checkup:
         sources = {LABELED: (C.train_source, C.train_folder)}
         if METHODS.find(C.method).unlabeled:
             sources[UNLABELED] = (C.unsup_source, C.train_folder)
-        sources[VALIDATION] = (C.eval_source, C.eval_folder)
+        sources[EVALUATION] = (C.eval_source, C.eval_folder)
         for title, (source, folder) in sources.items():
             listing = open_listing(title, source, C.dataset_path, folder, labeled=title != UNLABELED)
             self.listings[title] = listing
@@ -108,7 +108,7 @@ class Checkup:
             return
         text = f"{counted(shared, 'image')} in both: {few(shared)}"
         published = all(listing.lines and recognize(listing.source) for listing in (one, other))
-        if other.title == VALIDATION:
+        if other.title == EVALUATION:
             advice = f"remove them from the {one.title} list; otherwise the scores are too high"
             self._add(Level.PROBLEM, check, text, advice)
         elif len(shared) == len(one.samples) < len(other.samples):
@@ -167,9 +167,9 @@ class Checkup:
     def check_duplicates(self) -> None:
         """Check that no image has a copy under another name."""
         groups = duplicates(list(self.listings.values()))
-        leaks = [group for group in groups if VALIDATION in dict(group) and len(dict(group)) > 1]
+        leaks = [group for group in groups if EVALUATION in dict(group) and len(dict(group)) > 1]
         others = [group for group in groups if group not in leaks]
-        for level, found, where in ((Level.PROBLEM, leaks, " in training and validation"), (Level.NOTE, others, "")):
+        for level, found, where in ((Level.PROBLEM, leaks, " in training and evaluation"), (Level.NOTE, others, "")):
             if found:
                 names = [" = ".join(str(path) for _, path in group) for group in found]
                 text = f"{counted(found, 'image')} with copies{where}: {few(names)}"

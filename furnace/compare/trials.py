@@ -24,6 +24,8 @@ SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
 # What a comparison sets from trial to trial, and what must be the same in all, or its rows would not compare.
 OF_A_TRIAL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
 OF_ALL = {"eval_source", "eval_folder", "eval_metrics"}
+# Lists in a record, in words.
+LISTS = {"labeled": "labelled", "unlabeled": "unlabelled", "test": "evaluation", "validation": "validation"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
     names = sorted(
         name for name in {*there["lists"], *here["lists"]} if there["lists"].get(name) != here["lists"].get(name)
     )
-    return f"the list of {names[0]} images differs" if names else None
+    return f"the list of {LISTS[names[0]]} images differs" if names else None
 
 
 def parse_method(text: str) -> dict[str, str]:
@@ -143,7 +145,9 @@ def parse_method(text: str) -> dict[str, str]:
     if taken := OF_A_TRIAL & settings.keys():
         raise UserError(f"--methods {text}: {min(taken)} is set from run to run; leave it out")
     if shared := OF_ALL & settings.keys():
-        raise UserError(f"--methods {text}: all methods share one test set and its metrics; use -o {min(shared)}=...")
+        raise UserError(
+            f"--methods {text}: all methods share the evaluation images and metrics; use -o {min(shared)}=..."
+        )
     return {"method": name, **settings}
 
 
@@ -202,8 +206,8 @@ def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
 
 
 def check_validation(trial: Trial) -> None:
-    """Raise UserError if the validation list shares images with the test set or with those that a trial learns from,
-    also as links or copies, or if the trial does not keep all epochs to choose from."""
+    """Raise UserError if the validation list shares images with the evaluation images or with those that a trial learns
+    from, also as links or copies, or if the trial does not keep all epochs to choose from."""
     if trial.validation is None:
         return
     if trial.C.keep_snapshots:
@@ -213,10 +217,9 @@ def check_validation(trial: Trial) -> None:
         )
     lists = trial.samples()
     held = {engine.file_digest(sample.image): sample.image for sample in lists.pop("validation")}
-    names = {"test": "the test set", "labeled": "the labelled images", "unlabeled": "the unlabelled images"}
     for name, samples in lists.items():
         if shared := held.keys() & {engine.file_digest(sample.image) for sample in samples}:
             raise UserError(
-                f"--validation {trial.validation.source}: shares {len(shared)} images with {names[name]}, such as "
+                f"--validation {trial.validation.source}: shares {len(shared)} images with the {LISTS[name]} images, such as "
                 f"{min(held[digest] for digest in shared)}; an epoch chosen on them would not be an honest one"
             )

@@ -25,7 +25,7 @@ COMPARED_BYTES = 4096
 class Listing:
     """A source of images as the settings name it, with what could be read of it.
 
-    `title` is "labelled", "unlabelled" or "validation"; `lines` what a list file calls its images, none of a folder or
+    `title` is "labelled", "unlabelled" or "evaluation"; `lines` what a list file calls its images, none of a folder or
     of what can't be read; `faults` are those of single lines, or of the whole.
     """
 

@@ -1,4 +1,4 @@
-"""Evaluation: metrics of snapshots, by sliding windows over the validation images."""
+"""Evaluation: metrics of snapshots, by sliding windows over the evaluation images."""
 
 import time
 import zlib
@@ -42,7 +42,7 @@ from furnace.utils.wording import percent
 
 
 class Evaluator:
-    """Evaluates snapshots on the validation images that `C` names.
+    """Evaluates snapshots on the evaluation images that `C` names.
 
     Args:
         C: checked settings.
@@ -52,7 +52,7 @@ class Evaluator:
         console: for tables and progress.
 
     Raises:
-        UserError: a metric is unknown, or the validation list or its folder is missing.
+        UserError: a metric is unknown, or the evaluation list or its folder is missing.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def evaluate(self, path: Path, epoch: int) -> Result:
-        """Metrics of the network as it is, over the whole validation list; each process takes every n-th image."""
+        """Metrics of the network as it is, over the whole evaluation list; each process takes every n-th image."""
         C = self.segmenter.C  # of the snapshot
         metrics = self.metrics.build(C.num_classes, self.device)
         per_image = exact(torch.zeros(len(self.samples), device=self.device))

@@ -63,7 +63,7 @@ SERVERS = {
 
 
 class Submission:
-    """Predicts the images of `C.test_source`, or of the validation list where there is none, for an official server.
+    """Predicts the images of `C.test_source`, or of the evaluation list if there is none, for an official server.
 
     Args:
         C: checked settings.

@@ -85,7 +85,7 @@ def build_parser() -> ArgumentParser:
     """The command's arguments."""
     parser = Parser(
         description="Train and evaluate methods under equal conditions, over shares of labels and seeds,\n"
-        "and write tables and a plot of the metrics on the test set.",
+        "and write tables and a plot of the metrics on the evaluation images.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -276,7 +276,7 @@ def report(
     facts = {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "-m", "furnace.tools.compare", *sys.argv[1:]]),
-        "test set": Path(trials[0].C.eval_source).name,
+        "evaluation images": Path(trials[0].C.eval_source).name,
         "labelled images": "drawn by each seed" if args.draw_subsets else "the same for every seed",
         "validation": Path(args.validation).name if args.validation else "none",
         "hardware": ", ".join(sorted({result["device"] for result in results.values()})),

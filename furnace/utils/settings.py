@@ -185,7 +185,7 @@ class Settings(BaseModel):
     eval_folder: str = Field("", description="the same for evaluation")
     train_source: str = Field(REQUIRED, description="list of labelled images")
     unsup_source: str = Field(REQUIRED, description="list of unlabelled images, or a folder of images")
-    eval_source: str = Field(REQUIRED, description="list of validation images")
+    eval_source: str = Field(REQUIRED, description="list of evaluation images")
     test_source: OptionalText = Field(
         None, description="list or folder of images without labels, for eval.py --submit; None: eval_source"
     )

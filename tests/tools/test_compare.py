@@ -275,7 +275,7 @@ def test_other_settings_are_another_run(stub: Path) -> None:
         main(arguments(stub, "-o", "lr=0.5", seeds="0"))
     listing = stub.parent / "DATA" / "toy" / "val.txt"
     listing.write_text("\n".join(reversed(listing.read_text().split())))
-    with pytest.raises(UserError, match="list of test images"):
+    with pytest.raises(UserError, match="list of evaluation images"):
         main(arguments(stub, seeds="0"))
 
 
@@ -338,7 +338,7 @@ def test_a_validation_list_of_links_or_copies_of_the_test_set_is_refused(stub: P
     for number in range(2):
         (toy / f"held/image/held_{number:04d}.png").unlink()
         copy(toy / f"val/image/val_{number:04d}.png", toy / f"held/image/held_{number:04d}.png")
-    with pytest.raises(UserError, match="shares 2 images with the test set"):
+    with pytest.raises(UserError, match="shares 2 images with the evaluation images"):
         main(arguments(stub, "--validation", held_out(stub)))
 
 
@@ -385,7 +385,7 @@ def test_excluded_settings_exist() -> None:
         (["--methods", "cpcl:method=cps"], "method is set from run to run"),
         (
             ["--methods", "cpcl:eval_source=other.txt"],
-            "all methods share one test set and its metrics; use -o eval_source",
+            "all methods share the evaluation images and metrics; use -o eval_source",
         ),
         (["--ratios", "0"], "whole numbers from 1"),
         (["--seeds", "a"], "whole numbers from 0"),

@@ -45,8 +45,8 @@ def test_a_sound_experiment_passes(examine, voc_root: Path) -> None:
     assert status == 0
     assert f"ok labelled list 5 images; no published protocol; sha256 {list_hash(voc_root / LABELED)[:12]}..." in output
     assert "ok unlabelled list 7 images" in output
-    assert "ok validation list 3 images" in output
-    for pair in ("labelled / unlabelled", "labelled / validation", "unlabelled / validation"):
+    assert "ok evaluation list 3 images" in output
+    for pair in ("labelled / unlabelled", "labelled / evaluation", "unlabelled / evaluation"):
         assert f"ok {pair} no image in both" in output
     assert "ok labelled files all images and labels exist" in output
     assert "ok unlabelled contents all decode" in output
@@ -104,7 +104,7 @@ FAULTS = [
     (remove("train_aug/image/2007_000001.png"), r"problem labelled list \S+:2: no image \S+2007_000001\.\*"),
     (
         remove("val/label/2009_000002.png"),
-        r"problem validation files 1 file missing: \S+val/label/2009_000002\.png",
+        r"problem evaluation files 1 file missing: \S+val/label/2009_000002\.png",
     ),
     (
         damage("train_aug/image/2008_000003.png"),
@@ -116,7 +116,7 @@ FAULTS = [
     ),
     (
         relabel("val/label/2009_000001.png", lambda label: np.full_like(label, NUM_CLASSES)),
-        r"problem validation values 1 of 3: \S+2009_000001\.png: label value 21 is neither a class",
+        r"problem evaluation values 1 of 3: \S+2009_000001\.png: label value 21 is neither a class",
     ),
     (
         lambda root: write_image(root / "train_aug/image/2007_000002.png", np.zeros((7, 9, 3), np.uint8)),
@@ -125,11 +125,11 @@ FAULTS = [
     (share, r"problem labelled / unlabelled 1 image in both: 2007_000004 -> remove them"),
     (
         link_to_validation,
-        r"problem labelled / validation 1 image in both: 2007_000000 -> .* scores are too high",
+        r"problem labelled / evaluation 1 image in both: 2007_000000 -> .* scores are too high",
     ),
     (
         copy_to_validation,
-        r"problem duplicate images 1 image with copies in training and validation: "
+        r"problem duplicate images 1 image with copies in training and evaluation: "
         r"\S+image/2008_000000\.png = \S+2009_000000\.png",
     ),
     (add(LABELED, "2007_000004"), "problem labelled list 1 repeated lines"),
@@ -207,7 +207,7 @@ def test_lists_of_unimatch_over_the_official_folders_are_read_and_named(examine,
     paths = {setting: tmp_path / f"{name}.txt" for setting, name in sources.items()}
     status, output = examine("--full", dataset_path=root, **paths)
     assert status == 0, output
-    for title, count, name in (("labelled", "2 images", "labeled"), ("validation", "1 image", "val")):
+    for title, count, name in (("labelled", "2 images", "labeled"), ("evaluation", "1 image", "val")):
         assert f"ok {title} list {count}; UniMatch {name};" in output
         assert f"ok {title} files all images and labels exist" in output
     assert "ok unlabelled list 3 images; UniMatch unlabeled;" in output
@@ -219,7 +219,7 @@ def test_shared_images_are_found_in_lists_alone(examine, voc_root: Path) -> None
     status, output = examine()
     assert status == 1
     assert "problem labelled / unlabelled 1 image in both: 2007_000004" in output
-    assert "labelled / validation" not in output, "not to be judged without the files: other folder, other images"
+    assert "labelled / evaluation" not in output, "not to be judged without the files: other folder, other images"
 
 
 def test_a_sample_is_decoded_unless_everything_is_asked_for(examine, voc_root: Path, monkeypatch) -> None:
