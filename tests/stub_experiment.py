@@ -46,7 +46,7 @@ for epoch in range(int(C["nepochs"])):
 figures = [{"iteration": i, "step_seconds": s, "memory_gib": 1.5} for i, s in enumerate([9, 9, 0.25, 0.25, 0.5])]
 (log / "figures.jsonl").write_text("\\n".join(map(json.dumps, figures)))
 """
-# On the validation list epoch 1 is the best, on the evaluation images the last one; the seed adds 0.01, another method 0.05.
+# On the validation list epoch 1 is the best, on the evaluation images the last; the seed adds 0.01, a method 0.05.
 EVAL = """
 held = C.get("eval_source", "").endswith("held.txt")
 path = log / "results.json"

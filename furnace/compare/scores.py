@@ -12,8 +12,8 @@ LEVEL = 0.95  # of the confidence interval
 
 @dataclass(frozen=True)
 class Score:
-    """One finished run: `values` in [0, 1] on the evaluation images, by "last" or "best" (epoch on the validation list), then by
-    name."""
+    """One finished run: `values` in [0, 1] on the evaluation images, by "last" or "best" (epoch on the validation
+    list), then by name."""
 
     method: str
     ratio: int

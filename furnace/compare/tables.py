@@ -20,8 +20,8 @@ PAGE, TEMPLATE = "comparison.html", "comparison.html.j2"
 ABOUT = ("labels", "method", "seeds")
 STATISTICS = ("std", f"minus {BASELINE}", "standard error", "95 % interval", "time", "memory")
 NOTE = (
-    "Values on the evaluation images in percent, mean over the seeds and sample standard deviation, which is the bar in plots; "
-    f"the difference to {BASELINE} is paired by seed, with its standard error and 95 % confidence interval "
+    "Values on the evaluation images in percent, mean over the seeds and sample standard deviation, which is the bar "
+    f"in plots; the difference to {BASELINE} is paired by seed, with its standard error and 95 % confidence interval "
     "(Student's t). Time is one run's training and evaluation."
 )
 ENOUGH_SEEDS = 5

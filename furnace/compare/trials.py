@@ -220,6 +220,6 @@ def check_validation(trial: Trial) -> None:
     for name, samples in lists.items():
         if shared := held.keys() & {engine.file_digest(sample.image) for sample in samples}:
             raise UserError(
-                f"--validation {trial.validation.source}: shares {len(shared)} images with the {LISTS[name]} images, such as "
-                f"{min(held[digest] for digest in shared)}; an epoch chosen on them would not be an honest one"
+                f"--validation {trial.validation.source}: shares {len(shared)} images with the {LISTS[name]} images, "
+                f"such as {min(held[digest] for digest in shared)}; an epoch chosen on them would not be an honest one"
             )
