@@ -5,16 +5,20 @@ python benchmarks/step.py exp_toy -d cpu       # small, on a CPU
 """
 
 import argparse
+import gc
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import STEP, published_losses, published_precision
@@ -164,10 +168,10 @@ class Arrangement:
     def batch(self) -> TrainBatch:
         return self.batches[0]
 
-    def _peak(self, held: int) -> int | None:
-        """Bytes of this arrangement; None of a device that does not count them."""
-        if self.device.type != "cuda":
-            return None
+    def _peak(self, held: int) -> int:
+        """Bytes of this arrangement."""
+        if self.device.type == "cpu":
+            return allocated(self.device) - held + growth(lambda: self.step(self.batch))
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         self.step(self.batch)
@@ -189,7 +193,23 @@ class Arrangement:
 
 def allocated(device: torch.device) -> int:
     """Bytes of the device's memory in use by tensors."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # looking at some objects warns
+        tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def growth(function: Callable[[], object]) -> int:
+    """Bytes by which the CPU's allocator holds more than before, at most, while a function runs."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    by_time = sorted(events, key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in by_time), default=0)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -266,11 +286,12 @@ def main(argv: list[str] | None = None) -> None:
             f"{arrangement.seconds:.4f}",
             f"{achieved / 1e12:.2f}",
             f"{achieved / rate:.1%}",
-            "not measured" if arrangement.peak is None else f"{arrangement.peak / 2**30:.1f}",
+            f"{arrangement.peak / 2**30:.2f}",
         )
     console.print(costs)
     speed_up = published.seconds / ours.seconds
-    console.print(f"speed-up {speed_up:.2f} x; {step_flop / 1e12:.2f} TFLOP a step; {rate / 1e12:.1f} TFLOP/s matrix")
+    arithmetic = f"{step_flop / 1e12:.2f} TFLOP per step; {rate / 1e12:.1f} TFLOP/s matrix"
+    console.print(f"speed-up {speed_up:.2f} x, memory {ours.peak / published.peak:.2f} x; {arithmetic}")
     console.print(STEP)
 
 
