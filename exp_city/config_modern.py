@@ -21,8 +21,8 @@ C.eval_source = f"{C.dataset_path}/config_new/val.txt"
 C.num_classes = 19
 C.image_height = C.image_width = 800
 
-# Method: moving averages label, students see strong views
-C.teacher, C.ema_decay = "ema", 0.996
+# Method: the networks that learn see strong views of the images that they label
+C.unsup_weight = 1
 C.strong = True
 C.ignore_padding = True
 C.ohem = True
