@@ -65,9 +65,9 @@ def test_lists_that_differ_or_are_missing_are_told() -> None:
         return first_difference({"settings": {}, "lists": there}, {"settings": {}, "lists": here})
 
     assert told({"test": "a"}, {"test": "a"}) is None
-    assert told({"test": "a", "labeled": "b"}, {"test": "x", "labeled": "y"}) == "the list of labeled images differs"
+    assert told({"test": "a", "labeled": "b"}, {"test": "x", "labeled": "y"}) == "the list of labelled images differs"
     assert told({"test": "a"}, {"test": "a", "validation": "b"}) == "the list of validation images differs"
-    assert told({"test": "a", "unlabeled": "b"}, {"test": "a"}) == "the list of unlabeled images differs"
+    assert told({"test": "a", "unlabeled": "b"}, {"test": "a"}) == "the list of unlabelled images differs"
 
 
 def test_a_run_s_iteration_takes_the_median_of_its_later_half(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_exp_coco_and_the_doctor_read_what_was_prepared(downloads, target, tmp_p
     status = doctor.main([str(EXPERIMENT), "-d", "cpu", *(f"-o{name}={value}" for name, value in overrides.items())])
     output = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert status == 0, output
-    assert "ok validation contents all decode; sizes and values of the labels are right" in output
+    assert "ok evaluation contents all decode; sizes and values of the labels are right" in output
     assert "ok labelled / unlabelled no image in both" in output
 
 
