@@ -1,6 +1,6 @@
 """Supervised and unsupervised cross entropies over pixels.
 
-Logits may have a lower resolution than the labels: they are upsampled image by image (see `upsampled`), or in the
+Logits may have a lower resolution than the labels: they are upsampled in bands of rows (see `upsampled`), or in the
 kernels of a GPU (see `fused`). OHEM: Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
 """
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from furnace.seg_opr.confusion import count
-from furnace.seg_opr.upsampled import full_size, kernels, map_images, sum_over_images
+from furnace.seg_opr.upsampled import kernels, map_bands, sum_over_bands
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -37,8 +37,7 @@ def mean_cross_entropy(
         () of the dtype of `logits`.
     """
 
-    def image_loss(logits: Tensor, labels: Tensor) -> Tensor:
-        logits = full_size(logits, labels.shape[-2:])
+    def band_loss(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, class_weight, ignore_index=ignore_index, reduction="sum")
 
     valid = labels != ignore_index
@@ -47,7 +46,7 @@ def mean_cross_entropy(
     if fused := kernels(logits):
         total = (fused.cross_entropy(logits, labels, ignore_index) * weight).sum()
     else:
-        total = sum_over_images(image_loss, logits, labels)
+        total = sum_over_bands(band_loss, logits, labels)
     # If nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
     return total / normalizer.where(normalizer > 0, 1)
 
@@ -72,8 +71,7 @@ def weighted_cross_entropy(
         () of the dtype of `logits`; 0 if no pixel is counted.
     """
 
-    def image_loss(logits: Tensor, labels: Tensor, *weights: Tensor) -> Tensor:
-        logits = full_size(logits, labels.shape[-2:])
+    def band_loss(logits: Tensor, labels: Tensor, *weights: Tensor) -> Tensor:
         if not weights:
             return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
@@ -89,7 +87,7 @@ def weighted_cross_entropy(
         total = (losses if weight is None else losses * weight).sum()
     else:
         maps = () if weight is None else (weight,)
-        total = sum_over_images(image_loss, logits, labels, *maps)
+        total = sum_over_bands(band_loss, logits, labels, *maps)
     return total / pixels.where(pixels > 0, 1)
 
 
@@ -122,12 +120,11 @@ def label_probability(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE
     if fused := kernels(logits):
         return fused.cross_entropy(logits.detach(), labels, ignore_index).neg_().exp_()
 
-    def of_image(logits: Tensor, labels: Tensor) -> tuple[Tensor]:
-        probability = full_size(logits, labels.shape[-2:]).softmax(1)
-        return (probability.gather(1, labels.unsqueeze(1)).squeeze(1),)
+    def of_band(logits: Tensor, labels: Tensor) -> tuple[Tensor]:
+        return (logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1),)
 
     valid = labels != ignore_index
-    (probability,) = map_images(of_image, logits, labels.where(valid, 0))
+    (probability,) = map_bands(of_band, [logits], labels.shape[-2:], labels.where(valid, 0))
     return probability.where(valid, 1)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from furnace.seg_opr.confusion import confusion_matrix, exact
-from furnace.seg_opr.upsampled import full_size, kernels, map_images
+from furnace.seg_opr.upsampled import kernels, map_bands
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -57,7 +57,7 @@ def predict_upsampled(logits: Tensor, size: tuple[int, int]) -> Predictions:
     """`predict` on logits (B, K, h, w) upsampled to `size` (H, W)."""
     if fused := kernels(logits):
         return Predictions(*fused.predict(logits, size))
-    return Predictions(*map_images(lambda image: predict(full_size(image, size)), logits))
+    return Predictions(*map_bands(predict, [logits], size))
 
 
 def predict_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
@@ -65,11 +65,10 @@ def predict_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictio
     if fused := kernels(logits_0):
         return Predictions(*fused.predict_mixed(logits_0, logits_1, mask))
 
-    def predict_image(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
-        size = mask.shape[-2:]
-        return predict(cutmix(full_size(logits_0, size), full_size(logits_1, size), mask))
+    def of_band(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
+        return predict(cutmix(logits_0, logits_1, mask.unsqueeze(1)))
 
-    return Predictions(*map_images(predict_image, logits_0, logits_1, mask))
+    return Predictions(*map_bands(of_band, [logits_0, logits_1], mask.shape[-2:], mask.squeeze(1)))
 
 
 def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""Full-resolution work on quarter-resolution logits, one image at a time.
+"""Full-resolution work on quarter-resolution logits, one band of rows of one image at a time.
 
 A full-resolution map of logits is by far the largest tensor of a training step (16 x 19 x 800 x 800 float32: 778 MB),
-and a plain step makes dozens of passes over such maps. Here only one image's map exists at any time, small enough for
-the caches, and only its quarter-resolution gradient is kept. This is the form for CPUs, and the reference of the
-kernels that GPUs have in its place (see `fused`).
+and a plain step makes dozens of passes over such maps. Here only one band exists at any time, small enough for the
+caches whatever the number of classes, and only the quarter-resolution gradient is kept. This is the form for CPUs, and
+the reference of the kernels that GPUs have in its place (see `fused`).
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from types import ModuleType
 
@@ -20,11 +20,31 @@ from furnace.seg_opr.interpolate import upsample
 from furnace.utils.labels import IGNORE_INDEX
 
 TOLERANCE = 1e-3  # of a trial: far above rounding, far below a fault
+BAND_BYTES = 6 * 2**20  # of logits at full resolution: larger bands leave the caches
 
 
-def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, K, h, w) at `size` (H, W); untouched if they have it."""
-    return logits if logits.shape[-2:] == tuple(size) else upsample(logits, size)
+def bands(logits: Tensor, size: tuple[int, int]) -> Iterator[slice]:
+    """The rows of `size` (H, W) in bands, in each of which logits (B, K, h, w) of one image take about `BAND_BYTES`."""
+    height, width = size
+    rows = max(1, BAND_BYTES // (logits.shape[1] * width * logits.element_size()))
+    return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
+
+
+def rows_at(logits: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
+    """The `rows` of logits (B, K, h, w) upsampled to `size` (H, W): (B, K, rows, W); a view if they have this size."""
+    (height, width), source = size, logits.shape[-2]
+    if logits.shape[-2:] == tuple(size):
+        return logits[..., rows, :]
+    if rows == slice(0, height):
+        return upsample(logits, size)
+    precision = torch.promote_types(logits.dtype, torch.float32)
+    position = torch.arange(rows.start, rows.stop, device=logits.device, dtype=precision)
+    position = position * ((source - 1) / max(height - 1, 1))  # corners aligned
+    above = position.long()
+    below = (above + 1).clamp(max=source - 1)
+    share = (position - above).to(logits.dtype).unsqueeze(1)
+    lines = torch.lerp(logits[..., above, :], logits[..., below, :], share)
+    return upsample(lines, (len(above), width))
 
 
 def kernels(logits: Tensor) -> ModuleType | None:
@@ -60,34 +80,36 @@ def try_kernels(fused: ModuleType, device: torch.device) -> None:
         torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def sum_over_images(loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:
-    """Sum of `loss(logits[i], *maps[i])` over the images i, differentiable in `logits` once.
+def sum_over_bands(loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:
+    """Sum of `loss(logits, *maps)` over all bands of all images, differentiable in `logits` once.
 
     Args:
-        loss: logits (1, K, h, w) and maps (1, ...) of one image to ().
-        logits: (B, K, h, w).
-        maps: (B, ...) each; no gradient reaches them.
+        loss: logits (1, K, rows, W) at full resolution and maps (1, rows, W) of one band to ().
+        logits: (B, K, h, w), at the resolution of the maps or lower.
+        maps: (B, H, W) each; no gradient reaches them.
 
     Returns:
         () of the dtype of `logits`.
     """
-    return _SumOverImages.apply(loss, logits, *maps)
+    return _SumOverBands.apply(loss, logits, *maps)
 
 
-class _SumOverImages(torch.autograd.Function):
-    """Computes each image's gradient right after its loss, as its full-resolution maps are still there."""
+class _SumOverBands(torch.autograd.Function):
+    """Computes each band's gradient right after its loss, as its full-resolution maps are still there."""
 
     @staticmethod
     def forward(ctx, loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:
+        size = maps[0].shape[-2:]
         total = logits.new_zeros(())
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[1] else None
+        gradient = torch.zeros_like(logits) if ctx.needs_input_grad[1] else None
         for i in range(len(logits)):
             image = logits[i : i + 1].detach().requires_grad_(gradient is not None)
-            with torch.set_grad_enabled(gradient is not None):
-                value = loss(image, *(m[i : i + 1] for m in maps))
-            if gradient is not None:
-                (gradient[i : i + 1],) = torch.autograd.grad(value, image)
-            total = total + value.detach()
+            for rows in bands(logits, size):
+                with torch.set_grad_enabled(gradient is not None):
+                    value = loss(rows_at(image, size, rows), *(m[i : i + 1, rows] for m in maps))
+                if gradient is not None:
+                    gradient[i : i + 1] += torch.autograd.grad(value, image)[0]
+                total = total + value.detach()
         ctx.save_for_backward(gradient)
         ctx.number_of_maps = len(maps)
         return total
@@ -100,7 +122,26 @@ class _SumOverImages(torch.autograd.Function):
 
 
 @torch.no_grad()
-def map_images(function: Callable[..., tuple[Tensor, ...]], *maps: Tensor) -> tuple[Tensor, ...]:
-    """`function(*maps[i])` of every image i, (1, ...) in and out, joined to (B, ...)."""
-    parts = [function(*(m[i : i + 1] for m in maps)) for i in range(len(maps[0]))]
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+def map_bands(
+    function: Callable[..., tuple[Tensor, ...]], logits: Sequence[Tensor], size: tuple[int, int], *maps: Tensor
+) -> tuple[Tensor, ...]:
+    """`function(*logits, *maps)` of all bands of all images, joined.
+
+    Args:
+        function: logits (1, K, rows, W) at full resolution and maps (1, rows, W) of one band to maps (1, rows, W).
+        logits: (B, K, h, w) each, at `size` (H, W) or lower.
+        maps: (B, H, W) each.
+
+    Returns:
+        (B, H, W) each.
+    """
+
+    def of_image(i: int) -> tuple[Tensor, ...]:
+        images = [scores[i : i + 1] for scores in logits]
+        parts = [
+            function(*(rows_at(image, size, rows) for image in images), *(m[i : i + 1, rows] for m in maps))
+            for rows in bands(images[0], size)
+        ]
+        return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+
+    return tuple(torch.cat(part) for part in zip(*map(of_image, range(len(logits[0]))), strict=True))

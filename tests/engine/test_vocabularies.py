@@ -46,10 +46,10 @@ def test_even_predictions_have_the_losses_of_the_formula(experiment, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment, count", EXPERIMENTS.items())
-def test_a_step_at_full_size_holds_nothing_larger_than_one_image_s_scores(experiment, count):
+def test_a_step_at_full_size_holds_nothing_as_large_as_one_image_s_scores(experiment, count):
     C = load(experiment)
     learner, batch = seeded_learner(C, CPU), random_batch(C, CPU)
     with Largest() as largest:
         output = learner.step(batch, 0)
     assert all(math.isfinite(value) for value in output.scalars.values())
-    assert largest.elements == count * C.image_height * C.image_width
+    assert largest.elements < count * C.image_height * C.image_width
