@@ -21,9 +21,8 @@ C.eval_source = f"{C.dataset_path}/config_new/val.txt"
 C.num_classes = 19
 C.image_height = C.image_width = 800
 
-# Method: the networks that learn see strong views of the images that they label
+# Method: CPCL as published; strong views and averaged teachers gained nothing (docs/RESULTS.md)
 C.unsup_weight = 1
-C.strong = True
 C.ignore_padding = True
 C.ohem = True
 
