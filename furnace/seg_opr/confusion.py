@@ -17,21 +17,21 @@ def confusion_matrix(target: Tensor, prediction: Tensor, num_classes: int) -> Te
     """
     target, prediction = target.flatten().long(), prediction.flatten().long()
     valid = (target >= 0) & (target < num_classes)
-    # Ignored pixels go to one bin past the end: no boolean indexing, which would make the host wait.
+    # Ignored pixels go to an extra bin at the end: boolean indexing would make the host wait.
     pairs = torch.where(valid, target * num_classes + prediction, num_classes**2)
     return count(pairs, num_classes**2 + 1)[:-1].view(num_classes, num_classes)
 
 
 def count(values: Tensor, bins: int) -> Tensor:
-    """Counts of each of 0 to `bins` - 1 among `values` (N,), int32 or int64: (bins,) of whole numbers."""
+    """Count each integer from 0 to `bins` - 1 in `values` (N,), int32 or int64; returns (bins,) whole numbers."""
     if values.is_cuda:
-        # bincount would make the host wait for the largest value; on a GPU histc counts integers, exactly.
+        # bincount would make the host wait for the largest value; on a GPU histc counts integers exactly.
         return torch.histc(values, bins, 0, bins)
     return torch.bincount(values, minlength=bins)
 
 
 def exact(values: Tensor) -> Tensor:
-    """Values in float64; in float32 on a device that lacks it, as Apple's GPUs do."""
+    """Values in float64; in float32 on a device without float64 (Apple's GPUs)."""
     return values.double() if has_float64(values.device) else values.float()
 
 
@@ -48,6 +48,6 @@ def class_iou(confusion: Tensor) -> Tensor:
 
 
 def pixel_accuracy(confusion: Tensor) -> Tensor:
-    """Share () float64 of correct pixels from counts (K, K); NaN without a pixel."""
+    """Share () float64 of correct pixels from counts (K, K); NaN if there are no pixels."""
     counts = exact(confusion)
     return counts.diag().sum() / counts.sum()

@@ -1,8 +1,8 @@
-"""Triton kernels that upsample small logits on the fly: predictions, cross entropy, and its gradient, for GPUs.
+"""Triton kernels for GPUs that upsample small logits on the fly: predictions, cross entropy, and its gradient.
 
-No tensor of (B, K, H, W) exists: each pixel interpolates the logits of its four neighbours, class by class, with a
-running soft-max (Milakov and Gimelshein, 2018). In the backward pass each of the small logits sums over the pixels that
-it reaches, in an order that is always the same. `losses` and `pseudo_label` have the plain form of all this.
+No tensor (B, K, H, W) is stored: each pixel interpolates the logits of its four neighbours, class by class, with a
+running soft-max (Milakov and Gimelshein, 2018). In the backward pass each small logit sums over the pixels that it
+influences, always in the same order. `losses` and `pseudo_label` have the plain form of these computations.
 
 The kernels use built-in functions of Triton only, so that TRITON_INTERPRET=1 runs them on a CPU, as the tests do.
 """
@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-PIXELS = 256  # of a program that goes forward
-COLUMNS, CLASSES = 64, 8  # of the small logits of a program that goes backward
+PIXELS = 256  # per program of the forward pass
+COLUMNS, CLASSES = 64, 8  # of the small logits, per program of the backward pass
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def _lines(pixel, scale, size):
 
 @triton.jit
 def _first_pixel(line, scale, pixels_per_line, pixels):
-    """The first of `pixels` that has a line before it, as `_lines` says; rounding may make it the one before that."""
+    """First of `pixels` whose line before it (see `_lines`) is `line`; with rounding, one pixel earlier is possible."""
     pixel = tl.ceil(line * pixels_per_line).to(tl.int32)
     pixel = tl.where(((pixel - 1) * scale).to(tl.int32) >= line, pixel - 1, pixel)
     return tl.minimum(tl.maximum(pixel, 0), pixels)
@@ -43,8 +43,8 @@ def _mix(top_left, top_right, bottom_left, bottom_right, weight_y, weight_x):
 
 @triton.jit
 def _over_classes(logits, pixel, exists, label, classes, height, width, columns, scale_y, scale_x):
-    """For pixels of an image, whose small `logits` begin there: largest logit, its class, sum of exp(logit - largest),
-    and the logit of `label` (NaN for no class)."""
+    """For each pixel: largest logit, its class, sum of exp(logit - largest), and the logit of `label` (NaN if it is not
+    a class). `logits` points to the image's first small logit."""
     top, bottom, weight_y = _lines(pixel // columns, scale_y, height)
     left, right, weight_x = _lines(pixel % columns, scale_x, width)
     largest = tl.full(pixel.shape, -3e38, tl.float32)  # not -inf: -inf - -inf is NaN
@@ -76,7 +76,7 @@ def _predict(
     exists = pixel < rows * columns
     here = image * rows * columns + pixel
     source = tl.full(pixel.shape, 0, tl.int64) + image
-    if MIXED:  # the second half of the logits shows inside the mask
+    if MIXED:  # inside the mask take the second half of the logits
         inside = tl.load(mask + here, mask=exists, other=0)
         source = tl.where(inside != 0, source + tl.num_programs(1), source)
     logits += source * (classes * height * width)
@@ -102,7 +102,7 @@ def _cross_entropy(
     normalizer = largest + tl.log(total)
     tl.store(normalizers + here, normalizer, mask=exists)
     loss = normalizer - of_label
-    loss = tl.where((label == ignored) | (loss < 0), 0.0, loss)  # approximate logarithms give no probability above 1
+    loss = tl.where((label == ignored) | (loss < 0), 0.0, loss)  # rounding of log must not give a probability above 1
     tl.store(losses + here, loss, mask=exists)
 
 
@@ -120,7 +120,7 @@ def _cross_entropy_backward(
     plane = (image * classes + k) * (height * width)
     exists = (k < classes) & (column < width)[None, :]
     gradient = tl.full((CLASSES, BLOCK), 0.0, tl.float32)
-    # The pixels between this row and the one before, then the one after; and so for the columns.
+    # The pixels between this row and the one before, then those up to the one after; the same for the columns.
     for below in tl.static_range(2):
         top = row - 1 + below
         first_y = _first_pixel(top, scale_y, pixels_y, rows)
@@ -188,7 +188,7 @@ def _predicted(logits: Tensor, mask: Tensor | None, images: int, size: tuple[int
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Cross entropy (B, H, W) float32 of each pixel, 0 if ignored, NaN if its label is no class.
+    """Cross entropy (B, H, W) float32 of each pixel; 0 if ignored, NaN if its label is not a class.
 
     Args:
         logits: (B, K, h, w) float32, upsampled to the labels; differentiable once.
@@ -218,9 +218,9 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_losses: Tensor):
         logits, labels, normalizers = ctx.saved_tensors
         shape = classes, height, width, rows, columns, *scales = _shape(logits, labels.shape[-2:])
-        # All pixels belong to a line that is the only one.
+        # If the small map has only one line, all pixels belong to it.
         per_line = [1 / scale if scale else float(n) for scale, n in zip(scales, (rows, columns), strict=True)]
-        # One more than whole numbers give: for rounding, in the number and in the first of them.
+        # One more than the exact count, because rounding may change the count and the first pixel.
         span = (columns - 1) // (width - 1) + 1 if width > 1 else columns
         grad_logits = torch.empty_like(logits)
         grid = height * triton.cdiv(width, COLUMNS), triton.cdiv(classes, CLASSES), len(logits)

@@ -1,4 +1,4 @@
-"""The bilinear interpolation of the network, its decoder and its losses."""
+"""Bilinear interpolation, as used in the network, its decoder and its losses."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -58,13 +58,13 @@ def weighted_cross_entropy(
     counted: Tensor | None = None,
     whole: WholeBatch = ALONE,
 ) -> Tensor:
-    """Cross entropy times a weight per pixel, averaged over all counted pixels, the ignored ones counting as 0.
+    """Cross entropy times a weight per pixel, averaged over all counted pixels; ignored pixels count as 0.
 
     Args:
         logits: (B, K, h, w) floating point, at the resolution of the labels or lower.
         labels: (B, H, W) int64.
         weight: (B, H, W), None for 1.
-        counted: (B, H, W) bool, False for pixels that do not exist, such as padding; None if all do.
+        counted: (B, H, W) bool, False for pixels outside the image, such as padding; None if all count.
         whole: as in `mean_cross_entropy`.
 
     Returns:
@@ -99,23 +99,23 @@ def hard_pixels(
     ignore_index: int = IGNORE_INDEX,
     whole: WholeBatch = ALONE,
 ) -> Tensor:
-    """Labels with the easy pixels ignored, too: those whose class has a probability above `thresh`.
+    """Labels with easy pixels ignored, too: a pixel is easy if the probability of its class is above `thresh`.
 
-    The threshold rises as far as needed to keep the `min_kept` hardest pixels of the whole batch; with fewer than
-    `min_kept` valid pixels, or with `min_kept` 0, none is dropped. Shapes as in `mean_cross_entropy`.
+    The threshold rises until the `min_kept` hardest pixels of the whole batch are kept; with fewer than `min_kept`
+    valid pixels, or with `min_kept` 0, all pixels are kept. Shapes as in `mean_cross_entropy`.
     """
     if min_kept == 0:
         return labels
     probability = label_probability(logits, labels, ignore_index)
     easiest_kept = kth_smallest(probability, min_kept, whole)
-    dropped = probability > easiest_kept.clamp(min=thresh)  # NaN is not, so that nobody overlooks it
+    dropped = probability > easiest_kept.clamp(min=thresh)  # NaN is kept, so that it shows in the loss
     return labels.where(~dropped, ignore_index)
 
 
 def label_probability(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Probability (B, H, W) of each pixel's own class, without a gradient; shapes as in `mean_cross_entropy`.
 
-    Ignored pixels have 1: if too few are valid, the kth smallest is 1, above which there is nothing.
+    Ignored pixels have 1: if too few pixels are valid, the kth smallest is 1, and no pixel is dropped.
     """
     if fused := kernels(logits):
         return fused.cross_entropy(logits.detach(), labels, ignore_index).neg_().exp_()
@@ -129,20 +129,20 @@ def label_probability(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE
 
 
 def kth_smallest(values: Tensor, k: int, whole: WholeBatch = ALONE) -> Tensor:
-    """The exact kth smallest () of floating-point `values` of any shape, none below 0; the largest of fewer than k.
+    """The exact kth smallest () of floating-point `values` >= 0 of any shape; the largest if there are fewer than k.
 
-    Radix selection: numbers from 0 on have the order of their bits, read as integers. A histogram of the highest bits
-    finds the bin of the wanted value, another one within that bin the next bits, and so on: a few passes over the
-    values, without sorting, and without that the host or other processes wait for more than the histograms.
+    Radix selection: floats >= 0 have the same order as their bits, read as integers. A histogram of the highest bits
+    finds the bin of the wanted value, a second one within that bin the next bits, and so on. This takes a few passes
+    over the values and no sorting; processes exchange only the histograms, and the host does not wait.
     """
     if values.device.type == "cpu" and whole is ALONE:
         return values.flatten().kthvalue(min(k, values.numel())).values
-    bits = values.abs().flatten().view(INTEGERS[values.element_size()])  # without the sign that -0 and NaN may have
+    bits = values.abs().flatten().view(INTEGERS[values.element_size()])  # abs: -0 and NaN may have a sign bit
     wanted = whole.total(torch.full((), values.numel(), device=values.device)).clamp(max=k)
     found = torch.zeros((), dtype=bits.dtype, device=values.device)
     for shift in reversed(range(0, 8 * values.element_size(), DIGIT_BITS)):
         digits = (bits >> shift) & (2**DIGIT_BITS - 1)
-        # The highest digit has no digits above it: a shift by all bits is not defined.
+        # Two shifts, because for the highest digit one shift by all bits would be undefined.
         inside = (bits >> shift >> DIGIT_BITS) == found
         counts = whole.total(count(digits.where(inside, 2**DIGIT_BITS).int(), 2**DIGIT_BITS + 1)[:-1].long())
         until = counts.cumsum(0)
@@ -169,8 +169,8 @@ class OhemCrossEntropy(MeanCrossEntropy):
 
     Args:
         ignore_index: label of the pixels that do not count.
-        thresh: a pixel is hard while the probability of its class is at most this.
-        min_kept: hard pixels to keep at least in the whole batch; 0 switches the selection off.
+        thresh: a pixel is hard if the probability of its class is at most this.
+        min_kept: smallest number of pixels to keep in the whole batch; 0 switches the selection off.
         class_weight: (K,) or None.
         whole: how to sum over the processes that share the batch.
 

@@ -1,4 +1,4 @@
-"""Metrics of an evaluation: `C.eval_metrics` lists them by name. A new one needs nothing but a class here."""
+"""Metrics of an evaluation: `C.eval_metrics` lists them by name. A new metric is one more class in this file."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,16 +16,16 @@ BOUNDARY_WIDTH = 0.02  # share of the image's diagonal
 
 
 class Metric:
-    """Contract of a metric. It is built with `num_classes` (K) and a device, and holds counts in `state`.
+    """Contract of a metric, which is built with `num_classes` (K) and a device and has counts in `state`.
 
     `state` is a tensor of any shape that adds up over images and processes. The class attributes map the names of
     values, which are keys of results.json, to titles:
 
-        numbers: values in [0, 1]; snapshots and methods are ranked by the first one, if the metric is the first.
-        per_class: values (K,), a column each in the tables of classes.
-        matrices: counts (K, K) with labels in rows, a plot each.
-        means: not titles, but for numbers that are a mean over classes the name of the value in `per_class`.
-        note: what readers need to know, one sentence or two.
+        numbers: values in [0, 1]; the first number of the first metric ranks snapshots and methods.
+        per_class: values (K,); each is a column in the tables of classes.
+        matrices: counts (K, K) with labels in rows; each is a plot.
+        means: for a number that is a mean over classes, the name of its value in `per_class` (not a title).
+        note: explanation for readers of the tables, one or two sentences.
     """
 
     numbers: ClassVar[Mapping[str, str]]
@@ -39,14 +39,14 @@ class Metric:
         raise NotImplementedError
 
     def update(self, labels: Tensor, prediction: Tensor) -> None:
-        """Add an image: labels (H, W) of any integer type, ignored outside of 0..K-1; prediction (H, W) in 0..K-1.
+        """Add an image: labels (H, W) of any integer type, ignored if outside 0..K-1; prediction (H, W) in 0..K-1.
 
-        Both are on the metric's device. The host must not wait for it.
+        Both are on the metric's device. The host must not wait for the device.
         """
         raise NotImplementedError
 
     def compute(self) -> dict[str, Tensor]:
-        """All values by name, on the device of `state`; NaN where there is nothing to measure."""
+        """All values by name, on the device of `state`; NaN if a value is undefined."""
         raise NotImplementedError
 
 
@@ -62,7 +62,7 @@ class MetricList:
         names: of metrics, at least one.
 
     Raises:
-        UserError: no such metric, or none is named.
+        UserError: a metric is unknown, or `names` is empty.
     """
 
     def __init__(self, names: Iterable[str]):
@@ -78,11 +78,11 @@ class MetricList:
         self.notes = [metric.note for metric in self.metrics if metric.note]
 
     def build(self, num_classes: int, device: torch.device) -> list[Metric]:
-        """The metrics, without an image yet."""
+        """New metrics, without images."""
         return [metric(num_classes, device) for metric in self.metrics]
 
     def rank_of(self, values: Mapping[str, Any]) -> float:
-        """The value that ranks snapshots, of those of results.json; below all others if nothing was measured."""
+        """The value of results.json that ranks snapshots; -1 if it is missing."""
         value = values[self.main]
         return -1.0 if value is None else value
 
@@ -108,8 +108,8 @@ class IoU(Metric):
     matrices: ClassVar = {"confusion": "confusion matrix"}
     means: ClassVar = {"miou": "iou", "mean_accuracy": "accuracy"}
     note: ClassVar = (
-        "IoU: a class that is absent from labels and predictions is left out of the mean; a class that is predicted "
-        "but absent from the labels counts 0. Mean class accuracy: over the classes in the labels. Support: the "
+        "IoU: the mean leaves out classes that are absent from labels and predictions; a class that is predicted "
+        "but absent from the labels counts as 0. Mean class accuracy: over the classes in the labels. Support: the "
         "class's share of the labelled pixels."
     )
 
@@ -139,16 +139,16 @@ class IoU(Metric):
 class BoundaryIoU(Metric):
     """IoU of the pixels near the contours of label and prediction, per class over all images.
 
-    Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021. Ignored pixels
-    are ignored in the prediction, too: towards them both have a contour, as towards the outside of the image.
+    Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021. Ignored pixels are
+    ignored in the prediction, too: both have a contour along ignored pixels and along the image border.
     """
 
     numbers: ClassVar = {"boundary_miou": "boundary mIoU"}
     per_class: ClassVar = {"boundary_iou": "boundary IoU"}
     means: ClassVar = {"boundary_miou": "boundary_iou"}
     note: ClassVar = (
-        f"Boundary IoU: of the pixels within {100 * BOUNDARY_WIDTH:g} % of the image's diagonal from a contour; "
-        "absent classes count as for IoU."
+        f"Boundary IoU: IoU of the pixels whose distance from a contour is at most {100 * BOUNDARY_WIDTH:g} % of the "
+        "image's diagonal; absent classes count as for IoU."
     )
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
@@ -172,8 +172,8 @@ class BoundaryIoU(Metric):
 def boundary(labels: Tensor, fill: int) -> Tensor:
     """Labels (H, W) int64 near contours, `fill` elsewhere.
 
-    A pixel is near a contour if the square around it that reaches as far as `BOUNDARY_WIDTH`, at least a pixel, holds
-    another label or a part of the outside. These are the pixels that as many erosions by 3 x 3 take from its class.
+    A pixel is near a contour if the square around it contains another label or reaches outside the image. The square
+    extends by `BOUNDARY_WIDTH` of the diagonal, at least one pixel. As many 3 x 3 erosions remove the same pixels.
     """
     reach = max(1, round(BOUNDARY_WIDTH * math.hypot(*labels.shape)))
     padded = F.pad(labels[None, None].float(), [reach] * 4, value=-1)

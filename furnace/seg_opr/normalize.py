@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(images / 255 - mean) / std; images of floating point are taken to lie in [0, 1] already.
+    """(images / 255 - mean) / std; floating-point images must be in [0, 1] and are not divided by 255.
 
     Args:
         mean, std: three numbers each, RGB, of values in [0, 1].

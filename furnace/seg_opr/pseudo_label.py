@@ -25,9 +25,9 @@ class PseudoLabels:
 
     Attributes:
         intersection: (B, H, W) int64, the label where both agree, else 255; for the conservative network.
-        union: (B, H, W) int64, the label where both agree, else that of the branch whose class is in
-            more disagreement; for the progressive network.
-        weight_intersection, weight_union: (B, H, W), confidence of those labels.
+        union: (B, H, W) int64, the label where both agree, else the label of the branch whose class has more
+            disagreement; for the progressive network.
+        weight_intersection, weight_union: (B, H, W), confidence of these labels.
         class_weight: (K,) float64, share of each class in the disagreement.
         overlap: () float64, share of the pixels on which the teachers agree.
         predictions: of each teacher.
@@ -61,7 +61,7 @@ def predict_upsampled(logits: Tensor, size: tuple[int, int]) -> Predictions:
 
 
 def predict_mixed(logits_0: Tensor, logits_1: Tensor, mask: Tensor) -> Predictions:
-    """`predict` on CutMix of two logit maps (B, K, h, w) upsampled to the mask (B, 1, H, W); it is 1 for the second."""
+    """`predict` on two logit maps (B, K, h, w), upsampled and mixed: the second where the mask (B, 1, H, W) is 1."""
     if fused := kernels(logits_0):
         return Predictions(*fused.predict_mixed(logits_0, logits_1, mask))
 
@@ -86,11 +86,11 @@ def combine(
 ) -> PseudoLabels:
     """Intersection and union of two teachers' predictions; agreement is counted over the whole batch.
 
-    If they differ, the union takes the class in more "disagreement", by other `counts` (K, K) of both labels if given,
-    or the prediction of more "confidence".
+    If they differ, the union takes the class with more "disagreement" or the prediction with more "confidence".
+    `counts` (K, K) of both labels replace those of the batch in the disagreement.
     """
     agreement = whole.total(confusion_matrix(first.labels, second.labels, num_classes))
-    # The identity keeps the shares finite for classes that nobody predicts.
+    # The identity keeps the shares finite for classes without predictions.
     identity = torch.eye(num_classes, dtype=agreement.dtype, device=agreement.device)
     agreement = agreement + identity
     class_weight = disagreement(agreement if counts is None else counts + identity)

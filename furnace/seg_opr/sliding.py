@@ -1,7 +1,7 @@
 """Sliding-window inference, scale by scale, with the geometry of the published evaluation.
 
-Windows of several images and scales share the network's batches; scores are summed on the network's device, and only
-as many rows of them as a window is high.
+Windows of several images and scales share the network's batches. Scores are summed on the network's device; with one
+scale of 1, only as many rows as the window has are held.
 """
 
 import functools
@@ -21,11 +21,11 @@ ToInput = Callable[[Tensor], Tensor]
 Scorer = Callable[[Tensor], Tensor]
 Reducer = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 Tag = TypeVar("Tag")
-ROWS = 32  # that are reduced at a time: soft-max and arg-max make copies
+ROWS = 32  # reduced at a time: soft-max and arg-max make copies
 
 
 def whole_scores(scores: Tensor, counts: Tensor) -> tuple[Tensor]:
-    """The scores as they are."""
+    """The unchanged scores."""
     return (scores,)
 
 
@@ -59,16 +59,16 @@ class SlidingWindow:
         normalize: ToInput,
         reduce: Reducer = whole_scores,
     ) -> Iterator[tuple[Tag, tuple[Tensor, ...]]]:
-        """Maps of many images, in their order, the batches being filled across images.
+        """Maps of many images, in their order; a batch may contain windows of several images.
 
-        With the one scale 1 the scores of no image are held as a whole, but `crop` rows of them: what is above the
-        next windows is reduced at once.
+        If the only scale is 1, `crop` rows of an image's scores are held, not the whole image: rows above the next
+        windows are reduced at once.
 
         Args:
-            images: (H, W, 3) uint8 RGB, and whatever is to come back with its maps.
+            images: (H, W, 3) uint8 RGB, and a tag that is returned with its maps.
             network: normalised windows (N, 3, crop, crop) to scores (N, K, crop, crop).
-            normalize: uint8 (1, 3, h, w) to float (1, 3, h, w), on the device that is to do the work.
-            reduce: scores (K, h, W) of some rows, summed over windows, mirrors and scales, and the number of their
+            normalize: uint8 (1, 3, h, w) to float (1, 3, h, w), on the network's device.
+            reduce: scores (K, h, W) of some rows, summed over windows, mirrors and scales, and the number of
                 summands (h, W), to maps (..., h, W).
 
         Yields:
@@ -102,7 +102,7 @@ class SlidingWindow:
         return _Scaled(canvas, prepare, self.crop, (height, width), [(y, x) for y in rows for x in columns])
 
     def _pass(self, waiting: deque, network: Scorer) -> None:
-        """One batch of waiting windows through the network, and their scores to where they belong."""
+        """Pass one batch of waiting windows through the network and add their scores to their images."""
         chunk = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
         windows = torch.stack([part.window(y, x) for part, y, x in chunk])
         scores = network(windows)
@@ -118,13 +118,13 @@ class _Scaled:
 
     Args:
         canvas: the padded image (1, 3, h, w).
-        prepare: normalises rows of the canvas; None if they are normalised.
+        prepare: normalises rows of the canvas; None if they are normalised already.
         crop: side of the window.
         size: of the image without padding.
         corners: first pixels (y, x) of the windows, row by row.
 
-    `take` gets the finished rows of the sums, (K + 1, rows, w) without padding, from top to bottom, the number of
-    summands as the last class; without `take` they are held.
+    `take` gets the finished rows of the sums (K + 1, rows, w), without padding, from top to bottom; the last channel is
+    the number of summands. Without `take` the rows are held.
     """
 
     canvas: Tensor
@@ -149,7 +149,7 @@ class _Scaled:
         return self.prepared[1][..., x : x + self.crop]
 
     def add(self, window: Tensor, count: int, y: int, x: int) -> None:
-        """Add the scores (K, crop, crop) of a window, a sum of `count`; windows come in the order of `corners`."""
+        """Add a window's scores (K, crop, crop), a sum of `count` passes; windows come in the order of `corners`."""
         if self.total is None:
             rows = self.crop if self.take else self.canvas.shape[-2]
             self.total = window.new_zeros(len(window) + 1, rows, self.canvas.shape[-1])
@@ -168,7 +168,7 @@ class _Scaled:
         return self._unpadded(self.total)
 
     def _finish(self, until: int) -> None:
-        """Hand over the rows above `until`, and move those below up."""
+        """Hand the rows above `until` to `take`, and move the rows below up."""
         count = until - self.top
         self.take(self._unpadded(self.total[:, :count]))
         kept = self.total.shape[1] - count
@@ -177,7 +177,7 @@ class _Scaled:
         self.top = until
 
     def _unpadded(self, rows: Tensor) -> Tensor:
-        """The part of some rows from `top` on that lies on the image."""
+        """Rows from `top` on, without the padding."""
         (height, width), (padded_height, padded_width) = self.size, self.canvas.shape[-2:]
         top, left = (padded_height - height) // 2, (padded_width - width) // 2
         first, last = max(top - self.top, 0), max(top + height - self.top, 0)
@@ -185,7 +185,7 @@ class _Scaled:
 
 
 class _Image:
-    """One image on its way: its tag, its size, its scaled versions, and its maps as far as rows are finished."""
+    """One image in progress: its tag, its size, its scaled versions, and the finished rows of its maps."""
 
     def __init__(self, tag: object, size: tuple[int, int], scaled: list[_Scaled], reduce: Reducer):
         self.tag, self.size, self.scaled, self.reduce = tag, size, scaled, reduce
@@ -198,7 +198,7 @@ class _Image:
         return all(part.missing == 0 for part in self.scaled)
 
     def take(self, sums: Tensor) -> None:
-        """Reduce finished rows (K + 1, h, W), few at a time."""
+        """Reduce finished rows (K + 1, h, W), `ROWS` at a time."""
         for rows in sums.split(ROWS, dim=1):
             found, count = self.reduce(rows[:-1], rows[-1]), rows.shape[1]
             if self.maps is None:
@@ -214,7 +214,7 @@ class _Image:
         return self.tag, self.maps
 
     def resized(self) -> Tensor:
-        """The total of the scales' sums at the image's size (half-pixel centres, as OpenCV's INTER_LINEAR)."""
+        """Total over the scales at the image's size (half-pixel centres, as OpenCV's INTER_LINEAR)."""
         resized = (
             F.interpolate(part.scores()[None], size=self.size, mode="bilinear", align_corners=False)[0]
             for part in self.scaled
@@ -223,11 +223,11 @@ class _Image:
 
 
 def rescale(image: np.ndarray, scale: float) -> np.ndarray:
-    """An image (H, W, 3) uint8 at `scale`, as published, each side of a pixel at least."""
+    """Resize an image (H, W, 3) uint8 by `scale`, as published; each side has at least one pixel."""
     if scale == 1:
         return image
     height, width = image.shape[:2]
-    # By factors where that leaves something: a size in pixels would move OpenCV's sampling points.
+    # Use factors if the result is not empty: a size in pixels would move OpenCV's sampling points.
     if round(min(height, width) * scale) >= 1:
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -242,7 +242,7 @@ def starts(side: int, crop: int, stride_rate: float) -> list[int]:
 
 
 def pad_to(images: Tensor, crop: int) -> Tensor:
-    """Zeros around images (N, C, h, w) up to `crop`; the odd row or column goes to the bottom or right."""
+    """Pad images (N, C, h, w) with zeros to at least `crop`; an odd row or column goes to the bottom or right."""
     missing_y, missing_x = max(crop - images.shape[-2], 0), max(crop - images.shape[-1], 0)
     if not (missing_y or missing_x):
         return images

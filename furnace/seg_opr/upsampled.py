@@ -48,7 +48,7 @@ def rows_at(logits: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
 
 
 def kernels(logits: Tensor) -> ModuleType | None:
-    """The module `fused` if its kernels take such logits on their device, else None: then the plain form does it."""
+    """The module `fused` if its kernels work for these logits on their device, else None: use the plain form."""
     return _fused_on(logits.device) if logits.is_cuda and logits.dtype == torch.float32 else None
 
 
@@ -58,7 +58,7 @@ def _fused_on(device: torch.device) -> ModuleType | None:
         from furnace.seg_opr import fused
 
         try_kernels(fused, device)
-    except Exception as error:  # no Triton, no C compiler for it, a GPU that is too old, a folder without room
+    except Exception as error:  # no Triton, no C compiler, an old GPU, or a full disk
         line = f"{type(error).__name__}: {error}".partition("\n")[0]
         warnings.warn(f"labels and losses are slower: Triton kernels do not work on {device} ({line})", stacklevel=2)
         return None
@@ -68,7 +68,7 @@ def _fused_on(device: torch.device) -> ModuleType | None:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def try_kernels(fused: ModuleType, device: torch.device) -> None:
-    """Let the kernels take a few pixels on a device. Raises AssertionError if the plain form has other values."""
+    """Run the kernels on a few pixels on a device. Raises AssertionError if the plain form gives other values."""
     classes, size = 5, (7, 9)
     logits = torch.linspace(-9, 9, classes * 2 * 3).sin().view(1, classes, 2, 3).to(device).requires_grad_()
     labels = torch.arange(size[0] * size[1], device=device).view(1, *size) % classes

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 class WholeBatch:
-    """A batch that one process holds alone. `furnace.engine.distributed` has the one for many."""
+    """A batch in one process. `furnace.engine.distributed` has the class for several processes."""
 
     def total(self, value: Tensor) -> Tensor:
-        """Sum of every process's `value`, the same shape."""
+        """Sum of `value` over the processes, in the same shape."""
         return value
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean over the processes. A loss divided by the mean of its normaliser has, averaged over the processes as
-        DistributedDataParallel averages gradients, the value that one process would compute."""
+        """Mean of `value` over the processes. If each process divides its loss by the mean of the normaliser, the
+        average that DistributedDataParallel takes equals the loss of one process with the whole batch."""
         return value
 
     def gather(self, value: Tensor) -> Tensor:
-        """Every process's `value` (N,), one after another."""
+        """Concatenate `value` (N,) of all processes."""
         return value
 
 
