@@ -1,7 +1,7 @@
 """Supervised and unsupervised cross entropies over pixels.
 
-Logits may have a lower resolution than the labels: they are upsampled in bands of rows (see `upsampled`), or in the
-kernels of a GPU (see `fused`). OHEM: Shrivastava et al., CVPR 2016, in the form the published code uses for Cityscapes.
+Logits may have a lower resolution than the labels: they are upsampled in bands of rows (see `upsampled`), or by
+kernels on a GPU (see `fused`). OHEM: Shrivastava et al., CVPR 2016, in the form of the published code for Cityscapes.
 """
 
 import torch
@@ -47,7 +47,7 @@ def mean_cross_entropy(
         total = (fused.cross_entropy(logits, labels, ignore_index) * weight).sum()
     else:
         total = sum_over_bands(band_loss, logits, labels)
-    # If nothing is valid the sum is 0, and 0 / 1 keeps value and gradient 0 instead of NaN.
+    # If no pixel is valid, the sum is 0: dividing by 1 keeps value and gradient at 0 instead of NaN.
     return total / normalizer.where(normalizer > 0, 1)
 
 

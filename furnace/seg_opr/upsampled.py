@@ -1,9 +1,9 @@
-"""Full-resolution work on quarter-resolution logits, one band of rows of one image at a time.
+"""Full-resolution computations on quarter-resolution logits, one band of rows of one image at a time.
 
 A full-resolution map of logits is by far the largest tensor of a training step (16 x 19 x 800 x 800 float32: 778 MB),
 and a plain step makes dozens of passes over such maps. Here only one band exists at any time, small enough for the
-caches whatever the number of classes, and only the quarter-resolution gradient is kept. This is the form for CPUs, and
-the reference of the kernels that GPUs have in its place (see `fused`).
+caches whatever the number of classes, and only the quarter-resolution gradient is kept. CPUs use this form; it is the
+reference for the kernels that GPUs use instead (see `fused`).
 """
 
 import warnings
@@ -19,12 +19,12 @@ from torch.autograd.function import once_differentiable
 from furnace.seg_opr.interpolate import upsample
 from furnace.utils.labels import IGNORE_INDEX
 
-TOLERANCE = 1e-3  # of a trial: far above rounding, far below a fault
+TOLERANCE = 1e-3  # of the trial: far above rounding errors, far below a wrong result
 BAND_BYTES = 6 * 2**20  # of logits at full resolution: larger bands leave the caches
 
 
 def bands(logits: Tensor, size: tuple[int, int]) -> Iterator[slice]:
-    """The rows of `size` (H, W) in bands, in each of which logits (B, K, h, w) of one image take about `BAND_BYTES`."""
+    """Split the rows of `size` (H, W): in a band, full-size logits (1, K, rows, W) take at most about `BAND_BYTES`."""
     height, width = size
     rows = max(1, BAND_BYTES // (logits.shape[1] * width * logits.element_size()))
     return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
@@ -81,12 +81,12 @@ def try_kernels(fused: ModuleType, device: torch.device) -> None:
 
 
 def sum_over_bands(loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:
-    """Sum of `loss(logits, *maps)` over all bands of all images, differentiable in `logits` once.
+    """Sum of `loss(logits, *maps)` over all bands of all images; differentiable once, with respect to `logits`.
 
     Args:
         loss: logits (1, K, rows, W) at full resolution and maps (1, rows, W) of one band to ().
         logits: (B, K, h, w), at the resolution of the maps or lower.
-        maps: (B, H, W) each; no gradient reaches them.
+        maps: (B, H, W) each; they get no gradient.
 
     Returns:
         () of the dtype of `logits`.
@@ -95,7 +95,7 @@ def sum_over_bands(loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -
 
 
 class _SumOverBands(torch.autograd.Function):
-    """Computes each band's gradient right after its loss, as its full-resolution maps are still there."""
+    """Computes each band's gradient right after its loss, while its full-resolution maps still exist."""
 
     @staticmethod
     def forward(ctx, loss: Callable[..., Tensor], logits: Tensor, *maps: Tensor) -> Tensor:
