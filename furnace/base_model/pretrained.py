@@ -48,7 +48,7 @@ def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tenso
     if source is None:
         return {}, "encoder weights: random"
     if source == IMAGENET and not _downloading.get() and not (file := imagenet_file(name)).is_file():
-        return {}, f"encoder weights: random for now, nothing is downloaded; training uses {file.name}"
+        return {}, f"encoder weights: random for now (no downloads here); training uses {file.name}"
     read, taken = imagenet_weights(name) if source == IMAGENET else read_state_dict(source)
     bare, removed = strip_prefix(read, first_name(name), source)
     tensors, origin = recognize(bare) if name in ENCODERS else timm_weights().convert(name, bare, source)
