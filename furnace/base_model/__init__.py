@@ -1,4 +1,4 @@
-"""Networks: encoders, decoders, and the network of one or two branches.
+"""Networks: encoders, decoders, and the network of one or more branches.
 
 The names here are imported at their first use, see `furnace/__init__.py`.
 """

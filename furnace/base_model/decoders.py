@@ -1,4 +1,4 @@
-"""Decoders: an encoder's maps to logits. DeepLabv3+ (Chen et al., ECCV 2018) is ours, others are a library's."""
+"""Decoders from an encoder's maps to logits: our DeepLabv3+ (Chen et al., ECCV 2018), and two of a library."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,15 +9,15 @@ from furnace.seg_opr.interpolate import upsample
 from furnace.utils.errors import UserError
 from furnace.utils.names import Registry
 
-# Functions (channels, strides, num_classes, width): of an encoder's maps, K, and the decoder's own width. They give two
-# modules: the head takes the tuple of maps to features, the classifier these to logits (B, K, h, w) of any size.
+# Functions of the channels and strides of an encoder's maps, the number of classes K, and the decoder's width. They
+# return two modules: the head (tuple of maps to features) and the classifier (features to logits (B, K, h, w)).
 DECODERS: Registry[Callable[[Sequence[int], Sequence[int], int, int], tuple[nn.Module, nn.Module]]] = Registry(
     "decoder"
 )
 
 ASPP_RATES = (6, 12, 18)
 REDUCED_CHANNELS = 48
-UPERNET_STRIDE, UPERNET_MAPS = 4, 3  # finest stride that it takes, and the fewest maps
+UPERNET_STRIDE, UPERNET_MAPS = 4, 3  # smallest stride and smallest number of maps
 DPT_MAPS = 4
 LIBRARY_DECODERS = ("upernet", "dpt")
 
@@ -40,7 +40,7 @@ class ASPP(nn.Module):
         self.red_conv = nn.Conv2d(channels * (1 + len(ASPP_RATES)), channels, 1, bias=False)
         self.pool_red_conv = nn.Conv2d(channels, channels, 1, bias=False)
         self.red_bn = nn.BatchNorm2d(channels)
-        self.activation = nn.LeakyReLU(0.01, inplace=True)  # its input isn't kept beside its output
+        self.activation = nn.LeakyReLU(0.01, inplace=True)  # in place: the input is not kept for the backward pass
 
     def forward(self, features: Tensor) -> Tensor:
         maps = torch.cat([conv(features) for conv in self.map_convs], dim=1)
@@ -53,9 +53,9 @@ class ASPP(nn.Module):
 
 
 class DeepLabHead(nn.Module):
-    """ASPP on the coarsest map, upsampled and refined with map `low`.
+    """ASPP on the coarsest map, upsampled and refined with the map of index `low`.
 
-    `forward(maps)` gives (B, channels, h, w) in the size of map `low`.
+    `forward(maps)` gives (B, channels, h, w) at the size of this map.
     """
 
     def __init__(self, low_channels: int, high_channels: int, channels: int, low: int = 0):
@@ -84,7 +84,7 @@ class DeepLabHead(nn.Module):
 def deeplabv3plus(
     channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int
 ) -> tuple[nn.Module, nn.Module]:
-    """DeepLabv3+ on the map of stride 4, or the finest, and on the coarsest; begun as published."""
+    """DeepLabv3+ on the map of stride 4 (or the finest) and the coarsest map, with the published initialisation."""
     low = strides.index(4) if 4 in strides else 0
     head, classifier = DeepLabHead(channels[low], channels[-1], width, low), nn.Conv2d(width, num_classes, 1)
     for module in (*head.modules(), classifier):
@@ -97,7 +97,7 @@ def deeplabv3plus(
 def upernet(
     channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int
 ) -> tuple[nn.Module, nn.Module]:
-    """UPerNet on all maps from stride 4. Raises UserError if there are too few."""
+    """UPerNet on all maps of stride 4 or more. Raises UserError if there are too few."""
     from furnace.base_model.library_decoders import UPerNetHead
 
     used = [i for i, stride in enumerate(strides) if stride >= UPERNET_STRIDE]
@@ -108,15 +108,15 @@ def upernet(
 
 @DECODERS.register("dpt")
 def dpt(channels: Sequence[int], strides: Sequence[int], num_classes: int, width: int) -> tuple[nn.Module, nn.Module]:
-    """DPT on the four maps of a plain ViT. Raises UserError if there are others."""
+    """DPT on the four maps of a plain ViT. Raises UserError for other encoders."""
     from furnace.base_model.library_decoders import DPTHead
 
     if len(strides) != DPT_MAPS or len(set(strides)) > 1:
-        raise UserError(misfit("dpt", f"needs {DPT_MAPS} maps of one stride, as plain ViTs give them", strides))
+        raise UserError(misfit("dpt", f"needs {DPT_MAPS} maps of one stride, as from a plain ViT", strides))
     return DPTHead(channels, width), nn.Conv2d(width, num_classes, 1)
 
 
 def misfit(decoder: str, needed: str, strides: Sequence[int]) -> str:
-    """One line about an encoder that a decoder can't work on."""
+    """Message about an encoder that does not fit a decoder."""
     given = ", ".join(map(str, strides))
-    return f"C.decoder = {decoder}: {needed}; those of C.backbone have strides {given}; set C.decoder = deeplabv3plus"
+    return f"C.decoder = {decoder}: {needed}; C.backbone has strides {given}; set C.decoder = deeplabv3plus"

@@ -1,4 +1,4 @@
-"""Encoders by name: images to a pyramid of maps; ours, known without PyTorch, and every name that timm knows."""
+"""Encoders by name, from images to a pyramid of maps: ours, listed without importing PyTorch, and all of timm."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Encoder:
     """An entry of `ENCODERS`.
 
     Args:
-        build: gives the module, whose `forward(images (B, 3, H, W))` gives a tuple of maps, the finest first, and whose
-            `channels` and `strides` are those of each map. It takes a state dict, or None: of an encoder in several
-            forms the module has that of the tensors.
-        mean, std: RGB normalisation that it was trained with, of values in [0, 1].
-        fits: tells whether it takes images of a height and a width; None: any.
+        build: returns the module. Its `forward(images (B, 3, H, W))` gives a tuple of maps, the finest first; its
+            `channels` and `strides` have one number per map. `build` takes a state dict, which selects the variant
+            of an encoder with several variants, or None.
+        mean, std: RGB normalisation of its training, for values in [0, 1].
+        fits: returns True if it takes images of a height and a width; None: any size.
     """
 
     build: Callable[[Mapping[str, Tensor] | None], nn.Module]
@@ -36,7 +36,7 @@ class Encoder:
 
 
 class EncoderRegistry(Registry[Encoder]):
-    """Our own entries, and behind them timm's, which is imported only for names that are not ours."""
+    """Our own encoders, then timm's; timm is imported only for names that are not ours."""
 
     def knows(self, name: str) -> bool:
         return name in self or timm_encoders().is_name(name)
@@ -48,12 +48,12 @@ class EncoderRegistry(Registry[Encoder]):
 
     def unknown(self, name: str) -> str:
         close = [*get_close_matches(name, self, n=1), *get_close_matches(name, timm_encoders().names(), n=SHOWN)]
-        hint = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "--list-encoders WORD finds one"
+        hint = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "find names with --list-encoders WORD"
         return f"no {self.kind} {name[:LONGEST]!r}; {hint}"
 
 
 def timm_encoders() -> ModuleType:
-    """The module behind the registry, which needs this one."""
+    """The module `timm_encoders`, imported late because it imports this module."""
     from furnace.base_model import timm_encoders
 
     return timm_encoders
@@ -63,7 +63,7 @@ ENCODERS = EncoderRegistry("encoder")
 
 
 def build_encoder(name: str, tensors: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """The encoder of a name, with random weights, in the form of `tensors`. Raises UserError with the closest names."""
+    """The named encoder with random weights, in the variant of `tensors`. Raises UserError with similar names."""
     return ENCODERS.find(name).build(tensors)
 
 

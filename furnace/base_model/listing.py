@@ -1,4 +1,4 @@
-"""A table of the encoders whose names hold a word."""
+"""Table of the encoders whose names contain a word."""
 
 import torch
 from torch import nn
@@ -12,14 +12,14 @@ LISTED = 20
 
 
 def encoder_table(word: str) -> Table:
-    """Names, parameters, strides and channels of the maps, and the patch of plain ViTs; ours first.
+    """Table of names, parameters, strides and channels of the maps, and patch sizes of plain ViTs; ours first.
 
     Raises:
-        UserError: no name holds the word.
+        UserError: no name contains the word.
     """
     names = list(dict.fromkeys(name for name in (*ENCODERS, *timm_encoders().names()) if word.lower() in name.lower()))
     if not names:
-        raise UserError(f"--list-encoders {word}: no encoder has this in its name; try a shorter word, such as vit")
+        raise UserError(f"--list-encoders {word}: no encoder name contains this; try a shorter word, such as vit")
     more = f"{len(names) - LISTED} more: use a longer word" if len(names) > LISTED else None
     table = Table(title=f"encoders with {word!r}", caption=more, title_justify="left", caption_justify="left")
     table.add_column("C.backbone", no_wrap=True)
@@ -31,7 +31,7 @@ def encoder_table(word: str) -> Table:
 
 
 def description(name: str) -> tuple[str, str, str, str]:
-    """The columns after the name."""
+    """Values of the columns after the name."""
     try:
         encoder = described(name)
     except UserError as error:
@@ -43,7 +43,7 @@ def description(name: str) -> tuple[str, str, str, str]:
 
 
 def described(name: str) -> nn.Module:
-    """The encoder, without memory for its weights unless it is an entry of the user's own."""
+    """The encoder, on the meta device (no memory for weights) unless users registered it."""
     if name not in ENCODERS:
         return timm_encoders().on_meta(name)[0]
     if name not in BLOCKS:

@@ -16,10 +16,10 @@ Names = str | Sequence[str | None] | None
 
 
 class Branch(nn.Module):
-    """One segmentation network: encoder, decoder's head and classifier.
+    """One segmentation network: encoder, head and classifier of the decoder.
 
-    `forward(images (B, 3, H, W))` gives logits (B, num_classes, h, w) at the decoder's own size; `factors`
-    (B, C, 1, 1), one for each map of the encoder, are multiplied with these (feature dropout).
+    `forward(images (B, 3, H, W))` gives logits (B, num_classes, h, w) at the decoder's output size. `factors`
+    (B, C, 1, 1), one tensor per encoder map, multiply these maps (feature dropout).
     """
 
     def __init__(self, encoder: nn.Module, decoder: str, num_classes: int, width: int):
@@ -32,7 +32,7 @@ class Branch(nn.Module):
         if factors is not None:
             maps = tuple(features * factor.to(features) for features, factor in zip(maps, factors, strict=True))
         logits = self.classifier(self.head(maps))
-        # Under autocast the losses still work in float32; the map is small here.
+        # Under autocast, too, the losses use float32; the map is still small here.
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
@@ -41,17 +41,17 @@ class Network(nn.Module):
 
     Args:
         num_classes: K.
-        backbone: name of the encoder, or one for each branch.
-        pretrained_model: encoder weights, one for all branches or one for each: the path of a file (its tensors tell
-            what it is), "imagenet", or None for random ones.
+        backbone: name of the encoder, or one name per branch.
+        pretrained_model: encoder weights, one value or one per branch: the path of a file (its format is recognized
+            by the tensors), "imagenet", or None for random weights.
         decoder: name of the decoder.
         head_channels: its width.
-        bn_eps, bn_momentum: of every BatchNorm; encoders of timm keep their own.
-        branches: how many; CPCL has two.
-        tensors: the state dict of a snapshot, whose form the encoders take.
+        bn_eps, bn_momentum: of every BatchNorm; encoders of timm keep their own values.
+        branches: number of branches; CPCL has two.
+        tensors: the state dict of a snapshot, which selects the variants of the encoders.
 
-    `net(images (B, 3, H, W), branch=1)` gives logits (B, K, H, W). The names in `state_dict` are those of the published
-    checkpoints. `weights_report` says how the encoders' weights began.
+    `net(images (B, 3, H, W), branch=1)` gives logits (B, K, H, W). `state_dict` has the names of the published
+    checkpoints. `weights_report` describes the encoders' initial weights.
     """
 
     def __init__(
@@ -89,21 +89,21 @@ class Network(nn.Module):
         return upsample(self.logits(images, branch), images.shape[-2:])
 
     def logits(self, images: Tensor, branch: int = 1, factors: Sequence[Tensor] | None = None) -> Tensor:
-        """Logits (B, K, h, w) before the last upsampling, which the losses can do on the fly; `factors` as `Branch`."""
+        """Logits (B, K, h, w) before the last upsampling, for losses that upsample; `factors` as in `Branch`."""
         return self.branches[branch - 1](images) if factors is None else self.branches[branch - 1](images, factors)
 
 
 def synchronized(network: nn.Module) -> nn.Module:
-    """The network with BatchNorm over the batches of all processes."""
+    """The network with BatchNorm synchronised over all processes."""
     if any(getattr(branch.backbone, "keeps_norms", False) for branch in network.branches):
-        from timm.layers import convert_sync_batchnorm  # PyTorch's own would drop the activations within timm's norms
+        from timm.layers import convert_sync_batchnorm  # PyTorch's function drops the activations in timm's norms
 
         return convert_sync_batchnorm(network)
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def set_norms(branch: Branch, eps: float, momentum: float) -> None:
-    """Set every BatchNorm, but those of an encoder that `keeps_norms`: its weights were trained with its own."""
+    """Set `eps` and `momentum` of every BatchNorm, except in an encoder that `keeps_norms` as it was trained."""
     parts = [branch.head, branch.classifier] if getattr(branch.backbone, "keeps_norms", False) else [branch]
     for module in (module for part in parts for module in part.modules()):
         if isinstance(module, nn.BatchNorm2d):
@@ -111,11 +111,11 @@ def set_norms(branch: Branch, eps: float, momentum: float) -> None:
 
 
 def each(value: Names, branches: int) -> list[str | None]:
-    """One value for every branch."""
+    """One value per branch."""
     return [value] * branches if value is None or isinstance(value, str) else list(value)
 
 
 def of_branch(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-    """The encoder's tensors of one branch in the state dict of a snapshot."""
+    """The encoder tensors of one branch, from the state dict of a snapshot."""
     prefix = f"branch{number}.backbone."
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -27,7 +27,7 @@ _downloading: ContextVar[bool] = ContextVar("downloading", default=True)
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Context without downloads: encoders whose weights are not there stay random, and the report says so."""
+    """Context without downloads: encoders keep random weights if their files are missing, and the report says so."""
     token = _downloading.set(False)
     try:
         yield
@@ -36,29 +36,29 @@ def no_downloads() -> Iterator[None]:
 
 
 def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tensor], str]:
-    """Weights for an encoder under our names, none for random ones, and the begin of a line that tells their origin.
+    """Weights for an encoder under our names (empty if random), and the start of a line that describes their origin.
 
     Args:
         name: of the encoder.
         source: path of a file, "imagenet" or None.
 
     Raises:
-        UserError: the file is missing, damaged, or of another encoder that can be told.
+        UserError: the file is missing, damaged, or recognized as another encoder's.
     """
     if source is None:
         return {}, "encoder weights: random"
     if source == IMAGENET and not _downloading.get() and not (file := imagenet_file(name)).is_file():
-        return {}, f"encoder weights: random for now, as nothing is downloaded; a start takes {file.name}"
+        return {}, f"encoder weights: random for now, nothing is downloaded; training uses {file.name}"
     read, taken = imagenet_weights(name) if source == IMAGENET else read_state_dict(source)
     bare, removed = strip_prefix(read, first_name(name), source)
     tensors, origin = recognize(bare) if name in ENCODERS else timm_weights().convert(name, bare, source)
     if name in BLOCKS and (other := depth_name(tensors)) not in (None, name):
-        raise UserError(f"{source}: holds the weights of a {other}, not of C.backbone = {name}; set one as the other")
+        raise UserError(f"{source}: contains weights of {other}, not of C.backbone = {name}; change one of the two")
     return tensors, f"encoder weights ({'; '.join(filter(None, [origin, taken, removed]))}): "
 
 
 def first_name(name: str) -> str:
-    """Regular expression for a tensor that every state dict of an encoder holds, whatever its stem is called."""
+    """Regular expression for a tensor in every state dict of an encoder, for any naming of its stem."""
     if name in BLOCKS:
         return r"layer1\.0\.conv1\."
     if name not in ENCODERS:
@@ -68,17 +68,17 @@ def first_name(name: str) -> str:
 
 
 def timm_weights() -> ModuleType:
-    """Everything about weights of timm's encoders, imported only for those."""
+    """The module `timm_weights`, imported only for encoders of timm."""
     from furnace.base_model import timm_weights
 
     return timm_weights
 
 
 def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
-    """Copy the tensors of `weights` whose name and shape fit into `encoder`; report the others.
+    """Copy the tensors of `weights` whose names and shapes match into `encoder`; report the others.
 
     Raises:
-        UserError: a tensor has another shape, or hardly any fits.
+        UserError: a tensor has another shape, or fewer than `MATCH_NEEDED` of the encoder's tensors match.
     """
     own = encoder.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
@@ -89,7 +89,7 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     if misshapen or len(needed) - len(missing) < MATCH_NEEDED * len(needed):
         raise UserError(
             f"{source}: only {len(needed) - len(missing)} of the encoder's {len(needed)} tensors match "
-            f"(first that does not: {(misshapen or missing)[0]}); is it for {likely_encoder(weights, source)}?"
+            f"(first mismatch: {(misshapen or missing)[0]}); is it for {likely_encoder(weights, source)}?"
         )
     encoder.load_state_dict(own | fitting)
     report = f"{len(needed) - len(missing)} of {len(needed)} tensors from {source}"
@@ -100,7 +100,7 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
 
 
 def likely_encoder(weights: Mapping[str, Tensor], source: str) -> str:
-    """The encoder that weights which do not fit are for, by their blocks or the name of their file."""
+    """The likely encoder of mismatched weights, by their blocks or by the name of their file."""
     stem, known = Path(source).stem.replace("-", "_"), (*ENCODERS, *timm_encoders().names())
     named = [name for name in known if re.search(rf"(?<![a-z]){name}(?![0-9a-z])", stem)]
     bare = {key.removeprefix("model."): value for key, value in weights.items()}
@@ -109,10 +109,10 @@ def likely_encoder(weights: Mapping[str, Tensor], source: str) -> str:
 
 
 def imagenet_file(backbone: str) -> Path:
-    """Path at which torchvision or timm keep their weights of an encoder.
+    """Path at which torchvision or timm stores its weights for an encoder.
 
     Raises:
-        UserError: they have none.
+        UserError: they have no weights for it.
     """
     if backbone not in ENCODERS:
         return timm_weights().weights_file(backbone)
@@ -122,7 +122,7 @@ def imagenet_file(backbone: str) -> Path:
 
 
 def imagenet_weights(backbone: str) -> Weights:
-    """The weights that torchvision or timm have of an encoder, downloaded once into their own caches.
+    """The weights of torchvision or timm for an encoder, downloaded once into their own caches.
 
     Raises:
         UserError: the download fails, or the file in the cache is damaged.
@@ -133,7 +133,7 @@ def imagenet_weights(backbone: str) -> Weights:
     if not file.is_file():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            digest = file.stem.rpartition("-")[2]  # torch.hub compares the begin of the file's SHA-256 with it
+            digest = file.stem.rpartition("-")[2]  # torch.hub compares it with the start of the file's SHA-256
             torch.hub.download_url_to_file(url, str(file), digest, progress=sys.stderr.isatty())
         except (URLError, OSError, RuntimeError) as error:
             raise UserError(

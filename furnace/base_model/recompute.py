@@ -16,10 +16,10 @@ SEQUENCES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def recompute_blocks(encoder: nn.Module) -> None:
-    """Keep only the inputs of an encoder's repeated blocks for the backward pass, which computes the rest again.
+    """Keep only the inputs of an encoder's repeated blocks; the backward pass computes the rest again.
 
-    So, too, the method `stem` of an encoder that has one. Losses, gradients, buffers and the names in `state_dict` stay
-    the same, bit for bit.
+    The same applies to the method `stem`, if the encoder has one. Losses, gradients and buffers stay bitwise the same;
+    the names in `state_dict` do not change.
 
     Raises:
         UserError: no block repeats.
@@ -27,7 +27,7 @@ def recompute_blocks(encoder: nn.Module) -> None:
     found = blocks(encoder)
     if not found:
         raise UserError(
-            "C.checkpoint = True: an encoder of C.backbone has no blocks that repeat; raise C.accumulate instead"
+            "C.checkpoint = True: an encoder of C.backbone has no repeated blocks; raise C.accumulate instead"
         )
     for block in found:
         block.forward = partial(recomputed, block, block.forward)
@@ -36,7 +36,7 @@ def recompute_blocks(encoder: nn.Module) -> None:
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The innermost blocks that repeat: members of a sequence in which a class occurs twice at least."""
+    """The innermost repeated blocks: members of a sequence in which a class occurs at least twice."""
     found = []
     for child in module.children():
         members = [member for member in sequence(child) if has_layers(member)]
@@ -47,9 +47,9 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def sequence(module: nn.Module) -> Iterator[nn.Module]:
-    """Members of a sequence of modules, and of sequences within it; any other module is its own only member.
+    """Members of a sequence of modules, including nested sequences; any other module is its only member.
 
-    A module made of several blocks of one class is a sequence, too.
+    A module that consists of several blocks of one class is a sequence, too.
     """
     children = list(module.children())
     alike = len(children) > len({type(child) for child in children}) == 1 and has_layers(children[0])
@@ -61,27 +61,27 @@ def sequence(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def has_layers(module: nn.Module) -> bool:
-    """True if a module is made of convolutions or linear layers, not one itself."""
+    """True if a module contains convolutions or linear layers (being one itself does not count)."""
     return any(isinstance(part, LAYERS) for part in module.modules() if part is not module)
 
 
 def recomputed(module: nn.Module, function: Callable, *args: Any, **options: Any) -> Any:
-    """The output of `function`, a pass through `module`, whose intermediate tensors are computed again if needed."""
+    """Output of `function`, a pass through `module`; the backward pass computes its intermediate tensors again."""
     if not torch.is_grad_enabled():
         return function(*args, **options)
-    # A compiler allows no contexts, and needs none: it doesn't repeat changes of buffers.
+    # The compiler does not allow contexts and does not need them: it does not repeat changes of buffers.
     context = {} if torch.compiler.is_compiling() else {"context_fn": partial(contexts, module)}
     return checkpoint(function, *args, use_reentrant=False, **context, **options)
 
 
 def contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of a forward pass and of its repetition."""
+    """Contexts of a forward pass and of its recomputation."""
     return nullcontext(), buffers_kept(module)
 
 
 @contextmanager
 def buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Let forward passes change copies of the buffers: BatchNorm has counted this batch already."""
+    """Let the recomputation change copies of the buffers: BatchNorm has counted this batch already."""
     owners = [(part, name, buffer) for part in module.modules() for name, buffer in part.named_buffers(recurse=False)]
     try:
         for part, name, buffer in owners:

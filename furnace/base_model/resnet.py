@@ -1,4 +1,4 @@
-"""Dilated ResNets, on torchvision's.
+"""Dilated ResNets, based on torchvision's.
 
 He et al., CVPR 2016; the deep stems are those of ResNet-C, He et al., CVPR 2019.
 """
@@ -15,13 +15,13 @@ BLOCKS = {
     "resnet101": (tv.Bottleneck, (3, 4, 23, 3)),
     "resnet152": (tv.Bottleneck, (3, 8, 36, 3)),
 }
-# Channels of the three 3x3 convolutions of a deep stem; "plain" is one 7x7 convolution of 64.
+# Channels of the three 3x3 convolutions of a deep stem; stem "plain" is one 7x7 convolution with 64 channels.
 DEEP_STEMS = {"deep": (64, 64, 128), "light": (32, 32, 64)}
 LAYER4_DILATIONS = (2, 4, 8)
 
 
 class DilatedResNet(tv.ResNet):
-    """torchvision's ResNet without its classifier, at output stride 16; the maps are those of layers 1 to 4.
+    """torchvision's ResNet without its classifier, at output stride 16; it returns the maps of layers 1 to 4.
 
     Args:
         name: one of `BLOCKS`.
@@ -58,19 +58,19 @@ class DilatedResNet(tv.ResNet):
 
 
 def draw_weights(network: nn.Module) -> None:
-    """Draw the weights of all convolutions as PyTorch does by default: so does the published code, not torchvision."""
+    """Draw the weights of all convolutions with PyTorch's default, as published (torchvision does not)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
 
 
 def dilated_resnet(name: str, tensors: Mapping[str, Tensor] | None = None) -> DilatedResNet:
-    """The ResNet of a name with the stem of `tensors`; the deep one without."""
+    """The named ResNet with the stem of `tensors`; a deep stem without `tensors`."""
     return DilatedResNet(name, stem_of(tensors) if tensors else "deep")
 
 
 def stem_of(tensors: Mapping[str, Tensor]) -> str:
-    """The stem of a ResNet's state dict; that of files without one is deep."""
+    """The stem type of a ResNet's state dict; "deep" if the file has no stem."""
     if "conv1.weight" in tensors:
         return "plain"
     first = tensors.get("conv1.0.weight")
@@ -92,14 +92,14 @@ def deep_stem(channels: tuple[int, int, int]) -> nn.Sequential:
 
 
 def first_layer(block: type[tv.BasicBlock | tv.Bottleneck], depth: int, in_channels: int) -> nn.Sequential:
-    """Layer 1 for a stem of other than 64 channels."""
+    """Layer 1 for a stem whose output does not have 64 channels."""
     channels = 64 * block.expansion
     shortcut = nn.Sequential(tv.conv1x1(in_channels, channels), nn.BatchNorm2d(channels))
     return nn.Sequential(block(in_channels, 64, downsample=shortcut), *(block(channels, 64) for _ in range(1, depth)))
 
 
 def dilate(layer: nn.Sequential, dilations: tuple[int, ...]) -> None:
-    """Turn the stride of `layer` into dilation: block i gets stride 1, its 3x3 convolutions dilation `dilations[i]`."""
+    """Replace the stride of `layer` by dilation: block i has stride 1, its 3x3 convolutions dilation `dilations[i]`."""
     for block, dilation in zip(layer, dilations, strict=False):
         for module in block.modules():
             if isinstance(module, nn.Conv2d):

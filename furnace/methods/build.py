@@ -1,4 +1,4 @@
-"""From settings to networks, losses and methods."""
+"""Build networks, losses and methods from settings."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
     Args:
         C: checked settings.
         pretrained: begin with `C.pretrained_model`; otherwise the weights come from a snapshot later.
-        tensors: the model of that snapshot, which tells the form of the encoders.
+        tensors: the model of that snapshot, which selects the variants of the encoders.
 
     Raises:
-        UserError: two encoders for a method that trains one network, or weights that are not there or don't fit.
+        UserError: two encoders for a method that trains one network, or weights that are missing or don't fit.
     """
     method = described_method(C)
     names, files = encoders(C)
@@ -51,14 +51,14 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
 
 
 def encoders(C: Settings) -> tuple[list[str], list[str | None]]:
-    """Names and weights of the encoders, one of each for every branch.
+    """Names and weights of the encoders, one of each per branch.
 
     Raises:
         UserError: two encoders or files for a method that trains one network.
     """
     method = described_method(C)
     files = C.pretrained_model
-    several = files is not None and "," in files and not Path(files).is_file()  # a path may have commas itself
+    several = files is not None and "," in files and not Path(files).is_file()  # a path may contain commas
     given = {"backbone": C.backbone.split(","), "pretrained_model": files.split(",") if several else [files]}
     for name, values in given.items():
         if len(values) > 1 and len(values) != len(method.trained):
@@ -79,7 +79,7 @@ def build_criterion(C: Settings, whole: WholeBatch = ALONE) -> nn.Module:
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight)
     if not C.ohem:
         return seg_opr.MeanCrossEntropy(IGNORE_INDEX, class_weight, whole)
-    images = C.batch_size // C.accumulate  # that the criterion sees at a time, over all processes
+    images = C.batch_size // C.accumulate  # per call of the criterion, over all processes
     return seg_opr.OhemCrossEntropy(IGNORE_INDEX, C.ohem_thresh, C.ohem_min_kept * images, class_weight, whole)
 
 
@@ -90,6 +90,6 @@ def build_method(C: Settings, whole: WholeBatch = ALONE) -> Method:
 
 
 def described_method(C: Settings) -> Method:
-    """The method with its settings but no criterion: its networks, views and streams."""
+    """The method with its settings and without a criterion, to query its networks, views and streams."""
     method = METHODS.find(C.method)
     return method(None, method.Settings(**{name: getattr(C, name) for name in method.Settings.model_fields}))

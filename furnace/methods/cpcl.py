@@ -32,18 +32,18 @@ class CPCL(SemiSupervised):
 
     class Settings(SemiSupervised.Settings):
         pseudo_labels: Literal["both", "intersection", "union"] = Field(
-            "both", description="cpcl: both (intersection for branch 1, union for branch 2), or one for both branches"
+            "both", description="cpcl: both (branch 1: intersection, branch 2: union), or one type for both branches"
         )
         union_choice: Literal["disagreement", "confidence"] = Field(
-            "disagreement", description="cpcl, if branches differ: class in more disagreement, or surer branch"
+            "disagreement", description="cpcl, if branches differ: class with more disagreement, or higher confidence"
         )
         reweight: bool = Field(True, description="cpcl: weight pseudo labels by their confidence")
-        union_after: Share = Field(0, description="cpcl: share of the run before which all learn from the intersection")
+        union_after: Share = Field(0, description="cpcl: initial share of the run in which both use the intersection")
         disagreement_momentum: float = Field(
             0,
             ge=0,
             lt=1,
-            description="cpcl: share of the running count of disagreement that stays in each step; 0: batch",
+            description="cpcl: momentum of the running counts of disagreement; 0: counts of the batch only",
         )
 
     def before_step(self, progress: float) -> None:
@@ -73,7 +73,7 @@ class CPCL(SemiSupervised):
         return Teaching({1: first, 2: second}, pseudo, {"overlap": pseudo.overlap})
 
     def running_counts(self, networks: Network, first: Predictions, second: Predictions) -> Tensor | None:
-        """Moving average (K, K) of the counts of both branches' labels; None for those of the batch alone."""
+        """Moving average (K, K) of the counts of both branches' labels; None: use the counts of the batch."""
         momentum = self.settings.disagreement_momentum
         if not momentum:
             return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @METHODS.register("cps")
 class CPS(SemiSupervised):
-    """Two networks, each with the other's likeliest classes as labels of the unlabelled images, every pixel alike."""
+    """Two networks; each learns the other's likeliest classes of the unlabelled images. All pixels have weight 1."""
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         for branch in (1, 2):

@@ -1,6 +1,6 @@
 """Channel dropout of an encoder's maps: plain (UniMatch, Yang et al., CVPR 2023), complementary (UniMatch V2, 2024).
 
-Each image has a random stream of its own, so that the factors are the same for any number of processes.
+Each image has its own random stream, so the factors are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def channel_factors(
     """Factors (B, C, 1, 1) of each map of a branch's encoder for the unlabelled images; None if `share` is 0.
 
     Args:
-        networks, batch, branch: whose encoder, and which images.
-        share: of the channels that are lost.
-        complement: None for plain dropout, 0 or 1 for one of two views.
+        networks, batch, branch: select the encoder and the images.
+        share: of the channels that are dropped.
+        complement: None for plain dropout, 0 or 1 for the first or second of two views.
     """
     import torch
 
@@ -42,7 +42,7 @@ def channel_factors(
         rows = [complementary(batch.draws, branch, index, channels, share)[complement] for index in images]
     ends = np.cumsum(channels)[:-1]
     maps = np.split(np.stack(rows), ends, axis=1)
-    like = batch.unlabeled_0  # its type first: Apple's GPUs take no float64
+    like = batch.unlabeled_0  # convert the dtype first: Apple's GPUs have no float64
     return [torch.from_numpy(factors).to(like.dtype).to(like.device)[:, :, None, None] for factors in maps]
 
 
@@ -53,9 +53,9 @@ def plain(draws: Draws, branch: int, index: int, channels: Sequence[int], share:
 
 
 def complementary(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:
-    """Factors (2, sum of channels) of one image's two views: 0 or 2, and 2 minus these; of every other image 1.
+    """Factors (2, sum of channels) of one image's two views: 0 or 2, and 2 minus these; 1 for half of the images.
 
-    Of two neighbours, which come in random order, a coin chooses the one that stays as it is.
+    In each pair of neighbours in the batch, a random draw chooses the image that stays unchanged.
     """
     place = draws.first + index
     untouched = stream(draws, branch, index - place % 2, pair=1).integers(2)
@@ -66,5 +66,5 @@ def complementary(draws: Draws, branch: int, index: int, channels: Sequence[int]
 
 
 def stream(draws: Draws, branch: int, index: int, pair: int = 0) -> np.random.Generator:
-    """The generator of one image, or of a pair of images, and a branch."""
+    """The random generator of a branch for one image or one pair of images."""
     return draws.stream(datasets.Purpose.FEATURE_DROPOUT, branch, pair, index=index)

@@ -1,4 +1,4 @@
-"""FixMatch (Sohn et al., NeurIPS 2020) for segmentation, as UniMatch (CVPR 2023) with one strong view alone."""
+"""FixMatch (Sohn et al., NeurIPS 2020) for segmentation: UniMatch (CVPR 2023) with a single strong view."""
 
 from __future__ import annotations
 

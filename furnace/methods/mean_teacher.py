@@ -1,6 +1,6 @@
 """Mean teacher (Tarvainen and Valpola, NeurIPS 2017), for segmentation with CutMix (French et al., BMVC 2020).
 
-The teacher's labels are hard and every pixel counts alike, as in CPS: so the comparison of the two is one of teachers.
+As in CPS, labels are hard and all pixels have weight 1, so a comparison of the two methods compares their teachers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ STUDENT, TEACHER = 1, 2
 
 @METHODS.register("mean_teacher")
 class MeanTeacher(SemiSupervised):
-    """Branch 1, the student, learns from branch 2, the teacher: the exponential moving average of the student.
+    """Branch 1, the student, learns from branch 2, the teacher, which is the student's exponential moving average.
 
-    The teacher has no gradients and no optimizer. Its BatchNorm statistics are averages of the student's, and it
-    labels with them, as it is evaluated.
+    The teacher has no gradients and no optimizer. Its BatchNorm statistics are averages of the student's; labelling
+    uses them, as evaluation does.
     """
 
     trained = (STUDENT,)

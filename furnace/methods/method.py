@@ -1,4 +1,4 @@
-"""The contract of a training method: it turns (networks, batch) into losses. docs/methods.md shows how to add one."""
+"""Contract of a training method: it turns (networks, batch) into losses. docs/methods.md shows how to add one."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Teaching:
-    """Predictions and pseudo labels of a step, to look at.
+    """Predictions and pseudo labels of a step, for diagnostics.
 
     Args:
-        predictions: of each branch that teaches, by its number, for the unlabelled images as the students see them.
+        predictions: of each teaching branch, by its number, for the unlabelled images as mixed for the students.
         pseudo: CPCL's pseudo labels.
-        scalars: () by name, logged beside the losses.
+        scalars: () by name, logged with the losses.
     """
 
     predictions: dict[int, Predictions] = field(default_factory=dict)
@@ -60,23 +60,23 @@ Losses = Iterator[Loss]  # a generator, which may return a `Teaching`
 class Method:
     """Base of the methods.
 
-    Attributes describe what a method needs, of the class, or of a method with its settings:
+    Attributes (of the class, or of an instance with settings) describe the needs of a method:
         `trained`: numbers of the branches with gradients and an optimizer.
-        `averaged`: branches that are moving averages, {teacher: student}; `ema_decay` is then one of the settings.
-        `reported`: branch whose scores are the method's.
-        `unlabeled`: whether the batches hold unlabelled images; `second_stream`: whether CutMix takes the other image
-        from a second stream of them.
-        `labeled_view`, `teacher_view`, `students`: views (`furnace/datasets/views.py`) of the labelled images, and of
-        the unlabelled ones; `strong_view`: that of students with `C.strong`; `needs_valid`: whether the batch brings
-        the maps of their valid pixels.
-        `published`: values of settings, of whichever class, that config.py need not assign: the method's own defaults.
-        `known`: the only values that it knows of some settings.
-        `Settings`: the method's own settings; a name may serve several methods, with one type and meaning.
+        `averaged`: branches that are moving averages, {teacher: student}; the settings must then have `ema_decay`.
+        `reported`: branch whose scores are reported as the method's.
+        `unlabeled`: True if batches contain unlabelled images; `second_stream`: True if CutMix takes the other image
+        from a second stream of unlabelled images.
+        `labeled_view`: view (`furnace/datasets/views.py`) of the labelled images; `teacher_view`, `students`: views of
+        the unlabelled images; `strong_view`: view of students with `C.strong`; `needs_valid`: True if the batch needs
+        maps of the valid pixels.
+        `published`: the method's own defaults of settings, used if config.py does not assign them.
+        `known`: allowed values of settings that the method restricts.
+        `Settings`: the method's settings; methods may share a name with the same type and meaning.
 
     Args:
-        criterion: supervised loss, (logits, labels) to (); None for a method that is only described.
+        criterion: supervised loss, (logits, labels) to (); None for a method that is only queried.
         settings: values of `Settings`.
-        whole: sums over the processes that share a batch.
+        whole: how to sum over the processes that share a batch.
     """
 
     trained: ClassVar[tuple[int, ...]] = (1, 2)
@@ -101,55 +101,55 @@ class Method:
         self.criterion, self.settings, self.whole = criterion, settings or self.Settings(), whole
 
     def to(self, place: torch.device | torch.dtype) -> Method:
-        """This method, its tensors moved to a device or dtype."""
+        """Move the criterion to a device or dtype; returns this method."""
         self.criterion.to(place)
         return self
 
     def branches(self) -> int:
-        """Number of networks, those that are averages included."""
+        """Number of networks, including moving averages."""
         return len(self.trained) + len(self.averaged)
 
     def state(self, num_classes: int) -> dict[str, Tensor]:
-        """What the method carries from step to step, as it begins: buffers of the network, saved and undone with it."""
+        """Initial state of the method between steps: buffers that are saved and undone with the network."""
         return {}
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         """Yield the losses of a batch, one after another.
 
-        The learner takes the backward pass of each before it asks for the next: yield a loss as soon as it is known,
-        so that the graph of one forward pass lives at a time. The images of `batch` are normalised.
+        The learner runs the backward pass of each loss before it asks for the next. Yield a loss as soon as it is
+        known, so that only one graph is in memory. The images of `batch` are normalised.
         """
         raise NotImplementedError
 
     def before_step(self, progress: float) -> None:
-        """Called before each step with the share of the run that is done, in [0, 1)."""
+        """Called before each step with the finished share of the run, in [0, 1)."""
 
     def after_step(self, networks: Network, iteration: int) -> None:
-        """Called after the optimizers' update of each iteration, from 0: moves the averages."""
+        """Called after the optimizers' update of each iteration, counted from 0; updates the averages."""
         for teacher, student in self.averaged.items():
             decay = decay_at(iteration, self.settings.ema_decay)
             update_average(networks.branches[teacher - 1], networks.branches[student - 1], decay)
 
 
 class SemiSupervised(Method):
-    """Base of the methods that add unsupervised losses, of `self.unsup_weight`, to the supervised one."""
+    """Base of the methods that add unsupervised losses, with weight `self.unsup_weight`, to the supervised loss."""
 
     class Settings(Method.Settings):
         unsup_weight: float = Field(1.0, description="weight of the unsupervised losses", ge=0)
-        unsup_warmup: Share = Field(0, description="share of the run over which that weight rises linearly from 0")
+        unsup_warmup: Share = Field(0, description="share of the run in which unsup_weight rises linearly from 0")
         teacher: Literal["self", "ema"] = Field(
-            "self", description="what labels: self, or ema, the moving average of each trained network"
+            "self", description="source of pseudo labels: self, or ema (the moving average of each network)"
         )
-        ema_decay: Share = Field(0.99, description="teacher = ema: share of the average that stays in each iteration")
-        student_views: Literal[1, 2] = Field(1, description="views of an unlabelled image that a student learns from")
+        ema_decay: Share = Field(0.99, description="teacher = ema: decay of the moving average per iteration")
+        student_views: Literal[1, 2] = Field(1, description="views per unlabelled image for each student")
         strong: bool = Field(False, description="students see unlabelled images with colour jitter, grey and blur")
         feature_dropout: float = Field(
             0,
             ge=0,
             lt=1,
-            description="share of the encoder's channels that students lose; of two views, each loses others",
+            description="share of encoder channels dropped in students; two views drop complementary channels",
         )
-        confidence_threshold: Share = Field(0, description="pseudo labels of less confidence do not count")
+        confidence_threshold: Share = Field(0, description="pseudo labels with less confidence do not count")
         ignore_padding: bool = Field(False, description="padding of unlabelled images does not count")
 
     def __init__(self, criterion: nn.Module | None, settings: BaseModel | None = None, whole: WholeBatch = ALONE):
@@ -167,14 +167,14 @@ class SemiSupervised(Method):
         self.unsup_weight = self.settings.unsup_weight * (1 if progress >= warmup else progress / warmup)
 
     def teacher_of(self, branch: int) -> int:
-        """The branch that labels for a branch: its moving average, or itself."""
+        """The branch that labels for `branch`: its moving average, or itself."""
         return next((teacher for teacher, student in self.averaged.items() if student == branch), branch)
 
     def teach_and_study(self, networks: Network, batch: TrainBatch, branch: int) -> tuple[Predictions, Students]:
-        """Predictions of a branch's teacher, and for each view a call that gives the branch's logits (B, K, h, w).
+        """Predictions of a branch's teacher, and one function per view that returns the branch's logits (B, K, h, w).
 
-        The call makes the student's pass when its loss is due. If teacher and student see the same images, one pass
-        serves both.
+        The function runs the student's forward pass when called. If teacher and student see the same images, they
+        share one pass.
         """
         teacher, dropout = self.teacher_of(branch), self.settings.feature_dropout
         sees_the_same = batch.mask is None and batch.students_0[0] is batch.unlabeled_0
@@ -193,7 +193,7 @@ class SemiSupervised(Method):
         confidence: Tensor,
         weight: Tensor | None = None,
     ) -> Losses:
-        """Losses of a student's views against labels (B, H, W) of some confidence; `weight` (B, H, W), None for 1."""
+        """Losses of a student's views; labels, confidence and `weight` (B, H, W), None for weight 1."""
         counted = counted_pixels(batch) if self.settings.ignore_padding else None
         for number, student in enumerate(students, 1):
             value = self.pseudo_loss(student(), labels, confidence, counted, weight)
@@ -207,7 +207,7 @@ class SemiSupervised(Method):
         counted: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Cross entropy () of logits (B, K, h, w), averaged over counted pixels, 0 where the confidence is too low."""
+        """Cross entropy () of logits (B, K, h, w), averaged over counted pixels; too low confidence counts as 0."""
         if self.settings.confidence_threshold:
             sure = (confidence >= self.settings.confidence_threshold).to(confidence.dtype)
             weight = sure if weight is None else weight * sure

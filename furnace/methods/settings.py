@@ -1,4 +1,4 @@
-"""All settings of an experiment: the common ones, and those that the methods own."""
+"""All settings of an experiment: the common settings and those of the methods."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -16,23 +16,23 @@ from furnace.utils.checking import check
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings, joined
 
-# What describes trained networks: a snapshot decides it, whatever config.py says.
+# Settings that describe trained networks: a snapshot's values take precedence over config.py.
 OF_SNAPSHOT = {
     "method", "num_classes", "class_names", "dataset_name", "backbone", "decoder", "head_channels", "bn_eps",
-    "bn_momentum", "image_mean", "image_std", "image_height", "image_width",  # crops that the encoder takes
+    "bn_momentum", "image_mean", "image_std", "image_height", "image_width",  # an encoder may need its crop size
     "teacher",
 }  # fmt: skip
 FAULTS_SHOWN = 3
 
 
 def _is_known(name: str) -> tuple[tuple[str, ...], str, Callable[[Any], bool]]:
-    """Rule that a method knows the value of a setting."""
+    """Rule that a method allows the value of a setting."""
 
     def fits(C: Any) -> bool:
-        known = METHODS[C.method].known if C.method in METHODS else {}  # an unknown method is another fault
+        known = METHODS[C.method].known if C.method in METHODS else {}  # an unknown method is reported by another rule
         return name not in known or getattr(C, name) in known[name]
 
-    return (name, "method"), "the method does not know that; docs/methods.md tells what each knows", fits
+    return (name, "method"), "the method does not support this value; docs/methods.md lists the possible values", fits
 
 
 RULES = [
@@ -41,14 +41,14 @@ RULES = [
     *map(_is_known, [*NO_STUDENT, "cutmix"]),
     (
         ("student_views", "strong", "feature_dropout"),
-        "two views would be the same; set strong, feature_dropout, or one view",
+        "two views would be the same; set strong or feature_dropout, or student_views = 1",
         lambda C: C.student_views == 1 or C.strong or C.feature_dropout > 0,
     ),
 ]
 
 
 class AllSettings(Settings):
-    """Base of the class that `all_settings` makes, whose instances go to other processes by their values."""
+    """Base of the class that `all_settings` creates; pickling its instances stores their values."""
 
     rules: ClassVar[list] = RULES
 
@@ -67,7 +67,7 @@ def all_settings() -> type[Settings]:
 
 @lru_cache(maxsize=4)
 def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
-    own = dict.fromkeys(parts)  # methods may share theirs
+    own = dict.fromkeys(parts)  # methods may share a class
     bases = [part for part in own if not any(other is not part and issubclass(other, part) for other in own)]
     return create_model("Settings", __base__=(*bases, AllSettings))
 
@@ -79,21 +79,21 @@ def load_config(experiment: str | Path, overrides: dict[str, Any] | None = None)
 
 
 def other_normalisations(C: Settings) -> Iterator[str]:
-    """Notes about encoders that were trained with another normalisation than all images get."""
+    """Notes about encoders that were trained with another normalisation than that of the settings."""
     for name in C.backbone.split(",") if "," in C.backbone else ():
         encoder = ENCODERS.find(name)
         if (tuple(encoder.mean), tuple(encoder.std)) != (C.image_mean, C.image_std):
             yield (
-                f"C.backbone: {name} was trained with image_mean {encoder.mean} and image_std {encoder.std}, both "
-                f"branches get {C.image_mean} and {C.image_std}; assign them to choose others"
+                f"C.backbone: {name} was trained with image_mean {encoder.mean} and image_std {encoder.std}; both "
+                f"branches use {C.image_mean} and {C.image_std}; set image_mean and image_std to change this"
             )
 
 
 def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that config.py does not assign, from those that it does.
+    """Derive settings that config.py does not assign from those that it assigns.
 
-    What a published one does not say follows from its `dataset_path` and `pretrained_model`, the normalisation is that
-    of the encoder, and a method brings its own defaults.
+    For a published config.py, `dataset_path` and `pretrained_model` give the missing values. The default normalisation
+    is that of the encoder, and a method has its own defaults.
     """
     found = {name: value for name, value in published(values).items() if name not in values}
     if "dataset_name" not in values:
@@ -110,35 +110,35 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def published(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of the method that `values` name, where they are not those of all methods."""
+    """The own defaults of the method that `values` name."""
     method = METHODS.get(values.get("method", Settings.model_fields["method"].default))
     return method.published if method else {}
 
 
 def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | None = None) -> Settings:
-    """The settings with which a snapshot is used.
+    """Settings for using a snapshot.
 
     Args:
         saved: of the snapshot; empty in files of other programs.
         path: of the snapshot, for messages.
-        given: of the experiment; all but `OF_SNAPSHOT` are taken from here. None: everything from the snapshot.
+        given: of the experiment; used for all but `OF_SNAPSHOT` and the methods' settings. None: use the snapshot's.
 
     Raises:
-        UserError: the snapshot has no settings and there are no others, or they can't be used.
+        UserError: the snapshot has no settings and `given` is None, or the settings can't be used.
     """
     if not saved:
         if given is None:
-            raise UserError(f"{path}: holds no settings; name the experiment, as with C=load_config('exp_voc')")
+            raise UserError(f"{path}: contains no settings; name the experiment, as with C=load_config('exp_voc')")
         return given
     schema = all_settings()
     if given is None:
         values = published(saved) | {name: value for name, value in saved.items() if name in schema.model_fields}
     else:
-        # Those of the methods describe the networks, too, and must fit the method.
+        # The methods' settings describe the networks, too, and must fit the method.
         own = {name for method in METHODS.values() for name in method.Settings.model_fields} | OF_SNAPSHOT
         others = {name: value for name, value in given.model_dump().items() if name not in own or name in OF_SNAPSHOT}
         values = others | published(saved) | {name: saved[name] for name in own if name in saved}
-        # Weights of the loss belong to training, and to its number of classes.
+        # Class weights belong to training and its number of classes.
         values["class_weight"] = None
     found, faults = check(schema, values)
     if faults:

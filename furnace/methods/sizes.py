@@ -1,4 +1,4 @@
-"""Rules about settings that an encoder decides: the sizes of crops and windows that it takes."""
+"""Rules about the sizes of crops and windows that an encoder accepts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,30 +10,30 @@ SEARCHED = 512  # sides to try in each direction
 
 
 def sized(backbone: str) -> list[Encoder]:
-    """The encoders of a setting that do not take images of any size."""
+    """The encoders of `C.backbone` that do not accept every image size."""
     found = [ENCODERS.find(name) for name in backbone.split(",") if ENCODERS.knows(name)]
     return [encoder for encoder in found if encoder.fits]
 
 
 def crops_fit(C: Any) -> bool:
-    """True if the encoders take the training crops."""
+    """True if the encoders accept the training crops."""
     return all(encoder.fits(C.image_height, C.image_width) for encoder in sized(C.backbone))
 
 
 def windows_fit(C: Any) -> bool:
-    """True if the encoders take the windows of the evaluation."""
+    """True if the encoders accept the windows of the evaluation."""
     return all(encoder.fits(C.eval_crop_size, C.eval_crop_size) for encoder in sized(C.backbone))
 
 
 def nearest(backbone: str, *sides: int) -> str:
-    """Fault of sides, with the nearest ones that fit."""
+    """Message about sides that do not fit, with the nearest sides that fit."""
     found = {side for near in sides for side in (*first(backbone, near, -1), *first(backbone, near, 1))}
-    told = f"the nearest are {' and '.join(map(str, sorted(found)))}" if found else "none of about this size fits"
-    return f"must be sides that the encoder takes; {told}"
+    told = f"the nearest are {' and '.join(map(str, sorted(found)))}" if found else "no side near this fits"
+    return f"must be sides that the encoder accepts; {told}"
 
 
 def first(backbone: str, side: int, direction: int) -> Iterator[int]:
-    """The first side in a direction that all encoders take, if there is one."""
+    """Yield the nearest side in a direction that all encoders accept, if any."""
     encoders = sized(backbone)
     for candidate in range(side, side + direction * SEARCHED, direction):
         if 0 < candidate <= MAX_SIDE and all(encoder.fits(candidate, candidate) for encoder in encoders):

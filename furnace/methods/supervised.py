@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @METHODS.register("supervised")
 class Supervised(Method):
-    """Minimises the supervised loss of branch 1."""
+    """Minimise the supervised loss of branch 1."""
 
     trained = (1,)
     unlabeled = False

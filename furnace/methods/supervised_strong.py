@@ -1,4 +1,4 @@
-"""A stronger baseline: labelled images only, in the strong view and with the CutMix boxes of UniMatch's students."""
+"""A stronger baseline: only labelled images, with the strong view and the CutMix boxes of UniMatch's students."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @METHODS.register("supervised_strong")
 class SupervisedStrong(Supervised):
-    """Shows what augmentation alone is worth; CutMix takes its partners from the batch in reversed order."""
+    """Measures the effect of augmentation alone; CutMix mixes the batch with itself in reversed order."""
 
     labeled_view = STRONG
 

@@ -1,4 +1,4 @@
-"""UniMatch (Yang et al., CVPR 2023): a network's labels of weak views, for strong views and for perturbed features."""
+"""UniMatch (Yang et al., CVPR 2023): labels of weak views train strong views and perturbed features."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @METHODS.register("unimatch")
 class UniMatch(SemiSupervised):
-    """(sup + strong_1 / 4 + strong_2 / 4 + dropout / 2) / 2, each strong view with a CutMix box of its own.
+    """(sup + strong_1 / 4 + strong_2 / 4 + dropout / 2) / 2; each strong view has its own CutMix box.
 
-    The weak view is labelled in one batch with the labelled images; its partner's labels come from eval mode. Without
-    feature dropout the strong views have the weight of all.
+    The weak view is labelled in one batch with the labelled images; the labels of its CutMix partner come from eval
+    mode. Without feature dropout the strong views share the whole unsupervised weight.
     """
 
     trained = (1,)

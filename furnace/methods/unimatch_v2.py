@@ -1,4 +1,4 @@
-"""UniMatch V2 (Yang et al., 2024): labels of the moving average for two strong views with complementary dropout."""
+"""UniMatch V2 (Yang et al., 2024): the moving average labels two strong views with complementary dropout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STUDENT, TEACHER = 1, 2
 
 @METHODS.register("unimatch_v2")
 class UniMatchV2(SemiSupervised):
-    """(sup + (strong_1 + strong_2) / 2) / 2; CutMix takes its partners from the batch in reversed order."""
+    """(sup + (strong_1 + strong_2) / 2) / 2; CutMix mixes the batch with itself in reversed order."""
 
     trained = (STUDENT,)
     second_stream = False

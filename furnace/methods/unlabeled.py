@@ -1,4 +1,4 @@
-"""Teachers and students on a batch's unlabelled images, with CutMix and without."""
+"""Teachers and students on a batch's unlabelled images, with or without CutMix."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from furnace.datasets.batch import TrainBatch
     from furnace.seg_opr.pseudo_label import Predictions
 
-Students = Sequence[Callable[[], "Tensor"]]  # for each view a call that gives a student's logits (B, K, h, w)
+Students = Sequence[Callable[[], "Tensor"]]  # per view a function that returns a student's logits (B, K, h, w)
 
 
 class Target(NamedTuple):
-    """Pseudo labels, their confidence, and which pixels are image and not padding (None: all), (B, H, W) each."""
+    """Pseudo labels, confidence, and `counted`, False for padding (None: all pixels count); each (B, H, W)."""
 
     labels: Tensor
     confidence: Tensor
     counted: Tensor | None = None
 
     def mixed(self, inside: Target, mask: Tensor) -> Target:
-        """The target of mixed images: `inside` where the mask (B, 1, H, W) is 1."""
+        """The target of mixed images: `inside` where the mask (B, 1, H, W) is 1, else this one."""
         pairs = zip(self, inside, strict=True)
         return Target(*(None if own is None else seg_opr.cutmix(own, other, mask[:, 0]) for own, other in pairs))
 
     def reversed(self) -> Target:
-        """The same with the images in reversed order."""
+        """The target with the images in reversed order."""
         return Target(*(None if values is None else values.flip(0) for values in self))
 
 
@@ -43,9 +43,9 @@ def student_images(batch: TrainBatch, number: int = 0) -> Tensor:
 
 
 def student_passes(networks: Network, batch: TrainBatch, branch: int, dropout: float = 0) -> Students:
-    """For each view of the mixed unlabelled images a call that gives a branch's logits (B, K, h, w).
+    """One function per view of the mixed unlabelled images that returns a branch's logits (B, K, h, w).
 
-    `dropout` is the share of the encoder's channels that it loses; of two views, one has what the other loses.
+    `dropout` is the share of the encoder's channels that are dropped; two views drop complementary channels.
     """
     views = len(batch.students_0)
 
@@ -57,10 +57,10 @@ def student_passes(networks: Network, batch: TrainBatch, branch: int, dropout: f
 
 
 def teacher_predictions(networks: Network, batch: TrainBatch, branch: int, average: bool = False) -> Predictions:
-    """Predictions of one branch for the mixed unlabelled images: its logits of each, mixed as the images will be.
+    """Predictions of one branch for the mixed unlabelled images: CutMix of its logits for the unmixed images.
 
-    Two passes, not one of twice the size: in training mode BatchNorm sees each batch on its own. An average labels in
-    eval mode, as it is evaluated.
+    This takes two passes, because in training mode BatchNorm must see each batch separately. A moving average labels
+    in eval mode, as in evaluation.
     """
     import torch
 
@@ -75,17 +75,17 @@ def teacher_predictions(networks: Network, batch: TrainBatch, branch: int, avera
 
 
 def counted_pixels(batch: TrainBatch) -> Tensor:
-    """True for pixels (B, H, W) of the mixed unlabelled images that are image and not padding."""
+    """Pixels of the mixed unlabelled images that are not padding, (B, H, W) bool."""
     if batch.mask is None:
         return batch.valid_0[:, 0].bool()
     return seg_opr.cutmix(batch.valid_0, batch.valid_1, batch.mask)[:, 0].bool()
 
 
 def draw_boxes(batch: TrainBatch, number: int = 0) -> Tensor:
-    """UniMatch's CutMix masks (B, 1, H, W) bool for view `number`, at most one box each."""
+    """UniMatch's CutMix masks (B, 1, H, W) bool for view `number`, each with at most one box."""
     import torch
 
-    images = batch.images  # of the size and number of the unlabelled ones
+    images = batch.images  # same size and number as the unlabelled images
     streams = [batch.draws.stream(datasets.Purpose.BOX, number, index=index) for index in range(len(images))]
     masks = [torch.from_numpy(datasets.draw_box(images.shape[-2:], rng)) for rng in streams]
     return torch.stack(masks)[:, None].to(images.device)

@@ -183,7 +183,7 @@ def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(name, ste
 
 
 def test_weights_of_another_depth_name_the_encoder_that_fits(weights_file):
-    message = r"weights\.pth: holds the weights of a resnet18, not of C\.backbone = resnet34"
+    message = r"weights\.pth: contains weights of resnet18, not of C\.backbone = resnet34"
     with pytest.raises(UserError, match=message):
         Network(3, "resnet34", str(weights_file), head_channels=8, branches=1)
 

@@ -117,7 +117,7 @@ def test_teachers_passes_are_not_touched():
 
 def test_an_encoder_without_repeated_blocks_is_refused():
     encoder = Chain(Wrapped(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)))
-    with pytest.raises(UserError, match=r"C\.checkpoint = True: .* no blocks that repeat; raise C\.accumulate"):
+    with pytest.raises(UserError, match=r"C\.checkpoint = True: .* no repeated blocks; raise C\.accumulate"):
         recompute_blocks(encoder)
 
 

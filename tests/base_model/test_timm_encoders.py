@@ -91,7 +91,7 @@ def test_pyramids_of_convolutions_take_any_size_and_our_names_stay_ours():
         ("resnet51", r"did you mean resnet50 or resnet51q"),
         ("vit_smal_patch14_dinov2", r"vit_small_patch14_dinov2"),
         ("resnet50.nonsense", r"no encoder 'resnet50\.nonsense'; did you mean resnet50"),
-        ("qqqq", r"no encoder 'qqqq'; --list-encoders WORD finds one"),
+        ("qqqq", r"no encoder 'qqqq'; find names with --list-encoders WORD"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_closest(name: str, message: str):
@@ -137,7 +137,7 @@ def test_the_list_of_encoders_has_ours_and_timms():
     assert str(next(iter(table.columns[1].cells))) == f"{count / 1e6:.1f} M"
     vits = encoder_table("test_vit")
     assert str(next(iter(vits.columns[4].cells))) == "16" and vits.caption is None
-    with pytest.raises(UserError, match="--list-encoders qqqq: no encoder has this in its name"):
+    with pytest.raises(UserError, match="--list-encoders qqqq: no encoder name contains this"):
         encoder_table("qqqq")
 
 

@@ -113,7 +113,7 @@ def test_a_dry_run_downloads_nothing_and_says_so(offline: list[str], tmp_path: P
     with no_downloads():
         weights, report = read_encoder_weights("test_vit", "imagenet")
     assert (weights, offline) == ({}, [])
-    assert report == "encoder weights: random for now, as nothing is downloaded; a start takes model.safetensors"
+    assert report == "encoder weights: random for now, nothing is downloaded; training uses model.safetensors"
     assert imagenet_file("test_vit") == tmp_path / "models--timm--test_vit.r160_in1k" / "model.safetensors"
 
 

@@ -112,7 +112,7 @@ def test_a_published_file_after_another_method_is_that_of_config_py(make_setting
     segmenter.load(snapshot_of("supervised"))
     segmenter.load(published)
     assert (segmenter.C.method, len(segmenter.network.branches)) == ("cpcl", 2)
-    with pytest.raises(UserError, match=r"published\.pth: holds no settings; name the experiment"):
+    with pytest.raises(UserError, match=r"published\.pth: contains no settings; name the experiment"):
         load_segmenter(published)
     assert load_segmenter(published, "cpu", C=C).C.method == "cpcl"
 

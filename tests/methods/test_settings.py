@@ -68,7 +68,7 @@ def test_without_an_experiment_all_settings_are_those_of_the_snapshot(make_setti
 
 
 def test_settings_of_a_snapshot_that_can_not_be_used_are_named(make_settings) -> None:
-    with pytest.raises(UserError, match=r"^a\.pth: holds no settings; name the experiment"):
+    with pytest.raises(UserError, match=r"^a\.pth: contains no settings; name the experiment"):
         open_settings({}, "a.pth")
     bad = {"num_classes": "many", "lr": "fast", "nepochs": "few", "batch_size": "all"}
     with pytest.raises(UserError, match=r"^a\.pth: its settings can't be used \(num_classes: .*; lr: ") as told:

@@ -46,7 +46,7 @@ def test_normalisation_is_the_first_encoder_s_and_the_second_s_is_noted(make_set
     C = make_settings(backbone="test_convnext,resnet18")
     assert (C.image_mean, C.image_std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     (note,) = [note for note in C.notes if note.startswith("C.backbone: ")]
-    assert "resnet18 was trained with image_mean (0.485, 0.456, 0.406)" in note and "both branches get (0.5" in note
+    assert "resnet18 was trained with image_mean (0.485, 0.456, 0.406)" in note and "both branches use (0.5" in note
     same = make_settings(backbone="resnet34,resnet18")
     assert not [note for note in same.notes if "was trained" in note]
 
