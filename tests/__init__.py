@@ -1,1 +1,1 @@
-"""Tests, in the folders of what they check."""
+"""Tests, in the same folders as the code that they check."""

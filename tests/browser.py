@@ -1,4 +1,4 @@
-"""Pages as a parser sees them and, if this machine has a browser, after their scripts and as pictures."""
+"""Read HTML pages with a parser and, if this machine has a browser, after their scripts and as pictures."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ NARROW = """<body><iframe id="page" src="{name}" style="width:{width}px;height:1
 
 
 class Page(HTMLParser):
-    """The rows of each table by its id, every address and alternative text, and which elements were opened."""
+    """Rows of each table by its id, all addresses and alternative texts, and the names of all start tags."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -58,7 +58,7 @@ class Page(HTMLParser):
 
 
 def browse(path: Path, *options: str) -> str:
-    """Open a file without a network, and give what the browser prints; skip the test without a browser."""
+    """Open a file without a network and return the browser's output; skip the test without a browser."""
     if BROWSER is None:
         pytest.skip("no chromium or google-chrome on the PATH to open the page with")
     with tempfile.TemporaryDirectory() as profile:
@@ -69,7 +69,7 @@ def browse(path: Path, *options: str) -> str:
 
 
 def opened(path: Path, script: str = "") -> str:
-    """The page as the browser builds it, its scripts and then `script` having run."""
+    """The page's DOM in the browser, after its scripts and then `script` have run."""
     if script:
         text = path.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>")
         path = path.with_name("scripted.html")
@@ -86,7 +86,7 @@ def screenshot(path: Path, dark: bool = False, width: int = 1200) -> np.ndarray:
 
 
 def overflow(path: Path, width: int) -> int:
-    """Pixels by which a page is wider than a window of a `width` that may be below the browser's least one."""
+    """Pixels by which a page exceeds the window `width`, which may be below the browser's minimum."""
     frame = path.with_name("narrow.html")
     frame.write_text(NARROW.format(name=path.name, width=width), encoding="utf-8")
     dom = browse(frame, "--dump-dom")

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a clean environment, a tiny data set and the settings over it, a file that would run code."""
+"""Fixtures of all tests: a clean environment, a tiny data set and its settings, a file that would run code."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -29,24 +29,25 @@ TINY_RUN = {
     "seed": 7,
 }
 
-# One thread a process, those that tests start included: small tensors gain nothing from more, and tests run at once.
+# One thread per process, also in processes that tests start: small tensors gain nothing from more, and tests run in
+# parallel.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# The same examples in every run: a test that fails, fails for everyone.
+# The same examples in every run: a failure can be reproduced by everyone.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
 def plain_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`amp = "auto"` is float32 on every machine: tests compare with plain networks to the last digits."""
+    """Make `amp = "auto"` float32 on every machine: tests compare with plain networks to the last digits."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable that would change settings, and tables so wide that no folder's name wraps what a test looks for."""
+    """Remove variables that change settings; make tables so wide that no text that a test looks for is wrapped."""
     for variable in ENVIRONMENT:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("COLUMNS", "400")
@@ -54,7 +55,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def registries() -> Iterator[None]:
-    """What a test registers is gone after it."""
+    """Restore the registries after a test."""
     before = [(entry.registry, dict(entry.registry.all())) for entry in entries_of(all_settings()).values()]
     yield
     for registry, entries in before:
@@ -70,7 +71,7 @@ def voc_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Settings]:
-    """`make_settings(name=value)`: those of exp_voc, over the tiny data set, for a run of seconds."""
+    """`make_settings(name=value)`: settings of exp_voc for the tiny data set and a run of a few seconds."""
 
     def make(**changes) -> Settings:
         return load_config(REPOSITORY / "exp_voc", {"volna": str(tmp_path), **TINY_RUN, **changes})
@@ -80,9 +81,9 @@ def make_settings(voc_root: Path, tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture(scope="session")
 def lively_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A snapshot of the tiny run with `NARROW` heads, under whose weights every class has its pixels.
+    """A snapshot of the tiny run with `NARROW` heads; with its weights every class is predicted for some pixels.
 
-    Tests get hard links to it, and must not write into them: the tests after them would meet what they wrote.
+    Tests get hard links to it and must not write into them: all later tests use the same file.
     """
     folder = tmp_path_factory.mktemp("lively")
     C = load_config(REPOSITORY / "exp_voc", {**TINY_RUN, **NARROW, "volna": str(folder)})
@@ -93,7 +94,7 @@ def lively_snapshot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Trap:
-    """Unpickling it creates a file."""
+    """An object that creates a file if it is unpickled."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -104,7 +105,7 @@ class Trap:
 
 @pytest.fixture
 def trapped_file(tmp_path: Path) -> tuple[Path, Path]:
-    """A weights file that creates a marker file if its code is run, and the marker, not there yet."""
+    """A weights file that creates a marker file if its code runs, and the marker's path, which does not exist yet."""
     path, marker = tmp_path / "trapped.pth", tmp_path / "code_was_run"
     torch.save({"model": {"conv1.weight": torch.zeros(1)}, "extra": Trap(marker)}, path)
     torch.load(path, weights_only=False)["extra"].close()

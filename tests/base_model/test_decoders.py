@@ -1,4 +1,4 @@
-"""The DeepLabv3+ head against plain convolutions and interpolation formulas."""
+"""The DeepLabv3+ head against plain convolutions and interpolation formulas; UPerNet and DPT."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def leaky(x: Tensor) -> Tensor:
 
 
 def aspp_formula(features: Tensor, weights: dict[str, Tensor]) -> Tensor:
-    """Four maps of rates 1, 6, 12 and 18 under one BatchNorm, plus the pooled branch."""
+    """Four maps with dilations 1, 6, 12 and 18, normalised by one BatchNorm, plus the pooled branch."""
     maps = [F.conv2d(features, weights["map_convs.0.weight"])]
     for number, rate in enumerate((6, 12, 18), 1):
         padded = F.pad(features, (rate, rate, rate, rate))
@@ -75,10 +75,10 @@ def test_head_channels_is_the_width_of_the_whole_head():
         ("test_efficientnet", "upernet", (32, 64), 4),
         ("test_vit", "upernet", (32, 48), 16),
         ("test_vit", "deeplabv3plus", (32, 48), 16),
-        ("test_vit", "dpt", (32, 48), 2),  # an odd number of patches, too
+        ("test_vit", "dpt", (32, 48), 2),  # one side has an odd number of patches
     ],
 )
-def test_decoders_of_the_library_take_the_maps_and_train(backbone, decoder, size, stride):
+def test_library_decoders_accept_the_maps_and_train(backbone, decoder, size, stride):
     torch.manual_seed(0)
     branch = Branch(build_encoder(backbone), decoder, 3, 8)
     logits = branch(torch.randn(2, 3, *size))
@@ -87,7 +87,7 @@ def test_decoders_of_the_library_take_the_maps_and_train(backbone, decoder, size
     assert [key for key, parameter in branch.named_parameters() if parameter.grad is None] == []
 
 
-def test_upernet_s_first_map_is_that_of_stride_4():
+def test_upernet_starts_at_the_map_of_stride_4():
     torch.manual_seed(0)
     head, _ = DECODERS["upernet"]((2, 3, 5, 7), (2, 4, 8, 16), 3, 4)
     maps = [torch.randn(2, channels, 32 // i, 32 // i) for channels, i in ((2, 2), (3, 4), (5, 8), (7, 16))]
@@ -97,7 +97,7 @@ def test_upernet_s_first_map_is_that_of_stride_4():
     assert [tuple(conv.weight.shape[:2]) for conv in (head.decoder.psp.blocks[0][1][0],)] == [(4, 7)]
 
 
-def test_dpt_does_not_see_beyond_an_odd_border():
+def test_dpt_ignores_padding_beyond_an_odd_border():
     torch.manual_seed(0)
     head, _ = DECODERS["dpt"]((6,) * 4, (14,) * 4, 3, 4)
     maps = [torch.randn(1, 6, 3, 5) for _ in range(4)]
@@ -123,7 +123,7 @@ def test_a_decoder_that_does_not_fit_an_encoder_is_refused(decoder, strides, mes
         DECODERS[decoder]((8,) * len(strides), strides, 3, 4)
 
 
-def test_maps_of_other_strides_are_taken():
+def test_deeplabv3plus_accepts_maps_of_other_strides():
     maps = [torch.randn(2, 5, 16, 16), torch.randn(2, 6, 8, 8), torch.randn(2, 7, 4, 4)]
     for strides, size in (((2, 4, 8), (8, 8)), ((8, 16, 32), (16, 16))):
         head, classifier = DECODERS["deeplabv3plus"]((5, 6, 7), strides, 3, 4)

@@ -20,7 +20,7 @@ EXPANSION = {"resnet18": 1, "resnet34": 1, "resnet50": 4, "resnet101": 4, "resne
 
 @pytest.fixture(scope="module", params=["resnet18", "resnet50"])
 def plain_backbone(request) -> tuple[str, DilatedResNet]:
-    """A plain-stem backbone in eval mode, float64, with deterministic weights."""
+    """A backbone with a plain stem, in eval mode, float64, with deterministic weights."""
     backbone = DilatedResNet(request.param, "plain").double().eval()
     fill_deterministic(backbone)
     return request.param, backbone
@@ -28,7 +28,7 @@ def plain_backbone(request) -> tuple[str, DilatedResNet]:
 
 @pytest.mark.parametrize("stem", ["deep", "light", "plain"])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_maps_have_the_channels_and_strides_that_are_told(name, stem):
+def test_maps_have_the_declared_channels_and_strides(name, stem):
     with torch.device("meta"):
         backbone = DilatedResNet(name, stem)
         for height, width in ((64, 96), (33, 49), (65, 17)):
@@ -51,7 +51,7 @@ def test_number_of_convolutions_is_that_of_the_name(name):
 
 
 def count_convolutions(backbone: DilatedResNet) -> int:
-    """Convolutions of the main path."""
+    """Number of convolutions on the main path."""
     return sum(isinstance(m, nn.Conv2d) and "downsample" not in name for name, m in backbone.named_modules())
 
 
@@ -77,7 +77,7 @@ def test_only_layer4_is_dilated_by_2_4_and_8(name):
 
 
 @pytest.mark.parametrize(("stem", "first", "last"), [("deep", 64, 128), ("light", 32, 64)])
-def test_deep_stems_are_three_convolutions_and_told_by_their_tensors(stem, first, last):
+def test_deep_stems_are_three_convolutions_and_recognized_by_their_tensors(stem, first, last):
     with torch.device("meta"):
         backbone = DilatedResNet("resnet50", stem)
         again = build_encoder("resnet50", backbone.state_dict())
@@ -124,7 +124,7 @@ def test_layer4_is_the_plain_formula_with_dilations(plain_backbone):
 
 
 def residual_block(features: Tensor, weights: dict[str, Tensor], prefix: str, dilation: int) -> Tensor:
-    """A residual block of stride 1 in eval mode, from its weights."""
+    """Output of a residual block of stride 1 in eval mode, computed from its weights."""
 
     def conv_bn(x: Tensor, conv: str, bn: str) -> Tensor:
         kernel = weights[f"{prefix}{conv}.weight"]
@@ -146,11 +146,11 @@ def residual_block(features: Tensor, weights: dict[str, Tensor], prefix: str, di
 
 @pytest.mark.parametrize("stem", ["plain", "light", "deep"])
 def test_random_weights_are_pytorch_s_own_in_all_convolutions(stem: str) -> None:
-    """The published backbone leaves them so; torchvision's are larger in layers 2 to 4."""
+    """The published backbone keeps PyTorch's default; torchvision's weights are larger in layers 2 to 4."""
     torch.manual_seed(0)
     for name, module in DilatedResNet("resnet18", stem).named_modules():
         if isinstance(module, nn.Conv2d):
             inputs = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-            bound = inputs**-0.5  # of the uniform distribution
+            bound = inputs**-0.5  # bound of the uniform distribution
             assert module.weight.abs().max() <= bound, name
             assert module.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), name

@@ -1,4 +1,4 @@
-"""The two-branch network against the golden values, and what its branches share: nothing."""
+"""The two-branch network against the golden values; its branches share nothing."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ GOLDEN_NETWORKS = {"city_r50": (19, "resnet50"), "voc_r50": (21, "resnet50"), "v
 
 
 def small_network(**changes) -> Network:
-    """A ResNet-18 network with a narrow head, in float64, from a fixed seed."""
+    """A ResNet-18 network with a narrow head, in float64, with a fixed seed."""
     torch.manual_seed(0)
     return Network(**{"num_classes": 3, "backbone": "resnet18", "head_channels": 8, **changes}).double()
 
@@ -57,7 +57,7 @@ def test_logits_have_the_size_of_the_images(size, mode):
         assert network(torch.zeros(2, 3, *size), branch=2).shape == (2, 5, *size)
 
 
-def test_upsampled_logits_are_the_logits(images):
+def test_corners_of_upsampled_logits_are_those_of_the_logits(images):
     network = small_network().eval()
     quarter = network.logits(images, branch=2)
     assert quarter.shape == (2, 3, 9, 13)
@@ -87,7 +87,7 @@ def test_a_branch_touches_neither_gradients_nor_statistics_of_the_other(branch, 
     assert torch.equal(other.backbone.bn1.running_mean, statistics_before)
 
 
-def test_one_branch_is_the_first_of_two(images):
+def test_one_branch_equals_the_first_of_two(images):
     alone, pair = small_network(branches=1).eval(), small_network().eval()
     assert alone.branches == [alone.branch1]
     assert pair.branches == [pair.branch1, pair.branch2]

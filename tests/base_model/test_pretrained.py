@@ -1,4 +1,4 @@
-"""Encoder weights from files: every form that is in use, and a refusal that names the file for all others."""
+"""Encoder weights from files: every common format is read; for all others, an error names the file."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -21,7 +21,7 @@ def network_with(weights: Path | str | None, **changes) -> Network:
 
 @pytest.fixture(scope="module")
 def backbone_weights() -> dict[str, Tensor]:
-    """Deep-stem ResNet-18 weights as in a `v1c` file, with the classifier that such files hold."""
+    """Weights of a ResNet-18 with a deep stem, as in a `v1c` file, with the classifier that such files contain."""
     torch.manual_seed(3)
     weights = DilatedResNet("resnet18").state_dict()
     return {**weights, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
@@ -52,7 +52,7 @@ def test_weights_fill_the_backbones_of_all_branches(weights_file, backbone_weigh
     assert network.weights_report == report_of("v1c, deep stem 64-64-128", backbone, weights_file)
 
 
-def test_report_names_what_the_file_lacks_and_what_it_has_too_much(backbone_weights, tmp_path):
+def test_report_names_missing_and_unused_tensors(backbone_weights, tmp_path):
     path = tmp_path / "nearly.pth"
     lacking = {key: value for key, value in backbone_weights.items() if key != "layer4.1.bn2.bias"}
     torch.save({**lacking, "surplus.weight": torch.zeros(2)}, path)
@@ -63,7 +63,7 @@ def test_report_names_what_the_file_lacks_and_what_it_has_too_much(backbone_weig
     assert "fc." not in network.weights_report
 
 
-def test_no_file_means_random_weights_and_says_so():
+def test_without_a_file_the_report_says_random_weights():
     assert network_with(None).weights_report == "encoder weights: random"
 
 
@@ -88,7 +88,7 @@ def test_code_in_a_weights_file_is_not_run(trapped_file):
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch) -> Path:
-    """Where torch.hub keeps the weights of a ResNet-18; the folder is there, the file is not."""
+    """Path of the weights of a ResNet-18 in the cache of torch.hub; the folder exists, the file does not."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     path = tmp_path / "hub/checkpoints" / Path(models.ResNet18_Weights.DEFAULT.url).name
@@ -116,7 +116,7 @@ def test_a_damaged_file_in_the_cache_is_named_with_what_to_do(content, reason, c
         network_with("imagenet")
 
 
-def test_a_download_is_compared_with_its_name(cached, monkeypatch):
+def test_a_download_is_compared_with_the_hash_in_its_name(cached, monkeypatch):
     wrong = cached.parent / "page.html"
     wrong.write_text("<html>Proxy: log in</html>")
     url = f"{wrong.as_uri()}#{cached.name}"
@@ -136,14 +136,14 @@ def test_failed_download_names_the_address_and_the_cache(monkeypatch, cached):
         network_with("imagenet")
 
 
-# How the tensors of our deep stems are called elsewhere.
+# Names of our deep stems' tensors in other programs.
 SEMSEG = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2", "conv1.6": "conv3", "bn1": "bn3"}
 V1C, MMSEG_V1C = "v1c, deep stem 64-64-128", "mmsegmentation v1c, deep stem 32-32-64"
 MMSEG = dict(zip(SEMSEG, (f"stem.{i}" for i in (0, 1, 3, 4, 6, 7)), strict=True))
 
 
 def called(weights: dict[str, Tensor], names: dict[str, str], prefix: str = "") -> dict[str, Tensor]:
-    """Weights under the names of another program."""
+    """Weights with the names of another program."""
     return {
         prefix + ".".join((names.get(module, module), part)): value
         for name, value in weights.items()
@@ -171,7 +171,7 @@ def called(weights: dict[str, Tensor], names: dict[str, str], prefix: str = "") 
     ],
 )
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_file_is_told_by_its_tensors_and_gets_the_stem_that_it_needs(name, stem, rename, told, tmp_path):
+def test_a_file_is_recognized_by_its_tensors_and_decides_the_stem(name, stem, rename, told, tmp_path):
     torch.manual_seed(4)
     weights = DilatedResNet(name, stem).state_dict()
     torch.save(rename(weights), tmp_path / "weights.pth")
@@ -196,7 +196,7 @@ def test_branches_may_have_encoders_and_weights_of_their_own(weights_file, backb
     assert network.eval()(torch.zeros(1, 3, 32, 32), 2).shape == (1, 3, 32, 32)
 
 
-def test_a_file_of_two_encoders_is_not_guessed_at(backbone_weights, tmp_path):
+def test_a_file_of_two_encoders_is_refused(backbone_weights, tmp_path):
     both = called(backbone_weights, {}, "module.encoder_q.") | called(backbone_weights, {}, "module.encoder_k.")
     torch.save({"state_dict": both}, tmp_path / "moco.pth")
     with pytest.raises(UserError, match=r"moco\.pth: holds several networks \(encoder_k\., encoder_q\.\); save"):
@@ -204,7 +204,7 @@ def test_a_file_of_two_encoders_is_not_guessed_at(backbone_weights, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
-def test_an_encoder_of_ones_own_is_found_by_its_first_tensor(prefix, tmp_path, monkeypatch):
+def test_a_custom_encoder_is_found_by_its_first_tensor(prefix, tmp_path, monkeypatch):
     class Own(torch.nn.Sequential):
         channels, strides = (4, 4), (4, 16)
 

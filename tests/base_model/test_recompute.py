@@ -1,4 +1,4 @@
-"""Encoders whose blocks are recomputed: the same gradients and buffers, fewer tensors kept."""
+"""Encoders with recomputed blocks: the same gradients and buffers, fewer saved tensors."""
 
 from collections import Counter
 
@@ -10,12 +10,12 @@ from furnace.base_model.encoders import build_encoder
 from furnace.base_model.recompute import blocks, recompute_blocks
 from furnace.utils.errors import UserError
 
-# Blocks by class, and the share of the bytes that may be kept with them recomputed.
+# Number of blocks per class, and the largest allowed share of saved bytes if they are recomputed.
 ENCODERS = {
     "resnet18": ({"BasicBlock": 8}, 0.15),
     "resnet50": ({"Bottleneck": 16}, 0.25),
     "tf_efficientnet_lite0": ({"DepthwiseSeparableConv": 1, "InvertedResidual": 15}, 0.1),
-    "regnetx_002": ({"Bottleneck": 11}, 0.5),  # its stages are sequences of a class of their own
+    "regnetx_002": ({"Bottleneck": 11}, 0.5),  # its stages are sequences of a special class
     "convnext_atto": ({"ConvNeXtBlock": 12}, 0.2),
     "vit_tiny_patch16_224": ({"Block": 12}, 0.15),
     "pvt_v2_b0": ({"Block": 8}, 0.15),
@@ -23,7 +23,7 @@ ENCODERS = {
 
 
 def passed(encoder: nn.Module, side: int = 64) -> tuple[dict[str, Tensor], int]:
-    """Loss, gradients and buffers of a training pass, and bytes kept for the backward pass besides weights."""
+    """Loss, gradients and buffers of a training pass, and bytes saved for the backward pass, without weights."""
     rng = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, side, side, generator=rng, dtype=next(encoder.parameters()).dtype)
     weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
@@ -51,7 +51,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_all_is_the_same_but_the_memory(name: str):
+def test_recomputation_changes_memory_only(name: str):
     (classes, share), state = ENCODERS[name], build_encoder(name).state_dict()
     side = 224 if name.endswith("224") else 64
     plain, other = build_encoder(name, state), build_encoder(name, state)
@@ -65,7 +65,7 @@ def test_all_is_the_same_but_the_memory(name: str):
 
 
 class Noisy(nn.Sequential):
-    """A block with everything that a second pass could change: dropout, running averages, a cumulative one."""
+    """A block with all that a second pass could change: dropout, a running average, and a cumulative one."""
 
     def __init__(self):
         super().__init__(
@@ -106,7 +106,7 @@ def test_dropout_and_running_statistics_are_those_of_one_pass(dtype: torch.dtype
     assert [member.calls for member in (*plain.members, *other.members)] == [2, 2, 4, 4]
 
 
-def test_teachers_passes_are_not_touched():
+def test_passes_without_gradients_are_not_recomputed():
     encoder = Chain(Wrapped(), Wrapped())
     recompute_blocks(encoder)
     with torch.no_grad():
@@ -123,8 +123,8 @@ def test_an_encoder_without_repeated_blocks_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "test_vit"])
-def test_a_compiled_encoder_keeps_less_too_and_is_not_cut_in_pieces(name: str):
-    """Without the code generator, which takes a minute: what is computed twice is decided before it."""
+def test_a_compiled_encoder_saves_less_and_has_no_graph_break(name: str):
+    """Without the code generator, which takes a minute: recomputation is decided before it runs."""
     state = build_encoder(name).state_dict()
     results = []
     for recompute in (False, True):

@@ -1,4 +1,4 @@
-"""Encoders of timm against timm's own features, and what their registry entries say."""
+"""Encoders of timm against timm's own features, and their registry entries."""
 
 import sys
 
@@ -58,7 +58,7 @@ def test_a_plain_vit_gives_four_normalised_maps_of_evenly_spaced_blocks():
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_convnext"])
 def test_every_parameter_has_a_gradient(name: str):
-    """Several processes could not train one that has none."""
+    """Training in several processes needs a gradient of every parameter."""
     encoder = build_encoder(name)
     sum(one.square().sum() for one in encoder(torch.randn(2, 3, 32, 32))).backward()
     assert [key for key, parameter in encoder.named_parameters() if parameter.grad is None] == []
@@ -72,14 +72,14 @@ def test_every_parameter_has_a_gradient(name: str):
         ("beit_base_patch16_224", {(224, 224): True, (208, 224): False}),
     ],
 )
-def test_an_entry_tells_the_sizes_that_fit(name: str, sizes: dict):
+def test_an_entry_knows_the_sizes_that_fit(name: str, sizes: dict):
     entry = ENCODERS.find(name)
     assert {size: entry.fits(*size) for size in sizes} == sizes
     cfg = timm.get_pretrained_cfg(name)
     assert (entry.mean, entry.std) == (cfg.mean, cfg.std)
 
 
-def test_pyramids_of_convolutions_take_any_size_and_our_names_stay_ours():
+def test_convolutional_pyramids_take_any_size_and_our_names_build_our_encoders():
     assert ENCODERS.find("test_resnet").fits is None
     assert not hasattr(build_encoder("resnet18"), "model")
     assert build_encoder("resnet18.a1_in1k").strides == (2, 4, 8, 16, 16)
@@ -94,12 +94,12 @@ def test_pyramids_of_convolutions_take_any_size_and_our_names_stay_ours():
         ("qqqq", r"no encoder 'qqqq'; find names with --list-encoders WORD"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_closest(name: str, message: str):
+def test_an_unknown_name_is_refused_with_the_closest(name: str, message: str):
     with pytest.raises(UserError, match=message):
         build_encoder(name)
 
 
-def test_norms_of_timm_stay_and_those_of_the_head_follow_the_settings():
+def test_norms_of_timm_keep_their_settings_and_those_of_the_head_follow_ours():
     network = Network(3, "tf_efficientnet_lite0", head_channels=8, branches=1, bn_eps=1e-4, bn_momentum=0.3)
     own, head = (
         {(m.eps, m.momentum) for m in part.modules() if isinstance(m, nn.BatchNorm2d)}
@@ -111,7 +111,7 @@ def test_norms_of_timm_stay_and_those_of_the_head_follow_the_settings():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["test_efficientnet", "resnet18"])
 def test_synchronised_norms_compute_the_same(name: str):
-    """PyTorch's own conversion forgets the activations that are within timm's norms."""
+    """PyTorch's own conversion loses the activations inside timm's norms."""
     network = Network(3, name, head_channels=8, branches=1).eval()
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = network(images)

@@ -19,7 +19,7 @@ from furnace.utils.settings import Settings
 
 @pytest.fixture
 def run(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., None]:
-    """`run(name=value)` trains for four epochs, two of them once more, evaluates, predicts and exports."""
+    """`run(name=value)` trains for four epochs, repeats the last two, evaluates, predicts and exports."""
 
     def train(resume: str | None, **changes) -> Settings:
         places = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}

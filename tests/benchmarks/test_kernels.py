@@ -1,4 +1,4 @@
-"""The benchmark of kernels: counts, order, and times that fit into that of the whole."""
+"""The kernel benchmark: counts, order, and times whose sum is less than the total time."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The loader's benchmark: both arrangements give the same crops, all ways are measured, and ratios are medians."""
+"""The loader benchmark: both arrangements give the same crops, every way is measured, and ratios are medians."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_quick_run_measures_every_way_of_every_data_set(tmp_path: Path) -> None:
         assert all(value > 0 for speed in result["samples_per_second"].values() for value in speed.values())
 
 
-def test_ratios_are_medians_over_positions_at_each_of_which_all_ways_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_are_medians_over_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(loader.time, "process_time", lambda: clock[0])
 
@@ -77,7 +77,7 @@ def test_ratios_are_medians_over_positions_at_each_of_which_all_ways_run(monkeyp
 
 @pytest.mark.parametrize("name", ["city", "voc"])
 def test_the_published_arrangement_scales_grey_levels(name: str, tmp_path: Path, monkeypatch) -> None:
-    """The published code's golden crops hold whole grey levels, and so do the benchmark's."""
+    """The golden crops of the published code have integer grey levels, and so have the benchmark's."""
     golden = np.load(GOLDEN / f"transform_{name}.npz")
     case = next(key for key in golden if key.endswith("/out_image") and golden[key.replace("out_image", "scale")] != 1)
     assert off_grey_levels(golden[case]) < 1e-3
@@ -89,7 +89,7 @@ def test_the_published_arrangement_scales_grey_levels(name: str, tmp_path: Path,
 
 
 def off_grey_levels(crop: np.ndarray) -> float:
-    """Distance of a normalised crop (3, H, W) from whole grey levels, its padding left out."""
+    """Largest distance of a normalised crop (3, H, W) from integer grey levels, without its padding."""
     levels = 255 * (crop.astype(np.float64) * STD.reshape(3, 1, 1) + MEAN.reshape(3, 1, 1))[:, crop.any(0)]
     return float(np.abs(levels - levels.round()).max())
 

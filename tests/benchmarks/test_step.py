@@ -1,4 +1,4 @@
-"""The step benchmark: both arrangements compute the same, and its figures are there."""
+"""The step benchmark: both arrangements compute the same loss, and every figure is printed."""
 
 from collections.abc import Callable
 from statistics import median
@@ -55,19 +55,19 @@ def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture, monkeypatc
     assert all(torch.equal(tensor, ours[name]) for name, tensor in published.items()), "both start alike"
 
 
-def test_memory_of_a_cpu_is_what_tensors_hold():
+def test_memory_on_a_cpu_is_that_of_tensors():
     held = step.allocated(step.parse_devices("cpu")[0])
     kept = torch.zeros(2**20)
     assert step.allocated(step.parse_devices("cpu")[0]) - held == kept.nbytes
     assert step.growth(lambda: (torch.zeros(2**18).sum(), torch.zeros(2**19).sum())) == pytest.approx(2**21, rel=0.01)
 
 
-def test_what_the_published_step_does_not_have_is_refused():
+def test_a_method_that_the_published_step_lacks_is_refused():
     with pytest.raises(UserError, match=r"^C\.method = cps: the published step has cpcl"):
         step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "-o", "method=cps"])
 
 
-def test_a_batch_too_large_for_the_memory_is_cut(make_settings: Callable[..., Settings]):
+def test_a_batch_too_large_for_the_memory_is_split(make_settings: Callable[..., Settings]):
     C, sizes = make_settings(batch_size=4), []
 
     def step(batch: TrainBatch) -> None:

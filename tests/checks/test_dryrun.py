@@ -1,4 +1,4 @@
-"""What a dry run says of memory and disk."""
+"""Findings of a dry run about memory and disk."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ PREDICTED = 2**30
 
 @pytest.fixture(autouse=True)
 def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prediction of 1 GiB, half of it with `C.checkpoint`; tests/checks/test_peak.py is about the true one."""
+    """Predict 1 GiB, half of it with `C.checkpoint`; tests/checks/test_peak.py tests the real prediction."""
     for module in (dryrun, peak):
         monkeypatch.setattr(module, "predicted_peak", lambda C, _: PREDICTED // (2 if C.checkpoint else 1))
 
@@ -49,7 +49,7 @@ def test_memory_is_predicted_with_checkpoint_and_without(C):
     ("total", "advice"),
     [(PREDICTED + 2**29 - 1, "-o checkpoint=true (512.0 MiB)"), (2**20, "choose a smaller C.backbone")],
 )
-def test_memory_that_is_not_there_is_a_problem(C, monkeypatch, total: int, advice: str):
+def test_too_little_memory_is_a_problem(C, monkeypatch, total: int, advice: str):
     monkeypatch.setattr(dryrun, "main_memory", lambda: PREDICTED + 2**29)
     assert check_memory(C, CPU).level == Level.OK
     monkeypatch.setattr(dryrun, "main_memory", lambda: total)
@@ -104,7 +104,7 @@ def test_snapshots_that_can_not_be_written_are_a_problem(C, tmp_path):
     assert found.level == Level.PROBLEM and "a_file can't be written into" in found.text
 
 
-def test_of_several_devices_it_says_what_was_measured(C):
+def test_with_several_devices_the_report_says_what_was_measured(C):
     console = Console(file=StringIO(), width=400)
     trainer = Trainer(C, CPU, console=console)
     assert dry_run(trainer, processes=2) == dry_run(trainer) == 0
@@ -116,9 +116,9 @@ def test_of_several_devices_it_says_what_was_measured(C):
 def test_disk_needed_is_that_of_the_snapshots(C, tmp_path, monkeypatch):
     trainer = Trainer(C, CPU)
     found = check_disk(C, trainer)
-    # After the first sixth of eight epochs: 2, 4, 6, and the last, 7.
+    # After the first sixth of eight epochs, epochs 2, 4 and 6, and the last one, 7.
     assert found.level == Level.OK and found.text.startswith("4 snapshots of ")
-    trainer.learner.step(random_batch(C, CPU), 0)  # the optimizers have momentum from the first step on
+    trainer.learner.step(random_batch(C, CPU), 0)  # the optimizers have momentum after the first step
     trainer.save(0)
     size = (Path(C.snapshot_dir) / "epoch-0.pth").stat().st_size / 2**20
     assert float(found.text.split()[3]) == pytest.approx(size, rel=0.01)

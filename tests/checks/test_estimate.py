@@ -1,4 +1,4 @@
-"""Estimates of a run's time: batches like the loader's, extrapolation in pixels, samples from files and a cache."""
+"""Estimated time of a run: batches like the loader's, extrapolation by pixels, samples from files and a cache."""
 
 import os
 from pathlib import Path
@@ -53,16 +53,16 @@ def test_time_on_a_cpu_is_extrapolated_by_pixels(make_settings, monkeypatch, bat
     assert step_seconds(C, CPU) == pytest.approx(2 + 1e-6 * batch_size * height * width)
 
 
-def test_samples_are_timed_from_files_and_from_a_cache_of_their_own(make_settings, tmp_path):
+def test_samples_are_timed_from_files_and_from_a_temporary_cache(make_settings, tmp_path):
     for C in (make_settings(), make_settings(cache=str(tmp_path / "cache"))):
         assert 0 < sample_seconds(C, build_train_set(C)) < 1
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("cores, workers, shared_by", [(4, 2, 2), (4, 16, 4), (4, 0, 1), (None, 3, 1)])
-def test_loading_is_shared_by_the_workers_that_have_a_core(make_settings, monkeypatch, cores, workers, shared_by):
+def test_loading_time_is_divided_by_the_workers_that_have_a_core(make_settings, monkeypatch, cores, workers, shared_by):
     C = make_settings(num_workers=workers, batch_size=8)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on systems without it
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # some systems lack it
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(estimate, "sample_seconds", lambda *_: 1.0)
     monkeypatch.setattr(estimate, "step_seconds", lambda *_: 3.0)

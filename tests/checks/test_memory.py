@@ -1,4 +1,4 @@
-"""Main memory as the kernel and control groups of either version give it."""
+"""Main memory according to the kernel and to control groups of both versions."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def group(mount: Path, name: str, value: str) -> None:
     (mount / name).write_text(f"{value}\n")
 
 
-def test_without_groups_it_is_what_the_kernel_says(tmp_path):
+def test_without_groups_memory_is_that_of_the_kernel(tmp_path):
     line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     assert main_memory(tmp_path, tmp_path / "none") == pytest.approx(int(line.split()[1]) * 1024, rel=0.01)
     assert main_memory() <= main_memory(tmp_path, tmp_path / "none")
@@ -29,11 +29,11 @@ def test_without_groups_it_is_what_the_kernel_says(tmp_path):
         ("4:memory:/job", {"memory/job/memory.limit_in_bytes": str(GIB // 4)}, GIB // 4),
         ("4:cpu,memory:/job", {"memory/memory.limit_in_bytes": str(GIB // 2)}, GIB // 2),
         ("3:cpuset:/job", {"memory/job/memory.limit_in_bytes": str(GIB // 4)}, None),
-        ("4:memory:/job", {"memory/job/memory.limit_in_bytes": "9223372036854771712"}, None),  # none
+        ("4:memory:/job", {"memory/job/memory.limit_in_bytes": "9223372036854771712"}, None),  # no limit
         ("0::/job", {"job/memory.max": "max"}, None),
     ],
 )
-def test_the_least_limit_counts(tmp_path, line, limits, expected):
+def test_the_smallest_limit_counts(tmp_path, line, limits, expected):
     (tmp_path / "membership").write_text(f"9:name=systemd:/\n{line}\n")
     for name, value in limits.items():
         group(tmp_path / "mount", name, value)

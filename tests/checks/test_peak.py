@@ -1,4 +1,4 @@
-"""The predicted memory of a step against that of PyTorch's allocator, and the settings with which a step would fit."""
+"""Predicted memory of a step against PyTorch's allocator, and the settings with which a step would fit."""
 
 import gc
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 
 LITE = {"backbone": "tf_efficientnet_lite0", "head_channels": 32, "batch_size": 4, "amp": "off"}
-LARGE = {"image_height": 96, "image_width": 96}  # here half of the memory is of the graph
+LARGE = {"image_height": 96, "image_width": 96}  # at this size the graph takes half of the memory
 
 
 def allocated_peak(C: Settings) -> int:
-    """Bytes that two steps have allocated at most, by the profiler."""
+    """Largest number of bytes allocated during two steps, by the profiler."""
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         learner = random_learner(C, CPU, C.accumulate)
@@ -47,18 +47,18 @@ def allocated_peak(C: Settings) -> int:
     ],
     ids=str,
 )
-def test_the_prediction_is_that_of_the_allocator(make_settings: Callable[..., Settings], changes: dict):
+def test_the_prediction_agrees_with_the_allocator(make_settings: Callable[..., Settings], changes: dict):
     C = make_settings(**LITE | LARGE | changes)
     assert predicted_peak(C) == pytest.approx(allocated_peak(C), rel=0.15)
 
 
-def test_a_counter_knows_what_is_alive_without_its_memory():
+def test_a_counter_counts_live_tensors_without_allocating_them():
     with counted_without_memory() as counter:
         first = torch.zeros(2**20)
         second = first + 1
         view = second[:10]
         del first, second
-        third = torch.zeros(2**40)  # of 4 TiB
+        third = torch.zeros(2**40)  # 4 TiB
         del view, third
         torch.zeros(2**10)
     assert counter.peak == 2**42 + 2**22
@@ -73,7 +73,7 @@ def test_the_prediction_falls_with_parts_and_recomputed_blocks(make_settings: Ca
 
 @pytest.fixture
 def by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prediction of 100 bytes, and one for each pixel of a part, or a fourth if blocks are recomputed."""
+    """Predict 100 bytes plus one per pixel of a part (1/4 per pixel if blocks are recomputed)."""
 
     def predict(C: Settings, device: torch.device) -> int:
         if C.checkpoint and C.backbone == "vgg11":
@@ -121,7 +121,7 @@ def test_only_settings_that_fit_are_named(
     assert remedies(C, CPU, room) == expected
 
 
-def test_what_needs_values_is_not_predicted(make_settings: Callable[..., Settings], monkeypatch):
+def test_a_network_that_needs_values_is_not_predicted(make_settings: Callable[..., Settings], monkeypatch):
     monkeypatch.setattr(peak, "build_network", lambda *_, **__: torch.ones(1).nonzero())
     with pytest.raises(UserError, match="can't be computed from shapes alone"):
         predicted_peak(make_settings())

@@ -1,4 +1,4 @@
-"""The time that a comparison will take, by figures worked out by hand."""
+"""Expected time of a comparison, against numbers calculated by hand."""
 
 from types import SimpleNamespace
 
@@ -21,27 +21,27 @@ def result(step: float | None, train: float = 25.0, evaluate: float = 5.0) -> di
 TRIALS = [trial(method, seed) for seed in (0, 1, 2) for method in ("cps", "cpcl")]
 
 
-def test_one_run_is_probed_for_each_method_that_has_none_finished() -> None:
+def test_one_run_is_probed_for_each_method_without_a_finished_run() -> None:
     assert [t.name for t in probes_needed(TRIALS, {})] == ["cpcl 1/8 seed 0", "cps 1/8 seed 0"]
     assert [t.name for t in probes_needed(TRIALS, {"cpcl 1/8 seed 2": result(1)})] == ["cps 1/8 seed 0"]
     assert probes_needed(TRIALS, {"cpcl 1/8 seed 2": result(1), "cps 1/8 seed 1": result(1)}) == []
 
 
-def test_finished_runs_count_before_probes() -> None:
+def test_finished_runs_take_precedence_over_probes() -> None:
     finished = {TRIALS[0].name: result(1), TRIALS[2].name: result(9), TRIALS[4].name: result(2)}
     assert step_seconds(TRIALS, finished, {"cps": 7.0, "cpcl": 3.0}) == {"cps": 2, "cpcl": 3}
     assert step_seconds(TRIALS, {TRIALS[0].name: result(None)}, {"cps": 7.0}) == {"cps": 7, "cpcl": None}
 
 
-def test_a_run_s_time_besides_its_iterations_is_the_mean_of_the_finished() -> None:
+def test_overhead_is_the_mean_over_finished_runs() -> None:
     assert overhead_seconds({"a": result(1), "b": result(2, 20, 6), "c": result(None), "d": result(99)}) == 26 / 3
     assert overhead_seconds({}) == 0
 
 
-def test_the_time_left_is_that_of_the_runs_that_wait() -> None:
+def test_the_time_left_is_that_of_the_waiting_runs() -> None:
     steps = {"cps": 2.0, "cpcl": 3.0}
     assert expected_seconds(TRIALS, {}, steps) == 3 * 20 + 3 * 30
-    finished = {TRIALS[0].name: result(2)}  # 20 s of iterations and 10 s besides
+    finished = {TRIALS[0].name: result(2)}  # 20 s of iterations and 10 s of overhead
     assert expected_seconds(TRIALS, finished, steps) == 2 * 20 + 3 * 30 + 5 * 10
     assert expected_seconds(TRIALS, finished, steps, at_once=2) == 90
     assert expected_seconds(TRIALS[:1], finished, steps, at_once=2) == 0
@@ -69,7 +69,7 @@ def test_the_plan_has_a_line_for_each_method_and_share_of_labels() -> None:
         ["10", "10", "20"],
         ["1 of 3", "3 of 3", "0 of 1"],
     ]
-    # Two runs of 10 iterations and one of 20, each of a minute, and 10 s besides.
+    # Two runs of 10 iterations and one of 20 at one minute per iteration, and 10 s of overhead per run.
     assert cells(table)[5] == ["20 min", "-", "20 min"]
     assert str(table.caption) == "in all about 20 min with 2 at a time"
 

@@ -1,4 +1,4 @@
-"""Statistics of a comparison against the formulas of a textbook, and its tables read back."""
+"""Statistics of a comparison against textbook formulas, and its tables read back."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ TITLES = {"miou": "mIoU"}
 
 @given(st.dictionaries(st.integers(0, 9), st.tuples(SHARES, SHARES), min_size=2, max_size=6))
 def test_mean_deviation_and_paired_difference(values):
-    """Against sums written out."""
+    """Against explicit sums."""
     scores = [
         Score(method, 8, seed, 45, {"last": {"miou": pair[k]}}, seconds=10 * k + seed, memory_gib=k + seed)
         for seed, pair in values.items()
@@ -45,7 +45,7 @@ def test_mean_deviation_and_paired_difference(values):
     assert (supervised.difference, supervised.standard_error, supervised.interval) == (None, None, None)
 
 
-def test_pairs_are_of_the_same_seed() -> None:
+def test_pairs_have_the_same_seed() -> None:
     difference, error, interval = paired_difference({0: 0.5, 1: 0.9, 2: 0.1}, {1: 0.8, 2: 0.2, 3: 0.0})
     assert difference == pytest.approx(0)
     assert error == pytest.approx(0.1 * math.sqrt(2) / math.sqrt(2))
@@ -83,8 +83,8 @@ def test_rows_are_in_order_and_one_seed_has_no_deviation():
     assert single.seeds == (3,)
 
 
-def test_unequal_cells_do_not_leak():
-    """A run without a chosen epoch is in the first table only, and no other share of labels is a baseline."""
+def test_cells_with_different_runs_do_not_mix():
+    """A run without a chosen epoch is only in the first table; a baseline has the same share of labels."""
     scores = [
         Score("supervised", 8, 0, 45, {"last": {"miou": 0.3}, "best": {"miou": 0.4}}, 1.0, None),
         Score("cpcl", 8, 0, 45, {"last": {"miou": 0.5}}, 1.0, None),
@@ -100,7 +100,7 @@ def test_unequal_cells_do_not_leak():
     assert [row.difference for row in rows] == [None, pytest.approx(0.2), None, None]
 
 
-def test_csv_says_what_the_rows_say():
+def test_csv_has_the_values_of_the_rows():
     rows = example()
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert len(read) == len(rows)

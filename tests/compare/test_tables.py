@@ -44,7 +44,7 @@ def test_cells_of_one_seed_and_of_several() -> None:
     assert cells_of(PAIRED)[9] == "1.5 GiB"
 
 
-def test_columns_of_a_table_are_aligned_two_to_the_left_and_the_rest_to_the_right() -> None:
+def test_the_first_two_columns_are_left_aligned_and_the_others_right_aligned() -> None:
     assert markdown_table([("a", "bb", "c", "dd"), ("11", "2", "33", "4")]) == [
         "| a  | bb |  c | dd |",
         "| -- | -- | -: | -: |",
@@ -55,7 +55,7 @@ def test_columns_of_a_table_are_aligned_two_to_the_left_and_the_rest_to_the_righ
 @pytest.mark.parametrize(
     ("counts", "note"), [([], ""), ([5, 6], ""), ([6, 2], "With 2 seeds"), ([1, 5], "With 1 seed a difference")]
 )
-def test_the_fewest_seeds_are_told(counts: list[int], note: str) -> None:
+def test_the_note_gives_the_smallest_number_of_seeds(counts: list[int], note: str) -> None:
     text = seeds_note([Row(*[None] * 5, tuple(range(n)), *[None] * 7) for n in counts])
     assert text.startswith(note) and bool(text) == bool(note)
 
@@ -72,7 +72,7 @@ def test_each_metric_has_a_table_under_the_heading_of_its_epoch() -> None:
     assert "Best" not in tables([SINGLE], {"miou": "mIoU"})
 
 
-def test_the_page_tells_facts_tables_notes_and_plot() -> None:
+def test_the_page_has_facts_tables_notes_and_plot() -> None:
     page = to_markdown("Toy", [SINGLE], {"command": "compare", "device": "cpu"}, {"miou": "mIoU", "acc": "accuracy"})
     head, facts, *_, note, plot = page.split("\n\n")
     assert (head, facts, note) == ("# Toy", "- command: compare\n- device: cpu", NOTE)
@@ -105,7 +105,7 @@ def test_all_files_are_written(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """The page of two methods, of which one has the report of a run, and names that would be tags."""
+    """The page of two methods, one of them with a run's report, and of names that look like HTML tags."""
     report = tmp_path / TRIAL["folder"] / "test" / "report.html"
     report.parent.mkdir(parents=True)
     report.touch()

@@ -12,7 +12,7 @@ from furnace.engine.record import TRAINING_METRICS, append_metrics
 from furnace.seg_opr.metrics import MetricList
 
 
-def test_a_trial_is_named_and_called_by_what_it_is(tmp_path: Path) -> None:
+def test_name_and_arguments_of_a_trial_follow_from_its_fields(tmp_path: Path) -> None:
     listing = tmp_path / "list.txt"
     listing.write_text("a\nb\n")
     C = SimpleNamespace(nepochs=3, niters_per_epoch=7, train_source=str(listing))
@@ -24,7 +24,7 @@ def test_a_trial_is_named_and_called_by_what_it_is(tmp_path: Path) -> None:
     assert trial.record() == {} and trial.result is None
 
 
-def test_a_method_is_a_name_and_settings() -> None:
+def test_a_method_is_parsed_into_name_and_settings() -> None:
     assert parse_method(" cpcl : reweight = false :unsup_weight=2") == {
         **{"method": "cpcl", "reweight": "false", "unsup_weight": "2"}
     }
@@ -38,7 +38,7 @@ def test_folders_are_named_after_methods_and_long_names_end_with_a_digest() -> N
     assert long.startswith("x" * LONGEST_NAME + "-")
 
 
-def test_the_lists_of_a_seed_lie_in_a_folder_of_their_own() -> None:
+def test_the_lists_of_each_seed_have_their_own_folder() -> None:
     C = SimpleNamespace(train_source="/data/subset/train_labeled_1-8.txt")
     assert subset_sources(C, Path("/out"), 3) == {
         "train_source": "/out/seed-3/train_labeled_1-8.txt",
@@ -55,12 +55,12 @@ def test_the_lists_of_a_seed_lie_in_a_folder_of_their_own() -> None:
         ({"of_an_older_version": 1}, {}, None),
     ],
 )
-def test_settings_that_differ_are_told(there: dict, here: dict, told: str | None) -> None:
+def test_different_settings_are_reported(there: dict, here: dict, told: str | None) -> None:
     lists = {"lists": {"test": "a"}}
     assert first_difference({"settings": there, **lists}, {"settings": here, **lists}) == told
 
 
-def test_lists_that_differ_or_are_missing_are_told() -> None:
+def test_different_or_missing_lists_are_reported() -> None:
     def told(there: dict, here: dict) -> str | None:
         return first_difference({"settings": {}, "lists": there}, {"settings": {}, "lists": here})
 
@@ -70,7 +70,7 @@ def test_lists_that_differ_or_are_missing_are_told() -> None:
     assert told({"test": "a", "unlabeled": "b"}, {"test": "a"}) == "the list of unlabelled images differs"
 
 
-def test_a_run_s_iteration_takes_the_median_of_its_later_half(tmp_path: Path) -> None:
+def test_the_time_per_iteration_is_the_median_of_the_second_half(tmp_path: Path) -> None:
     assert median_step(tmp_path) is None
     for iteration, seconds in enumerate((50.0, 40.0, 30.0, 1.0, 2.0, 9.0)):
         append_metrics(tmp_path / TRAINING_METRICS, {"iteration": iteration, "step_seconds": seconds}, "a")
