@@ -77,7 +77,7 @@ def test_only_layer4_is_dilated_by_2_4_and_8(name):
 
 
 @pytest.mark.parametrize(("stem", "first", "last"), [("deep", 64, 128), ("light", 32, 64)])
-def test_deep_stems_are_three_convolutions_and_recognized_by_their_tensors(stem, first, last):
+def test_deep_stems_are_three_convolutions_and_recognised_by_their_tensors(stem, first, last):
     with torch.device("meta"):
         backbone = DilatedResNet("resnet50", stem)
         again = build_encoder("resnet50", backbone.state_dict())

@@ -171,7 +171,7 @@ def called(weights: dict[str, Tensor], names: dict[str, str], prefix: str = "") 
     ],
 )
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_file_is_recognized_by_its_tensors_and_decides_the_stem(name, stem, rename, told, tmp_path):
+def test_a_file_is_recognised_by_its_tensors_and_decides_the_stem(name, stem, rename, told, tmp_path):
     torch.manual_seed(4)
     weights = DilatedResNet(name, stem).state_dict()
     torch.save(rename(weights), tmp_path / "weights.pth")

@@ -1,4 +1,4 @@
-"""All batches of a run, and comparing them."""
+"""Load all batches of a run and compare them."""
 
 import torch
 

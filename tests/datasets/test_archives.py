@@ -1,4 +1,4 @@
-"""Archives: every form reads alike, and hostile or damaged ones are refused."""
+"""Archives: all formats give the same contents, and hostile or damaged ones are refused."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ def test_names_sizes_and_contents(source):
     assert source.read_text("set/a.txt") == "one\n"
 
 
-def test_find_takes_whole_names_only(source):
+def test_find_matches_whole_names_only(source):
     assert source.find(r"set/(?:.*/)?(\w)\.\w+") == {"a": "set/a.txt", "b": "set/deep/b.png"}
     assert source.find(r"(a)\.txt") == {}
 
@@ -67,7 +67,7 @@ def test_any_members_read_alike_in_every_form(members, data):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_in_a_tar_are_refused_where_they_are_wanted(kind, tmp_path):
+def test_links_and_devices_in_a_tar_are_refused_if_requested(kind, tmp_path):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     with tarfile.open(path, "a") as tar:
         info = tarfile.TarInfo("set/link.txt")
@@ -79,7 +79,7 @@ def test_links_and_devices_in_a_tar_are_refused_where_they_are_wanted(kind, tmp_
         source.find(r"set/(\w+)\.txt")
 
 
-def test_a_link_in_a_zip_is_refused_where_it_is_wanted(tmp_path):
+def test_a_link_in_a_zip_is_refused_if_requested(tmp_path):
     path = write_zip(tmp_path / "a.zip", MEMBERS)
     with zipfile.ZipFile(path, "a") as archive:
         link = zipfile.ZipInfo("set/link.txt")
@@ -96,7 +96,7 @@ def test_a_member_that_claims_too_much_is_refused(tmp_path, monkeypatch):
         open_source(path).find(r"set/deep/(b)\.png")
 
 
-def test_a_huge_claim_takes_no_memory(tmp_path):
+def test_a_huge_claimed_size_takes_no_memory(tmp_path):
     info = tarfile.TarInfo("set/a.txt")
     info.size = 2**50
     (tmp_path / "a.tar").write_bytes(info.tobuf() + b"few bytes")
@@ -104,7 +104,7 @@ def test_a_huge_claim_takes_no_memory(tmp_path):
         open_source(tmp_path / "a.tar").find(r"set/(a)\.txt")
 
 
-def test_long_names_that_are_none_too_long_are_read(tmp_path):
+def test_long_names_within_the_limit_are_read(tmp_path):
     members = {f"{'d/' * 200}{i}.txt": bytes([i]) for i in range(3)}
     for form, written in ((tarfile.GNU_FORMAT, "gnu.tar"), (tarfile.PAX_FORMAT, "pax.tar")):
         with tarfile.open(tmp_path / written, "w", format=form, pax_headers={"comment": "é" * 500}) as tar:
@@ -116,7 +116,7 @@ def test_long_names_that_are_none_too_long_are_read(tmp_path):
         assert dict(source.read(source.entries)) == members
 
 
-def test_members_that_are_there_twice_are_refused(tmp_path):
+def test_duplicate_members_are_refused(tmp_path):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     with tarfile.open(path, "a") as tar:
         tar.addfile(tarfile.TarInfo("./c.txt"), io.BytesIO())
@@ -128,7 +128,7 @@ def test_members_that_are_there_twice_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["a.tar", "a.tgz", "a.zip"])
-def test_whatever_is_cut_off_or_flipped_is_read_right_or_refused(form, tmp_path):
+def test_truncated_and_damaged_archives_are_read_correctly_or_refused(form, tmp_path):
     path = WRITERS[form](tmp_path / form, MEMBERS)
     whole = path.read_bytes()
     step = max(1, len(whole) // 60)
@@ -141,12 +141,12 @@ def test_whatever_is_cut_off_or_flipped_is_read_right_or_refused(form, tmp_path)
             except UserError as error:
                 assert str(path) in str(error)
             else:
-                # A tar has no checksum of its contents: what they are is checked where they are decoded.
+                # A tar has no checksum of its contents; damage is detected when they are decoded.
                 assert set(read) <= set(MEMBERS) or form == "a.tar"
                 assert form == "a.tar" or all(MEMBERS[name] == content for name, content in read.items())
 
 
-def test_text_that_is_none_is_named(tmp_path):
+def test_a_list_that_is_not_text_is_named(tmp_path):
     source = open_source(write_zip(tmp_path / "a.zip", {"list.txt": b"\xff\xfe\x00"}))
     with pytest.raises(UserError, match=r"list.txt is not text"):
         source.read_text("list.txt")
@@ -200,7 +200,7 @@ def test_a_small_zip_that_unpacks_to_more_than_it_claims_takes_little_memory(tmp
     assert peak < 4 * CHUNK_BYTES
 
 
-def test_a_zip_with_backslashes_reads_as_any_other(tmp_path):
+def test_a_zip_with_backslashes_reads_like_any_other(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name, content in MEMBERS.items():
             info = zipfile.ZipInfo(name)

@@ -1,4 +1,4 @@
-"""The cache of decoded images: the pixels of the files, whatever happens to files, entries, disk and processes."""
+"""The cache of decoded images: always the files' pixels, despite changed files, damage, full disks and kills."""
 
 import gc
 import multiprocessing
@@ -26,7 +26,7 @@ COUNT = 4
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
-    """Image files, all different."""
+    """Image files with different contents."""
     rng = np.random.default_rng(0)
     return [
         write_image(tmp_path / "data" / f"{i}.png", rng.integers(0, 256, (*SIZE, 3), np.uint8)) for i in range(COUNT)
@@ -40,13 +40,13 @@ def label(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_cache(tmp_path: Path) -> Callable[..., Cache]:
-    """`make_cache()`: what another process over the same folder would make."""
+    """`make_cache()`: a new cache over the same folder, as another process would make it."""
     return lambda num_classes=NUM_CLASSES: Cache(num_classes, tmp_path / "cache")
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files decoded since, in the order of decoding."""
+    """The files decoded from now on, in the order of decoding."""
     paths: list[Path] = []
     for name in ("read_image", "read_label"):
         read = getattr(cache_module, name)
@@ -59,7 +59,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def assert_pixels(cache: Cache, images: list[Path], labels: Sequence[Path] = ()) -> None:
-    """The cache gives those of the files."""
+    """Assert that the cache returns the pixels of the files."""
     files = Files(NUM_CLASSES)
     for path in images:
         np.testing.assert_array_equal(cache.image(path), files.image(path))
@@ -92,7 +92,7 @@ def test_a_file_without_an_entry_is_decoded_and_gets_one(images, make_cache, dec
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_a_changed_file_is_decoded_anew_in_place_of_its_entry(images, make_cache, decoded, prepared):
+def test_a_changed_file_is_decoded_again_and_replaces_its_entry(images, make_cache, decoded, prepared):
     cache = make_cache()
     cache.prepare(images, [])
     before = images[1].stat()
@@ -127,7 +127,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("prepared", [False, True])
-def test_a_damaged_entry_is_found_and_mended(images, label, make_cache, decoded, damage, prepared):
+def test_a_damaged_entry_is_detected_and_replaced(images, label, make_cache, decoded, damage, prepared):
     make_cache().prepare(images, [label])
     whole = {path: path.read_bytes() for path in entries(make_cache().folder)}
     for path, content in whole.items():
@@ -175,7 +175,7 @@ def test_a_run_that_skips_bad_images_does_so_with_a_cache(make_settings, voc_roo
     assert_same_batches(all_batches(make_settings(on_bad_image="skip", cache=str(tmp_path / "cache"))), expected)
 
 
-def test_too_little_room_is_said_before_anything_is_written(images, label, make_cache, monkeypatch):
+def test_too_little_disk_space_is_reported_before_anything_is_written(images, label, make_cache, monkeypatch):
     header = 64
     needed = COUNT * (header + 3 * SIZE[0] * SIZE[1]) + header + SIZE[0] * SIZE[1]
     assert make_cache().missing_bytes(images, [label]) == needed
@@ -198,7 +198,7 @@ def test_a_folder_that_can_not_be_made_is_named(images, tmp_path):
 
 
 def prepare_and_report(cache: Cache, images: list[Path], decoded: list[Path], barrier, queue) -> None:
-    """In a process of its own: prepare when all are there; report how many files were decoded, and the pixels."""
+    """Body of a process: prepare after all processes have started; report the number of decoded files and the pixels."""
     barrier.wait()
     cache.prepare(images, [])
     queue.put((len(decoded), [cache.image(path).tobytes() for path in images]))
@@ -231,7 +231,7 @@ def test_an_entry_is_left_alone_while_another_process_writes(images, make_cache)
 
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch) -> Path:
-    """A folder in place of the file system in memory."""
+    """A folder that replaces the file system in memory."""
     folder = tmp_path / "memory"
     folder.mkdir()
     monkeypatch.setattr(cache_folder, "MEMORY", folder)
@@ -257,7 +257,7 @@ def test_workers_read_the_cache_and_decode_nothing(make_settings, voc_root, tmp_
     assert {tuple(pixel) for pixel in dataset.files.image(dataset.labeled[0].image).reshape(-1, 3)} <= colours
 
 
-def test_memory_is_given_back_with_the_last_user_only(images, memory):
+def test_memory_is_freed_only_with_the_last_user(images, memory):
     folder = locate(RAM)
     assert folder.parent == memory
     first, second = (Cache(NUM_CLASSES, folder, keep=False) for _ in range(2))
@@ -286,7 +286,7 @@ def test_a_worker_that_ends_leaves_the_memory_to_its_parent(images, memory):
     assert len(entries(locate(RAM))) == COUNT
 
 
-def test_what_a_killed_run_left_in_memory_is_used_or_removed(images, memory, decoded):
+def test_entries_that_a_killed_run_left_in_memory_are_used_or_removed(images, memory, decoded):
     folder = locate(RAM)
     Cache(NUM_CLASSES, folder).prepare(images, [])
     decoded.clear()
@@ -299,7 +299,7 @@ def test_what_a_killed_run_left_in_memory_is_used_or_removed(images, memory, dec
     assert len(entries(folder)) == COUNT, "entries that another run uses were removed"
 
 
-def test_room_in_memory_is_no_more_than_the_machine_has_left(memory, tmp_path, monkeypatch):
+def test_space_in_memory_is_limited_by_the_available_memory(memory, tmp_path, monkeypatch):
     state = tmp_path / "meminfo"
     state.write_text("MemTotal:       2000 kB\nMemFree:          1 kB\nMemAvailable:     12 kB\n")
     monkeypatch.setattr(cache_folder, "MEMORY_STATE", state)
@@ -317,8 +317,8 @@ def test_settings_choose_the_cache(make_settings, memory, tmp_path):
         build_files(make_settings(cache=RAM))
 
 
-def test_images_that_change_places_are_decoded_anew(tmp_path):
-    """Same size and time, as of BMP files out of one archive."""
+def test_swapped_images_are_decoded_again(tmp_path):
+    """Files of the same size and time, such as BMP files from one archive."""
     one, two = (write_image(tmp_path / f"{v}.bmp", np.full((8, 8, 3), v, np.uint8)) for v in (10, 200))
     for path in (one, two):
         os.utime(path, ns=(10**18, 10**18))
@@ -344,7 +344,7 @@ def test_memory_that_can_not_be_used_is_named(fault, images, tmp_path, monkeypat
         Cache(NUM_CLASSES, locate(RAM), keep=False).prepare(images, [])
 
 
-def test_what_a_killed_run_was_writing_goes(images, tmp_path):
+def test_a_half_written_entry_of_a_killed_run_is_removed(images, tmp_path):
     part = tmp_path / "cache" / ".entry.0a.part"
     part.parent.mkdir()
     part.write_bytes(b"half")

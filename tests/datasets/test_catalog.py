@@ -1,4 +1,4 @@
-"""The catalog of data sets: consistent lists, and VOC's colours by the formula of its development kit."""
+"""The catalog of data sets: consistent lists, and VOC's colours against the formula of its development kit."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from furnace.datasets.catalog import CATALOG, CITYSCAPES_LABEL_IDS, find_classes
 
 
 def naive_voc_colour(index: int) -> tuple[int, int, int]:
-    """The development kit's loop: three bits of the index a round, into ever lower bits of the colour."""
+    """The development kit's loop: each round moves three bits of the index to the next lower bits of the colour."""
     red = green = blue = 0
     for shift in range(7, -1, -1):
         red |= (index & 1) << shift
@@ -30,7 +30,7 @@ def test_voc_palette_is_that_of_the_development_kit():
 @pytest.mark.parametrize(
     "name, count", [("pascal_voc", 21), ("cityscapes", 19), ("camvid", 11), ("ade20k", 150), ("coco", 81)]
 )
-def test_every_class_has_a_name_and_a_colour_of_its_own(name, count):
+def test_every_class_has_its_own_name_and_colour(name, count):
     classes = find_classes(name, count)
     assert classes is CATALOG[name]
     assert len(set(classes.names)) == len(classes.names) == count
@@ -58,7 +58,7 @@ def test_classes_of_ade20k_are_at_their_places():
     assert (0, 0, 0) not in CATALOG["ade20k"].palette, "overlays show nothing in black, and no class is a background"
 
 
-def test_class_names_of_the_settings_come_first():
+def test_class_names_in_the_settings_take_precedence():
     classes = find_classes("pascal_voc", 2, ["wood", "rust"])
     assert classes.names == ("wood", "rust")
     assert classes.palette == voc_palette(2)

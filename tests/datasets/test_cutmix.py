@@ -1,4 +1,4 @@
-"""CutMix masks: the golden ones exactly, and the properties that the settings promise."""
+"""CutMix masks against the golden ones, and the properties that the settings require."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_the_area_of_a_box_is_in_its_range_up_to_rounding(seed, shape, random_as
     generator = BoxMaskGenerator(prop_range=(0.25, 0.5), n_boxes=1, random_aspect_ratio=random_aspect)
     masks = generator(8, shape, np.random.default_rng(seed))
     height, width = shape
-    rounding = (height + width) / 2 + 1  # half a pixel at most, along both sides
+    rounding = (height + width) / 2 + 1  # at most half a pixel along both sides
     areas = masks.sum((1, 2, 3))
     assert (areas >= 0.25 * height * width - rounding).all()
     assert (areas <= 0.5 * height * width + rounding).all()

@@ -1,4 +1,4 @@
-"""TrainSet and EvalSet: samples that follow from (seed, epoch, position), with image and label in step."""
+"""TrainSet and EvalSet: samples that depend on (seed, epoch, position) only; image and label stay aligned."""
 
 import pickle
 import shutil
@@ -26,7 +26,7 @@ FILL = (1, 2, 3)
 
 @pytest.fixture
 def make_train_set(voc_root: Path):
-    """`make_train_set(name=value)`: five labelled and seven unlabelled images, without scaling."""
+    """`make_train_set(name=value)`: a set of five labelled and seven unlabelled images, without scaling by default."""
     folder = voc_root / "subset_train_aug"
     labeled = read_list(folder / "train_aug_labeled_1-8.txt", voc_root, "train_aug")
     unlabeled = read_list(folder / "train_aug_unlabeled_1-8.txt", voc_root, "train_aug", labeled=False)
@@ -59,7 +59,7 @@ def test_image_and_label_go_through_the_same_crop(make_train_set):
 
 
 def holds_window(image: np.ndarray, window: np.ndarray) -> bool:
-    """Whether `window` is somewhere in `image`."""
+    """True if `window` occurs somewhere in `image`."""
     view = np.lib.stride_tricks.sliding_window_view(image, window.shape)
     return bool((view == window).all(axis=(-3, -2, -1)).any())
 
@@ -77,7 +77,7 @@ def test_labelled_images_only(make_train_set):
         assert torch.equal(made.labels[0].long(), batch.labels[0].long() * factor)
 
 
-def test_samples_follow_from_the_seed_in_any_order_and_in_another_process(make_train_set):
+def test_samples_depend_on_the_seed_and_not_on_order_or_process(make_train_set):
     dataset = make_train_set(scales=[0.5, 1, 2])
     keys = [(epoch, position) for epoch in range(4) for position in range(6)]
     backwards = {key: dataset[key] for key in reversed(keys)}
@@ -109,7 +109,7 @@ def test_every_unlabelled_image_is_reached_although_the_epoch_is_shorter(make_tr
     assert len(seen) == 7
 
 
-def test_the_two_unlabelled_streams_are_shuffled_and_cropped_apart(make_train_set):
+def test_the_two_unlabelled_streams_are_shuffled_and_cropped_independently(make_train_set):
     dataset = make_train_set(samples=7)
     streams = [
         [names_of(dataset, epoch, purpose) for epoch in range(5)]
@@ -162,7 +162,7 @@ def test_collate_stacks_in_order_with_channels_first_in_channels_last_memory(mak
     assert batch.images.dtype == batch.labels.dtype == batch.mask.dtype == torch.uint8
 
 
-def test_batch_moves_to_a_device_whole():
+def test_all_fields_of_a_batch_move_to_a_device():
     batch = TrainBatch(**{name: torch.zeros(2, 3) for name in FIELDS}).to(torch.device("meta"))
     assert {getattr(batch, name).device.type for name in FIELDS} == {"meta"}
 

@@ -1,4 +1,4 @@
-"""Checking, decoding and encoding the contents of files."""
+"""Check, decode and encode the contents of files."""
 
 import io
 
@@ -14,7 +14,7 @@ LABEL = np.append(np.arange(21), 255).astype(np.uint8).reshape(2, 11)
 
 
 @pytest.mark.parametrize("palette", [None, voc_palette(21)])
-def test_labels_come_back(palette):
+def test_encoded_labels_decode_to_the_same_labels(palette):
     content = encode_label(LABEL, palette)
     np.testing.assert_array_equal(decode_indices(content), LABEL)
     assert check_png(content) == content
@@ -32,7 +32,7 @@ def test_grey_labels_are_their_own_values():
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 4)])
-def test_colour_pictures_are_no_labels(shape):
+def test_colour_pictures_are_refused_as_labels(shape):
     with pytest.raises(ValueError, match="one class index per pixel"):
         decode_indices(png(np.zeros(shape, dtype=np.uint8)))
 
@@ -43,7 +43,7 @@ def test_values_beyond_the_classes_are_refused():
         check_values(LABEL, 20)
 
 
-def test_cut_files_are_refused():
+def test_truncated_files_are_refused():
     whole = jpeg(0)
     assert check_jpeg(whole) == whole
     for share in (0, 0.01, 0.3, 0.9, 0.99):

@@ -1,4 +1,4 @@
-"""Folders and lists that people bring: what counts as data, under which names, and where lists lead to."""
+"""Users' folders and lists: which files count as data, their names, and the files that lists refer to."""
 
 import os
 import unicodedata
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_litter_is_no_data(folder: Path):
+def test_hidden_and_system_files_are_ignored(folder: Path):
     before = names(folder)
     assert before == ["a.png", "b.JPG", "deep/c.jfif"]
     for name in ("._a.png", ".ipynb_checkpoints/a.png", "@eaDir/a.png/b.jpg", "__MACOSX/a.png", "deep/.hidden/x.png"):
@@ -42,7 +42,7 @@ def test_litter_is_no_data(folder: Path):
     assert [entry.name for entry in find_inputs([str(folder)], folder / "out")] == ["a", "b", "deep/c"]
 
 
-def test_what_is_left_out_is_counted_by_suffix_once(folder: Path, monkeypatch, capsys):
+def test_ignored_files_are_reported_once_with_counts_per_suffix(folder: Path, monkeypatch, capsys):
     monkeypatch.setattr(terminal, "_noted", set())
     for name in ("x.txt", "deep/y.TXT", "z.heic", "README", "Thumbs.db"):
         (folder / name).write_bytes(b"")
@@ -59,14 +59,14 @@ def test_links_are_followed_once_each(folder: Path, tmp_path: Path):
     (folder / "linked").symlink_to(outside)
     (folder / "again").symlink_to(outside)
     (folder / "deep" / "up").symlink_to(folder)
-    (folder / "0.png").symlink_to(folder / "a.png")  # the same image
+    (folder / "0.png").symlink_to(folder / "a.png")  # the same file again
     (folder / "e.png").symlink_to(outside / "content-of-e")
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert names(folder) == ["a.png", "again/d.png", "b.JPG", "deep/c.jfif", "e.png"]
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.png", b"a\tb.png", b"a\nb.png", b"a\rb.png", b" a.png", b"deep\n/a.png"])
-def test_names_that_no_list_can_hold_are_refused(folder: Path, name: bytes):
+def test_names_that_a_list_cannot_contain_are_refused(folder: Path, name: bytes):
     path = os.path.join(os.fsencode(folder), name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.close(os.open(path, os.O_CREAT))
@@ -84,7 +84,7 @@ def test_other_characters_do_not_split_a_line(tmp_path: Path, odd: str):
 
 
 @pytest.mark.parametrize("on_disk, in_list", [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
-def test_both_forms_of_unicode_are_one_name(tmp_path: Path, on_disk: str, in_list: str):
+def test_composed_and_decomposed_unicode_are_one_name(tmp_path: Path, on_disk: str, in_list: str):
     image = write_image(tmp_path / "train" / "image" / f"{on_disk}.png", GREY)
     label = write_image(tmp_path / "train" / "label" / f"{on_disk}.png", GREY[..., 0])
     for line in (in_list, f"train/image/{in_list}.png\ttrain/label/{in_list}.png"):
@@ -109,7 +109,7 @@ def test_absolute_paths_in_every_kind_of_list(tmp_path: Path):
     assert [sample.image for sample in read_list(tmp_path / "images.txt", root, labeled=False)] == [image, below]
 
 
-def test_images_of_one_name_in_different_folders_keep_apart(tmp_path: Path):
+def test_images_of_one_name_in_different_folders_have_different_names(tmp_path: Path):
     for place in "ab":
         write_image(tmp_path / place / "0001.png", GREY)
     (tmp_path / "list.txt").write_text("a/0001.png\nb/0001.png\n")

@@ -1,4 +1,4 @@
-"""What is found in lists and files before a run: copies, absent classes, and how much is read for it."""
+"""Inspection of lists and files before a run: copies, absent classes, and the amount of data that it reads."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def copies(folder: Path) -> list[set[str]]:
     return [{path.name for _, path in group} for group in found]
 
 
-def test_files_that_differ_at_once_are_not_read_to_their_ends(folder: Path, monkeypatch):
+def test_files_with_different_beginnings_are_not_read_to_their_ends(folder: Path, monkeypatch):
     for i in range(40):
         (folder / f"{i}.bmp").write_bytes(bytes([i]) * 10**6)
     read, whole = [], inspection._digest
@@ -32,7 +32,7 @@ def test_files_that_differ_at_once_are_not_read_to_their_ends(folder: Path, monk
     assert read == [COMPARED_BYTES] * 40
 
 
-def test_files_of_one_beginning_are_compared_to_their_ends(folder: Path):
+def test_files_with_the_same_beginning_are_compared_to_their_ends(folder: Path):
     begin = bytes(range(256)) * (COMPARED_BYTES // 256)
     for name, end in (("a", b"1"), ("b", b"2"), ("c", b"1"), ("d", b"22")):
         (folder / f"{name}.png").write_bytes(begin + end)
@@ -55,7 +55,7 @@ def test_labels_are_read_until_all_classes_have_been_seen(tmp_path: Path, monkey
     assert len(read) < 100
 
 
-def test_a_sample_is_not_taken_from_the_front(folder: Path):
+def test_a_sample_covers_the_whole_list(folder: Path):
     paths = [write_image(folder / f"{i:02d}.png", np.full((4, 4, 3), i, np.uint8)) for i in range(40)]
     listing = Listing("unlabelled", "", "", False, samples=[Sample(path.stem, path, None) for path in paths])
     chosen = [int(found.sample.name) for found in inspect_all(listing, Files(3), 8)]

@@ -1,4 +1,4 @@
-"""Label maps from COCO's instance annotations: which object wins, and outlines of every kind."""
+"""Label maps from COCO's instance annotations: which object covers which, and all kinds of outlines."""
 
 import json
 
@@ -12,7 +12,7 @@ SIZE = (9, 11)
 
 
 def square(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
-    """The polygon around the pixels x from `left` to `right` - 1, y from `top` to `bottom` - 1."""
+    """Polygon around the pixels with x from `left` to `right` - 1 and y from `top` to `bottom` - 1."""
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
@@ -21,7 +21,7 @@ def draw(*objects: tuple) -> np.ndarray:
 
 
 def painted(*parts: tuple) -> np.ndarray:
-    """A map in which slices are painted one after another."""
+    """A map in which rectangles are painted one after another."""
     drawn = np.zeros(SIZE, np.uint8)
     for rows, columns, value in parts:
         drawn[rows, columns] = value
@@ -39,11 +39,11 @@ def test_the_smaller_object_covers_the_larger_in_any_order(turned):
     np.testing.assert_array_equal(draw(*objects[::turned]), expected)
 
 
-def test_of_equal_objects_the_last_covers():
+def test_of_objects_of_equal_size_the_last_is_on_top():
     np.testing.assert_array_equal(draw((5, 0, square(1, 1, 4, 4)), (3, 0, square(1, 1, 4, 4)))[2, 2], 3)
 
 
-def test_crowds_are_unknown_and_lie_under_every_object():
+def test_crowds_are_ignored_pixels_below_every_object():
     crowd = {"size": list(SIZE), "counts": [9, 18, 72]}  # columns 1 and 2
     expected = painted((slice(0, 9), slice(1, 3), 255), (slice(1, 4), slice(2, 8), 1))
     np.testing.assert_array_equal(draw((1, 0, square(2, 1, 8, 4)), (1, 1, crowd)), expected)

@@ -1,4 +1,4 @@
-"""Images and labels of every kind that people bring: the right pixels, or one line that says why not."""
+"""Users' images and labels of all kinds: the right pixels, or one line with the reason."""
 
 import struct
 import zlib
@@ -76,7 +76,7 @@ def test_tiff(values, options, expected, tmp_path):
 
 
 @pytest.mark.parametrize("values", [PHOTO - 300.0, PHOTO * 2.0, PHOTO / np.nan, PHOTO.astype(np.int16) - 1])
-def test_values_that_are_no_levels_are_refused(values, tmp_path):
+def test_values_that_are_not_grey_levels_are_refused(values, tmp_path):
     with pytest.raises(UserError, match=r"image\.tif: values from .* are no grey levels"):
         read_image(tif(tmp_path / "image.tif", values, **RGB))
 
@@ -91,7 +91,7 @@ def test_cut_off_tiff_is_refused(options, share, tmp_path):
         read_image(path)
 
 
-def test_a_compression_that_the_reader_lacks_is_not_called_damage(tmp_path):
+def test_an_unsupported_compression_is_not_reported_as_damage(tmp_path):
     path = tif(tmp_path / "image.tif", PHOTO, compression="lzw")
     content = path.read_bytes()
     tag = struct.pack("<HHIH", 259, 3, 1, 5)
@@ -101,7 +101,7 @@ def test_a_compression_that_the_reader_lacks_is_not_called_damage(tmp_path):
     assert "damaged" not in str(caught.value)
 
 
-# Row and column of the file, of H x W pixels, that are shown at row r and column c.
+# Row and column in the file (H x W pixels) of the pixel that is shown at row r and column c.
 STORED = {
     1: lambda r, c, H, W: (r, c),
     2: lambda r, c, H, W: (r, W - 1 - c),
@@ -152,7 +152,7 @@ def test_other_modes_become_rgb(mode, suffix, options, tmp_path):
     np.testing.assert_allclose(read_image(path).astype(int), np.asarray(Image.open(path).convert("RGB")), atol=1)
 
 
-def test_colours_below_transparency_are_kept(tmp_path, capsys, monkeypatch):
+def test_colours_of_transparent_pixels_are_kept(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(terminal, "_noted", set())
     for name in "ab":
         Image.fromarray(BANDS[..., :4]).save(tmp_path / f"{name}.png")
@@ -167,7 +167,7 @@ def test_no_image_of_16_bits_becomes_nearly_black(values):
 
 
 def png(bits: int, colour_type: int, values: np.ndarray) -> bytes:
-    """A PNG of label values, by the letter of the format."""
+    """A PNG file of label values, written byte by byte as the PNG specification says."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

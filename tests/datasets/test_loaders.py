@@ -1,4 +1,4 @@
-"""Loaders: the same batches for any number of workers and processes, and from the middle of a run on."""
+"""Loaders: the same batches for any number of workers and processes, and after a start in the middle of a run."""
 
 import os
 import traceback
@@ -32,7 +32,7 @@ def whole_run(make_settings) -> list[TrainBatch]:
     return all_batches(make_settings())
 
 
-def test_a_run_has_the_batches_that_the_settings_and_their_seed_say(make_settings, whole_run):
+def test_batches_of_a_run_follow_from_the_settings_and_the_seed(make_settings, whole_run):
     assert len(whole_run) == 2 * 3
     for batch in whole_run:
         assert batch.images.shape == batch.unlabeled_0.shape == batch.unlabeled_1.shape == (3, 3, 16, 20)
@@ -45,15 +45,13 @@ def test_a_run_has_the_batches_that_the_settings_and_their_seed_say(make_setting
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("start, num_workers", [(0, 1), (0, 3), (1, 0), (4, 2)])
-def test_workers_change_nothing_and_a_resumed_run_goes_on_as_if_never_stopped(
-    make_settings, whole_run, start, num_workers
-):
+def test_batches_do_not_depend_on_workers_or_on_a_restart(make_settings, whole_run, start, num_workers):
     rest = all_batches(make_settings(num_workers=num_workers), start_iteration=start)
     assert_same_batches(rest, whole_run[start:])
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_the_shares_of_all_processes_make_up_the_batches(make_settings, whole_run, world_size):
+def test_shares_of_all_processes_together_are_the_batches(make_settings, whole_run, world_size):
     C = make_settings()
     shares = [all_batches(C, rank=rank, world_size=world_size) for rank in range(world_size)]
     together = [
@@ -113,12 +111,12 @@ def test_missing_list_and_missing_folder_are_named(make_settings, voc_root):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_fault_in_a_worker_ends_a_command_with_its_one_line(make_settings, voc_root, num_workers, capsys):
+def test_an_error_in_a_worker_ends_a_command_with_one_line(make_settings, voc_root, num_workers, capsys):
     for path in (voc_root / "train_aug" / "image").iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(SystemExit) as end:
         run(lambda: all_batches(make_settings(num_workers=num_workers)))
-    # The traceback holds the loader's iterator: let it end its workers here, the garbage collector takes 10 s for it.
+    # The traceback keeps the loader's iterator alive: clear it to end the workers now, garbage collection takes 10 s.
     traceback.clear_frames(end.value.__context__.__traceback__)
     assert end.value.code == USER_ERROR_STATUS
     (line,) = capsys.readouterr().err.splitlines()
@@ -144,7 +142,7 @@ def test_padding_has_the_rounded_mean_colour(make_settings):
         ("cutmix_boxmask_no_invert", True, "invert", False),
     ],
 )
-def test_settings_of_the_masks_reach_their_generator(make_settings, setting, value, field, expected):
+def test_mask_settings_are_passed_to_the_generator(make_settings, setting, value, field, expected):
     default, changed = build_mask_generator(make_settings()), build_mask_generator(make_settings(**{setting: value}))
     differing = {name for name in vars(default) if getattr(default, name) != getattr(changed, name)}
     assert differing == {field}

@@ -1,4 +1,4 @@
-"""Partitions: a permutation whose beginnings show all classes, each in its share."""
+"""Partitions: a permutation; each beginning of it shows all classes, each in its share."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ PRESENCE = st.tuples(st.integers(1, 40), st.integers(1, 8)).flatmap(lambda shape
 
 
 @given(PRESENCE, st.integers(0, 2**40))
-def test_it_is_a_permutation_that_shows_all_classes_in_as_many_images(presence, seed):
+def test_a_partition_is_a_permutation_that_begins_with_all_classes(presence, seed):
     order = make_partition(presence, seed)
     assert sorted(order) == list(range(len(presence)))
     first = order[: presence.shape[1]]
@@ -20,7 +20,7 @@ def test_it_is_a_permutation_that_shows_all_classes_in_as_many_images(presence, 
 
 
 @given(PRESENCE)
-def test_the_cover_has_no_image_that_shows_nothing_new(presence):
+def test_every_image_of_the_cover_shows_a_new_class(presence):
     seen = np.zeros(presence.shape[1], dtype=bool)
     for image in cover(presence):
         assert (presence[image] & ~seen).any()
@@ -39,7 +39,7 @@ def test_the_order_is_the_same_on_every_machine():
     assert make_partition(presence, 1).tolist() == [7, 6, 1, 0, 11, 4, 3, 8, 5, 10, 9, 2]
 
 
-def test_every_class_has_its_share_of_every_beginning():
+def test_every_class_has_its_share_in_every_beginning():
     rng = np.random.default_rng(0)
     shares = np.array([0.95, 0.4, 0.1, 0.06, 0.04])
     presence = rng.random((2000, len(shares))) < shares
@@ -50,7 +50,7 @@ def test_every_class_has_its_share_of_every_beginning():
         assert taken.max() < 1.5 * count / 2000
 
 
-def test_rare_classes_fare_better_than_by_chance():
+def test_rare_classes_are_more_frequent_than_in_random_orders():
     presence = np.random.default_rng(1).random((1600, 20)) < 0.02
     totals = presence.sum(axis=0)
 
@@ -62,7 +62,7 @@ def test_rare_classes_fare_better_than_by_chance():
 
 
 @given(PRESENCE)
-def test_images_without_a_class_come_too(presence):
+def test_images_without_a_class_are_included(presence):
     presence[::2] = False
     assert sorted(stratify(presence, cover(presence))) == list(range(len(presence)))
 

@@ -1,4 +1,4 @@
-"""Published partitions: recognised by content alone."""
+"""Published partitions are recognised by their content alone."""
 
 import hashlib
 import re
@@ -35,7 +35,7 @@ LAYOUT = Layout({rf"{SUBSETS}(train_(?:un)?labeled_1-\d+\.txt)": r"sub/\1"}, lam
         ("".join(IDS), None),
     ],
 )
-def test_the_lines_alone_matter_not_their_order_and_ends(content, name, tmp_path, monkeypatch):
+def test_a_list_is_recognised_by_its_lines_in_any_order(content, name, tmp_path, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, hashlib.sha256("\n".join(IDS).encode()).hexdigest(), "three of VOC")
     path = tmp_path / "list.txt"
     path.write_bytes(content.encode())
@@ -101,7 +101,7 @@ def test_missing_images_are_counted_and_shared_ones_noted(tmp_path):
 
 
 def test_lists_of_all_of_ade20k_are_the_published_ones(tmp_path):
-    """Their lines follow from the official names, so that the names that are prepared can be compared with them."""
+    """Their lines follow from the official names, so this also checks the names of the prepared files."""
     for split, name, count, protocol in (
         ("training", "train", 20210, "UniMatch ADE20K all, labelled"),
         ("validation", "val", 2000, "UniMatch ADE20K val"),

@@ -11,7 +11,7 @@ from furnace.datasets.randomness import Purpose, epoch_order, random_stream
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def test_purposes_keep_their_numbers_on_which_results_depend():
+def test_purposes_keep_their_numbers():
     assert {purpose.name: purpose.value for purpose in Purpose} == {
         "ORDER_LABELED": 0,
         "ORDER_UNLABELED_0": 1,
@@ -29,7 +29,7 @@ def test_purposes_keep_their_numbers_on_which_results_depend():
     }
 
 
-def test_streams_repeat_and_differ_in_every_one_of_their_coordinates():
+def test_streams_repeat_and_differ_in_each_coordinate():
     coordinates = list(product((0, 1, 12345), (0, 1, 2), (0, 1, 2), Purpose))
     draws = {c: tuple(random_stream(*c).integers(0, 2**63, 2)) for c in coordinates}
     assert draws == {c: tuple(random_stream(*c).integers(0, 2**63, 2)) for c in reversed(coordinates)}
@@ -47,7 +47,7 @@ def test_an_epoch_takes_every_image_equally_often_or_once_more(count, length, se
 
 
 @given(st.integers(2, 30), st.integers(1, 10), SEEDS)
-def test_every_image_of_a_list_longer_than_the_epoch_comes_in_time(count, length, seed):
+def test_every_image_of_a_list_longer_than_the_epoch_is_used_eventually(count, length, seed):
     seen = set()
     for epoch in range(60 * count // length + 60):
         seen.update(epoch_order(count, length, random_stream(seed, epoch, 0, Purpose.ORDER_UNLABELED_0)).tolist())

@@ -1,4 +1,4 @@
-"""Images and labels from files: exact pixels, and for every faulty file a UserError that names it and the cause."""
+"""Images and labels from files: exact pixels; for every faulty file, a UserError with its name and the cause."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ READER_IDS = ["image", "label"]
 
 @pytest.fixture
 def label() -> np.ndarray:
-    """Every class and the ignored label, (30, 44) uint8."""
+    """A label map with every class and ignored pixels, (30, 44) uint8."""
     label = blocky_label(np.random.default_rng(0), (30, 44))
     label[0, : NUM_CLASSES + 1] = [*range(NUM_CLASSES), 255]
     return label
@@ -100,7 +100,7 @@ def test_palette_label_saved_as_levels_or_colours_is_recognised(mode, complaint,
     [
         (CITYSCAPES_LABEL_IDS, np.uint8, 19, "label value 19 .*not converted to train ids"),
         *[((3, v, 255, 254), np.uint8, 21, f"label value {v} {NO_CLASS} nor 255") for v in (21, 200, 254)],
-        # Values beyond a byte must not wrap around.
+        # Values that do not fit into a byte must not wrap around.
         *[((v, 3), dtype, 21, f"label value {v} is") for v, dtype in ((-2, "int32"), (300, "uint16"), (259, "int32"))],
     ],
 )
@@ -112,7 +112,7 @@ def test_label_value_that_is_no_class_is_named(values, dtype, num_classes, compl
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
 @pytest.mark.parametrize("num_classes", [2, 150, 255])
-def test_zero_may_be_unlabelled_and_the_others_a_class_less(dtype, num_classes, tmp_path):
+def test_zero_may_be_unlabelled_and_the_other_values_are_reduced_by_one(dtype, num_classes, tmp_path):
     values = np.arange(num_classes + 1).reshape(1, -1)
     found = read_label(write_image(tmp_path / "label.tif", values.astype(dtype)), num_classes, reduce_zero_label=True)
     assert found.dtype == np.uint8
@@ -129,7 +129,7 @@ def test_zero_may_be_unlabelled_and_the_others_a_class_less(dtype, num_classes, 
         (152, False, "152 is .* nor 255; check C.num_classes"),
     ],
 )
-def test_labels_of_the_other_meaning_are_told(value, reduce_zero_label, complaint, tmp_path):
+def test_labels_with_the_other_meaning_of_zero_are_refused(value, reduce_zero_label, complaint, tmp_path):
     path = write_image(tmp_path / "label.tif", np.array([[1, value]], dtype=np.int32))
     with pytest.raises(UserError, match=f"label value {complaint}"):
         read_label(path, 150, reduce_zero_label)
@@ -193,7 +193,7 @@ def test_truncated_jpeg_is_refused(share, options, photo, tmp_path):
         read_image(path)
 
 
-def test_truncated_jpeg_is_refused_where_the_decoder_fills_it_up(photo, tmp_path, monkeypatch):
+def test_truncated_jpeg_is_refused_even_if_the_decoder_fills_it_up(photo, tmp_path, monkeypatch):
     path = write_image(tmp_path / "image.jpg", photo)
     monkeypatch.setattr("furnace.datasets.picture.cv2.imdecode", lambda *_: photo.copy())
     assert read_image(path).shape == photo.shape
@@ -204,7 +204,7 @@ def test_truncated_jpeg_is_refused_where_the_decoder_fills_it_up(photo, tmp_path
 
 @pytest.mark.parametrize("thumbnail", [False, True])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_is_cut_off_from_its_first_scan_to_its_last_byte(progressive, thumbnail, photo, tmp_path):
+def test_a_jpeg_truncated_at_any_byte_after_its_first_scan_is_detected(progressive, thumbnail, photo, tmp_path):
     exif = b""
     if thumbnail:
         exif = b"Exif\0\0" + write_image(tmp_path / "thumbnail.jpg", photo[::4, ::4]).read_bytes()
@@ -221,7 +221,7 @@ def test_a_jpeg_is_cut_off_from_its_first_scan_to_its_last_byte(progressive, thu
 
 
 @pytest.mark.parametrize("lost", [1, 2])
-def test_a_jpeg_that_lacks_its_end_alone_is_read(lost, photo, tmp_path):
+def test_a_jpeg_without_its_end_marker_is_read(lost, photo, tmp_path):
     path = write_image(tmp_path / "image.jpg", photo)
     expected = read_image(path)
     path.write_bytes(path.read_bytes()[:-lost])
@@ -254,7 +254,7 @@ def test_image_that_claims_an_enormous_size_is_refused(read, side, complaint, tm
 
 
 def encoded(kind: str) -> bytes:
-    """A small label map in a format and mode such as "png P"."""
+    """A small label map, encoded in a format and mode such as "png P"."""
     suffix, mode = kind.split()
     content = io.BytesIO()
     Image.fromarray(blocky_label(np.random.default_rng(0), (9, 13))).convert(mode).save(content, suffix)

@@ -1,4 +1,4 @@
-"""Lists of samples: every form of a line, and for any other text a UserError that says where."""
+"""Lists of samples: every format of a line; for any other text, a UserError with its position."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.tiny_data import write_image, write_voc
 
 @pytest.fixture
 def write_source(tmp_path: Path):
-    """`write_source(content)` writes a list file, from text or bytes."""
+    """`write_source(content)` writes text or bytes to a list file."""
 
     def write(content: str | bytes) -> Path:
         path = tmp_path / "list.txt"
@@ -31,7 +31,7 @@ def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_voc(tmp_path_factory.mktemp("shared"))
 
 
-def test_ids_stand_for_image_and_label_of_the_folder(write_source, shared_root):
+def test_ids_refer_to_image_and_label_of_the_folder(write_source, shared_root):
     folder = shared_root / "train_aug"
     expected = [
         Sample(name, folder / "image" / f"{name}.png", folder / "label" / f"{name}.png")
@@ -43,7 +43,7 @@ def test_ids_stand_for_image_and_label_of_the_folder(write_source, shared_root):
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_pairs_are_paths_from_the_root_with_a_leading_slash_or_not(write_source, tmp_path, slash):
+def test_pairs_are_paths_from_the_root_with_or_without_a_leading_slash(write_source, tmp_path, slash):
     source = write_source(f"{slash}images/a.png\t{slash}labels/a_gtFine.png\n")
     expected = [Sample("a", tmp_path / "city/images/a.png", tmp_path / "city/labels/a_gtFine.png")]
     assert read_list(source, tmp_path / "city") == expected
@@ -69,7 +69,7 @@ def test_pairs_of_unimatch_are_separated_by_one_space(write_source, tmp_path, im
 
 
 @pytest.mark.parametrize("line", ["my photo.jpg", "a.png  b.png", "a b.png c.png"])
-def test_other_spaces_belong_to_a_name(write_source, tmp_path, line):
+def test_other_spaces_are_part_of_a_name(write_source, tmp_path, line):
     (sample,) = read_list(write_source(line), tmp_path, labeled=False)
     assert (sample.image, sample.label) == (tmp_path / line, None)
 
@@ -113,7 +113,7 @@ def test_line_ends_blanks_and_a_byte_order_mark_do_not_matter(write_source, cont
     assert [line for _, line in read_lines(write_source(content))] == ["one", "two"]
 
 
-def test_lines_are_numbered_as_an_editor_does(write_source):
+def test_lines_are_numbered_as_in_an_editor(write_source):
     assert read_lines(write_source("\none\n\n\ntwo\n")) == [(2, "one"), (5, "two")]
 
 
@@ -134,7 +134,7 @@ def test_a_list_that_is_empty_or_no_text_is_refused(write_source, content, compl
         ("", False, "holds no image"),
     ],
 )
-def test_a_missing_list_and_a_folder_that_is_none_are_named(name, labeled, complaint, tmp_path):
+def test_a_missing_list_and_unusable_folders_are_named(name, labeled, complaint, tmp_path):
     with pytest.raises(UserError, match=complaint):
         read_list(tmp_path / name, tmp_path, labeled=labeled)
 
@@ -180,7 +180,7 @@ def test_any_content_gives_samples_or_a_user_error(shared_root, content, labeled
 
 
 @pytest.mark.parametrize("length", [300, 5000])
-def test_a_path_that_is_too_long_for_the_system_is_no_crash(write_source, tmp_path, length):
+def test_a_path_that_is_too_long_for_the_system_does_not_crash(write_source, tmp_path, length):
     (sample,) = read_list(write_source("/" + "a" * length + ".png"), tmp_path, labeled=False)
     assert sample.image.parent == tmp_path
 
@@ -203,7 +203,7 @@ def test_a_written_list_is_read_again_and_other_lines_overwrite_it_only_if_asked
     assert path.read_text() == "a\nc\n"
 
 
-def test_scanning_goes_on_after_faulty_lines(write_source, shared_root):
+def test_scanning_continues_after_faulty_lines(write_source, shared_root):
     source = write_source("2007_000003\nnowhere\n2007_000000\na\tb\tc\n")
     samples, faults = scan_list(source, shared_root, "train_aug")
     assert samples == read_list(write_source("2007_000003\n2007_000000\n"), shared_root, "train_aug")

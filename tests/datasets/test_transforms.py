@@ -35,13 +35,13 @@ def test_crops_are_the_published_ones(name, case):
 def draw(
     seed: int, size: tuple[int, int], crop: tuple[int, int], scale: float
 ) -> tuple[np.random.Generator, Crop, tuple[int, int]]:
-    """A generator, what it draws for an image of `size`, and the size of the scaled image."""
+    """A generator, the crop that it draws for an image of `size`, and the size of the scaled image."""
     rng = np.random.default_rng(seed)
     return rng, draw_crop(size, crop, [scale], rng), tuple(max(int(side * scale), 1) for side in size)
 
 
 def crop_and_pad(scaled: np.ndarray, drawn: Crop, crop: tuple[int, int], fill) -> np.ndarray:
-    """The window of a scaled whole image, in the middle of a filled crop."""
+    """The window of a scaled whole image, centred in a crop filled with `fill`."""
     window = scaled[drawn.top : drawn.top + crop[0], drawn.left : drawn.left + crop[1]]
     padded = np.zeros((*crop, *scaled.shape[2:]), dtype=scaled.dtype) + np.array(fill, dtype=scaled.dtype)
     top, left = ((target - side) // 2 for target, side in zip(crop, window.shape[:2], strict=True))

@@ -1,4 +1,4 @@
-"""Views: geometry that image, label and valid pixels share; photometry that follows from the seed alone."""
+"""Views: image, label and valid pixels share the geometry; the photometry depends on the seed alone."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_transforms_of_probability_zero_change_nothing(images):
     assert torch.equal(view.colour(images, Draws(), 0), images)
 
 
-def test_draws_belong_to_the_image_whoever_holds_which_part_of_the_batch(images):
+def test_draws_per_image_do_not_depend_on_the_division_of_the_batch(images):
     draws = Draws(seed=3, iteration=7)
     whole = STRONG.colour(images, draws, 9, 0)
     parts = [STRONG.colour(part, draws.part(i), 9, 0) for i, part in ((0, images[:2]), (2, images[2:]))]
@@ -84,7 +84,7 @@ def test_prepared_images_are_normalised_and_labels_int64(images):
     assert found.students_0[0] is found.unlabeled_0, "one pass can serve both"
 
 
-def test_each_student_sees_colours_of_its_own(images):
+def test_each_student_has_its_own_colours(images):
     found = prepare(images, WEAK, STRONG, STRONG)
     weak, one, two = found.students_0
     assert weak is found.unlabeled_0
