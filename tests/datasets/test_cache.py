@@ -198,7 +198,7 @@ def test_a_folder_that_can_not_be_made_is_named(images, tmp_path):
 
 
 def prepare_and_report(cache: Cache, images: list[Path], decoded: list[Path], barrier, queue) -> None:
-    """Body of a process: prepare after all processes have started; report the number of decoded files and the pixels."""
+    """In a new process: prepare after all processes have started; report the pixels and the number of decoded files."""
     barrier.wait()
     cache.prepare(images, [])
     queue.put((len(decoded), [cache.image(path).tobytes() for path in images]))

@@ -1,4 +1,4 @@
-"""`train.py` as a user starts it, for tests with real processes and signals."""
+"""Run `train.py` as a user does, for tests with real processes and signals."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ HANG_SECONDS = 240
 
 
 class Command:
-    """`train.py` of the toy experiment over a tiny data set, started as a user would."""
+    """`train.py` of the toy experiment with a tiny data set, started as a user does."""
 
     def __init__(self, folder: Path):
         self.folder, self.log_dir = folder, folder / "log"

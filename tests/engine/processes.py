@@ -1,4 +1,4 @@
-"""What each process of the distributed tests does; importable, as spawned processes need it."""
+"""Functions that the processes of the distributed tests run; in a module, because spawned processes import them."""
 
 import os
 from pathlib import Path
@@ -43,14 +43,16 @@ def _enter(rank: int, count: int, port: int, function, arguments) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody has at this moment."""
+    """A port that is free at this moment."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True)
     return store.port
 
 
 class GroupNormNetwork(nn.Module):
-    """Two small networks with what a method needs of `Network`. Their norms look at one image alone: gloo can't
-    synchronise BatchNorm."""
+    """Two small networks with those members of `Network` that a method needs.
+
+    Their norms use each image alone: gloo can't synchronise BatchNorm.
+    """
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -80,7 +82,7 @@ def whole_batches() -> list[TrainBatch]:
     for _ in range(STEPS):
         images = [torch.from_numpy(rng.normal(size=(BATCH, 3, *SIZE))) for _ in range(3)]
         labels = torch.from_numpy(rng.integers(0, CLASSES, (BATCH, *SIZE)))
-        # Ignored pixels in unequal numbers, so that the shares' own normalisers differ.
+        # Unequal numbers of ignored pixels, so that the normalisers of the shares differ.
         labels[torch.arange(BATCH)[:, None, None] * 5 > torch.arange(SIZE[0])[None, :, None] + labels * 0] = 255
         mask = torch.from_numpy(rng.integers(0, 2, (BATCH, 1, *SIZE)))
         batches.append(TrainBatch(images[0], labels, images[1], images[2], mask))
@@ -88,7 +90,7 @@ def whole_batches() -> list[TrainBatch]:
 
 
 def train_steps(rank: int, processes: int, folder: Path) -> None:
-    """Ten CPCL steps with OHEM on this process's share of each batch; the first process saves what came of it."""
+    """Ten CPCL steps with OHEM on this process's share of each batch; the first process saves scalars and weights."""
     torch.manual_seed(0)
     network = GroupNormNetwork(CLASSES).double()
     whole = whole_batch()
@@ -109,14 +111,14 @@ def train_steps(rank: int, processes: int, folder: Path) -> None:
 
 
 def evaluate_share(rank: int, C: Settings, snapshot: str, folder: Path) -> None:
-    """Evaluate with this process's share of the images; the first process saves the counts and the images' scores."""
+    """Evaluate this process's share of the images; the first process saves the counts and the scores per image."""
     (result,) = Evaluator(C, CPU).run(snapshot)
     if rank == 0:
         torch.save((result.values["confusion"], result.per_image), folder / "result.pth")
 
 
 def report_skipped(rank: int, folder: Path) -> None:
-    """Each process meets an image of its own and one that all meet; the first one has a log."""
+    """Report one skipped image per process and one common to all; only the first process has a log."""
     if rank == 0:
         open_log(folder, "log", Console(quiet=True))
     skipped = SkippedImages()
@@ -125,7 +127,7 @@ def report_skipped(rank: int, folder: Path) -> None:
 
 
 def supervised_gradients(rank: int, accumulate: int, folder: Path, alone: bool = False) -> None:
-    """Gradients of a supervised step without ignored pixels, on this process's share of a batch or on all of it."""
+    """Save the gradients of a supervised step without ignored pixels, on this process's share of a batch or on all."""
     torch.manual_seed(0)
     batch = whole_batches()[0]
     batch = TrainBatch(batch.images, batch.labels % CLASSES)

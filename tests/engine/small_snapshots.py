@@ -1,4 +1,4 @@
-"""Snapshots of a network with a handful of weights."""
+"""Snapshots of a network with very few weights."""
 
 import os
 from pathlib import Path
@@ -33,7 +33,7 @@ def snapshot_of(network: Small, optimizer: torch.optim.SGD, iteration: int = 12,
 
 
 def save_at(path: Path, iteration: int, age: int) -> Path:
-    """A snapshot, last changed `age` seconds ago."""
+    """Save a snapshot whose last change was `age` seconds ago; returns its path."""
     save_snapshot(path, snapshot_of(*trained(), iteration=iteration))
     now = path.stat().st_mtime
     os.utime(path, (now - age, now - age))

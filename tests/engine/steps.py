@@ -10,14 +10,14 @@ from furnace.utils.settings import Settings
 
 
 def seeded_learner(C: Settings, device: torch.device, **options) -> Learner:
-    """The learner of the settings, from the same weights at every call; float32 and not compiled, unless asked."""
+    """A learner with the given settings and the same weights at every call; by default float32 and not compiled."""
     torch.manual_seed(0)
     network = build_network(C).to(device, memory_format=memory_format(device))
     return build_learner(C, network, **({"amp": "off", "compiled": False} | options))
 
 
 def random_batch(C: Settings, device: torch.device) -> TrainBatch:
-    """Normalised noise, the same at every call."""
+    """A batch of normal noise, the same at every call."""
     rng = torch.Generator().manual_seed(1)
     shape = C.batch_size, 3, C.image_height, C.image_width
     images = [torch.randn(shape, generator=rng) for _ in range(3)]

@@ -1,6 +1,6 @@
 """A batch in parts (`C.accumulate`): the same gradients, losses and hard pixels as in one piece.
 
-The norms of these networks look at one image alone, and the labels have no ignored pixels, so that parts and whole
+The norms of these networks use each image alone, and the labels have no ignored pixels; therefore, parts and whole
 agree in exact arithmetic.
 """
 
@@ -20,7 +20,7 @@ K, BATCH, SIDE = 21, 4, 32
 
 
 def labeled_batch(same: bool) -> TrainBatch:
-    """Float64 noise without ignored pixels; the `same` image in every place, or others."""
+    """Float64 noise without ignored pixels; if `same`, all images are equal."""
     rng = torch.Generator().manual_seed(3)
     images = torch.randn((BATCH, 3, SIDE, SIDE), generator=rng, dtype=torch.float64)
     labels = torch.randint(0, K, (BATCH, SIDE, SIDE), generator=rng)
@@ -51,7 +51,7 @@ def one_step(C: Settings, batch: TrainBatch) -> tuple[dict[str, float], list[tor
 def test_parts_and_whole_have_the_same_scalars_and_gradients(
     make_settings: Callable[..., Settings], parts: int, ohem: bool
 ):
-    # With the same image in every place the hardest pixels of a part are those of the whole.
+    # If all images are equal, the hardest pixels of a part are those of the whole batch.
     settings = {"batch_size": BATCH, "ohem": ohem, "ohem_thresh": 0.0, "ohem_min_kept": SIDE * SIDE // 8}
     batch = labeled_batch(same=ohem)
     scalars, gradients = one_step(make_settings(**settings), batch)

@@ -1,6 +1,6 @@
-"""Training and evaluation ask an Apple GPU for nothing in float64, which it lacks.
+"""Training and evaluation make no float64 tensors on an Apple GPU, which does not support them.
 
-No such GPU is at hand: a stand-in refuses float64, on a CPU that the code is told to be one.
+Simulated on a CPU: the code is told that float64 is missing, and a stand-in refuses such tensors.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from tests.engine.steps import seeded_learner
 
 
 class WithoutFloat64(TorchDispatchMode):
-    """Raises TypeError where a float64 tensor is made, as PyTorch does on `mps`."""
+    """Raises TypeError if a float64 tensor is created, as PyTorch does on `mps`."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
-        if function is torch.ops.aten.lift_fresh.default:  # an array of NumPy, which begins on the host
+        if function is torch.ops.aten.lift_fresh.default:  # a NumPy array, which is on the host first
             return found
         if any(isinstance(value, torch.Tensor) and value.dtype == torch.float64 for value in tree_leaves(found)):
             raise TypeError(f"{function}: float64")
@@ -62,7 +62,7 @@ def test_a_metric(name: str):
     assert values[next(iter(metric.numbers))] == 1
 
 
-def test_what_a_method_carries_from_step_to_step(make_settings: Callable[..., Settings]):
+def test_the_persistent_state_of_a_method_has_no_float64(make_settings: Callable[..., Settings]):
     network = build_network(make_settings(disagreement_momentum=0.5, head_channels=8))
     assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
     assert "agreement" in network.state_dict()

@@ -1,4 +1,4 @@
-"""What a run can do without: a full disk costs it one warning each, nothing half-written and no waiting for ever."""
+"""Files that a run can do without: on a full disk, one warning per file, nothing half-written, no endless waiting."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from furnace.utils.files import append
 from tests.conftest import REPOSITORY
 from tests.engine.test_monitor import read_events
 
-# A limit on a file's size is the system's own: what it leaves is what a full disk leaves.
+# The system enforces this limit on the size of files, so its effect is that of a full disk.
 LIMITED = """
 import resource, sys
 from io import StringIO
@@ -38,7 +38,7 @@ print(console.file.getvalue())
 """
 
 
-def test_a_monitor_under_a_limit_goes_on_and_writes_again_when_there_is_room(tmp_path: Path) -> None:
+def test_a_monitor_survives_a_full_disk_and_writes_again_when_there_is_space(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -70,7 +70,7 @@ def test_records_of_tensorboard_are_dropped_as_a_whole(tmp_path: Path, monkeypat
     assert line.startswith(f"{file.path}: can't be written (No such file or directory); the run goes on")
 
 
-def test_only_faults_of_the_disk_are_spared() -> None:
+def test_only_disk_errors_are_tolerated() -> None:
     said: list[str] = []
     with pytest.raises(KeyError), BestEffort(said.append)(Path("file")):
         raise KeyError

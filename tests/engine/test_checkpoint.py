@@ -1,4 +1,4 @@
-"""Steps and runs with `C.checkpoint` are those without it, bit for bit."""
+"""Steps and runs with `C.checkpoint` are bitwise the same as without it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_a_step_that_is_not_finite_is_undone(make_settings: Callable[..., Settin
     assert_same(dict(learner.network.state_dict()), before)
 
 
-def test_a_run_goes_on_with_it(make_settings: Callable[..., Settings], tmp_path: Path):
+def test_a_run_continues_with_checkpoint(make_settings: Callable[..., Settings], tmp_path: Path):
     def settings(name: str, **changes) -> Settings:
         places = {"log_dir": str(tmp_path / name), "snapshot_dir": str(tmp_path / name / "snapshot")}
         return make_settings(head_channels=8, nepochs=3, niters_per_epoch=1, snapshot_iter=1, **places, **changes)

@@ -1,4 +1,4 @@
-"""Classes that no training label shows: an error for one's own data, a note for the catalog's, nothing if meant."""
+"""Classes in no training label: an error for one's own data, a note for the catalog's, nothing if they are allowed."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.tiny_data import write_palette_label
 
 @pytest.fixture
 def without_most(voc_root: Path) -> None:
-    """All training labels show the classes 0 and 1 alone."""
+    """Replace all training labels by labels of classes 0 and 1 only."""
     for path in (voc_root / "train_aug/label").glob("*.png"):
         write_palette_label(path, np.eye(40, dtype=np.uint8))
 

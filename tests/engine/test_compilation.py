@@ -1,4 +1,4 @@
-"""Which networks are compiled, and where their code is kept."""
+"""Compilation of networks, and the folder of the compiled code."""
 
 import os
 from io import StringIO
@@ -19,7 +19,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of one's own; the process gets its variables back."""
+    """A temporary home folder; the variables are restored after the test."""
     for name, value in {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", VARIABLE: ""}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("furnace.engine.compilation.compile_or_run_eagerly", lambda: None)
@@ -39,9 +39,9 @@ def test_networks_whose_batchnorm_is_synchronised_are_compiled_on_request_only()
     assert chosen_compile("on", GPU, synchronised=True)
 
 
-def test_code_is_kept_in_the_user_s_cache_or_where_the_user_says(home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_code_is_stored_in_the_user_s_cache_or_a_chosen_folder(home: Path, monkeypatch: pytest.MonkeyPatch):
     assert code_folder() == home / ".cache" / "cpcl" / "compiled"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the standard says: to be ignored
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # relative paths are ignored, as the XDG standard says
     assert code_folder() == home / ".cache" / "cpcl" / "compiled"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "elsewhere"))
     assert code_folder() == home / "elsewhere" / "cpcl" / "compiled"

@@ -1,4 +1,4 @@
-"""An interrupted run continues as if it had never been stopped, bit for bit on a CPU; optimizers take their state."""
+"""An interrupted run continues as if it had never been stopped, bitwise on a CPU; optimizers restore their state."""
 
 import json
 from collections.abc import Callable
@@ -24,11 +24,11 @@ TOTAL = 6
 
 
 class Cut(Exception):
-    """Ends a run in the middle, as nothing it knows would."""
+    """Ends a run in the middle; the trainer does not know this exception."""
 
 
 def train(C: Settings, resume: str | None = None, stop_after: int | None = None, **options) -> list[dict]:
-    """Train and return every iteration's scalars; `stop_after` so many iterations in all, saved or not."""
+    """Train and return the scalars of every iteration; `stop_after`: number of iterations in total, saved or not."""
     trainer = Trainer(C, CPU, resume, console=Console(quiet=True), **options)
     seen = []
     step = trainer.learner.step
@@ -59,7 +59,7 @@ def assert_same_state(one: dict, other: dict) -> None:
 
 
 def flat(state: object) -> str:
-    """A state as text, bit for bit, whatever the order of its keys."""
+    """A state as text, bit for bit, independent of the order of its keys."""
     return json.dumps(state, default=lambda tensor: tensor.numpy().tobytes().hex(), sort_keys=True)
 
 
@@ -90,7 +90,7 @@ def settings(make_settings, tmp_path) -> Callable[..., Settings]:
         ),
         (2, {"method": "unimatch", "confidence_threshold": 0.2, "accumulate": 2, "batch_size": 4}),
         (3, {"method": "unimatch_v2", "confidence_threshold": 0.2}),
-        # On a CPU an iteration in float16 takes seconds.
+        # On a CPU, an iteration in float16 takes several seconds.
         pytest.param(2, {"method": "supervised", "amp": "fp16"}, marks=pytest.mark.slow),
         (5, {"method": "supervised", "optimizer": "adamw", "lr": 1e-3, "amp": "bf16"}),
     ],
@@ -109,7 +109,7 @@ def test_a_run_cut_in_an_epoch_continues_bit_for_bit(settings, stop_after: int, 
     assert bool(final(C)["scaler"]) == (changes.get("amp") == "fp16")
 
 
-def test_the_scale_of_float16_goes_on(settings) -> None:
+def test_the_loss_scale_of_float16_is_restored(settings) -> None:
     C = settings("run", amp="fp16")
     trainer = Trainer(C, CPU, console=Console(quiet=True))
     trainer.learner.scale.scale.fill_(32.0)
@@ -120,8 +120,8 @@ def test_the_scale_of_float16_goes_on(settings) -> None:
     assert again.enabled and (again.scale.item(), again.good_steps.item()) == (32.0, 7)
 
 
-def test_momentum_takes_the_memory_format_of_its_parameter_and_is_zero_where_there_is_none() -> None:
-    """As fused kernels want it: a snapshot of a CPU has another format than the networks of a GPU."""
+def test_momentum_gets_the_memory_format_of_its_parameter_and_is_zero_if_missing() -> None:
+    """Fused kernels need this: a snapshot from a CPU has another memory format than networks on a GPU."""
     network = nn.Conv2d(3, 4, 3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     network(torch.randn(2, 3, 8, 8)).square().mean().backward()
@@ -158,7 +158,7 @@ def test_an_optimizer_of_another_network_is_refused(change: Callable, message: s
 
 
 def as_published(optimizer: Optimizer, branch: nn.Module) -> dict:
-    """An optimizer's state as the published code has it: with and without decay in turn, module by module; any ids."""
+    """An optimizer's state in the published form: two groups per module, with and without decay; arbitrary ids."""
     groups, state = [], {}
     for part in (branch.backbone, branch.head, branch.classifier):
         for decays in (True, False):

@@ -1,4 +1,4 @@
-"""Pseudo-label diagnostics against naive counts; withheld labels against the pictures they belong to."""
+"""Pseudo-label diagnostics against naive counts; withheld labels against their images."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ COLOURS = np.array([*voc_palette(NUM_CLASSES)] + [(0, 0, 0)] * (255 - NUM_CLASSE
 
 
 def tile_of(picture: np.ndarray, row: int, column: int) -> np.ndarray:
-    """The middle of each source pixel of a strip's tile."""
+    """Centre of each source pixel in a tile of a strip."""
     top = CAPTION_HEIGHT + row * (TILE_HEIGHT + 4) + 5
     left = column * (TILE_WIDTH + 4) + 5
     return picture[top : top + TILE_HEIGHT : 10, left : left + TILE_WIDTH : 10][: SIZE[0], : SIZE[1]]
@@ -69,7 +69,7 @@ def draw_pseudo(count: int, seed: int = 0) -> PseudoLabels:
 
 
 def teaching_of(pseudo: PseudoLabels) -> Teaching:
-    """As CPCL gives it."""
+    """The teaching in the form that CPCL returns."""
     return Teaching(dict(enumerate(pseudo.predictions, 1)), pseudo)
 
 
@@ -91,7 +91,7 @@ def test_withheld_labels_belong_to_the_mixed_images(C: Settings, cutmix: bool, c
         mixed = np.where(batch.mask.numpy() == 1, batch.unlabeled_1.numpy(), mixed)
     mixed = mixed[-count:].transpose(0, 2, 3, 1)
     known = truth != 255
-    # The tiny images are their labels in VOC's colours.
+    # The tiny images show their labels in VOC's colours.
     np.testing.assert_array_equal(PALETTE[truth][known], mixed[known])
     assert known.mean() > 0.3 and len(np.unique(truth)) > 5
 
@@ -141,7 +141,7 @@ def test_strip_shows_the_maps(diagnostics: Diagnostics, C: Settings):
     for row in (0, 1):
         for column, labels in enumerate(maps, 2):
             np.testing.assert_array_equal(tile_of(picture, row, column), COLOURS[labels[row].numpy()])
-    # Ignored pixels weigh nothing: the darkest colour.
+    # Ignored pixels have weight 0: the darkest colour.
     dark = tile_of(picture, 0, 7).astype(int).sum(2)
     assert dark[(pseudo.intersection[0] == 255).numpy()].max() <= dark.min()
 
@@ -178,7 +178,7 @@ def test_methods_without_cpcls_labels_show_their_teachers(
     assert ((3, "pseudo/intersection_share") in events) == (len(teachers) == 2)
 
 
-def test_nothing_is_recorded_between(diagnostics: Diagnostics):
+def test_nothing_is_recorded_between_the_intervals(diagnostics: Diagnostics):
     class Untouchable:
         def __getattr__(self, name: str):
             raise AssertionError(f"{name} was looked at")
@@ -211,9 +211,9 @@ def watch(agreement: Tensor, apart: float, shown: Tensor, checks: int = 1) -> li
 EVEN = torch.full((7,), 10.0, dtype=torch.float64)
 
 
-def test_one_class_that_swallows_the_others_is_named():
+def test_a_class_that_replaces_the_others_is_named():
     counts = torch.ones(7, 7)
-    counts[:, 3] = 1e6  # branch 2 says triangle, whatever branch 1 says
+    counts[:, 3] = 1e6  # branch 2 predicts triangle for all predictions of branch 1
     (warning,) = watch(counts, 0.1, EVEN, checks=3)
     assert "branch 2" in warning and "triangle" in warning and "100.0 %" in warning
     assert watch(counts, 0.1, torch.tensor([1.0, 1, 1, 1e6, 1, 1, 1]).double()) == []
@@ -221,7 +221,7 @@ def test_one_class_that_swallows_the_others_is_named():
     assert watch(counts, 0.1, EVEN) == []
 
 
-def test_networks_that_became_the_same_are_named():
+def test_networks_that_became_equal_are_reported():
     same = torch.eye(7) * 1000
     (warning,) = watch(same, 0.001, EVEN, checks=2)
     assert "one network" in warning
@@ -230,7 +230,7 @@ def test_networks_that_became_the_same_are_named():
 
 
 @pytest.mark.parametrize("branch", [1, 2])
-def test_warnings_tell_branch_class_and_shares_after_ten_records(branch: int):
+def test_warnings_name_branch_class_and_shares_after_ten_records(branch: int):
     counts = torch.zeros(7, 7, dtype=torch.float64)
     counts[3, 3], counts[3, 4], counts[4, 4] = 980, 10, 10  # branch 1 says 99 % triangle, branch 2 98 %
     collapse, shown = CollapseWatch(CATALOG["toy"]), torch.tensor([1.0, 1, 0, 8, 0, 0, 0]).double()
@@ -243,7 +243,7 @@ def test_warnings_tell_branch_class_and_shares_after_ten_records(branch: int):
     ]
 
 
-def test_the_share_of_equal_labels_is_told():
+def test_the_share_of_equal_labels_is_reported():
     same = torch.eye(7).double() * 1000
     same[0, 1] = 3.5
     (warning,) = watch(same, 0.009, EVEN)
@@ -251,7 +251,7 @@ def test_the_share_of_equal_labels_is_told():
     assert watch(same, 0.011, EVEN) == []
 
 
-def test_a_warning_comes_again_after_it_was_gone():
+def test_a_warning_is_repeated_after_a_recovery():
     collapse = CollapseWatch(CATALOG["toy"])
     same, apart = torch.eye(7).double() * 1000, torch.ones(7, 7).double()
     said = [
@@ -261,7 +261,7 @@ def test_a_warning_comes_again_after_it_was_gone():
 
 
 def test_withheld_labels_are_those_of_the_first_process_s_share(diagnostics: Diagnostics, C: Settings) -> None:
-    """Of a batch of four in two processes the first has two; the last of them is shown."""
+    """In two processes, the first has two images of a batch of four; the last of these two is shown."""
     asked = []
     diagnostics.C = C.updated(batch_size=4)
     diagnostics.dataset.withheld_label = lambda *place: asked.append(place) or np.zeros(SIZE, np.uint8)
@@ -271,7 +271,7 @@ def test_withheld_labels_are_those_of_the_first_process_s_share(diagnostics: Dia
     assert asked == [(1, 5, 0), (1, 5, 1)]
 
 
-def test_names_that_no_font_has_are_told_once(diagnostics, writer, monkeypatch, caplog):
+def test_names_without_a_font_are_reported_once(diagnostics, writer, monkeypatch, caplog):
     monkeypatch.setattr(fonts, "is_drawable", str.isascii)
     names = ["背景", *diagnostics.classes.names[1:]]
     diagnostics.classes = replace(diagnostics.classes, names=tuple(names))

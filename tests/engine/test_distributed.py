@@ -1,7 +1,7 @@
 """The same result from 1, 2 and 4 processes, and device strings.
 
-BatchNorm can't be synchronised over gloo, so that the training test uses networks with GroupNorm; everything else,
-agreement counts, OHEM's selection, normalisers and gradients, is as in a real run.
+BatchNorm can't be synchronised over gloo, so the training tests use networks with GroupNorm; everything else
+(agreement counts, OHEM's selection, normalisers and gradients) is as in a real run.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_losses_change_over_the_steps(histories: dict):
 def test_evaluation_counts_every_image_once(make_settings: Callable[..., Settings], voc_root: Path, tmp_path: Path):
     label = voc_root / "val" / "label" / "2009_000001.png"
     write_palette_label(label, np.full_like(read_label(label, 21), IGNORE_INDEX))
-    C = make_settings(head_channels=8, eval_crop_size=32, amp="off")  # bfloat16 differs with the size of batches
+    C = make_settings(head_channels=8, eval_crop_size=32, amp="off")  # results in bfloat16 depend on the batch size
     network = build_network(C)
     snapshot = tmp_path / "epoch-0.pth"
     save_snapshot(snapshot, Snapshot(network.state_dict(), [], 0, 0, C.model_dump()))
@@ -67,7 +67,7 @@ def test_evaluation_counts_every_image_once(make_settings: Callable[..., Setting
     assert per_image.isnan().tolist() == [False, True, False], "an image that says nothing stays one"
 
 
-def test_images_replaced_in_any_process_stand_in_the_log(tmp_path: Path):
+def test_images_replaced_in_any_process_are_logged(tmp_path: Path):
     in_processes(2, report_skipped, tmp_path)
     last = (tmp_path / "log_last.log").read_text().split("3 images could not be read and were replaced by others:\n")[1]
     assert {line.strip() for line in last.splitlines()} == {f"{n}.png: damaged" for n in ("own-0", "own-1", "shared")}
@@ -106,7 +106,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch):
         parse_devices("*")
 
 
-def test_an_apple_gpu_is_chosen_if_it_is_there(monkeypatch: pytest.MonkeyPatch):
+def test_an_apple_gpu_is_chosen_if_available(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert parse_devices(None) == parse_devices("mps") == [MPS]
@@ -122,7 +122,7 @@ def test_several_devices_start_a_process_each(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
-    monkeypatch.setenv(OURS, "")  # which launch() sets, so that it is taken back after this test
+    monkeypatch.setenv(OURS, "")  # launch() sets it; this restores it after the test
     monkeypatch.setattr(distributed, "run_processes", run_processes)
     monkeypatch.setattr(distributed.sys, "argv", ["train.py", "-d", "0,2"])
     with pytest.raises(SystemExit) as end:
@@ -133,7 +133,7 @@ def test_several_devices_start_a_process_each(monkeypatch: pytest.MonkeyPatch):
     assert distributed.os.environ[OURS]
 
 
-def test_a_started_process_takes_the_gpu_of_its_number_whatever_was_named(monkeypatch: pytest.MonkeyPatch):
+def test_a_launched_process_uses_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch):
     current = []
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv(OURS, "1")
@@ -153,7 +153,7 @@ def test_a_started_process_takes_the_gpu_of_its_number_whatever_was_named(monkey
         pass
 
 
-def test_devices_beside_a_torchrun_of_ones_own(monkeypatch: pytest.MonkeyPatch):
+def test_devices_under_the_user_s_torchrun(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.delenv(OURS, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -165,7 +165,7 @@ def test_devices_beside_a_torchrun_of_ones_own(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("backend", "expected"), [("nccl", ["abort"]), ("gloo", ["destroy"])])
-def test_after_a_fault_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPatch, backend: str, expected: list[str]):
+def test_after_an_error_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPatch, backend: str, expected: list[str]):
     done = []
     monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed.dist, "get_backend", lambda: backend)
@@ -185,7 +185,7 @@ def test_after_a_fault_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_what_the_first_process_finds_all_get_and_its_error_too(monkeypatch: pytest.MonkeyPatch, number: int):
+def test_all_processes_get_the_result_or_error_of_the_first(monkeypatch: pytest.MonkeyPatch, number: int):
     sent, made = [], []
 
     def broadcast(objects: list, source: int) -> None:

@@ -1,4 +1,4 @@
-"""Real processes, real signals: a run that is stopped or killed, alone and as one of several."""
+"""Stop and kill runs of one or several processes, with real processes and signals."""
 
 import os
 import signal
@@ -25,15 +25,15 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-def test_signals_to_the_whole_group_save_and_tell(command: Command) -> None:
-    """As `timeout` and terminals do it: loaders would get the signals, too."""
+def test_signals_to_the_whole_group_save_and_report(command: Command) -> None:
+    """`timeout` and terminals send signals to the group, so that loaders get them, too."""
     process = command.start(*command.arguments(autosave_minutes=0))
     command.wait_for(process, "iteration 2/40")
     os.killpg(process.pid, signal.SIGUSR1)
     command.wait_for(process, f"{AUTOSAVE} at iteration")
     assert 2 <= command.saved_iteration() < 40
     done = command.said().count("iteration")
-    command.wait_for(process, "iteration", done + 2)  # it goes on
+    command.wait_for(process, "iteration", done + 2)  # the run continues
     os.killpg(process.pid, signal.SIGHUP)
     assert process.wait(HANG_SECONDS) == SIGNAL_BASE + signal.SIGHUP
     last = command.said().strip().splitlines()[-1]
@@ -43,7 +43,7 @@ def test_signals_to_the_whole_group_save_and_tell(command: Command) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The last snapshot of a run of two processes that nothing disturbs."""
+    """The last snapshot of an undisturbed run of two processes."""
     command = Command(tmp_path_factory.mktemp("undisturbed"))
     assert command.start("-c", LAUNCH, *command.arguments(niters_per_epoch=6)).wait(HANG_SECONDS) == 0, command.said()
     return torch.load(command.log_dir / "snapshot" / LAST, weights_only=True)
@@ -53,7 +53,7 @@ def by_launcher(command: Command, **settings) -> list[str]:
     return ["-c", LAUNCH, *command.arguments(**settings)]
 
 
-def test_killed_restarted_stopped_and_continued_two_processes_learn_the_same(
+def test_two_processes_learn_the_same_after_kill_restart_stop_and_continuation(
     command: Command, undisturbed: dict
 ) -> None:
     start = by_launcher(command, niters_per_epoch=6)
@@ -72,7 +72,7 @@ def test_killed_restarted_stopped_and_continued_two_processes_learn_the_same(
 
 
 def test_a_process_killed_under_torchrun_begins_again_from_the_last_save(command: Command) -> None:
-    """The least there is of it: one process, whose loader is itself. What is learned is compared in the slow one."""
+    """The minimal case: one process that loads its own images. A slow test below compares the weights."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "--max-restarts=1"]
     process = command.start(*torchrun, *command.arguments(nepochs=1, niters_per_epoch=8, num_workers=0))
     command.wait_for(process, "iteration 3/8")
@@ -95,8 +95,8 @@ def test_torchrun_restarts_from_the_last_save(command: Command, undisturbed: dic
     assert same_weights(torch.load(command.log_dir / "snapshot" / LAST, weights_only=True), undisturbed)
 
 
-def test_a_fault_of_another_process_than_the_first_reaches_the_terminal(command: Command) -> None:
-    """The second process reads the second half of each batch: of these images one is damaged."""
+def test_an_error_in_the_second_process_is_printed(command: Command) -> None:
+    """The second process reads the second half of each batch, which contains a damaged image."""
     C = load_config(REPOSITORY / "exp_toy", command.settings())
     path = build_train_set(C, unlabeled=False).sample(0, C.batch_size - 1, Purpose.ORDER_LABELED).image
     path.write_bytes(b"damaged")

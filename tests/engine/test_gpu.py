@@ -1,4 +1,4 @@
-"""What only a GPU can show; run there with `pytest -m gpu`, as benchmarks/gpu.sh does."""
+"""Tests that need a GPU; run them with `pytest -m gpu`, as benchmarks/gpu.sh does."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SIZE = {"head_channels": 32, "image_height": 65, "image_width": 97, "batch_size": 4}
 
 
-def test_float32_step_is_that_of_the_cpu(make_settings: Callable[..., Settings]):
+def test_float32_step_agrees_with_the_cpu(make_settings: Callable[..., Settings]):
     C = make_settings(**SIZE)
     there, here = (seeded_learner(C, device).step(random_batch(C, device), 0) for device in (GPU, CPU))
     for name, value in here.scalars.items():
@@ -35,12 +35,12 @@ def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings],
     C = make_settings(**SIZE)
     batch = random_batch(C, GPU)
     plain, fast = seeded_learner(C, GPU), seeded_learner(C, GPU, **options)
-    torch._dynamo.config.suppress_errors = False  # what is not compiled after all would be close, too
+    torch._dynamo.config.suppress_errors = False  # if compilation failed unnoticed, the losses would be close, too
     losses = [learner.step(batch, 0).scalars["loss"].item() for learner in (fast, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_steps_replayed_from_cuda_graphs_are_those_of_launched_kernels(make_settings: Callable[..., Settings]):
+def test_steps_replayed_from_cuda_graphs_agree_with_launched_kernels(make_settings: Callable[..., Settings]):
     C = make_settings(**SIZE)
     batch = random_batch(C, GPU)
     plain = seeded_learner(C, GPU, compiled=True)
@@ -51,7 +51,7 @@ def test_steps_replayed_from_cuda_graphs_are_those_of_launched_kernels(make_sett
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_metrics_count_as_on_the_cpu_without_synchronisation(name: str):
+def test_metrics_agree_with_the_cpu_and_do_not_synchronise(name: str):
     rng = torch.Generator().manual_seed(0)
     labels, prediction = (torch.randint(0, 21, (513, 511), generator=rng) for _ in range(2))
     labels[:, ::3] = 255
@@ -99,13 +99,13 @@ def test_memory_is_predicted(make_settings: Callable[..., Settings], checkpoint:
     C = make_settings(backbone="resnet50", amp="bf16", checkpoint=checkpoint, **size)
     held = torch.cuda.memory_allocated(GPU)
     learner, batch = seeded_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
-    learner.step(batch, 0)  # the search for fast algorithms takes more memory than they do
+    learner.step(batch, 0)  # the search for fast algorithms takes more memory than the algorithms
     torch.cuda.reset_peak_memory_stats(GPU)
     learner.step(batch, 1)
     assert predicted_peak(C, GPU) == pytest.approx(torch.cuda.max_memory_allocated(GPU) - held, rel=0.15)
 
 
-def test_a_run_of_a_cpu_goes_on_on_a_gpu(make_settings: Callable[..., Settings], tmp_path: Path):
+def test_a_run_from_a_cpu_continues_on_a_gpu(make_settings: Callable[..., Settings], tmp_path: Path):
     folders = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
     C = make_settings(**SIZE, **folders, compile="off")
     Trainer(C, CPU, console=Console(quiet=True)).fit()

@@ -1,4 +1,4 @@
-"""The guard: faults are reported however late the host asks, and one while it judges leaves no trace."""
+"""The guard: faults are reported even if the host asks late; an error during its judgement changes nothing."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.tiny_run import NARROW
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-def test_bad_iterations_are_reported_however_late_the_host_asks(freeze: bool, monkeypatch) -> None:
+def test_bad_iterations_are_reported_even_if_the_host_asks_late(freeze: bool, monkeypatch) -> None:
     monkeypatch.setattr(module, "MAX_UNREAD", 10)
     guard, fine = Guard(nn.Linear(1, 1), ALONE, freeze), torch.tensor(False)
     for iteration in range(35):
@@ -29,8 +29,8 @@ def test_bad_iterations_are_reported_however_late_the_host_asks(freeze: bool, mo
     assert guard.check() == []
 
 
-def test_a_fault_while_an_iteration_is_judged_leaves_no_trace(make_settings, tmp_path: Path) -> None:
-    """The judgement talks to the other processes and takes memory for the norm."""
+def test_an_error_during_the_judgement_changes_nothing(make_settings, tmp_path: Path) -> None:
+    """The judgement can fail: it communicates with other processes and allocates memory for the norm."""
     folders = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log/snapshot")}
     C = make_settings(method="supervised", **NARROW, **folders)
     expected = Trainer(C, CPU, console=Console(quiet=True))
@@ -77,17 +77,17 @@ def test_the_loss_and_the_gradients_decide_and_the_parts_are_named(scalars: dict
     assert guard.check() == faults
 
 
-def test_after_a_fault_was_read_a_thawed_guard_begins_anew() -> None:
+def test_a_thawed_guard_accepts_good_iterations_again() -> None:
     guard = Guard(nn.Linear(1, 1), ALONE)
     assert guard.judge(0, {"loss": WRONG}, NO) and guard.judge(1, {"loss": FINE}, NO)
     guard.thaw()
     assert not guard.judge(2, {"loss": FINE}, NO)
 
 
-def test_what_is_not_finite_in_another_process_counts_here() -> None:
+def test_a_fault_in_another_process_counts_here() -> None:
     class Two(WholeBatch):
         def total(self, value: Tensor) -> Tensor:
-            return value + torch.tensor([1.0, 0, 0, 1])  # loss and second part of the other process
+            return value + torch.tensor([1.0, 0, 0, 1])  # loss and second part in the other process
 
     guard = Guard(nn.Linear(1, 1), Two())
     assert guard.judge(0, {"loss": FINE, "sup": FINE, "inter": FINE}, NO)
@@ -95,7 +95,7 @@ def test_what_is_not_finite_in_another_process_counts_here() -> None:
 
 
 @pytest.mark.parametrize(("bad", "undone"), [((), True), ((YES,), True), ((NO,), False)])
-def test_buffers_and_networks_without_gradients_are_put_back(bad: tuple, undone: bool) -> None:
+def test_buffers_and_networks_without_gradients_are_restored(bad: tuple, undone: bool) -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Linear(2, 3).requires_grad_(False))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     guard = Guard(network, ALONE)
@@ -107,5 +107,5 @@ def test_buffers_and_networks_without_gradients_are_put_back(bad: tuple, undone:
             value += 1
     guard.undo(remembered, *bad)
     for name, value in network.state_dict().items():
-        back = undone and not (name.startswith("0.") or name in ("1.weight", "1.bias"))  # theirs is the optimizer
+        back = undone and not (name.startswith("0.") or name in ("1.weight", "1.bias"))  # the optimizer handles these
         torch.testing.assert_close(value, before[name] + (0 if back else 1), msg=name)

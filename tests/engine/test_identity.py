@@ -1,4 +1,4 @@
-"""A run is known by its content: what is another run, or of other data, is not continued by mistake."""
+"""A run is identified by its content: another run, or a run on other data, is not continued by mistake."""
 
 import hashlib
 import json
@@ -61,7 +61,7 @@ def test_a_run_that_is_killed_before_it_began_does_not_continue_the_one_that_it_
     assert make_trainer(overwrite=True, nepochs=6).start_iteration == 4, "its own snapshots are continued"
 
 
-def test_a_run_that_is_killed_before_it_went_back_goes_back(make_trainer, monkeypatch, tmp_path: Path) -> None:
+def test_a_run_killed_before_it_went_back_goes_back_after_a_restart(make_trainer, monkeypatch, tmp_path: Path) -> None:
     make_trainer(nepochs=4).fit()
     earlier = str(tmp_path / "log/snapshot/epoch-1.pth")
     make_trainer(earlier, nepochs=5)
@@ -93,7 +93,7 @@ def test_a_snapshot_of_another_run_in_the_folder_is_named(make_trainer, tmp_path
         make_trainer("auto", nepochs=5)
 
 
-def test_all_that_a_run_leaves_has_its_name_continued_or_not(make_trainer, tmp_path: Path) -> None:
+def test_all_files_of_a_run_carry_its_identity(make_trainer, tmp_path: Path) -> None:
     shown = {"method": "cps", "record_info_iter": 1, "image_iter": 1}
     make_trainer(nepochs=1, **shown).fit()
     make_trainer("auto", nepochs=2, **shown).fit()
@@ -121,7 +121,7 @@ def test_other_lists_are_not_continued_by_mistake(make_trainer, change: str, tmp
     assert any("learned from other lists" in note for note in again.notes)
 
 
-def test_an_image_that_was_repaired_is_a_note(make_trainer) -> None:
+def test_a_changed_image_is_noted(make_trainer) -> None:
     first = make_trainer(nepochs=2)
     first.fit()
     image = first.dataset.labeled[0].image
@@ -142,7 +142,7 @@ def test_the_identity_of_data_is_its_content_not_its_place(make_settings, voc_ro
 
 
 @pytest.mark.parametrize("size", [0, 1, END_BYTES, END_BYTES + 1, 3 * END_BYTES])
-def test_digests_see_size_beginning_and_end(size: int, tmp_path: Path) -> None:
+def test_digests_depend_on_size_beginning_and_end(size: int, tmp_path: Path) -> None:
     path = tmp_path / "a"
     contents = {b"x" * size, b"x" * size + b"x", b"y" + b"x" * size, b"x" * size + b"y"}
     digests, wholes = set(), set()
@@ -153,7 +153,7 @@ def test_digests_see_size_beginning_and_end(size: int, tmp_path: Path) -> None:
     assert len(digests) == len(wholes) == len(contents)
 
 
-def test_digests_of_samples_see_names_order_files_and_labels(tmp_path: Path) -> None:
+def test_digests_of_samples_depend_on_names_order_files_and_labels(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "b.png", "a_label.png", "b_label.png")]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]))
@@ -169,7 +169,7 @@ def test_digests_of_samples_see_names_order_files_and_labels(tmp_path: Path) -> 
     assert samples_digest([first, second]) not in {samples_digest(samples) for samples in lists[1:]}
 
 
-def test_lists_that_differ_are_told_and_those_that_one_run_lacks_are_not() -> None:
+def test_different_lists_are_reported_and_missing_ones_are_not() -> None:
     now = {"labeled": {"path": "a.txt", "images": 5, "names": "n", "content": "c"}, "unlabeled": {"names": "x"}}
 
     def told(**changes) -> list[str]:
@@ -186,7 +186,7 @@ def digest(content: str) -> str:
 
 
 def test_digests_are_those_of_earlier_versions(make_settings, tmp_path: Path) -> None:
-    """Another form of them would make every run that is continued one of other data."""
+    """If digests changed, every continued run would count as a run on other data."""
     image, label, listing = (tmp_path / name for name in ("a.png", "a_label.png", "list.txt"))
     image.write_text("abc")
     label.write_text("wxyz")
@@ -205,6 +205,6 @@ def test_digests_are_those_of_earlier_versions(make_settings, tmp_path: Path) ->
         },
         "unlabeled": {
             **{"path": str(tmp_path), "images": 1, "sha256": None, "names": digest("a")},
-            "content": digest(f"a\0{digest('3:abc')}\n"),  # whatever its label
+            "content": digest(f"a\0{digest('3:abc')}\n"),  # independent of the label
         },
     }

@@ -1,4 +1,4 @@
-"""The launcher: restarts, and signals that leave processes the time to save."""
+"""The launcher: restarts, and signals that give processes time to save."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from furnace.engine.launcher import run_processes
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 
 TERMINATED = SIGNAL_BASE + signal.SIGTERM
-# Each process notes what happens to it in a file of its own.
+# Each process writes its events to its own file.
 COMMON = """
 import os, signal, sys, time
 from pathlib import Path
@@ -54,7 +54,7 @@ elif rank == "0" and sys.argv[2:] != ["-c", "auto"]:
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """`script(code)`: the command that runs it. The launcher's patience is short."""
+    """`script(code)`: the command that runs `code`. The launcher's timeouts are short."""
     monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(launcher, "LAST_SECONDS", 0.2)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -83,15 +83,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def terminate_when_running(folder: Path) -> None:
-    wait_until(lambda: said(folder) == ["runs "] * 2)  # the launcher has its handlers long since
+    wait_until(lambda: said(folder) == ["runs "] * 2)  # by then the launcher has installed its handlers
     os.kill(os.getpid(), signal.SIGTERM)
     wait_until(lambda: said(folder) == ["runs asked "] * 2)
 
 
-def test_processes_have_the_time_that_a_save_takes(script, tmp_path: Path) -> None:
+def test_processes_have_enough_time_to_save(script, tmp_path: Path) -> None:
     def stop() -> None:
         terminate_when_running(tmp_path)
-        time.sleep(1)  # five times the patience with processes that have failed
+        time.sleep(1)  # five times the timeout for processes after a failure
         (tmp_path / "saved").touch()
 
     begin = time.monotonic()
@@ -101,7 +101,7 @@ def test_processes_have_the_time_that_a_save_takes(script, tmp_path: Path) -> No
     assert time.monotonic() - begin > 1
 
 
-def test_a_warning_is_passed_on_and_ends_nothing_and_a_lost_terminal_ends_all(script, tmp_path: Path) -> None:
+def test_sigusr1_is_passed_on_and_sighup_ends_all_processes(script, tmp_path: Path) -> None:
     def warn_and_stop() -> None:
         wait_until(lambda: said(tmp_path) == ["runs "] * 2)
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -114,7 +114,7 @@ def test_a_warning_is_passed_on_and_ends_nothing_and_a_lost_terminal_ends_all(sc
     assert said(tmp_path) == ["runs warned asked "] * 2
 
 
-def test_a_warning_before_there_is_anything_to_save_ends_nothing(script, tmp_path: Path) -> None:
+def test_processes_start_with_sigusr1_ignored(script, tmp_path: Path) -> None:
     ignores = "note(str(signal.getsignal(signal.SIGUSR1)))"
     assert run_processes(1, script(ignores)) == 0
     assert said(tmp_path)[0].strip() == str(signal.SIG_IGN)
@@ -141,13 +141,13 @@ def test_an_error_of_one_process_ends_the_others_and_is_the_status(script, tmp_p
     assert said(tmp_path)[1] == ""
 
 
-def test_a_restart_continues_what_the_command_began_anew(script, tmp_path: Path, capfd) -> None:
+def test_a_restart_continues_a_run_that_began_with_overwrite(script, tmp_path: Path, capfd) -> None:
     assert run_processes(2, [*script(IS_KILLED), "--overwrite"], restarts=1) == 0
     assert said(tmp_path) == ["--overwrite -c auto "] * 2
     assert capfd.readouterr().err.count("process 1 was ended by SIGKILL; starting again from the last save") == 1
 
 
-def test_killed_too_often_is_an_error(script) -> None:
+def test_too_many_kills_are_an_error(script) -> None:
     with pytest.raises(UserError, match=r"^process 1 was ended by SIGKILL, after 1 restarts; .*-c auto goes on"):
         run_processes(2, script("os.kill(os.getpid(), signal.SIGKILL) if rank == '1' else signal.pause()"), 1)
     with pytest.raises(UserError, match=r"^process 0 was ended by SIGKILL; a SIGKILL mostly .* lower C.num_workers$"):

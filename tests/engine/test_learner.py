@@ -1,8 +1,8 @@
 """Four training steps of both published recipes against the golden run, in float64.
 
 The golden network is chaotic: its gradients reach norms of 500, and a change in the last bit grows by four orders of
-magnitude a step (`test_rounding_alone_explains_the_late_steps`). The first two steps therefore agree within the
-tolerance of the golden files; in the last two, only what rounding does not reach is compared.
+magnitude per step (`test_rounding_alone_explains_the_late_steps`). The first two steps therefore agree within the
+tolerance of the golden files; in the last two, only values that rounding hardly affects are compared.
 """
 
 from functools import cache
@@ -25,7 +25,7 @@ from tests.golden_values import fill_deterministic, load_arrays, load_json, rela
 STEPS = 4
 TOLERANCE = 1e-5
 EXACT_STEPS = 2
-# Largest relative deviation of a parameter's norm after the late steps: rounding only reaches the third digit.
+# Largest relative deviation of a parameter's norm after the late steps: rounding affects the third digit at most.
 LATE_NORM_TOLERANCE = {2: 1e-4, 3: 1e-2}
 SCALARS = {
     "loss": "loss",
@@ -79,14 +79,14 @@ def observe(learner: Learner, output: StepOutput, iteration: int) -> dict:
 
 @cache
 def run_steps(recipe: str) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """What our four steps give, and the final state."""
+    """The results of our four steps, and the final state."""
     learner = golden_learner(recipe)
     seen = [observe(learner, learner.step(golden_batch(recipe, i), i), i) for i in range(STEPS)]
     return seen, learner.network.state_dict()
 
 
 def histogram(labels: torch.Tensor, num_classes: int) -> list[int]:
-    """Counts of the classes, and of the ignored pixels last."""
+    """Number of pixels per class, and of ignored pixels last."""
     counts = torch.bincount(labels.flatten().clamp(max=num_classes), minlength=num_classes + 1)
     return counts.tolist()
 
@@ -153,7 +153,7 @@ def test_final_state(recipe: str):
 
 @pytest.mark.slow
 def test_rounding_alone_explains_the_late_steps():
-    """Weights changed in the last bit lead as far from our own late steps as the golden run is."""
+    """A change of the weights in the last bit changes our late steps as much as they differ from the golden run."""
     learner = golden_learner("voc")
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -170,8 +170,8 @@ def test_rounding_alone_explains_the_late_steps():
     assert np.isclose(changed[0]["loss"], golden[0]["loss"], rtol=1e-10)
 
 
-def test_the_method_hears_of_the_progress_before_every_step(make_settings) -> None:
-    """Its warm-up follows from it."""
+def test_the_method_gets_the_progress_before_every_step(make_settings) -> None:
+    """The warm-up depends on it."""
     C = make_settings(head_channels=8, nepochs=2, niters_per_epoch=4)
     learner, heard = seeded_learner(C, CPU), []
     learner.method.before_step = heard.append
@@ -180,14 +180,14 @@ def test_the_method_hears_of_the_progress_before_every_step(make_settings) -> No
     assert heard == [0, 3 / 8]
 
 
-def test_the_optimizers_have_the_settings_of_theirs(make_settings) -> None:
+def test_the_optimizers_have_their_settings(make_settings) -> None:
     C = make_settings(head_channels=8, momentum=0.37, weight_decay=0.02)
     for optimizer in seeded_learner(C, CPU).optimizers:
         assert {group["momentum"] for group in optimizer.param_groups} == {0.37}
         assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02, 0}
 
 
-def test_a_learner_has_what_the_settings_say(make_settings, monkeypatch) -> None:
+def test_a_learner_is_built_from_the_settings(make_settings, monkeypatch) -> None:
     built = {}
     monkeypatch.setattr(module, "Learner", lambda network, method, **options: built.update(options))
     settings = {
@@ -207,7 +207,7 @@ def test_a_learner_has_what_the_settings_say(make_settings, monkeypatch) -> None
     assert built == expected | {"freeze": True, "compiled": False, "amp": "off"}
 
 
-def test_scalars_of_parts_are_averaged_and_the_teaching_is_the_last_one_s() -> None:
+def test_scalars_of_parts_are_averaged_and_the_last_teaching_is_kept() -> None:
     parts = [StepOutput({"loss": torch.tensor(value), "sup": torch.tensor(-value)}) for value in (1.0, 4.0)]
     mean = average(parts)
     assert {name: value.item() for name, value in mean.scalars.items()} == {"loss": 2.5, "sup": -2.5}

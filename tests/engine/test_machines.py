@@ -1,4 +1,4 @@
-"""Several machines, as far as one host can show them: two torchrun, or two processes started as Slurm does."""
+"""Several machines, simulated on one host by two torchrun, or by two processes started as Slurm does."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from tests.engine.processes import free_port
 from tests.tiny_data import write_palette_label
 
 pytestmark = pytest.mark.slow
-SOON_SECONDS = 120  # in which a run ends or begins again when a part of it is gone
-# Without pixels outside of the images, as without ignored ones inside: see `label_all`.
+SOON_SECONDS = 120  # for a run to end or restart after it lost a process
+# At this scale crops have no padding, so no pixel is ignored: see `label_all`.
 SETTINGS = {"niters_per_epoch": 6, "num_workers": 1, "train_scale_array": "1.5", "lr": 1e-4}
 TERMINATED = SIGNAL_BASE + signal.SIGTERM
 
 
 def label_all(command: Command) -> Command:
-    """Label the ignored pixels: two parts of a batch have a mean loss each, two processes have one together."""
+    """Label the ignored pixels: parts have one mean loss each, processes share one; they agree without such pixels."""
     for path in (command.folder / "DATA" / "toy" / "train" / "label").iterdir():
         label = np.asarray(Image.open(path))
         write_palette_label(path, np.where(label == IGNORE_INDEX, 0, label).astype(np.uint8))
@@ -35,7 +35,7 @@ def label_all(command: Command) -> Command:
 
 
 class Machines:
-    """Two machines that share the data; each has folders of its own for output and for snapshots."""
+    """Two machines with the same data; each has its own folders for output and snapshots."""
 
     def __init__(self, folder: Path):
         self.commands = [label_all(Command(folder / name)) for name in ("first", "second")]
@@ -58,7 +58,7 @@ class Machines:
         return "".join(command.said() for command in self.commands)
 
     def wait_for_training(self, process: subprocess.Popen) -> None:
-        while "iteration 3/12" not in self.said():  # of whichever has become the first
+        while "iteration 3/12" not in self.said():  # printed by the process that became the first
             assert process.poll() is None, self.said()
             time.sleep(0.05)
 
@@ -76,7 +76,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbs: one process, in two parts as BatchNorm of two processes sees them."""
+    """The folder of an undisturbed run: one process with two parts, as BatchNorm sees them in two processes."""
     command = label_all(Command(tmp_path_factory.mktemp("undisturbed")))
     assert command.start(*command.arguments(**SETTINGS, accumulate=2)).wait(HANG_SECONDS) == 0, command.said()
     return command.log_dir
@@ -90,7 +90,7 @@ def test_two_machines_have_the_losses_of_one_process_and_one_folder(machines: Ma
         assert shared == pytest.approx(alone, rel=1e-4)
 
 
-def test_slurm_warns_and_ends_a_run_that_goes_on_where_only_the_first_machine_sees_its_saves(
+def test_a_run_ended_by_slurm_continues_if_only_the_first_machine_sees_its_saves(
     machines: Machines, undisturbed: Path
 ) -> None:
     processes = machines.slurm()
@@ -121,7 +121,7 @@ def test_a_process_that_is_killed_ends_or_restarts_all(machines: Machines, resta
         assert "another process of this run has ended" in machines.said()
 
 
-def test_a_launcher_that_is_killed_ends_all_and_the_run_goes_on(machines: Machines, undisturbed: Path) -> None:
+def test_a_killed_launcher_ends_all_and_the_run_can_continue(machines: Machines, undisturbed: Path) -> None:
     agents = machines.torchrun()
     machines.wait_for_training(agents[1])
     agents[1].kill()
@@ -129,7 +129,7 @@ def test_a_launcher_that_is_killed_ends_all_and_the_run_goes_on(machines: Machin
     assert machines.said().count("the launcher of this process has ended") == 1
     assert "stopped: SIGTERM after iteration" in machines.said()
     (written,) = [command.log_dir for command in machines.commands if command.log_dir.exists()]
-    # Whichever machine was the first has the saves; the next run may choose the other one.
+    # Only the machine that was the first has the saves; the next run may choose the other one as the first.
     for command in machines.commands:
         command.log_dir = written
     assert [agent.wait(HANG_SECONDS) for agent in machines.torchrun("-c", "auto")] == [0, 0], machines.said()

@@ -1,4 +1,4 @@
-"""Processes meet those of their own attempt, whatever a store remembers."""
+"""Processes meet those of their own attempt, even if the store contains older entries."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +11,7 @@ from furnace.utils.errors import UserError
 
 
 def all_meet(store: HashStore, *restarts: int) -> tuple[str, int]:
-    """Let as many processes meet as there are `restarts`, that each knows of; returns what they agree on."""
+    """Let processes meet, one for each known number of `restarts`; returns the name and number that they agree on."""
     count = len(restarts)
     with ThreadPoolExecutor(count) as pool:
         found = set(pool.map(lambda number: meet(store, number, count, restarts[number]), range(count)))
@@ -19,7 +19,7 @@ def all_meet(store: HashStore, *restarts: int) -> tuple[str, int]:
     return agreed
 
 
-def test_each_attempt_has_a_name_of_its_own_and_a_number_that_all_know() -> None:
+def test_all_processes_agree_on_a_new_name_and_number_per_attempt() -> None:
     store = HashStore()
     attempts = [all_meet(store, 0, 0, 0), all_meet(store, 0, 1, 0), all_meet(store, 0, 1, 0), all_meet(store, 0, 0)]
     assert len({name for name, _ in attempts}) == 4
@@ -31,9 +31,9 @@ def test_on_a_new_store_a_process_that_knows_of_restarts_tells_the_others() -> N
 
 
 @pytest.mark.parametrize(("comes", "missing"), [(0, "1"), (1, "0, 1")])
-def test_processes_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch, comes: int, missing: str) -> None:
+def test_missing_processes_are_named(monkeypatch: pytest.MonkeyPatch, comes: int, missing: str) -> None:
     monkeypatch.setattr(meeting, "PATIENCE_SECONDS", 0.2)
     store = HashStore()
-    store.set(f"present {1 - comes}", "0 killed")  # of an attempt that was cut
+    store.set(f"present {1 - comes}", "0 killed")  # from an interrupted attempt
     with pytest.raises(UserError, match=f"^process {missing} of 2 has not come"):
         meet(store, comes, 2, 0)

@@ -32,8 +32,10 @@ def run(monitor: Monitor, values: dict[int, float]) -> None:
 
 
 def read_events(folder: Path) -> dict[tuple[int, str], float]:
-    """The scalars of TensorBoard's record files by step and tag: each record is a length, its checksum, the event and
-    its checksum."""
+    """The scalars in TensorBoard's record files by step and tag.
+
+    Each record is a length, its checksum, the event and its checksum.
+    """
     found = {}
     for path in sorted(folder.glob("tb/events.*")):
         data, at = path.read_bytes(), 0
@@ -56,7 +58,7 @@ def test_figures_are_means_since_the_last_record(tmp_path: Path):
             assert events[record["iteration"], tag] == pytest.approx(record[tag.split("/")[1]], rel=1e-6)
 
 
-def test_a_skipped_iteration_costs_its_own_figures_alone(tmp_path: Path):
+def test_a_skipped_iteration_loses_only_its_own_figures(tmp_path: Path):
     nan, inf = float("nan"), float("inf")
     run(make_monitor(tmp_path, record_iter=3), {0: 1.0, 1: nan, 2: 4.0, 3: nan, 4: inf, 5: -inf})
     first, second = recorded(tmp_path)
@@ -71,7 +73,7 @@ def test_broken_lines_are_left_out(tmp_path: Path):
     assert recorded(tmp_path) == [{"iteration": 2, "loss": 1}]
 
 
-def test_time_waiting_for_data_is_told_apart(tmp_path: Path):
+def test_time_waiting_for_data_is_recorded_separately(tmp_path: Path):
     def slow():
         for value in range(2):
             time.sleep(0.05)
@@ -97,14 +99,14 @@ def test_a_continued_run_goes_on_in_the_same_file(tmp_path: Path):
     assert recorded(tmp_path / "nowhere") == []
 
 
-def test_memory_is_what_the_kernel_counts():
+def test_memory_agrees_with_the_kernel():
     held = torch.ones(2**24)  # 64 MiB
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     assert peak_memory() == pytest.approx(peak, rel=0.05)
     assert peak > held.nbytes
 
 
-def test_without_a_terminal_there_are_no_colours_nor_moving_bars(tmp_path: Path):
+def test_without_a_terminal_there_are_no_colours_or_moving_bars(tmp_path: Path):
     output = StringIO()
     console = Console(file=output)
     open_log(tmp_path, "log", console)

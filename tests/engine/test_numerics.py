@@ -1,4 +1,4 @@
-"""What "auto" means on each device, and that mixed precision keeps losses and weights in float32."""
+"""The meaning of "auto" on each device; mixed precision keeps losses and weights in float32."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def test_chosen_amp(setting: str, device: torch.device, amp: str):
         ("avx2", 1, "off", "does not compute in bfloat16"),
     ],
 )
-def test_a_cpu_computes_in_bf16_where_it_gains(
+def test_a_cpu_uses_bf16_if_it_is_faster(
     unit: str, groups: int, amp: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True})
@@ -76,11 +76,11 @@ def test_bf16_step_is_close_to_float32_and_keeps_float32_weights(make_settings: 
 
 
 class Steps:
-    """A learner under fp16 on noise; losses or gradients of chosen iterations are not finite."""
+    """A learner with fp16 on noise; gradients of chosen iterations are not finite."""
 
     def __init__(self, C: Settings):
         self.learner = seeded_learner(C, CPU, amp="fp16")
-        self.learner.scale.scale.fill_(8)  # noise itself would overflow under the first scale of a run
+        self.learner.scale.scale.fill_(8)  # with the initial scale of a run, noise itself would overflow
         self.batch = random_batch(C, CPU)
 
     def take(self, iteration: int, bad: str = "") -> None:
@@ -120,13 +120,13 @@ def test_the_scale_grows_after_many_good_steps_and_is_restored():
     scale.update(yes, yes)
     assert scale.state_dict() == {"scale": 2.0**17, "good_steps": 0}
     other = LossScale(CPU, True)
-    other.load_state_dict({"scale": 4.0, "_growth_tracker": 7, "growth_factor": 2.0})  # of PyTorch's GradScaler
+    other.load_state_dict({"scale": 4.0, "_growth_tracker": 7, "growth_factor": 2.0})  # state of PyTorch's GradScaler
     assert other.state_dict() == {"scale": 4.0, "good_steps": 7}
     assert LossScale(CPU, False).state_dict() == {}
 
 
 def test_in_bf16_students_learn_from_their_teachers(make_settings: Callable[..., Settings]):
-    """The teachers' passes come first, and keep no graph: the students' passes have one of their own."""
+    """The teachers' passes come first and keep no graph; the students' passes build their own."""
     C = make_settings(head_channels=8, unsup_weight=1e3)
     gradients = {}
     for amp in ("off", "bf16"):
@@ -137,7 +137,7 @@ def test_in_bf16_students_learn_from_their_teachers(make_settings: Callable[...,
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("off", torch.float32)])
-def test_networks_compute_in_the_type_that_is_asked_for_and_keep_no_weights(amp: str, dtype: torch.dtype):
+def test_networks_compute_in_the_requested_type_and_cache_no_weights(amp: str, dtype: torch.dtype):
     layer = torch.nn.Linear(2, 2)
     with autocast(CPU, amp):
         assert layer(torch.ones(1, 2)).dtype == dtype
@@ -148,7 +148,7 @@ def test_the_device_is_named_with_its_threads():
     assert device_name(CPU) == "cpu (1 thread)"
 
 
-def test_convolutions_are_tuned_whatever_the_precision():
+def test_convolutions_are_tuned_in_every_precision():
     for amp in ("bf16", "off"):
         torch.backends.cudnn.benchmark = False
         set_precision(amp)
@@ -156,7 +156,7 @@ def test_convolutions_are_tuned_whatever_the_precision():
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_the_scale_enlarges_losses_and_is_taken_out_of_gradients():
+def test_the_scale_multiplies_losses_and_is_removed_from_gradients():
     loss, gradients = torch.tensor(3.0), [torch.tensor([2.0, 4.0]), torch.tensor(6.0)]
     scale = LossScale(CPU, True)
     assert scale.apply(loss) == 3 * 2**16
@@ -170,7 +170,7 @@ def test_the_scale_enlarges_losses_and_is_taken_out_of_gradients():
     assert [gradient.tolist() for gradient in gradients] == [[1, 2], 3] and off.scale == 1
 
 
-def test_a_scale_that_can_become_smaller_excuses_gradients_and_no_other():
+def test_an_overflow_is_excused_only_if_the_scale_can_become_smaller():
     yes, no = torch.tensor(True), torch.tensor(False)
     scale = LossScale(CPU, True)
     assert scale.excuses(yes) and not scale.excuses(no)
@@ -181,7 +181,7 @@ def test_a_scale_that_can_become_smaller_excuses_gradients_and_no_other():
     assert not LossScale(CPU, False).excuses(yes)
 
 
-def test_an_overflow_halves_the_scale_and_counts_anew_unless_the_step_is_a_fault():
+def test_an_overflow_halves_the_scale_and_resets_the_count_unless_the_step_is_a_fault():
     scale, yes, no = LossScale(CPU, True), torch.tensor(True), torch.tensor(False)
     scale.update(no, no)
     scale.update(no, no)

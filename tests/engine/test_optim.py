@@ -33,7 +33,7 @@ def test_biases_tokens_positions_and_embeddings_do_not_decay():
     assert not [n for n in decayed if "bias" in n or n in ("class_token", "encoder.pos_embedding", "words.weight")]
 
 
-def test_the_encoder_has_a_rate_of_its_own():
+def test_the_encoder_has_its_own_learning_rate():
     branch = Network(3, "resnet18", head_channels=8).branch1
     optimizer = build_optimizer(branch, "adamw", lr=0.1, lr_backbone=0.25)
     set_learning_rate(optimizer, 0.04)
@@ -69,15 +69,15 @@ def test_sgd_with_momentum_and_decay():
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_momentum_is_there_before_the_first_step(momentum: float):
-    """A first step that is skipped would leave that of a fused kernel undefined."""
+def test_momentum_exists_before_the_first_step(momentum: float):
+    """If the first step is skipped, the momentum of a fused kernel would be undefined."""
     layer = torch.nn.Conv2d(1, 2, 1)
     state = build_optimizer(layer, lr=0.1, momentum=momentum).state
     assert len(state) == (2 if momentum else 0)
     assert all(not slots["momentum_buffer"].any() for slots in state.values())
 
 
-def test_adamw_decays_as_the_settings_say():
+def test_adamw_has_the_weight_decay_of_the_settings():
     optimizer = build_optimizer(torch.nn.Conv2d(1, 2, 1), "adamw", lr=0.1, weight_decay=0.3)
     assert [(group["weight_decay"], group["lr"]) for group in optimizer.param_groups if group["params"]] == [
         (0.3, 0.1),

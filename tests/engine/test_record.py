@@ -1,4 +1,4 @@
-"""The record of a run: what it began with stays, and each continuation is added."""
+"""The record of a run: its start stays unchanged, and each continuation is added."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def test_continuations_are_added(make_settings: Callable[..., Settings], tmp_pat
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": 1}'])
-def test_an_unreadable_record_is_begun_anew(make_settings: Callable[..., Settings], tmp_path: Path, content: str):
+def test_an_unreadable_record_is_replaced(make_settings: Callable[..., Settings], tmp_path: Path, content: str):
     C = make_settings(log_dir=str(tmp_path / "log"))
     path = Path(C.snapshot_dir) / RECORD
     path.parent.mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_an_unreadable_record_is_begun_anew(make_settings: Callable[..., Setting
     assert read_record(path)["settings"]["lr"] == C.lr
 
 
-def test_metrics_come_back_by_iteration_and_run_without_broken_lines(tmp_path: Path) -> None:
+def test_metrics_are_read_by_iteration_and_run_without_broken_lines(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
     append_metrics(path, {"iteration": 5, "loss": 0.5}, "a")
@@ -67,7 +67,7 @@ def test_metrics_come_back_by_iteration_and_run_without_broken_lines(tmp_path: P
     assert read_metrics(path) == [*own, {"iteration": 7, "loss": 1.0}, {"iteration": 9}]
 
 
-def test_versions_are_those_of_what_the_numbers_depend_on() -> None:
+def test_versions_cover_the_packages_that_affect_results() -> None:
     assert list(versions()) == ["python", "torch", "torchvision", "numpy", "opencv"]
     assert all(version[0].isdigit() for version in versions().values())
 

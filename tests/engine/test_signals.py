@@ -1,4 +1,4 @@
-"""Signals end a run whatever it is stuck in; nobody's terminal and `nohup` are no faults."""
+"""Signals end a run even if it hangs; a lost terminal and `nohup` cause no errors."""
 
 import ctypes
 import os
@@ -43,7 +43,7 @@ def status_of(pid: int) -> int:
 
 
 def stuck(bell: int) -> None:
-    """Wait in C for ever, as in a collective whose other machine is gone: no line of Python comes any more."""
+    """Wait in C forever, as in a collective whose other machine is gone: no further line of Python runs."""
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
     lock(mutex)
     with StopSignals() as stopping:
@@ -65,7 +65,7 @@ def stuck_process() -> Iterator[int]:
 def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch, stuck_process: int) -> None:
     os.kill(stuck_process, signal.SIGINT)
     time.sleep(0.1)
-    os.kill(stuck_process, signal.SIGINT)  # so soon after, it is an echo of the first
+    os.kill(stuck_process, signal.SIGINT)  # this soon, it counts as an echo of the first
     time.sleep(signals.ECHO_SECONDS + 0.1)
     assert os.waitpid(stuck_process, os.WNOHANG) == (0, 0)
     os.kill(stuck_process, signal.SIGTERM)
@@ -83,7 +83,7 @@ def very_impatient(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "STUCK_SECONDS", 0.1)
 
 
-def test_one_signal_ends_an_iteration_that_does_not_end(very_impatient: None, stuck_process: int) -> None:
+def test_one_signal_ends_a_hanging_iteration(very_impatient: None, stuck_process: int) -> None:
     os.kill(stuck_process, SAVING)
     os.kill(stuck_process, signal.SIGTERM)
     assert status_of(stuck_process) == SIGNAL_BASE + signal.SIGTERM
@@ -112,7 +112,7 @@ def test_the_end_of_the_launcher_is_a_signal_to_stop(impatient: None, monkeypatc
 
 
 class HangingFiles(Files):
-    """A disk that does not answer any more for one image."""
+    """A disk that never answers for one image."""
 
     hangs: Path
 
@@ -124,7 +124,7 @@ class HangingFiles(Files):
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Put back after a test the handlers that a run leaves as they are when it is about to end."""
+    """Restore the signal handlers after a test: a run that is about to end leaves its own in place."""
     chosen = (*STOPPING, SAVING, signal.SIGALRM, signal.SIGCHLD)
     previous = {signum: signal.getsignal(signum) for signum in chosen}
     yield
@@ -134,7 +134,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("impatient", "handlers")
-def test_a_loader_that_hangs_is_told_and_one_signal_saves(make_settings, tmp_path: Path) -> None:
+def test_a_hanging_loader_is_reported_and_one_signal_saves(make_settings, tmp_path: Path) -> None:
     folders = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
     C = make_settings(**NARROW, **folders, method="supervised", num_workers=2)
     trainer = Trainer(C, torch.device("cpu"), console=Console(quiet=True))
@@ -160,7 +160,7 @@ def test_a_loader_that_hangs_is_told_and_one_signal_saves(make_settings, tmp_pat
 
 
 @pytest.mark.parametrize("handler, answered", [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
-def test_nohup_is_heeded(handler: signal.Handlers, answered: bool) -> None:
+def test_nohup_is_respected(handler: signal.Handlers, answered: bool) -> None:
     previous = signal.signal(signal.SIGHUP, handler)
     try:
         assert (signal.SIGHUP in heeded()) == answered
@@ -170,7 +170,7 @@ def test_nohup_is_heeded(handler: signal.Handlers, answered: bool) -> None:
         signal.signal(signal.SIGHUP, previous)
 
 
-def test_a_terminal_that_has_hung_up_takes_no_more_lines(tmp_path: Path) -> None:
+def test_output_to_a_lost_terminal_is_dropped(tmp_path: Path) -> None:
     main, terminal = pty.openpty()
     file = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
 

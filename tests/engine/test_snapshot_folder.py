@@ -1,4 +1,4 @@
-"""The folder of snapshots: the latest sound one is found, whatever names, times and damage say."""
+"""The folder of snapshots: the latest undamaged one is found for any names, times and damage."""
 
 import os
 from collections.abc import Callable
@@ -49,15 +49,15 @@ def test_of_epochs_with_the_same_time_the_later_are_kept(tmp_path: Path) -> None
     assert [path.name for path in prune(tmp_path, 1)] == ["epoch-2.pth", "epoch-9.pth"]
 
 
-def test_what_was_saved_last_is_kept_whatever_its_number(tmp_path: Path) -> None:
-    for age, epoch in enumerate((2, 9, 8, 7)):  # a run gone back to epoch 1, which has come to epoch 2 again
+def test_the_last_saves_are_kept_whatever_their_epochs(tmp_path: Path) -> None:
+    for age, epoch in enumerate((2, 9, 8, 7)):  # a run that went back to epoch 1 and reached epoch 2 again
         path = tmp_path / f"epoch-{epoch}.pth"
         path.touch()
         os.utime(path, (1000 - age, 1000 - age))
     assert [path.name for path in prune(tmp_path, 2)] == ["epoch-7.pth", "epoch-8.pth"]
 
 
-def test_clearing_removes_saves_and_what_a_killed_run_left_but_nothing_else(tmp_path: Path) -> None:
+def test_clearing_removes_saves_and_partial_files_only(tmp_path: Path) -> None:
     for name in ("epoch-2.pth", LAST, AUTOSAVE, ".0a.pth.part", "mine.pth", "run.json"):
         (tmp_path / name).touch()
     assert clear(tmp_path) == 3
@@ -73,7 +73,7 @@ def test_the_latest_save_is_found_whatever_its_name(tmp_path: Path) -> None:
 
 
 def same_time(folder: Path) -> None:
-    """As a disk whose clock is coarse, or a copy that keeps no times, may leave them."""
+    """Give all files one time, as a disk with coarse times or a copy without times may do."""
     for path in folder.iterdir():
         os.utime(path, (1000, 1000))
 
@@ -87,11 +87,11 @@ def test_of_saves_with_the_same_time_the_furthest_comes_first(tmp_path: Path, au
     names = [path.name for path in list_snapshots(tmp_path)]
     assert names[0] == first
     assert names[-2:] == ["epoch-2.pth", "epoch-11.pth"]
-    os.utime(tmp_path / "epoch-2.pth", (1001, 1001))  # a run that has gone back is where it was saved last
+    os.utime(tmp_path / "epoch-2.pth", (1001, 1001))  # the state of a run that went back is its last save
     assert list_snapshots(tmp_path)[0].name == "epoch-2.pth"
 
 
-def test_hard_links_are_no_reason_to_look_into_files(tmp_path: Path, monkeypatch) -> None:
+def test_hard_links_are_sorted_without_reading_files(tmp_path: Path, monkeypatch) -> None:
     save_at(tmp_path / "epoch-2.pth", 9, age=60)
     copy_as_last(save_at(tmp_path / "epoch-4.pth", 15, age=30))
     monkeypatch.setattr(snapshot_folder, "read_progress", lambda path: pytest.fail(f"reads {path}"))
@@ -103,7 +103,7 @@ def damage_end(content: bytes) -> bytes:
 
 
 def damage_weight(content: bytes) -> bytes:
-    """One bit of one weight changed: PyTorch itself does not notice."""
+    """Change one bit of one weight; PyTorch itself does not notice this."""
     weight = trained()[0].branch1[2].weight.detach().numpy().tobytes()
     at = content.index(weight)
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
@@ -141,13 +141,13 @@ def test_a_file_of_another_program_is_found_by_its_path(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("which", ["x.pth", "x.safetensors", "a/b"])
-def test_a_path_that_is_not_there_is_an_error(tmp_path: Path, which: str) -> None:
+def test_a_missing_path_is_an_error(tmp_path: Path, which: str) -> None:
     with pytest.raises(UserError, match=f"-e {which}: no such file"):
         find_snapshots(which, tmp_path)
 
 
 @pytest.mark.parametrize("which", ["5", "11-", "4-2", "last", "", "-4", "1-2-3", "٣", "0000000004"])
-def test_what_is_not_there_is_an_error_that_lists_what_is(tmp_path: Path, which: str) -> None:
+def test_a_missing_epoch_is_an_error_that_lists_the_existing_ones(tmp_path: Path, which: str) -> None:
     for epoch in (3, 4):
         (tmp_path / f"epoch-{epoch}.pth").touch()
     with pytest.raises(UserError, match=f"-e {which}: .*; {tmp_path} holds 3, 4$"):
@@ -160,7 +160,7 @@ def test_a_folder_without_snapshots_is_an_error(tmp_path: Path, which: str) -> N
         find_snapshots(which, tmp_path)
 
 
-def test_a_newest_snapshot_that_is_not_finite_is_passed_over(tmp_path: Path) -> None:
+def test_a_newest_snapshot_that_is_not_finite_is_skipped(tmp_path: Path) -> None:
     earlier = save_at(tmp_path / "epoch-3.pth", 12, age=10)
     network, optimizer = trained()
     torch.nn.init.constant_(next(network.parameters()), torch.nan)
@@ -170,7 +170,7 @@ def test_a_newest_snapshot_that_is_not_finite_is_passed_over(tmp_path: Path) -> 
     assert len(faults) == 1 and "epoch-4.pth" in faults[0] and "not finite" in faults[0]
 
 
-def test_epochs_are_in_order_and_other_names_are_none(tmp_path: Path) -> None:
+def test_epochs_are_sorted_and_other_names_are_ignored(tmp_path: Path) -> None:
     for name in (
         "epoch-10.pth",
         "epoch-9.pth",
@@ -196,7 +196,7 @@ def test_one_snapshot_is_found_and_several_are_refused(tmp_path: Path) -> None:
     assert find_snapshots("last", tmp_path) == [tmp_path / LAST]
 
 
-def test_the_last_one_is_copied_where_the_disk_has_no_hard_links(tmp_path: Path, monkeypatch) -> None:
+def test_the_last_one_is_copied_if_the_disk_has_no_hard_links(tmp_path: Path, monkeypatch) -> None:
     def refuse(*_) -> None:
         raise OSError("no hard links")
 

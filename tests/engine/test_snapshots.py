@@ -1,4 +1,4 @@
-"""Snapshots: published keys, whole or not at all, checked on load."""
+"""Snapshots: published keys, written completely or not at all, checked on load."""
 
 import errno
 import os
@@ -76,7 +76,7 @@ def test_a_file_of_the_published_code_can_be_read(tmp_path: Path) -> None:
         (lambda model: model.update(extra=torch.ones(1)), r"0 tensors are missing and 1 are unknown, such as extra"),
     ],
 )
-def test_other_names_are_named(saved: Path, change: Callable, message: str) -> None:
+def test_missing_and_unknown_tensors_are_named(saved: Path, change: Callable, message: str) -> None:
     snapshot = load_snapshot(saved)
     change(snapshot.model)
     with pytest.raises(UserError, match=message):
@@ -90,7 +90,7 @@ def test_another_number_of_classes_is_named_with_the_settings(saved: Path) -> No
         load_network(Small(5), load_snapshot(saved), saved)
 
 
-def test_only_the_settings_that_differ_are_named_from_both_sides(saved: Path) -> None:
+def test_only_different_settings_are_named_with_both_values(saved: Path) -> None:
     with pytest.raises(UserError) as error:
         load_network(Small(5), load_snapshot(saved), saved, {"num_classes": 5, "backbone": "resnet18"})
     assert str(error.value).endswith("; it was made with C.num_classes = 3, here 5")
@@ -98,7 +98,7 @@ def test_only_the_settings_that_differ_are_named_from_both_sides(saved: Path) ->
         load_network(Small(5), load_snapshot(saved), saved, SETTINGS)
 
 
-def test_settings_that_are_no_values_are_still_compared(saved: Path) -> None:
+def test_settings_with_invalid_values_are_still_compared(saved: Path) -> None:
     odd = Snapshot(load_snapshot(saved).model, [], 3, 12, {"num_classes": torch.ones(2), "method": "m" * 5000})
     with pytest.raises(
         UserError, match=r"C\.num_classes = tensor\(\[1\., 1\.\]\), here 5; C\.method = 'm{79}, here 'cps'$"
@@ -136,7 +136,7 @@ def test_a_full_disk_keeps_the_old_snapshot_and_says_how_much_is_needed(saved: P
 
 
 def test_a_write_that_the_system_refuses_keeps_the_old_snapshot(saved: Path) -> None:
-    """The limit on a file's size is the system's: what it leaves is what a full disk leaves."""
+    """The system enforces the limit on the size of files, so its effect is that of a full disk."""
     before = saved.read_bytes()
     code = (
         "import resource, sys; from pathlib import Path; import torch\n"
@@ -171,13 +171,13 @@ def test_a_file_with_code_is_refused_and_not_run(trapped_file: tuple[Path, Path]
         {"model": {"w": torch.ones(1)}, "settings": {"a": 1}, "iteration": None},
     ],
 )
-def test_anything_else_is_no_snapshot(tmp_path: Path, content: object) -> None:
+def test_anything_else_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(UserError, match=r"file\.pth: not a snapshot"):
         load_snapshot(tmp_path / "file.pth")
 
 
-def test_bare_weights_are_a_snapshot_of_no_epoch(tmp_path: Path) -> None:
+def test_bare_weights_are_a_snapshot_without_an_epoch(tmp_path: Path) -> None:
     state: dict[str, Tensor] = trained()[0].state_dict()
     torch.save(state, tmp_path / "weights.pth")
     snapshot = load_snapshot(tmp_path / "weights.pth")
@@ -210,7 +210,7 @@ def renamed(model: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
     ],
     ids=["compiled", "Lightning", "compiled branch", "moving average", "half precision", "scores and optimizer"],
 )
-def test_weights_of_other_programs_are_snapshots_and_the_note_says_how(tmp_path: Path, wrap, note: str) -> None:
+def test_weights_of_other_programs_are_read_and_the_note_describes_them(tmp_path: Path, wrap, note: str) -> None:
     state = trained()[0].state_dict()
     torch.save(wrap(state), tmp_path / "theirs.pth")
     snapshot = load_snapshot(tmp_path / "theirs.pth")
@@ -229,13 +229,13 @@ def test_safetensors_are_bare_weights(tmp_path: Path) -> None:
     load_network(Small(), snapshot, "model.safetensors")
 
 
-def test_numpys_numbers_count_as_pythons(tmp_path: Path) -> None:
+def test_numpy_numbers_are_accepted(tmp_path: Path) -> None:
     torch.save({"model": trained()[0].state_dict(), "epoch": np.int64(3)}, tmp_path / "numpy.pth")
     assert load_snapshot(tmp_path / "numpy.pth").epoch == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64])
-def test_weights_of_any_precision_are_judged(dtype: torch.dtype) -> None:
+def test_weights_of_any_precision_are_checked(dtype: torch.dtype) -> None:
     check_weights({"w": torch.ones(2).to(dtype)}, "file", "advice")
     if dtype.is_floating_point:
         with pytest.raises(UserError, match="file: w holds values that are not finite; advice"):

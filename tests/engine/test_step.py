@@ -1,4 +1,4 @@
-"""Single steps of networks of a handful of weights, against plain autograd, and what a fault leaves of them."""
+"""Single steps of very small networks against plain autograd, and their state after a fault."""
 
 import copy
 
@@ -26,7 +26,7 @@ class Pair(nn.Module):
 
 
 class Means(nn.Module):
-    """A method with a loss for each network: the mean square of the output's distance from one."""
+    """A method with one loss per network: the mean squared distance of the output from one."""
 
     trained = (1, 2)
 
@@ -85,7 +85,7 @@ def test_steps_follow_the_gradients_of_the_weighted_sum() -> None:
         for name, value in plain.state_dict().items():
             torch.testing.assert_close(learner.network.state_dict()[name], value, msg=name)
     assert learner.intact and learner.guard.check() == []
-    # Progress before a step; networks and iteration after it, while the state is that of no iteration.
+    # Progress before a step; networks and iteration after it, while the state is not intact.
     assert method.heard == [0, (learner.network, 0, False), 1 / TOTAL, (learner.network, 1, False)]
 
 
@@ -114,7 +114,7 @@ def test_an_error_between_two_losses_leaves_nothing_behind() -> None:
 
 def test_gradients_too_large_for_half_precision_halve_the_scale_and_are_no_fault() -> None:
     learner, batch = make_learner(amp="fp16"), make_batch()
-    learner.scale.scale.fill_(8)  # under the first scale of a run these gradients would overflow by themselves
+    learner.scale.scale.fill_(8)  # with a run's initial scale, these gradients would overflow even without the hook
     learner.step(batch, 0)
     before = state(learner)
     hook = learner.network.branches[0][0].weight.register_hook(lambda gradient: gradient * torch.inf)
@@ -128,8 +128,8 @@ def test_gradients_too_large_for_half_precision_halve_the_scale_and_are_no_fault
     assert learner.guard.check() == []
 
 
-def test_half_precision_gives_the_gradients_of_full() -> None:
-    """The scale is taken out of them again."""
+def test_half_precision_gives_the_gradients_of_full_precision() -> None:
+    """The scale is removed from them again."""
     gradients = []
     for amp in ("off", "fp16"):
         learner = make_learner(amp=amp)

@@ -1,4 +1,4 @@
-"""A run that is replaced leaves nothing beside the new one; one that goes back sets its abandoned end apart."""
+"""A replaced run leaves no files beside the new one; a run that goes back moves its abandoned end to a folder."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_a_run_that_replaces_another_leaves_none_of_its_traces(make_trainer, tmp
     assert {path.name for path in (log / "snapshot").glob("*.pth")} == {"epoch-0.pth", "epoch-last.pth"}
 
 
-def test_a_run_that_goes_back_sets_its_abandoned_end_apart(make_trainer, tmp_path: Path) -> None:
+def test_a_run_that_goes_back_moves_its_abandoned_end_to_a_folder(make_trainer, tmp_path: Path) -> None:
     first = make_trainer(nepochs=4)
     first.fit()
     evaluate(first, "1-3")
@@ -78,7 +78,7 @@ def test_a_run_that_goes_back_sets_its_abandoned_end_apart(make_trainer, tmp_pat
     assert {path.name for path in (log / "abandoned-2-2/snapshot").iterdir()} == {"epoch-2.pth", "epoch-last.pth"}
 
 
-def test_a_run_that_only_continues_sets_nothing_apart(make_trainer, tmp_path: Path) -> None:
+def test_a_run_that_only_continues_moves_nothing(make_trainer, tmp_path: Path) -> None:
     make_trainer(nepochs=2).fit()
     make_trainer("auto", nepochs=3).fit()
     make_trainer(str(tmp_path / "log/snapshot/epoch-2.pth"), nepochs=4).fit()
@@ -131,7 +131,7 @@ def test_records_from_an_iteration_on_are_moved_and_broken_lines_stay(tmp_path: 
     assert (source.read_text(), target.read_text()) == ("".join(early), "".join(late))
 
 
-def test_a_line_that_is_no_text_keeps_no_record_from_being_moved(tmp_path: Path) -> None:
+def test_records_are_moved_despite_a_line_that_is_not_text(tmp_path: Path) -> None:
     source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     source.write_bytes(b'\xff\n{"iteration": 3}\n')
     move_lines(source, target, 1)
@@ -139,7 +139,7 @@ def test_a_line_that_is_no_text_keeps_no_record_from_being_moved(tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"epoch": "2", "snapshot": "x"}]'])
-def test_results_that_say_nothing_stay(content: str, tmp_path: Path) -> None:
+def test_invalid_results_stay(content: str, tmp_path: Path) -> None:
     source, target = tmp_path / "a.json", tmp_path / "b.json"
     move_results(source, target, tmp_path, 0)
     source.write_text(content)
@@ -148,7 +148,7 @@ def test_results_that_say_nothing_stay(content: str, tmp_path: Path) -> None:
 
 
 def test_scores_of_the_folder_s_later_epochs_are_moved(tmp_path: Path) -> None:
-    """Going back to 1.5 epochs, the score of epoch 1, after two of them, is one of what is set apart."""
+    """If a run goes back to 1.5 epochs, the score of epoch 1, which was saved after two epochs, is moved, too."""
     source, target = tmp_path / "a.json", tmp_path / "b.json"
     own = [{"epoch": epoch, "snapshot": str(tmp_path.resolve() / f"epoch-{epoch}.pth")} for epoch in range(4)]
     other = {"epoch": 3, "snapshot": str(tmp_path / "elsewhere" / "epoch-3.pth")}

@@ -1,4 +1,4 @@
-"""Weights & Biases: offline it records what TensorBoard does; a stand-in shows what becomes of its faults."""
+"""Weights & Biases: offline it records the same as TensorBoard; a stand-in for the package raises errors."""
 
 import json
 import struct
@@ -37,7 +37,7 @@ def settings(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """The records of a file in LevelDB's log format, in which wandb keeps a run: parts in blocks of 32 KiB."""
+    """The records of a file in LevelDB's log format, in which wandb stores a run: parts in blocks of 32 KiB."""
     data, at, whole = path.read_bytes(), FILE_HEADER, b""
     while at + BLOCK_HEADER <= len(data):
         if BLOCK - at % BLOCK < BLOCK_HEADER:
@@ -52,7 +52,7 @@ def records(path: Path) -> Iterator[bytes]:
             whole = b""
 
 
-def test_offline_it_gets_what_tensorboard_gets(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_it_records_the_same_as_tensorboard(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -75,7 +75,7 @@ def test_offline_it_gets_what_tensorboard_gets(settings, tmp_path: Path, monkeyp
     events = read_events(tmp_path / "log")
     assert len(events) > 50 and events.keys() <= found.keys()
     for place, value in events.items():
-        if isinstance(found[place], dict):  # a picture or a histogram, which TensorBoard keeps elsewhere
+        if isinstance(found[place], dict):  # a picture or a histogram, which TensorBoard stores elsewhere
             assert value == 0
         else:
             assert found[place] == pytest.approx(value, rel=1e-6, nan_ok=True)
@@ -94,12 +94,12 @@ def test_without_the_package_nothing_is_written(settings, tmp_path: Path, monkey
 
 
 class StandIn:
-    """Takes the place of the package; `fails` is what `init` or `log` raises."""
+    """Replaces the package; `fails` contains the exceptions that `init` and `log` raise."""
 
     class Error(Exception):
         pass
 
-    __spec__ = object()  # by which it counts as installed
+    __spec__ = object()  # makes it count as installed
 
     def __init__(self):
         self.fails: dict[str, Exception] = {}
@@ -137,7 +137,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return package
 
 
-def test_records_of_an_iteration_are_one(settings, package: StandIn) -> None:
+def test_values_of_an_iteration_are_one_record(settings, package: StandIn) -> None:
     writer = WandbWriter(settings(), "a1", print)
     assert (package.asked["id"], package.asked["resume"], writer.place) == ("a1", "allow", "https://example.org")
     writer.add_scalar("a", 1.5, 3)
@@ -152,7 +152,7 @@ def test_records_of_an_iteration_are_one(settings, package: StandIn) -> None:
     assert package.ended == [0]
 
 
-def test_a_run_that_can_not_begin_removes_no_other(settings, package: StandIn, tmp_path: Path) -> None:
+def test_a_run_that_can_not_begin_removes_no_other_run(settings, package: StandIn, tmp_path: Path) -> None:
     other = tmp_path / "log" / "snapshot" / "epoch-1.pth"
     other.parent.mkdir(parents=True)
     other.touch()
@@ -163,7 +163,7 @@ def test_a_run_that_can_not_begin_removes_no_other(settings, package: StandIn, t
     assert other.exists()
 
 
-def test_what_it_can_not_log_does_not_end_the_run(settings, package: StandIn) -> None:
+def test_logging_errors_do_not_end_the_run(settings, package: StandIn) -> None:
     said: list[str] = []
     writer = WandbWriter(settings(), "a1", said.append)
     package.fails["log"] = ConnectionResetError("gone")
@@ -174,7 +174,7 @@ def test_what_it_can_not_log_does_not_end_the_run(settings, package: StandIn) ->
 
 
 @pytest.mark.parametrize(("error", "status"), [(None, 0), (KeyError, 1), (UserError, 1)])
-def test_a_run_that_fails_is_told(settings, package: StandIn, tmp_path: Path, error, status: int) -> None:
+def test_the_status_of_a_run_is_reported(settings, package: StandIn, tmp_path: Path, error, status: int) -> None:
     monitor = make_monitor(tmp_path, tracker=WandbWriter(settings(), "a1", print))
     try:
         with monitor:

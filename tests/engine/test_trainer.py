@@ -1,4 +1,4 @@
-"""The trainer's own promises: what it saves when, what it refuses, and what it does when a step goes wrong."""
+"""The trainer: what it saves and when, what it refuses, and how it handles failing steps."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def log_of(trainer: Trainer) -> str:
 
 
 def poison(trainer: Trainer, *iterations: int) -> None:
-    """Put NaN into the images of these iterations."""
+    """Fill the images of these iterations with NaN."""
     prepare = trainer.prepare
 
     def poisoned(batch):
@@ -72,7 +72,7 @@ def poison(trainer: Trainer, *iterations: int) -> None:
 
 
 def states(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Weights, statistics and momenta, copied."""
+    """Copies of weights, statistics and momenta."""
     momenta = {
         f"momentum {number} {index}": entry["momentum_buffer"].clone()
         for number, optimizer in enumerate(trainer.learner.optimizers)
@@ -88,7 +88,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 
 def states_before(make_trainer: Callable, iteration: int, **changes) -> dict[str, torch.Tensor]:
-    """What an undisturbed run has before an iteration."""
+    """The states of an undisturbed run before an iteration."""
     trainer = make_trainer(log_dir="/nowhere", snapshot_dir="/nowhere", **changes)
     loader = trainer_module.build_train_loader(trainer.C, trainer.dataset)
     for number, batch in zip(range(iteration), loader, strict=False):
@@ -103,7 +103,7 @@ def test_saves_are_kept_as_the_settings_say(make_trainer) -> None:
     assert torch.load(Path(trainer.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 4
 
 
-def test_an_autosave_tells_the_last_epoch_that_was_finished(make_trainer) -> None:
+def test_an_autosave_records_the_last_finished_epoch(make_trainer) -> None:
     trainer = make_trainer(autosave_minutes=1e-9)
     seen = []
     autosave = trainer.saver.try_state
@@ -120,7 +120,7 @@ def test_an_autosave_tells_the_last_epoch_that_was_finished(make_trainer) -> Non
     assert saves(trainer) == ["epoch-1.pth", LAST]
 
 
-def test_no_minutes_no_autosave(make_trainer) -> None:
+def test_zero_minutes_disable_the_autosave(make_trainer) -> None:
     trainer = make_trainer(autosave_minutes=0)
     trainer.saver.try_state = lambda: pytest.fail("an autosave")
     trainer.fit()
@@ -168,7 +168,7 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
 
 
 @pytest.mark.parametrize("resume", ["auto", "epoch-1.pth"])
-def test_a_run_does_not_continue_in_other_epochs_or_batches_in_its_folder(make_trainer, resume: str) -> None:
+def test_a_run_does_not_continue_in_its_folder_with_other_epochs_or_batches(make_trainer, resume: str) -> None:
     first = make_trainer(nepochs=2, niters_per_epoch=2, snapshot_iter=1, keep_snapshots=0)
     first.fit()
     folder = Path(first.C.snapshot_dir)
@@ -184,7 +184,7 @@ def test_a_run_does_not_continue_in_other_epochs_or_batches_in_its_folder(make_t
     assert make_trainer("auto", nepochs=3, niters_per_epoch=2).start_iteration == 4, "more epochs are the same run"
 
 
-def test_a_run_from_elsewhere_goes_on_counted_in_epochs(make_trainer, tmp_path: Path) -> None:
+def test_a_run_from_another_folder_continues_counted_in_epochs(make_trainer, tmp_path: Path) -> None:
     first = make_trainer(nepochs=2, niters_per_epoch=2)
     first.fit()
     elsewhere = {"log_dir": str(tmp_path / "other"), "snapshot_dir": str(tmp_path / "other" / "snapshot")}
@@ -214,7 +214,7 @@ def test_nothing_is_removed_for_a_run_that_cannot_read_its_images(make_trainer, 
     assert saves(first) == ["epoch-0.pth", LAST]
 
 
-def test_asked_again_for_fewer_epochs_nothing_is_lost(make_trainer) -> None:
+def test_continuing_with_fewer_epochs_loses_nothing(make_trainer) -> None:
     first = make_trainer(nepochs=4, niters_per_epoch=2, snapshot_iter=1, autosave_minutes=1e-9)
     step = first.learner.step
     first.learner.step = lambda batch, iteration: step(batch, iteration) if iteration < 7 else 1 / 0
@@ -226,7 +226,7 @@ def test_asked_again_for_fewer_epochs_nothing_is_lost(make_trainer) -> None:
     assert make_trainer("auto", nepochs=4, niters_per_epoch=2).start_iteration == 7
 
 
-def test_a_last_epoch_that_found_the_disk_full_is_written_when_asked_again(make_trainer, monkeypatch) -> None:
+def test_a_last_epoch_that_a_full_disk_prevented_is_written_later(make_trainer, monkeypatch) -> None:
     first = make_trainer()
     with monkeypatch.context() as patched:
         patched.setattr(first.saver, "save_epoch", lambda epoch: (_ for _ in ()).throw(UserError("no space left")))
@@ -238,7 +238,7 @@ def test_a_last_epoch_that_found_the_disk_full_is_written_when_asked_again(make_
     assert torch.load(Path(first.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 6
 
 
-def test_a_run_that_was_cut_early_is_not_replaced_unasked(make_trainer) -> None:
+def test_an_interrupted_run_is_replaced_on_request_only(make_trainer) -> None:
     trainer = make_trainer()
     trainer.saver.save_state()
     with pytest.raises(UserError, match=r"holds 1 snapshot of a run, the latest autosave\.pth; continue it"):
@@ -258,7 +258,7 @@ def test_a_second_run_in_the_same_folders_is_refused_and_touches_nothing(make_tr
     assert LAST in saves(trainer)
 
 
-def test_a_restarted_run_continues_whatever_its_command_says(make_trainer, monkeypatch) -> None:
+def test_a_restarted_run_continues_even_with_overwrite(make_trainer, monkeypatch) -> None:
     make_trainer(nepochs=4, niters_per_epoch=1, snapshot_iter=1).fit()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for overwrite in (False, True):
@@ -281,7 +281,7 @@ def test_machines_with_other_lists_are_named(make_trainer, monkeypatch) -> None:
 
 @pytest.fixture
 def two_machines(monkeypatch) -> SimpleNamespace:
-    """This process is the second of two: it gets what the `first` one has found, and both see `seen`."""
+    """Make this process the second of two: `first` is what the first one has found, `seen` the iterations of both."""
     machines = SimpleNamespace(first=[], seen=[])
 
     class Two(WholeBatch):
@@ -318,7 +318,7 @@ def test_the_latest_save_is_known_without_loading_it(make_trainer, tmp_path: Pat
     assert starting.latest_iteration(str(tmp_path / "nothing")) == -1
 
 
-def test_other_settings_than_the_snapshot_s_are_named(make_trainer) -> None:
+def test_settings_that_differ_from_the_snapshot_are_named(make_trainer) -> None:
     make_trainer().fit()
     trainer = make_trainer("auto", nepochs=3, lr=0.125, num_workers=1)
     (note,) = (note for note in trainer.notes if "other settings" in note)
@@ -336,7 +336,7 @@ def test_a_run_continued_from_an_earlier_snapshot_stays_the_latest(make_trainer)
     first.fit()
     folder = Path(first.C.snapshot_dir)
     again = make_trainer(str(folder / "epoch-1.pth"), nepochs=5, niters_per_epoch=1, snapshot_iter=1)
-    again._begin()  # killed before its first save, it must not go on from epoch 3
+    again._begin()  # if it is killed before its first save, it must not continue from epoch 3
     assert make_trainer("auto", nepochs=5, niters_per_epoch=1).start_iteration == 2
 
 
@@ -357,8 +357,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch_and_the_state_before_it(
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_checked_late_the_state_is_still_that_before_the_first_bad_iteration(make_trainer, fused: bool) -> None:
-    """As on a GPU, which is asked from time to time, with the kernel that looks at the flag itself."""
+def test_after_a_late_check_the_state_is_that_before_the_first_bad_iteration(make_trainer, fused: bool) -> None:
+    """As on a GPU, which is checked from time to time; if `fused`, with the kernel that reads the flag itself."""
     changes = {"method": "supervised"}
 
     def fuse(trainer: Trainer) -> None:
@@ -450,7 +450,7 @@ def test_out_of_memory_says_which_settings_to_lower_and_saves(make_trainer, on_g
 
     def hungry(networks, batch):
         yield from losses(networks, batch)
-        if trainer.iteration == 3:  # the forward pass has been, and has changed the statistics
+        if trainer.iteration == 3:  # the forward pass is done and has changed the statistics
             if on_gpu:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             torch.empty(2**60, dtype=torch.uint8)
@@ -478,7 +478,7 @@ def test_an_error_in_the_program_keeps_its_traceback_and_the_state(make_trainer)
     assert make_trainer("auto").start_iteration == 2
 
 
-def test_an_update_that_was_cut_is_not_saved(make_trainer) -> None:
+def test_an_incomplete_update_is_not_saved(make_trainer) -> None:
     trainer = make_trainer(method="cps")
     second = trainer.learner.optimizers[1]
     step = second.step
@@ -494,7 +494,7 @@ def test_an_update_that_was_cut_is_not_saved(make_trainer) -> None:
     assert saves(trainer) == []
 
 
-def test_a_fault_before_anything_is_learned_leaves_nothing_in_the_way(make_trainer) -> None:
+def test_a_fault_before_the_first_step_does_not_block_the_next_run(make_trainer) -> None:
     trainer = make_trainer()
     bad = trainer.dataset.sample(0, 0, 0).image
     content = bad.read_bytes()
@@ -507,7 +507,7 @@ def test_a_fault_before_anything_is_learned_leaves_nothing_in_the_way(make_train
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_unreadable_image_is_named_and_what_was_learned_saved(make_trainer, num_workers: int) -> None:
+def test_an_unreadable_image_is_named_and_the_state_is_saved(make_trainer, num_workers: int) -> None:
     trainer = make_trainer(num_workers=num_workers)
     batches = [[trainer.dataset.sample(0, 3 * step + i, 0).image for i in range(3)] for step in range(3)]
     first, bad = next((step, path) for step in (1, 2) for path in batches[step] if path not in batches[0])
@@ -521,7 +521,7 @@ def test_an_unreadable_image_is_named_and_what_was_learned_saved(make_trainer, n
 
 
 class DeadlyFiles(Files):
-    """Reading this image kills the process that does it, as the kernel does where memory runs out."""
+    """Reading one image kills the process, as the kernel does if memory runs out."""
 
     deadly: Path
 
@@ -533,23 +533,21 @@ class DeadlyFiles(Files):
 
 
 @pytest.mark.parametrize("purpose", [Purpose.ORDER_LABELED, Purpose.ORDER_UNLABELED_1])
-def test_a_loader_that_is_killed_leaves_the_name_of_what_it_read_and_all_that_was_learned(
-    make_trainer, purpose: Purpose
-) -> None:
+def test_a_killed_loader_is_reported_with_its_file_and_the_state_is_saved(make_trainer, purpose: Purpose) -> None:
     changes = {"method": "cpcl", "num_workers": 1}
     trainer = make_trainer(**changes)
     trainer.dataset.files = DeadlyFiles(trainer.C.num_classes)
     bad = trainer.dataset.files.deadly = trainer.dataset.sample(1, 0, purpose).image
     with pytest.raises(UserError) as error:
         trainer.fit()
-    how = "(is killed by signal: Killed|exited unexpectedly)"  # whether PyTorch hears of it by a signal or by silence
+    how = "(is killed by signal: Killed|exited unexpectedly)"  # PyTorch notices it by a signal or by the missing answer
     told = rf"a loader process \(\d+\) {how}; files being read by loaders: {bad}; if none is to blame"
     assert re.match(told, str(error.value)), error.value
     assert "\n" not in str(error.value)
     assert make_trainer("auto", **changes).start_iteration == trainer.iteration
 
 
-def test_loaders_that_were_reading_nothing_are_not_blamed_on_a_file(make_trainer) -> None:
+def test_no_file_is_blamed_if_loaders_were_reading_nothing(make_trainer) -> None:
     trainer = make_trainer()
     trainer.dataset.watch(2)
     error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly. Rerunning with fewer workers may help.")
@@ -586,7 +584,7 @@ def test_the_replacement_is_the_next_image_of_the_order(make_trainer) -> None:
         assert (found[name] == array).all(), name
 
 
-def test_where_no_image_can_be_read_nothing_is_replaced_for_ever(make_trainer) -> None:
+def test_replacing_images_ends_if_none_can_be_read(make_trainer) -> None:
     trainer = make_trainer(on_bad_image="skip")
     for sample in trainer.dataset.labeled:
         sample.image.write_bytes(b"")
@@ -609,14 +607,14 @@ def test_a_full_disk_costs_figures_and_pictures_but_not_the_run(make_trainer, mo
     assert told == ["events", "figures", "strips", "truth"], "each once, though each has failed several times"
 
 
-def test_a_full_disk_under_anything_else_is_one_line(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_during_anything_else_is_one_line(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer()
     monkeypatch.setattr(trainer.learner, "step", no_space)
     with pytest.raises(UserError, match=r"^somewhere\.bin: no space left on the disk; make room"):
         trainer.fit()
 
 
-def test_an_epoch_s_snapshot_that_finds_the_disk_full_ends_the_run_and_keeps_what_was_saved(
+def test_a_full_disk_during_a_snapshot_ends_the_run_and_keeps_earlier_saves(
     make_trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(nepochs=3, snapshot_iter=1, autosave_minutes=1e-9)
@@ -671,7 +669,7 @@ def test_the_loss_scale_of_the_autosave_is_that_before_the_bad_iteration(make_tr
 def test_batches_are_divided_so_that_batchnorm_sees_two_images(
     settings, processes: int, sync_bn: bool, device: str, fits: bool
 ) -> None:
-    """Synchronised, it sees those of all: the published batch of eight fits eight GPUs."""
+    """If synchronised, BatchNorm sees the images of all processes: the published batch of eight fits eight GPUs."""
     C = settings(batch_size=8, sync_bn=sync_bn)
     with nullcontext() if fits else pytest.raises(UserError, match=r"C\.batch_size = 8 must give"):
         trainer_module.check_shares(C, processes, torch.device(device))

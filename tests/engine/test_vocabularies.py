@@ -1,4 +1,4 @@
-"""Steps of CPCL with the 150 classes of exp_ade20k and the 81 of exp_coco: losses by formula, and what they hold."""
+"""CPCL steps with the 150 classes of exp_ade20k and the 81 of exp_coco: losses by formula, and the largest tensor."""
 
 import math
 
@@ -29,14 +29,14 @@ def test_classes_are_those_of_the_catalog(experiment, count):
 
 
 @pytest.mark.parametrize("experiment, count", EXPERIMENTS.items())
-def test_even_predictions_have_the_losses_of_the_formula(experiment, count):
+def test_uniform_predictions_have_the_losses_of_the_formula(experiment, count):
     C = load(experiment, image_height=TINY_RUN["image_height"], image_width=TINY_RUN["image_width"])
     learner = seeded_learner(C, CPU)
     for branch in learner.network.branches:
         for parameter in branch.classifier.parameters():
             torch.nn.init.zeros_(parameter)
     scalars = learner.step(random_batch(C, CPU), 0).scalars
-    supervised = math.log(count)  # of labels that are all classes; the pseudo labels have a confidence of 1 / count
+    supervised = math.log(count)  # loss of uniform predictions; the pseudo labels have confidence 1 / count
     assert scalars["sup_1"].item() == pytest.approx(supervised, rel=1e-5)
     assert scalars["sup_2"].item() == pytest.approx(supervised, rel=1e-5)
     assert scalars["inter"].item() == pytest.approx(supervised / count, rel=1e-5)
@@ -46,7 +46,7 @@ def test_even_predictions_have_the_losses_of_the_formula(experiment, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment, count", EXPERIMENTS.items())
-def test_a_step_at_full_size_holds_nothing_as_large_as_one_image_s_scores(experiment, count):
+def test_no_tensor_of_a_full_size_step_is_as_large_as_one_image_s_scores(experiment, count):
     C = load(experiment)
     learner, batch = seeded_learner(C, CPU), random_batch(C, CPU)
     with Largest() as largest:

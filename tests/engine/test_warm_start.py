@@ -1,4 +1,4 @@
-"""A run that begins with the weights of a snapshot: which branch fills which, what is said, and what is refused."""
+"""A run that begins with the weights of a snapshot: the source of each branch, notes, and unusable snapshots."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def settings(make_settings, tmp_path: Path) -> Callable[..., Settings]:
 
 
 def write(C: Settings, path: Path) -> dict[str, torch.Tensor]:
-    """A snapshot with random weights; returns them."""
+    """Write a snapshot with random weights; returns the weights."""
     torch.manual_seed(99)
     network = build_network(C)
     save_snapshot(path, Snapshot(network.state_dict(), [], 0, 1, C.model_dump()))
@@ -44,7 +44,7 @@ def write(C: Settings, path: Path) -> dict[str, torch.Tensor]:
         ({"method": "cps"}, {"method": "supervised"}, {1: 1}),
     ],
 )
-def test_each_branch_begins_with_its_own_or_with_the_only_one(settings, tmp_path, theirs, ours, sources) -> None:
+def test_each_branch_begins_with_the_same_branch_or_the_only_one(settings, tmp_path, theirs, ours, sources) -> None:
     path, C = tmp_path / "start.pth", settings(**ours)
     weights = write(settings(**theirs), path)
     start, network = WarmStart(str(path), build_method(C)), build_network(C)
@@ -57,7 +57,7 @@ def test_each_branch_begins_with_its_own_or_with_the_only_one(settings, tmp_path
     assert f"{len(network.state_dict())} of {len(network.state_dict())} tensors" in note
 
 
-def test_each_branch_begins_with_a_snapshot_of_its_own(settings, tmp_path) -> None:
+def test_each_branch_begins_with_its_own_snapshot(settings, tmp_path) -> None:
     paths, weights = [], []
     for seed in (1, 2):
         path, one = tmp_path / f"start{seed}.pth", settings(method="supervised")
@@ -77,7 +77,7 @@ def test_each_branch_begins_with_a_snapshot_of_its_own(settings, tmp_path) -> No
     assert alone.sources == {1: (str(paths[0]), 1)}
 
 
-def test_other_classes_begin_anew(settings, tmp_path) -> None:
+def test_classifiers_of_other_classes_are_initialised_anew(settings, tmp_path) -> None:
     path = tmp_path / "start.pth"
     weights = write(settings(method="supervised", num_classes=5), path)
     C = settings(method="supervised")
@@ -93,7 +93,7 @@ def test_other_classes_begin_anew(settings, tmp_path) -> None:
             assert torch.equal(value, weights[name]), name
 
 
-def test_a_run_begins_with_it_says_so_and_keeps_its_origin(settings, tmp_path) -> None:
+def test_a_run_begins_with_the_weights_and_records_their_origin(settings, tmp_path) -> None:
     path = tmp_path / "start.pth"
     weights = write(settings(method="supervised"), path)
     C = settings(warm_start=str(path), nepochs=1, niters_per_epoch=2)
@@ -103,12 +103,12 @@ def test_a_run_begins_with_it_says_so_and_keeps_its_origin(settings, tmp_path) -
     trainer.fit()
     origin = {"snapshot": str(path), "sha256": snapshot_digest(path)}
     assert json.loads((Path(C.snapshot_dir) / "run.json").read_text())["warm_start"] == origin
-    path.unlink()  # not needed any more
+    path.unlink()  # no longer needed
     again = Trainer(C, CPU, "auto", console=Console(quiet=True))
     assert again.identity["warm_start"] == origin
 
 
-def test_what_can_not_begin_a_run_is_one_line_before_anything_is_written(settings, tmp_path) -> None:
+def test_unusable_weights_are_one_line_before_anything_is_written(settings, tmp_path) -> None:
     other = tmp_path / "other.pth"
     write(settings(method="supervised", backbone="resnet34"), other)
     bare = tmp_path / "bare.pth"
