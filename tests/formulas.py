@@ -1,4 +1,4 @@
-"""Layers by their plain formulas, to compare networks with."""
+"""Plain formulas of layers, to compare networks with."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def batch_norm(x: Tensor, weights: dict[str, Tensor], name: str, eps: float = 1e-5) -> Tensor:
-    """BatchNorm in eval mode of x (B, C, H, W), from a state dict's entries `name`.*."""
+    """BatchNorm of x (B, C, H, W) in eval mode, with the entries `name`.* of a state dict."""
     mean, var, scale, shift = (
         weights[f"{name}.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
     )
@@ -14,7 +14,7 @@ def batch_norm(x: Tensor, weights: dict[str, Tensor], name: str, eps: float = 1e
 
 
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation with aligned corners: one axis after the other, by numpy.interp."""
+    """Bilinear interpolation with aligned corners, one axis after the other, with numpy.interp."""
     array = maps.numpy()
     for axis, target in zip((2, 3), size, strict=True):
         side = array.shape[axis]

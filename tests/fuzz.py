@@ -1,7 +1,7 @@
-"""Feed readers with damaged files for minutes: python -m tests.fuzz images --minutes 10 (make fuzz does all in turn).
+"""Test a reader with damaged files for minutes: python -m tests.fuzz images --minutes 10 (make fuzz tests all).
 
-A reader may give pixels of the right kind, or a UserError of one line; anything else ends the run with status 1, and
-the file that did it is kept.
+A reader may return pixels of the right kind or raise a UserError of one line; anything else ends the run with status 1
+and keeps the file that caused it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ EXIF[274] = 6
 
 
 def write_images(folder: Path) -> None:
-    """One image of each kind."""
+    """Write one image of each kind."""
     for name, mode, options in (
         *(
             ("rgb.png", "RGB", {}),
@@ -55,7 +55,7 @@ def write_images(folder: Path) -> None:
 
 
 def write_labels(folder: Path) -> None:
-    """One label map of each kind."""
+    """Write one label map of each kind."""
     for name, mode in (
         ("grey.png", "L"),
         ("palette.png", "P"),
@@ -70,7 +70,7 @@ def write_labels(folder: Path) -> None:
 
 
 def write_lists(folder: Path) -> None:
-    """Lists of each form, and the files that they name."""
+    """Write lists in each format, and the files that they name."""
     for name in ("one", "two"):
         for kind in ("image", "label"):
             (folder / "root" / kind).mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def write_lists(folder: Path) -> None:
 
 
 def write_videos(folder: Path) -> None:
-    """A few frames in each container."""
+    """Write a few frames in each container."""
     import av
 
     for name, codec in (("a.mp4", "h264"), ("a.avi", "mjpeg"), ("a.webm", "libvpx-vp9"), ("a.mkv", "mpeg4")):
@@ -95,7 +95,7 @@ def write_videos(folder: Path) -> None:
 
 
 def write_snapshots(folder: Path) -> None:
-    """A snapshot, and weights of other forms."""
+    """Write a snapshot, and weights in other formats."""
     weights = {"layer.weight": torch.rand(4, 3), "layer.bias": torch.rand(4)}
     save_snapshot(folder / "epoch-0.pth", Snapshot(weights, [], 0, 1, {"lr": 0.1}))
     torch.save({"state_dict": weights, "best": np.float64(0.5)}, folder / "other.pth")
@@ -130,11 +130,11 @@ READERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
 
 
 def damaged(content: bytes, random_: random.Random) -> bytes:
-    """The content with one to eight faults of a disk, a network or a program."""
+    """The content with one to eight faults, as disks, networks and programs cause them."""
     data = bytearray(content)
     for _ in range(random_.choice((1, 1, 2, 8))):
         at = random_.randrange(len(data) or 1)
-        # Headers are short, and most of what can go wrong begins there.
+        # Headers are short, and most errors begin there.
         at = at if random_.random() < 0.5 else min(at, random_.randrange(200))
         length = random_.choice((1, 2, 4, 64))
         kind = random_.randrange(6)
@@ -154,7 +154,7 @@ def damaged(content: bytes, random_: random.Random) -> bytes:
 
 
 def files(kind: str, folder: Path, seed: int) -> Iterator[Path]:
-    """Files without end: each sound one as it is, and then damaged ones."""
+    """Yield each sound file unchanged, then damaged ones without end."""
     READERS[kind][0](folder)
     sound = sorted(path for path in folder.iterdir() if path.is_file())
     yield from sound
@@ -167,7 +167,7 @@ def files(kind: str, folder: Path, seed: int) -> Iterator[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read until the time is over or something is wrong; returns 1 then."""
+    """Read files until the time is over and return 0; raise any error that is not a UserError of one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=READERS)
     parser.add_argument("--minutes", type=float, default=10)
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
             results["refused"] += 1
         finally:
             signal.alarm(0)
-        if time.process_time() - begin > SECONDS_PER_FILE:  # even if a reader has taken the alarm for damage
+        if time.process_time() - begin > SECONDS_PER_FILE:  # even if a reader treated the alarm as damage
             raise TimeoutError(f"{path} takes {time.process_time() - begin:.0f} s")
         if time.monotonic() > end:
             break

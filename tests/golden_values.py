@@ -1,4 +1,4 @@
-"""Golden values of the published code: reading them, the weights they were made with, and how to compare."""
+"""Golden values of the published code: read them, set the weights they were made with, and compare."""
 
 import json
 import zlib
@@ -23,12 +23,12 @@ def load_arrays(name: str) -> dict[str, np.ndarray]:
 
 
 def load_case(name: str, case: str) -> dict[str, np.ndarray]:
-    """The arrays of one case of `name`.npz, those whose keys begin with "CASE/"."""
+    """The arrays of one case of `name`.npz: those whose keys begin with "CASE/"."""
     return {key.partition("/")[2]: array for key, array in load_arrays(name).items() if key.startswith(f"{case}/")}
 
 
 def each_case(*names: str) -> MarkDecorator:
-    """Runs a test on every case of each `name`.npz; it takes `name` and `case`."""
+    """Decorator that runs a test with arguments `name` and `case` on every case of each `name`.npz."""
     keys = {name: np.load(GOLDEN / f"{name}.npz").files for name in names}
     found = [(name, case) for name in names for case in sorted({k.partition("/")[0] for k in keys[name] if "/" in k})]
     assert {name for name, _ in found} == set(names), "a golden file without cases"
@@ -41,7 +41,7 @@ def load_json(name: str) -> dict | list:
 
 
 def fill_deterministic(network: nn.Module, salt: int = 0) -> None:
-    """Fill every entry of the state dict with numbers that depend on its name and `salt` only."""
+    """Fill every entry of the state dict with numbers that only depend on its name and `salt`."""
 
     def fill(entry: tuple[str, Tensor]) -> None:
         key, value = entry
@@ -52,7 +52,7 @@ def fill_deterministic(network: nn.Module, salt: int = 0) -> None:
 
 
 def deterministic_array(key: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
-    """What the entry `key` of a state dict holds, by the table in golden/README.md."""
+    """Values of the entry `key` of a state dict, by the table in golden/README.md."""
     rng = np.random.RandomState((zlib.crc32(key.encode()) + salt) & 0x7FFFFFFF)
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape)
@@ -68,7 +68,7 @@ def deterministic_array(key: str, shape: tuple[int, ...], salt: int) -> np.ndarr
 
 
 def relative_error(actual, expected) -> float:
-    """Largest difference as a share of the largest expected magnitude; shapes must be the same."""
+    """Largest difference divided by the largest expected magnitude; shapes must be equal."""
     actual, expected = (np.asarray(torch.as_tensor(a).detach(), dtype=np.float64) for a in (actual, expected))
     assert actual.shape == expected.shape, f"{actual.shape} is not {expected.shape}"
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float64).tiny))

@@ -1,4 +1,4 @@
-"""The largest tensor that some code makes, as a measure of its memory that is the same on every machine."""
+"""The largest tensor that code creates: a measure of its memory that is the same on every machine."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Largest(TorchDispatchMode):
-    """Within the block, `elements` is the number of elements of the largest tensor that an operation has given."""
+    """Context in which `elements` is the number of elements of the largest floating-point tensor so far."""
 
     elements = 0
 

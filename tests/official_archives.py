@@ -1,4 +1,4 @@
-"""Small archives in the structure of the official ones, for the preparing tools."""
+"""Small archives with the structure of the official ones, for the tools that prepare data sets."""
 
 import io
 import json
@@ -16,10 +16,10 @@ Members = dict[str, bytes]
 SIZE = (12, 16)
 VOC_TRAIN = ["2007_000032", "2007_000039", "2008_000008"]
 VOC_VAL = ["2007_000033", "2007_000042"]
-SBD_TRAIN = ["2008_000002", "2008_000008", "2007_000033"]  # the second is of VOC train, the third of VOC val
+SBD_TRAIN = ["2008_000002", "2008_000008", "2007_000033"]  # the second is also in VOC train, the third in VOC val
 SBD_VAL = ["2009_000005", "2007_000039"]
 VOC_AUGMENTED = ["2007_000032", "2007_000039", "2008_000002", "2008_000008", "2009_000005"]
-OFFICIAL_CLASS, SBD_CLASS = 5, 7  # of the same pixels, to see which label was taken
+OFFICIAL_CLASS, SBD_CLASS = 5, 7  # of the same pixels, to see which label was used
 CITY_FRAMES = {
     "train": ["aachen_000000_000019", "aachen_000001_000019", "ulm_000000_000019"],
     "val": ["frankfurt_000000_000294", "munster_000000_000019"],
@@ -30,19 +30,19 @@ ADE20K_NAMES = {
     "validation": [f"ADE_val_{i:08d}" for i in range(1, 3)],
 }
 COCO_IDS = {"train": [9, 25, 30, 34, 36, 42], "val": [139, 285]}
-# The 80 ids of COCO's categories among 1 to 90.
+# COCO's 80 category ids between 1 and 90.
 COCO_CATEGORY_IDS = sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
 def jpeg(seed: int, size: tuple[int, int] = SIZE) -> bytes:
-    """A JPEG of noise, of a height and width."""
+    """A JPEG of noise; `size` is height and width."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, "JPEG")
     return file.getvalue()
 
 
 def png(values: np.ndarray, palette: bool = False) -> bytes:
-    """A PNG of grey values, of RGB, or of indices into the VOC colour map."""
+    """A PNG of grey values, RGB values, or indices into the VOC colour map."""
     picture, file = Image.fromarray(values), io.BytesIO()
     if palette:
         picture.putpalette([v for colour in voc_palette(256) for v in colour])
@@ -51,7 +51,7 @@ def png(values: np.ndarray, palette: bool = False) -> bytes:
 
 
 def label(image_id: str, value: int) -> np.ndarray:
-    """A label of background and one class, with an ignored pixel, and two that differ from image to image."""
+    """A label of background and one class, with one ignored pixel and two pixels that depend on the image."""
     values = np.zeros(SIZE, dtype=np.uint8)
     values[2:6, 3:9] = value
     values[8, 8] = 255
@@ -90,20 +90,20 @@ def sbd_members() -> Members:
 
 
 def aug_members() -> Members:
-    """Members of a SegmentationClassAug: grey labels of every image, those of VOC val, too."""
+    """Members of a SegmentationClassAug archive: grey labels of every image, including those of VOC val."""
     ids = {*VOC_TRAIN, *VOC_VAL, *SBD_TRAIN, *SBD_VAL}
     return {f"SegmentationClassAug/{i}.png": png(sbd_label(i)) for i in sorted(ids)}
 
 
 def sbd_label(image_id: str) -> np.ndarray:
-    """SBD's label; it has no ignored pixels."""
+    """A label of SBD, without ignored pixels."""
     values = label(image_id, SBD_CLASS)
     values[values == 255] = 0
     return values
 
 
 def matrix(values: np.ndarray) -> bytes:
-    """A .mat as those of SBD."""
+    """A .mat file like those of SBD."""
     file = io.BytesIO()
     savemat(file, {"GTcls": {"Boundaries": np.zeros((20, 1)), "Segmentation": values, "CategoriesPresent": [[7]]}})
     return file.getvalue()
@@ -121,7 +121,7 @@ def city_image_members() -> Members:
 
 
 def city_label_members() -> Members:
-    """Members of gtFine_trainvaltest.zip: of test there are labels of ignored pixels only."""
+    """Members of gtFine_trainvaltest.zip; the labels of test contain ignored pixels only."""
     members = {"README": b"", "license.txt": b"terms"}
     for split, frames in CITY_FRAMES.items():
         for frame in frames:
@@ -134,7 +134,7 @@ def city_label_members() -> Members:
 
 
 def city_label_ids(frame: str) -> np.ndarray:
-    """Official label ids, every one of 0 to 33 among them."""
+    """Official label ids; every id from 0 to 33 occurs."""
     return (
         np.random.default_rng(len(frame)).permutation(np.arange(SIZE[0] * SIZE[1]) % 34).astype(np.uint8).reshape(SIZE)
     )
@@ -157,15 +157,15 @@ def ade20k_members() -> Members:
 
 
 def ade20k_label(name: str) -> np.ndarray:
-    """An official label: every value from 0 to 150, at other places in every image."""
+    """An official label with every value from 0 to 150, at different places in each image."""
     first = 15 * int(name[-8:])
     return (np.arange(first, first + SIZE[0] * SIZE[1]) % 151).astype(np.uint8).reshape(SIZE)
 
 
 def coco_instances(split: str) -> dict:
-    """What instances_{split}2017.json holds: two squares that overlap, by polygons, and a crowd, by run lengths.
+    """Content of instances_{split}2017.json: two overlapping squares as polygons, and a crowd as run lengths.
 
-    The image of id 9 has nothing, as some have.
+    The image with id 9 has no annotations, as some images in COCO.
     """
     height, width = SIZE
     images = [
@@ -201,7 +201,7 @@ def coco_mask(image_id: int, split: str) -> np.ndarray:
 
 
 def coco_archives() -> dict[str, Members]:
-    """Members of COCO's three archives, by their names."""
+    """Members of COCO's three archives, by archive name."""
     splits = ("train", "val")
     found = {f"{split}2017.zip": {f"{split}2017/{i:012d}.jpg": jpeg(i) for i in COCO_IDS[split]} for split in splits}
     instances = {f"annotations/instances_{s}2017.json": json.dumps(coco_instances(s)).encode() for s in splits}
@@ -209,12 +209,12 @@ def coco_archives() -> dict[str, Members]:
 
 
 def lines(ids: list[str]) -> bytes:
-    """A list file."""
+    """The content of a list file."""
     return "".join(f"{i}\n" for i in ids).encode()
 
 
 def write_tar(path: Path, members: Members) -> Path:
-    """A tar, compressed if the name says so."""
+    """Write a tar, compressed if the suffix is .tgz."""
     with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
@@ -224,7 +224,7 @@ def write_tar(path: Path, members: Members) -> Path:
 
 
 def write_zip(path: Path, members: Members) -> Path:
-    """A zip with entries for folders, as the official ones have."""
+    """Write a zip with entries for folders, like the official ones."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder in sorted({name.rpartition("/")[0] for name in members} - {""}):
             archive.writestr(f"{folder}/", b"")
@@ -234,7 +234,7 @@ def write_zip(path: Path, members: Members) -> Path:
 
 
 def write_folder(path: Path, members: Members) -> Path:
-    """The folder that an archive is extracted to."""
+    """Write a folder, as an extracted archive."""
     for name, content in members.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)

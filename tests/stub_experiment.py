@@ -1,9 +1,9 @@
-"""An experiment folder whose train.py and eval.py only write what the real ones would, in no time.
+"""An experiment folder whose train.py and eval.py only write the files of the real ones, at once.
 
-Files in the folder steer it: `fail_METHOD` lets training fail, `wait` lets it wait until the file is gone or SIGTERM
-comes (then `stopped` appears), `meet` lets two runs wait for each other, `blank` lets evaluation find no labelled
-pixel. It writes the values `miou` and `luck`. `calls` lists the commands: script, method, seed, device, and what to
-evaluate or to continue; `ran_SCRIPT_FILE` tells the file that took the place of config.py.
+Files in the folder control it: `fail_METHOD` makes training fail, `wait` makes it wait until the file is removed or
+SIGTERM arrives (then it writes `stopped`), `meet` makes two runs wait for each other, `blank` makes evaluation find no
+labelled pixel. It writes the values `miou` and `luck`. `calls` lists the commands: script, method, seed, device, and
+the snapshots to evaluate or to continue; `ran_SCRIPT_FILE` shows which file replaced config.py.
 """
 
 import shutil
@@ -46,7 +46,8 @@ for epoch in range(int(C["nepochs"])):
 figures = [{"iteration": i, "step_seconds": s, "memory_gib": 1.5} for i, s in enumerate([9, 9, 0.25, 0.25, 0.5])]
 (log / "figures.jsonl").write_text("\\n".join(map(json.dumps, figures)))
 """
-# On the validation list epoch 1 is the best, on the evaluation images the last; the seed adds 0.01, a method 0.05.
+# Epoch 1 is the best on the validation list, the last epoch on the evaluation images; per seed 0.01 is added, for
+# methods other than supervised 0.05.
 EVAL = """
 held = C.get("eval_source", "").endswith("held.txt")
 path = log / "results.json"
@@ -55,7 +56,7 @@ first, last = map(int, which.split("-"))
 for epoch in range(first, last + 1):
     test = 0.1 * epoch + 0.01 * int(C["seed"]) + 0.05 * (C["method"] != "supervised")
     miou = [0.1, 0.5, 0.3, 0.2][epoch] if held else test
-    miou = None if (here / "blank").exists() else miou  # as of labels that say nothing
+    miou = None if (here / "blank").exists() else miou  # as for labels without labelled pixels
     entries.append({"snapshot": str(epoch), "branch": "1", "epoch": epoch, "miou": miou, "luck": 0.5})
 path.write_text(json.dumps(entries))
 """

@@ -1,4 +1,4 @@
-"""The commands of the experiment folders: their help, what they start with which settings, and how they end."""
+"""The commands of the experiment folders: help, settings, results and exit status."""
 
 import os
 import shlex
@@ -26,7 +26,7 @@ EXPERIMENTS = sorted(path.parent.name for path in REPOSITORY.glob("exp_*/config.
 
 @pytest.fixture
 def options(voc_root: Path, tmp_path: Path, lively_snapshot: Path) -> list[str]:
-    """Arguments that point a command of exp_voc at the tiny data, and at a folder of its own."""
+    """Arguments for a command of exp_voc: the tiny data set and a temporary folder."""
     settings = {**TINY_RUN, **NARROW, "volna": tmp_path, "log_dir": tmp_path / "log", "eval_crop_size": 40}
     return ["-d", "cpu", *(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))]
 
@@ -49,7 +49,7 @@ def test_every_folder_has_the_same_commands(name: str):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_settings_are_printed_and_nothing_else_happens(name: str, options: list[str], capsys, tmp_path: Path):
+def test_printing_the_settings_writes_nothing(name: str, options: list[str], capsys, tmp_path: Path):
     with pytest.raises(SystemExit):
         COMMANDS[name](REPOSITORY / "exp_voc", [*options, "-o", "lr=0.125", "--settings"])
     shown = capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_predict_evaluate_and_export(options: list[str], lively_snapshot: Path, 
     assert "largest of all: 0.00e+00" in capsys.readouterr().out
 
 
-def test_a_video_that_is_not_whole_changes_the_status(options: list[str], monkeypatch):
+def test_an_incomplete_video_changes_the_status(options: list[str], monkeypatch):
     monkeypatch.setattr(Predictor, "run", lambda self, *_: setattr(self, "status", 1))
     assert cli.predict(REPOSITORY / "exp_voc", [*options, "ride.mp4"]) == 1
 
@@ -143,7 +143,7 @@ def test_out_of_memory_names_the_settings_to_lower(
     lively_snapshot: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Wherever it happens: here when the network goes to its device, before anything that a loop looks after."""
+    """At any place: here when the network moves to its device, outside of the loops that handle errors."""
 
     def hungry(*_, **__) -> None:
         raise error
@@ -168,7 +168,7 @@ def test_any_other_error_keeps_its_traceback(options: list[str], lively_snapshot
 
 def test_a_loader_killed_while_evaluating_is_one_line(options: list[str], lively_snapshot: Path, monkeypatch):
     monkeypatch.setattr(EvalSet, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(UserError, match=r"^a loader process \(\d+\) .*; mostly .* lower C\.num_workers") as told:
+    with pytest.raises(UserError, match=r"^a loader process \(\d+\) .*; usually .* lower C\.num_workers") as told:
         cli.evaluate(REPOSITORY / "exp_voc", [*options, "-e", str(lively_snapshot), "-o", "num_workers=1"])
     assert "\n" not in str(told.value)
 
@@ -186,7 +186,7 @@ def test_the_closest_option_is_named(wrong: str, meant: str):
         cli.train(REPOSITORY / "exp_toy", [wrong])
 
 
-def test_settings_with_a_word_are_those_that_have_it(capsys):
+def test_settings_are_filtered_by_a_word(capsys):
     with pytest.raises(SystemExit):
         cli.train(REPOSITORY / "exp_toy", ["--settings", "momentum"])
     shown = capsys.readouterr().out
@@ -204,6 +204,6 @@ def test_a_users_error_is_one_line_and_status_2(options: list[str], tmp_path: Pa
     )
 
 
-def test_continuing_and_starting_anew_exclude_each_other():
+def test_continue_and_overwrite_exclude_each_other():
     with pytest.raises(UserError, match="--overwrite: not allowed with argument -c"):
         cli.train(REPOSITORY / "exp_toy", ["-c", "auto", "--overwrite"])

@@ -1,4 +1,4 @@
-"""Stand-ins for what the published code does differently: the figures of docs/differences.md."""
+"""Imitations of what the published code does differently, with the numbers of docs/differences.md."""
 
 import cv2
 import numpy as np
@@ -8,12 +8,12 @@ from torch.utils.data import DataLoader, Dataset
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.transforms import scaled_side
 
-CITYSCAPES_ITERATIONS = 162  # an epoch's at 1/8
+CITYSCAPES_ITERATIONS = 162  # per epoch at 1/8
 UNSEEDED = np.random.RandomState(12345).get_state()
 
 
 class Masks(Dataset):
-    """CutMix masks of NumPy's global generator."""
+    """CutMix masks drawn from NumPy's global generator."""
 
     def __len__(self) -> int:
         return CITYSCAPES_ITERATIONS
@@ -22,8 +22,8 @@ class Masks(Dataset):
         return BoxMaskGenerator()(2, (16, 16), np.random.mtrand._rand)
 
 
-def test_workers_without_seeds_of_their_own_draw_41_batches_of_masks() -> None:
-    """As those of PyTorch before 1.9: each has a copy of the parent's generator, in every epoch."""
+def test_workers_without_their_own_seeds_draw_41_batches_of_masks() -> None:
+    """As in PyTorch before 1.9: in every epoch, each worker has a copy of the parent's generator."""
     loader = DataLoader(Masks(), batch_size=None, num_workers=4, worker_init_fn=lambda _: np.random.set_state(UNSEEDED))
     drawn = [{masks.numpy().tobytes() for masks in loader} for _ in range(2)]
     assert len(drawn[0]) == 41 and drawn[0] == drawn[1]

@@ -1,4 +1,4 @@
-"""README and the pages: every command passes the real parsers and settings, every link leads somewhere."""
+"""README and the pages: every command is accepted by the real parsers and settings, every link has a target."""
 
 import importlib.util
 import re
@@ -22,20 +22,20 @@ from tests.conftest import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "DATA" / "README.md"]
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
-LONGEST = {"README.md": 130}  # lines; the others have 120
+LONGEST = {"README.md": 130}  # allowed lines; the others have 120
 SHELL, OTHER = {"", "bash"}, {"python", "text", "bibtex"}  # languages of fenced blocks
-SESSIONS = {"own-dataset.md"}  # pages whose blocks go on in the folder where the one before has ended
+SESSIONS = {"own-dataset.md"}  # pages whose blocks start in the folder in which the previous block ended
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`((?:python|make|torchrun) [^`]+)`")
 SCRIPTS = {"train.py": cli.train, "eval.py": cli.evaluate, "predict.py": cli.predict, "export.py": cli.export}
 Rule = Callable[["Command", pytest.MonkeyPatch], None]
-MINE = "exp_mine"  # the experiment that the pages make
+MINE = "exp_mine"  # the experiment that the pages create
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a page, and the folder that it runs in, from the checkout."""
+    """One command of a page, and the folder that it runs in, relative to the checkout."""
 
     page: Path
     words: tuple[str, ...]
@@ -46,7 +46,7 @@ class Command:
 
 
 def blocks(page: Path) -> Iterator[str]:
-    """The fenced blocks of shell commands of a page; another language that is not known is an error."""
+    """The fenced blocks of shell commands of a page. Unknown languages are an error."""
     for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
         assert language in SHELL | OTHER, f"{page}: fenced block of {language}"
         if language in SHELL:
@@ -54,7 +54,7 @@ def blocks(page: Path) -> Iterator[str]:
 
 
 def commands(page: Path) -> Iterator[Command]:
-    """The commands of a page, `cd` and assignments of variables worked in."""
+    """The commands of a page, with `cd` applied and assignments of variables removed."""
     folder = ""
     for block in blocks(page):
         folder = folder if page.name in SESSIONS else ""
@@ -70,7 +70,7 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def inline(page: Path) -> Iterator[Command]:
-    """The commands in a page's sentences; `furnace.tools.NAME` stands for all."""
+    """The commands in a page's sentences; `furnace.tools.NAME`, which stands for all tools, is skipped."""
     for text in INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         words = shlex.split(text)
         if words[-1] != "furnace.tools.NAME":
@@ -78,16 +78,16 @@ def inline(page: Path) -> Iterator[Command]:
 
 
 def needs(reason: str) -> Rule:
-    """The rule for commands that are not ours, or can't be tried here."""
+    """A rule that skips commands that are not ours or can't be tested here."""
     return lambda command, monkeypatch: pytest.skip(reason)
 
 
 class Parsed(Exception):
-    """Raised in place of what a program does with its arguments."""
+    """Raised after a program has parsed its arguments, to stop it there."""
 
 
 def parsed(program: Callable[[list[str]], object], words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a program's own parser makes of its arguments; the program does nothing else."""
+    """The arguments as parsed by the program's own parser; the program does nothing else."""
     original = ArgumentParser.parse_args
 
     def parse(self: ArgumentParser, *given) -> None:
@@ -100,7 +100,7 @@ def parsed(program: Callable[[list[str]], object], words: list[str], monkeypatch
 
 
 def check_script(command: Command, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command of an experiment folder, and the settings of that experiment."""
+    """Check a command of an experiment folder, with the settings of this experiment."""
     experiment = REPOSITORY / (command.folder if command.folder != MINE else "exp_toy")
     args = parsed(partial(SCRIPTS[words[0]], experiment), words[1:], monkeypatch)
     load_config(experiment / (args["file"] or ""), parse_overrides(args["override"]))
@@ -108,7 +108,7 @@ def check_script(command: Command, words: list[str], monkeypatch: pytest.MonkeyP
 
 
 def check_module(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module with `main(arguments)`; the experiment, the methods and the settings that the arguments name exist."""
+    """Check a module with `main(arguments)`: experiment, methods and settings in the arguments must exist."""
     args = parsed(importlib.import_module(name).main, words, monkeypatch)
     if experiment := args.get("experiment"):
         overrides = parse_overrides(args.get("override", []))
@@ -129,7 +129,7 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         assert all((REPOSITORY / word).exists() for word in words if not word.startswith("-"))
     elif words:
         check_module(name.removesuffix(".py").replace("/", "."), words, monkeypatch)
-    else:  # named in passing
+    else:  # only mentioned
         assert importlib.util.find_spec(name)
 
 
@@ -165,14 +165,14 @@ COMMANDS = [command for page in PAGES for command in (*commands(page), *inline(p
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that no rule covers is an error: give it one, or name what it needs."""
+    """A command without a rule is an error: add a rule, or `needs` with the reason to skip it."""
     monkeypatch.setenv("LOCAL_RANK", "0")  # paths of snapshots need not exist
     assert command.words[0] in RULES, f"no rule for {command.words[0]}"
     RULES[command.words[0]](command, monkeypatch)
 
 
 def anchors(page: Path) -> set[str]:
-    """The names of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub generates them."""
     titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 

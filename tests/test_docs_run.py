@@ -1,5 +1,7 @@
-"""The commands of the pages run as written, in a copy of the checkout: the tutorial on one's own images, and those of
-exp_voc, on small images and networks."""
+"""Run the commands of the pages as written, in a copy of the checkout, with small images and networks.
+
+These are the tutorial on one's own images, and the commands of exp_voc.
+"""
 
 import os
 import shutil
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 TUTORIAL = REPOSITORY / "docs" / "own-dataset.md"
 TUTORIAL_CLASSES = 11
-# Epochs that the pages name exist; few snapshots.
+# Enough epochs for those that the pages name; few snapshots.
 SMALL = TINY_RUN | NARROW | {"nepochs": 35, "niters_per_epoch": 1, "snapshot_iter": 10, "eval_crop_size": SIDE}
 FENCED = {
     command.words: command for page in PAGES for command in commands(page) if command.folder == "exp_voc"
@@ -34,7 +36,7 @@ def copy_checkout(folder: Path) -> Path:
 
 
 def run_shell(script: str, folder: Path) -> str:
-    """Run lines of bash, the first that fails ends them; returns what they print."""
+    """Run lines of bash up to the first failure; returns their output."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", script],
@@ -64,7 +66,7 @@ def test_tutorial(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout where exp_voc, on the tiny data set, has been trained, with the inputs that the pages name."""
+    """A checkout with exp_voc trained on the tiny data set, and with the inputs that the pages name."""
     checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
     lists = write_voc(checkout) / "subset_train_aug"
     for name in ("labeled", "unlabeled"):
@@ -90,7 +92,7 @@ def test_command_of_an_experiment(command, trained: Path) -> None:
     assert words[1] in SCRIPTS
     log, kept = trained / "log", trained / "kept"
     starts = words[1] == "train.py" and not {"-c", "--dry-run", "--settings", "--help"} & set(words)
-    if starts:  # not where there are snapshots already
+    if starts:  # training refuses a folder with snapshots
         log.rename(kept)
     quoted = " ".join(f"'{word}'" for word in words)
     try:

@@ -1,5 +1,7 @@
-"""Every door takes a new entry that is written here, and no file is touched: what stands in the settings by name works
-from the first check to a snapshot that opens by itself."""
+"""New methods, optimizers, views, encoders and decoders, registered here without a change of any file.
+
+A registered name works in the settings, in training, and when the snapshot is opened by its path alone.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("registries")
 
 @pytest.fixture
 def train(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., Trainer]:
-    """Two iterations with some settings, on the tiny data set."""
+    """`train(name=value)`: two iterations on the tiny data set."""
 
     def fit(**changes) -> Trainer:
         places = {"log_dir": str(tmp_path / "log"), "snapshot_dir": str(tmp_path / "log" / "snapshot")}
@@ -47,13 +49,13 @@ def train(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[..
 
 
 def labels_of(trainer: Trainer) -> np.ndarray:
-    """Labels that the run's snapshot gives to noise, opened with its path alone."""
+    """Labels of noise, predicted by the run's snapshot, which is opened by its path alone."""
     segmenter = load_segmenter(Path(trainer.C.snapshot_dir) / "epoch-last.pth", "cpu")
     assert segmenter.C.method == trainer.C.method
     return segmenter(np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8))
 
 
-def test_a_new_method_with_a_setting_of_its_own(train: Callable):
+def test_a_new_method_with_its_own_setting(train: Callable):
     @METHODS.register("half")
     class Half(SemiSupervised):
         """A network and its average; labels of the right half of the images do not count."""
@@ -105,7 +107,7 @@ def test_a_new_view_for_a_method_s_students(train: Callable):
         strong_view = "inverted"
 
     trainer = train(method="inverted", strong=True)
-    images = 2 * 2 * trainer.C.batch_size  # of two streams in two iterations
+    images = 2 * 2 * trainer.C.batch_size  # two streams, two iterations
     assert len(seen) == len(set(seen)) == images
 
 
@@ -138,7 +140,7 @@ def test_a_new_encoder_and_a_new_decoder(train: Callable):
     assert isinstance(trainer.network.branch1.backbone, Pyramid)
     assert trainer.network.branch1.head.conv.out_channels == 5
     assert labels_of(trainer).shape == (33, 47)
-    # A config.py that does not assign the normalisation gets that of the encoder.
+    # If config.py does not set the normalisation, it is that of the encoder.
     assert load_config(REPOSITORY / "exp_toy", {"backbone": "pyramid"}).image_mean == (0.5, 0.5, 0.5)
 
 

@@ -1,7 +1,7 @@
-"""Hostile input: each succeeds or gives one clear error, soon, in little memory, and touches nothing outside.
+"""Hostile input: it succeeds or gives one clear error, fast, in little memory, and without touching other files.
 
-Property tests of lists, images, device strings and epoch ranges stand beside their modules. This file has the inputs
-that go through several modules, and those that could take much time, memory or other files.
+Property tests of lists, images, device strings and epoch ranges are beside their modules. This file has inputs that
+pass through several modules, and inputs that could take much time or memory or touch other files.
 """
 
 import os
@@ -57,7 +57,7 @@ TEXTS = [
 
 @contextmanager
 def soon_and_small() -> Iterator[None]:
-    """Fail if the block takes long or much memory."""
+    """Fail if the block takes too long or too much memory."""
     previous = signal.signal(signal.SIGALRM, hangs)
     before = peak_kib()
     signal.alarm(SOON_SECONDS)
@@ -79,7 +79,7 @@ def peak_kib() -> int:
 
 
 def outcome(attempt: Callable[[], object]) -> str | None:
-    """The one line of a UserError, None for a success; anything else fails the test."""
+    """The message of a UserError, or None for a success; anything else fails the test."""
     with soon_and_small():
         try:
             attempt()
@@ -105,7 +105,7 @@ def test_any_overrides_are_taken_or_refused_by_name(experiment: str, overrides: 
         assert "config.py" in message or message.startswith(starts)
 
 
-# Settings on whose size neither memory nor the kind of a number depends.
+# Numbers that may be huge: neither memory nor a type of limited range depends on them.
 UNLIMITED = {
     "seed", "labeled_ratio", "num_train_imgs", "num_unsup_imgs", "max_samples", "ohem_min_kept", "lr", "lr_power",
     "lr_backbone", "unsup_weight", "weight_decay", "bn_eps", "autosave_minutes", "keep_snapshots", "max_nan_skips",
@@ -114,14 +114,14 @@ UNLIMITED = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_huge_number_is_taken_as_it_is_or_refused_by_name(name: str) -> None:
+def test_a_huge_number_is_kept_or_refused_by_name(name: str) -> None:
     def load() -> None:
         taken = getattr(load_config(REPOSITORY / "exp_voc", {name: "1e15" if name == "lr" else str(10**15)}), name)
         assert taken == 10**15 or "1000000000000000" in str(taken)
         assert name in UNLIMITED or isinstance(taken, str | tuple), "memory would depend on it"
 
     message = outcome(load)
-    # config.py computes others from some: then those are refused, with their line.
+    # If config.py computes another setting from this one, that setting is refused with its line.
     assert message is None or message.startswith((f"-o {name}=", f"{REPOSITORY}/exp_voc/config.py, line "))
 
 
@@ -140,7 +140,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def take_over(path: Path) -> None:
-    """All that training and evaluation do with a snapshot."""
+    """Do all that training and evaluation do with a snapshot."""
     network, optimizer = trained()
     snapshot = load_snapshot(path)
     load_network(network, snapshot, path)
@@ -150,7 +150,7 @@ def take_over(path: Path) -> None:
 
 @settings(max_examples=150)
 @given(st.randoms(use_true_random=False), st.integers(0, 3))
-def test_a_damaged_snapshot_is_refused_and_its_file_named(
+def test_a_damaged_snapshot_is_refused_with_the_name_of_its_file(
     tmp_path_factory: pytest.TempPathFactory, sound: bytes, rng: random.Random, kind: int
 ) -> None:
     content = bytearray(sound)
@@ -207,7 +207,7 @@ MAKE = {
     ("read", "what"),
     [*product((read_image, decode_label), MAKE), *product([read_lines], ("pipe", "device", "folder", "loop", "huge"))],
 )
-def test_what_only_looks_like_an_image_or_list_is_refused_at_once(tmp_path: Path, read: Callable, what: str) -> None:
+def test_fake_images_and_lists_are_refused_at_once(tmp_path: Path, read: Callable, what: str) -> None:
     path = tmp_path / "file.png"
     MAKE[what](path)
     message = outcome(lambda: read(path))
@@ -215,12 +215,12 @@ def test_what_only_looks_like_an_image_or_list_is_refused_at_once(tmp_path: Path
     assert "more than the limit of" in message or read is read_lines or what not in ("huge", "bomb")
 
 
-# PostScript, for which Pillow would start an interpreter.
+# PostScript: Pillow would start an interpreter for it.
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(marker) (w) file\n%%EOF\n"
 
 
 def write_bomb(path: Path) -> None:
-    """A PNG of a few hundred kilobytes and more pixels than the limit."""
+    """Write a PNG of a few hundred kilobytes with more pixels than the limit."""
     side = int(MAX_PIXELS**0.5) + 1
     assert side * side > MAX_PIXELS
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -231,5 +231,5 @@ def write_bomb(path: Path) -> None:
     assert path.stat().st_size < 2**21
 
 
-def test_the_formats_that_are_read_start_no_program() -> None:
+def test_no_supported_format_starts_a_program() -> None:
     assert not set(reading.FORMATS) & {"EPS", "PDF", "FPX", "MIC", "WMF", "MPEG", "GBR"}

@@ -1,4 +1,4 @@
-"""The project as a package: its requirements stand in one place, and its parts are found."""
+"""The project as a package: consistent requirements, and all parts are installed."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -28,13 +28,13 @@ def test_requirements_are_those_of_the_files(project: dict):
         assert found == lines(f"requirements-{name}.txt")
 
 
-def test_every_requirement_is_there_in_a_version_that_fits():
+def test_every_requirement_is_installed_in_a_fitting_version():
     for line in lines("requirements.txt") | lines("requirements-dev.txt"):
         requirement = Requirement(line)
         assert requirement.specifier.contains(version(requirement.name), prereleases=True), line
 
 
-def test_the_package_is_furnace_with_all_its_rooms():
+def test_the_package_is_furnace_with_all_its_subpackages():
     found = set(find_packages(str(REPOSITORY), include=["furnace*"]))
     rooms = {path.parent.name for path in Path(REPOSITORY / "furnace").glob("*/__init__.py")}
     assert found == {"furnace"} | {f"furnace.{room}" for room in rooms}

@@ -1,4 +1,4 @@
-"""Commands answer at once: --help, --settings and a slip of the pen do not wait for libraries that take seconds."""
+"""Commands answer at once: --help, --settings and mistyped options do not import libraries that take seconds."""
 
 import json
 import subprocess
@@ -25,8 +25,8 @@ for name in ("compare", "doctor", "make_splits"):
     TOOLS[name] = HELP | {"nowhere": 2, **{f"exp_toy {slip}": status for slip, status in SLIPS.items()}}
 TOOLS["compare"] |= {"exp_toy --methods cpc": 2, "exp_toy --seeds x": 2}
 
-# Runs a script or module with one line of arguments after another; the last line of stdout is JSON, for each of them
-# its exit status and the packages that are imported by then.
+# Runs a script or module with each line of arguments in turn. The last line of stdout is JSON: for each line, its exit
+# status and the packages that are imported by then.
 RUNNER = """
 import json, runpy, sys
 
@@ -47,7 +47,7 @@ print(json.dumps(found))
 
 
 def check(command: str, statuses: dict[str, int]) -> None:
-    """Run a command with lines of arguments; each ends with its status, and imports nothing slow."""
+    """Run a command with lines of arguments; each must end with its status and import no slow package."""
     words = [sys.executable, "-c", RUNNER, command, json.dumps(list(statuses))]
     done = subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
     assert done.returncode == 0, done.stderr

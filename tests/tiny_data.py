@@ -20,7 +20,7 @@ def write_image(path: Path, image: np.ndarray, **options) -> Path:
 
 
 def write_palette_label(path: Path, label: np.ndarray) -> Path:
-    """Write (H, W) uint8 as a palette PNG with VOC's colours, as the official labels are."""
+    """Write (H, W) uint8 as a palette PNG with VOC's colours, like the official labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(label)
     image.putpalette(PALETTE.tobytes())
@@ -39,7 +39,7 @@ def blocky_label(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 def write_voc(volna: Path, labeled: int = 5, unlabeled: int = 7, val: int = 3, suffix: str = ".png") -> Path:
     """Write a data set under `volna`/DATA/pascal_voc and return that folder.
 
-    Images are their label maps in VOC's colours, so that both can be compared after any transform; their sizes
+    Images show their label maps in VOC's colours, so that both can be compared after any transform; their sizes
     differ. The lists are those of exp_voc with labeled_ratio 8.
     """
     root = volna / VOC

@@ -1,4 +1,4 @@
-"""A snapshot as a run would leave it, without the training."""
+"""Snapshots as a run writes them, without training."""
 
 import os
 from pathlib import Path
@@ -14,11 +14,11 @@ from furnace.utils.settings import Settings
 
 EPOCH = 1
 NARROW = {"head_channels": 8}
-SIDE = 40  # of an evaluation's window, which all tiny images fit
+SIDE = 40  # side of the evaluation window; all tiny images fit into it
 
 
 def write_lively(C: Settings, path: Path) -> Path:
-    """Write a snapshot for the settings, with weights under which every class has its pixels."""
+    """Write a snapshot for the settings, with weights that predict every class for some pixels."""
     torch.manual_seed(0)
     network = build_network(C, pretrained=False)
     images = torch.randn(4, 3, 40, 40)
@@ -38,7 +38,7 @@ def write_lively(C: Settings, path: Path) -> Path:
 
 
 def place(snapshot: Path, C: Settings, *names: str) -> Path:
-    """Put a snapshot where a run of the settings would, under each of the names; returns that folder."""
+    """Link a snapshot under each name into the folder that a run of the settings uses; returns this folder."""
     folder = Path(C.snapshot_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or (f"epoch-{EPOCH}.pth", LAST):
@@ -47,7 +47,7 @@ def place(snapshot: Path, C: Settings, *names: str) -> Path:
 
 
 def load_plain(snapshot: Path, C: Settings) -> Network:
-    """The network of a snapshot, in eval mode, by PyTorch alone."""
+    """The network of a snapshot in eval mode, loaded with PyTorch alone."""
     network = build_network(C, pretrained=False)
     network.load_state_dict(torch.load(snapshot, weights_only=True)["model"])
     return network.eval()
