@@ -1,1 +1,1 @@
-"""Tests of what a trained network is used for."""
+"""Tests of evaluation, prediction and export with trained networks."""

@@ -1,4 +1,4 @@
-"""Settings with a snapshot to open, and a console that keeps what is said."""
+"""Fixtures: settings with a snapshot to open, and a console that keeps its output."""
 
 from io import StringIO
 

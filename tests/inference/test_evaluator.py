@@ -1,4 +1,4 @@
-"""Scores of an evaluation against the plain network, counted by torchmetrics, and what is written of them."""
+"""Scores of an evaluation against the plain network and torchmetrics, and the files with these scores."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from tests.tiny_run import NARROW, SIDE, load_plain, place, write_lively
 
 @torch.no_grad()
 def plain_predictions(C: Settings, branch: int = 1) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Name, prediction and label of every validation image, each in the middle of a window of zeros."""
+    """Name, prediction and label of every validation image, predicted in the middle of a window of zeros."""
     network = load_plain(Path(C.snapshot_dir) / "epoch-1.pth", C)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (C.image_mean, C.image_std))
     found = []
@@ -99,7 +99,7 @@ def test_table_and_log_name_every_class(C, tmp_path, console):
     assert f"over {occurring} of 21 classes" in (tmp_path / "log" / REPORT).read_text()
 
 
-def test_of_several_snapshots_the_best_has_a_table_of_classes_and_all_have_a_row(C, lively_snapshot, tmp_path, console):
+def test_the_best_of_several_snapshots_has_a_table_of_classes_and_all_have_a_row(C, lively_snapshot, tmp_path, console):
     place(lively_snapshot, C, "epoch-0.pth")
     results = Evaluator(C, CPU, console=console).run("0-1")
     shown = console.file.getvalue()
@@ -111,7 +111,7 @@ def test_of_several_snapshots_the_best_has_a_table_of_classes_and_all_have_a_row
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("names", [["iou", "recall"], ["recall"]])
 def test_a_new_metric_is_shown_everywhere(C, tmp_path, names, console):
-    """The example of docs/metrics.md, which no other file names."""
+    """The metric is the example of docs/metrics.md, which no other file names."""
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "metrics.md").read_text(), flags=re.DOTALL)
     exec(code, {})
     (result,) = Evaluator(C.updated(eval_metrics=names), CPU, console=console).run("1")
@@ -157,7 +157,7 @@ def test_title_of_the_report_is_the_method_that_was_evaluated(make_settings, tmp
     assert "<title>exp_voc: supervised on pascal_voc</title>" in page
 
 
-def test_other_conditions_stand_beside_the_plain_ones(C, tmp_path, console):
+def test_scores_under_other_conditions_are_kept_beside_the_plain_ones(C, tmp_path, console):
     settings = {
         "scales": "eval_scale_array",
         "flip": "eval_flip",
@@ -172,7 +172,7 @@ def test_other_conditions_stand_beside_the_plain_ones(C, tmp_path, console):
     entries = read_results(tmp_path / "log" / RESULTS)
     assert [{name: entry[name] for name in plain} for entry in entries] == [plain | change for change in changes]
     assert entries[2]["miou"] == result.values["miou"].item()
-    # What a relative path or a link names is the same snapshot.
+    # A relative path or a link refers to the same snapshot.
     (tmp_path / "link").symlink_to(C.snapshot_dir)
     Evaluator(C, CPU, console=console).run(str(tmp_path / "link" / "epoch-1.pth"))
     assert len(read_results(tmp_path / "log" / RESULTS)) == len(changes)
@@ -203,7 +203,7 @@ def test_without_a_labelled_pixel_there_is_nothing_to_measure(C, lively_snapshot
 
 
 @pytest.mark.parametrize("content", ["", "{", "5", "[1, {}]", '[{"snapshot": "a"}]'])
-def test_unreadable_results_are_begun_anew(tmp_path, content):
+def test_unreadable_results_are_read_as_empty(tmp_path, content):
     (tmp_path / RESULTS).write_text(content)
     assert read_results(tmp_path / RESULTS) == []
 
@@ -246,7 +246,7 @@ def test_images_of_the_report_are_those_of_its_scores(C, console) -> None:
     (entry,) = read_results(Path(C.log_dir) / RESULTS)
     entry["per_image"][result.names[1]] = None
     shown = evaluator.examples(entry, result.shows, {})
-    evaluator.segmenter.stream = lambda images: iter(list(images))  # predicts nothing
+    evaluator.segmenter.stream = lambda images: iter(list(images))  # makes no predictions
     kept = evaluator.examples(entry, result.shows, result.labels)
     assert all((a.prediction == b.prediction).all() for a, b in zip(shown, kept, strict=True))
     assert [example.score for example in shown] == sorted(score for score in entry["per_image"].values() if score)

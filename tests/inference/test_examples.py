@@ -1,4 +1,4 @@
-"""Example images: which are chosen, and their pictures, IoU and errors by class."""
+"""Example images: their choice, their pictures, and IoU and errors per class."""
 
 import base64
 from io import BytesIO
@@ -71,7 +71,7 @@ def test_small_errors_do_not_count():
     confusion = torch.tensor([[985, 5, 4], [0, 6, 0], [0, 0, 0]])
     assert errors_of(confusion) == {"0-1": 5}
     rows = [{"errors": {"0-1": 5, "1-2": 1}}, {"errors": {"1-2": 9}}]
-    assert frequent_errors(rows, CLASSES.names) == {"1-2": "road taken for car", "0-1": "sky taken for road"}
+    assert frequent_errors(rows, CLASSES.names) == {"1-2": "road predicted as car", "0-1": "sky predicted as road"}
 
 
 def test_pictures_of_an_example_are_what_their_names_say():

@@ -1,4 +1,4 @@
-"""Exported files, run by onnxruntime and PyTorch's loaders at sizes of their own, against the network."""
+"""Exported files, run by onnxruntime and PyTorch's loaders at other image sizes, against the network."""
 
 import json
 from collections.abc import Callable
@@ -33,12 +33,12 @@ def plain_scores(C: Settings, branch: str) -> Tensor:
 
 @pytest.fixture
 def export(C, console) -> Callable[[str, Form], tuple[Path, str]]:
-    """`export(branch, form)` writes the file of the last snapshot; also what was said."""
+    """`export(branch, form)` exports the last snapshot; returns the file's path and the console's output."""
     return lambda branch, form: (Exporter(C, branch, form, console).run("last"), console.file.getvalue())
 
 
 def opened(path: Path, form: Form) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """The file as its own runtime loads it, and its metadata."""
+    """The function in the file, loaded by its runtime, and the metadata."""
     if form.kind == "onnx":
         session = onnxruntime.InferenceSession(str(path))
         outputs = ["labels" if form.labels else "scores"]
@@ -75,11 +75,11 @@ def test_scores_of_normalised_images(C, export, kind, branch):
     path, said = export(branch, Form(kind))
     run, metadata = opened(path, Form(kind))
     expected = plain_scores(C, branch)
-    atol = rtol / 10 * expected.abs().max().item()  # another layout of the weights rounds otherwise
+    atol = rtol / 10 * expected.abs().max().item()  # another layout of the weights changes rounding
     torch.testing.assert_close(run((PIXELS / 255 - MEAN) / STD), expected, rtol=rtol, atol=atol)
     assert "float32, (pixel / 255 - mean) / std" in metadata["input"] and json.loads(metadata["branch"]) == branch
     assert ("probabilities" if branch == "both" else "logits") in metadata["output"]
-    # One branch's file holds one branch.
+    # The file of one branch contains one branch only.
     snapshot = Path(C.snapshot_dir) / "epoch-1.pth"
     assert path.stat().st_size < (1.1 if branch == "both" else 0.6) * snapshot.stat().st_size
     assert said.count("largest difference") == 4
@@ -112,7 +112,7 @@ def test_without_images_and_with_several_snapshots(C, lively_snapshot, console):
 
 
 @pytest.mark.parametrize("name", ["", "model.onnx"])
-def test_a_path_of_another_kind_is_refused_before_the_work(C, tmp_path, console, monkeypatch, name):
+def test_an_unsuitable_path_is_refused_before_the_work(C, tmp_path, console, monkeypatch, name):
     monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UserError, match=r"--format torchscript writes one file; name it, such as model\.pt$"):
         Exporter(C, "1", Form("torchscript"), console).run("last", tmp_path / name)

@@ -1,4 +1,4 @@
-"""Networks prepared for inference give the scores that they gave before."""
+"""Networks prepared for inference give the same scores as before."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from furnace.inference.folding import prepare_for_inference
 
 @pytest.fixture
 def network() -> Network:
-    """With statistics as after a training, in float64."""
+    """A network in float64 with statistics as after training."""
     torch.manual_seed(0)
     network = Network(5, "resnet18", head_channels=16).double().eval()
     for layer in network.modules():
@@ -43,7 +43,7 @@ def test_every_stem_and_block_of_our_encoders_is_folded(stem: str):
 
 
 class Other(nn.Module):
-    """The output of the convolution is used beside the norm, too."""
+    """A module that also uses the output of the convolution without the norm."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ class Other(nn.Module):
         return self.layers(self.bn1(x) + x)
 
 
-def test_what_is_not_known_to_be_a_pair_stays_as_it_is():
+def test_layers_that_are_not_known_to_be_a_pair_stay_unchanged():
     torch.manual_seed(0)
     module = Other().eval()
     images = torch.rand(1, 3, 4, 4)
@@ -65,7 +65,7 @@ def test_what_is_not_known_to_be_a_pair_stays_as_it_is():
     assert torch.equal(module(images), before)
 
 
-def test_weights_of_products_take_the_precision_of_autocast_and_the_others_stay(network: Network):
+def test_convolution_weights_take_the_precision_of_autocast_and_norms_stay(network: Network):
     network.float()
     images = torch.randn(1, 3, 48, 64)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Scores stand only for what was evaluated: the file's content, the images, the run; nothing drawn can lose them."""
+"""Scores belong to what was evaluated (content of the file, images, run); errors in drawing do not lose them."""
 
 import json
 import threading
@@ -41,20 +41,20 @@ def entries(C: Settings) -> list[dict]:
 
 
 def change(path: Path, factor: float = 1, **parts: dict) -> None:
-    """Write a snapshot of other weights, or with other parts, under the same name."""
+    """Replace a snapshot by one with other weights or other parts, under the same name."""
     content = torch.load(path, weights_only=True)
     content["model"] = {key: factor * value for key, value in content["model"].items()}
-    path.unlink()  # not through the hard link
+    path.unlink()  # writing through the hard link would change the shared file
     torch.save(content | parts, path)
 
 
-def test_an_entry_carries_where_it_comes_from(C: Settings) -> None:
+def test_an_entry_records_its_origin(C: Settings) -> None:
     (entry,) = evaluate(C)
     assert entry["sha256"] == snapshot_digest(entry["snapshot"])
     assert entry["amp"] == "off" and len(entry["images_content"]) == 32
 
 
-def test_scores_of_another_content_of_a_file_do_not_stand(C: Settings, lively_snapshot: Path) -> None:
+def test_scores_of_an_earlier_content_of_a_file_are_dropped(C: Settings, lively_snapshot: Path) -> None:
     place(lively_snapshot, C, "epoch-3.pth")
     evaluate(C, "1-3")
     evaluate(C, "1-3", "2")
@@ -64,7 +64,7 @@ def test_scores_of_another_content_of_a_file_do_not_stand(C: Settings, lively_sn
     assert len(evaluate(C, "3")) == 3
 
 
-def test_scores_of_a_file_that_was_only_touched_or_pruned_stand(C: Settings, lively_snapshot: Path) -> None:
+def test_scores_of_a_file_that_was_only_touched_or_pruned_are_kept(C: Settings, lively_snapshot: Path) -> None:
     place(lively_snapshot, C, "epoch-3.pth")
     evaluate(C, "1-3")
     (Path(C.snapshot_dir) / "epoch-1.pth").touch()
@@ -80,7 +80,7 @@ def test_other_images_under_the_same_list_are_another_evaluation(C: Settings) ->
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["in two threads", "one within the other"])
-def test_two_evaluations_at_once_keep_both(C: Settings, lively_snapshot: Path, monkeypatch, together: bool) -> None:
+def test_two_evaluations_at_once_are_both_kept(C: Settings, lively_snapshot: Path, monkeypatch, together: bool) -> None:
     place(lively_snapshot, C, "epoch-3.pth")
     read = results.read_results
     evaluators = [Evaluator(C, CPU, console=Console(quiet=True)) for _ in range(2)]

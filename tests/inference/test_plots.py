@@ -1,4 +1,4 @@
-"""Plots of the report: SVG in the page's colours, whose texts are what they are made of, without warnings."""
+"""Plots of the report: SVG in the page's colours, with texts unchanged and without warnings."""
 
 import re
 import warnings
@@ -18,7 +18,7 @@ def texts(svg: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_texts_as_they_are(name):
+def test_names_appear_unchanged(name):
     entries = [{"epoch": epoch, "iou": 0.5, "branch": "1"} for epoch in (1, 2)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Predictions against the plain network: labels, confidence, overlay, names, videos, and what is refused."""
+"""Predictions against the plain network: labels, confidence, overlay, names, videos, and refused inputs."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.tiny_run import SIDE, load_plain, place
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Pictures of the window's size, one in a sub-folder, and a file of another kind."""
+    """Pictures of the window's size, one of them in a sub-folder, and a file of another type."""
     rng = np.random.default_rng(3)
     for name in ("a.png", "deep/er/b.png"):
         write_image(tmp_path / "photos" / name, rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
@@ -68,7 +68,7 @@ def test_confidence_of_a_large_image_is_a_probability(C):
     image = np.random.default_rng(0).integers(0, 256, (SIDE, 2 * SIDE + 5, 3), dtype=np.uint8)
     labels, probabilities = map(torch.from_numpy, segmenter(image, probabilities=True))
     torch.testing.assert_close(probabilities.sum(0), torch.ones(image.shape[:2]))
-    # The first columns are seen by one window only, those in the middle by two.
+    # One window covers the first columns, two cover those in the middle.
     with torch.inference_mode():
         window = segmenter.window.scores(image[:, :SIDE], segmenter.window_scores, segmenter.to_input)
     torch.testing.assert_close(probabilities[..., :20], window.softmax(0)[..., :20])
@@ -99,7 +99,7 @@ def test_results_inside_the_folder_are_not_predicted_again(C, photos):
     assert len(Predictor(C, CPU, "1", outputs).run("last", [str(photos)])) == 2
 
 
-def test_what_there_is_of_a_video_can_be_played_when_its_end_can_not_be_written(C, tmp_path, monkeypatch):
+def test_an_incomplete_video_can_be_played_if_its_end_can_not_be_written(C, tmp_path, monkeypatch):
     write_video(tmp_path / "ride.avi", frames=3)
     out = tmp_path / "out"
     predictor = Predictor(C, CPU, "1", Outputs(out))
@@ -119,7 +119,7 @@ def test_what_there_is_of_a_video_can_be_played_when_its_end_can_not_be_written(
 
 
 def write_video(path: Path, frames: int) -> None:
-    """Noise."""
+    """Write a video of noise."""
     rng = np.random.default_rng(1)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (48, SIDE))
     for _ in range(frames):
@@ -137,12 +137,12 @@ def test_video(C, tmp_path):
     for _ in range(3):
         (_, frame), (there, shown) = original.read(), overlaid.read()
         assert there and shown.shape == frame.shape
-        # The codec keeps no noise, but colours on the whole.
+        # The codec does not keep the noise, but the mean colours.
         assert np.abs(shown.mean((0, 1)) - frame.mean((0, 1))).max() < 8
     assert not overlaid.read()[0]
 
 
-def test_videos_that_are_not_whole_are_told_and_change_the_status(C, tmp_path, capsys):
+def test_incomplete_videos_are_reported_and_change_the_status(C, tmp_path, capsys):
     write_video(tmp_path / "whole.avi", frames=3)
     write_video(tmp_path / "cut.avi", frames=9)
     write_video(tmp_path / "none.avi", frames=0)
@@ -165,14 +165,14 @@ def test_videos_that_are_not_whole_are_told_and_change_the_status(C, tmp_path, c
     ("inputs", "which", "out", "message"),
     [
         (["photos/none.png"], "last", "out", "no such file or folder"),
-        (["photos/notes.txt"], "last", "out", "neither picture nor video"),
+        (["photos/notes.txt"], "last", "out", "neither a picture nor a video"),
         (["photos/*.webp"], "last", "out", "no picture or video"),
         (["photos", "other/a.png"], "last", "out", "the same name"),
         (["photos/label/x.png"], "last", "photos", "would be overwritten|could be overwritten"),
         (["photos"], "0-", "out", "names 2 snapshots"),
         (["photos"], "7", "out", "no such snapshot"),
-        (["photos"], "3-1", "out", "-e 3-1: runs backwards"),
-        (["photos"], "last", "photos", "-p .*photos: is, or holds, the input photos"),
+        (["photos"], "3-1", "out", "-e 3-1: the range is reversed"),
+        (["photos"], "last", "photos", "-p .*photos: is or contains the input photos"),
         (["broken.png"], "last", "out", "can't be decoded"),
         (["broken.mp4"], "last", "out", "can't be opened as a video"),
     ],
@@ -191,7 +191,7 @@ def test_refusals(C, lively_snapshot, photos, tmp_path, monkeypatch, inputs, whi
 
 def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C, photos, tmp_path, capsys):
     (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"cut\.png: can't be decoded.*; -o on_bad_image=skip leaves such files out"):
+    with pytest.raises(UserError, match=r"cut\.png: can't be decoded.*; use -o on_bad_image=skip to leave out"):
         Predictor(C, CPU, None, Outputs(tmp_path / "stopped")).run("last", [str(photos)])
     C = C.updated(on_bad_image="skip")
     predictor = Predictor(C, CPU, None, Outputs(tmp_path / "out"))
@@ -203,17 +203,17 @@ def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C, photos, tmp_path,
     assert "2 predicted" in said.out and "1 could not be read" in said.out.replace("\n", " ")
 
 
-def test_a_folder_for_results_that_cannot_be_one_is_told_before_the_work(C, photos, monkeypatch):
+def test_an_unusable_folder_for_results_is_reported_before_the_work(C, photos, monkeypatch):
     monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UserError, match=r"notes\.txt: can't be written \(File exists\)"):
         Predictor(C, CPU, None, Outputs(photos / "notes.txt")).run("last", [str(photos / "a.png")])
 
 
-def test_names_that_no_font_has_are_told_once(C, photos, tmp_path, monkeypatch, capsys):
+def test_names_without_a_font_are_reported_once(C, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fonts, "is_drawable", str.isascii)
     last = Path(C.snapshot_dir) / "epoch-last.pth"
     content = torch.load(last, weights_only=True)
-    last.unlink()  # not through the hard link
+    last.unlink()  # writing through the hard link would change the shared file
     torch.save(content | {"settings": content["settings"] | {"dataset_name": "mine"}}, last)
     names = ["背景", *(f"class {i}" for i in range(1, C.num_classes))]
     Predictor(C.updated(class_names=names), CPU, "1", Outputs(tmp_path / "out")).run("last", [str(photos)])

@@ -1,4 +1,4 @@
-"""Prediction and training in several processes: nobody ends the others, and all continue from the same state."""
+"""Prediction and training in several processes: none ends the others, and all continue from the same state."""
 
 import os
 import time
@@ -24,7 +24,7 @@ from tests.engine.processes import free_port, in_processes
 from tests.tiny_data import write_image
 from tests.tiny_run import NARROW, place
 
-SIDE, WAIT = 40, 5  # seconds that a collective may wait
+SIDE, WAIT = 40, 5  # window side in pixels; seconds that a collective may wait
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def C(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: P
 
 
 def predict_share(rank: int, port: int, C: Settings, folder: Path) -> None:
-    """As a process of `predict.py -d 0,1`; the other one's video takes longer than a collective may wait."""
+    """Run one process of `predict.py -d 0,1`; the video of one takes longer than a collective may wait."""
     torch.distributed.distributed_c10d._get_default_timeout = lambda _: timedelta(seconds=WAIT)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
     os.environ["WORLD_SIZE"] = "2"
@@ -68,7 +68,7 @@ def test_processes_wait_for_one_with_a_long_video(C: Settings, tmp_path: Path) -
 
 
 def test_frames_of_a_video_do_not_replace_the_results_of_pictures(C: Settings, tmp_path: Path) -> None:
-    """A folder with ride.avi and, in ride/, the frames that were taken from it."""
+    """The folder contains ride.avi and, in ride/, frames that were extracted from it."""
     picture = write_image(tmp_path / "in/ride/000001.png", np.zeros((23, 31, 3), dtype=np.uint8))
     writer = cv2.VideoWriter(str(tmp_path / "in/ride.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (48, SIDE))
     writer.write(np.zeros((SIDE, 48, 3), dtype=np.uint8))
@@ -82,7 +82,7 @@ def test_frames_of_a_video_do_not_replace_the_results_of_pictures(C: Settings, t
 
 
 def whole_and_cut(rank: int, C: Settings, folder: Path) -> None:
-    """One run without interruption and one that is cut after four of six iterations and continued."""
+    """Train one run without interruption and one that is cut after four of six iterations and continued."""
 
     def trainer(name: str, resume: str | None = None) -> Trainer:
         places = {"log_dir": str(folder / name), "snapshot_dir": str(folder / name / "snapshot")}
@@ -118,7 +118,7 @@ def whole_and_cut(rank: int, C: Settings, folder: Path) -> None:
     ],
     ids=lambda changes: changes["method"],
 )
-def test_several_processes_continue_bit_for_bit_and_hold_the_same_networks(make_settings, tmp_path, changes) -> None:
+def test_several_processes_continue_bit_for_bit_and_have_the_same_networks(make_settings, tmp_path, changes) -> None:
     C = make_settings(**changes, **NARROW)
     in_processes(2, whole_and_cut, C, tmp_path)
     states = [torch.load(tmp_path / f"states-{rank}.pth") for rank in range(2)]

@@ -1,4 +1,4 @@
-"""The report page, opened in a headless browser where there is one: it shows what the JSON says, without errors."""
+"""The report page shows the values of the JSON without errors; opened in a headless browser if there is one."""
 
 import json
 import re
@@ -50,7 +50,7 @@ ENTRIES = [make_entry(2, "1", 0.61), make_entry(4, "1", 0.844), make_entry(4, "2
 
 
 def write(C: Settings, entries: list[dict], shown: dict, examples: Sequence[Example] = ()) -> Path:
-    """The report of a supervised snapshot with the metric of the default settings, and what its run left there."""
+    """Write the report of a supervised snapshot with the default metric and the files of its run."""
     metrics, truth = (read_metrics(Path(C.log_dir) / name) for name in (TRAINING_METRICS, TRUTH))
     record = read_record(Path(C.snapshot_dir) / RECORD)
     training = Training("supervised", record.get("settings") or C.model_dump(), record, metrics, truth)
@@ -58,7 +58,7 @@ def write(C: Settings, entries: list[dict], shown: dict, examples: Sequence[Exam
 
 
 def read(path: Path) -> Page:
-    """The page as the file has it."""
+    """The page as written in the file."""
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -92,7 +92,7 @@ def report(C, tmp_path) -> Path:
 
 
 def make_examples() -> list[Example]:
-    """Worst first: <b>road</b> on the right taken for sky; the same road found, but for a car; only sky."""
+    """Worst first: <b>road</b> on the right predicted as sky; the same road, found except for a car; only sky."""
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     label = np.zeros((3, 30, 40), np.uint8)
     prediction = label.copy()
@@ -102,7 +102,7 @@ def make_examples() -> list[Example]:
 
 
 @pytest.mark.parametrize("browser", [False, True])
-def test_page_shows_what_the_json_says(report, browser):
+def test_page_shows_the_values_of_the_json(report, browser):
     page = Page(opened(report)) if browser else read(report)
     shown = [(row[0], row[2], row[3]) for row in page.tables["evaluations"][1:]]
     assert shown == [("epoch-4.pth", "1", "84.40"), ("epoch-4.pth", "2", "70.00"), ("epoch-2.pth", "1", "61.00")]
@@ -125,7 +125,7 @@ def test_page_shows_what_the_json_says(report, browser):
     ]
 
 
-def test_the_best_snapshot_and_the_picture_stand_first(report):
+def test_the_best_snapshot_and_the_picture_come_first(report):
     text = report.read_text(encoding="utf-8")
     order = ["epoch-4.pth, the best of 3", 'id="stage"', 'id="miou">84.40<', 'id="gallery"', 'id="classes"']
     order += ['id="evaluations"', "<figcaption>losses", 'id="recipe"']
@@ -151,7 +151,7 @@ def test_recipe_and_versions(report):
     ]
 
 
-def test_settings_at_their_defaults_are_not_told(make_settings):
+def test_settings_at_their_defaults_are_not_listed(make_settings):
     C = make_settings(momentum=0.5)
     stored = json.loads(json.dumps(C.model_dump())) | {"of_an_older_version": 1}
     changed = changed_settings(stored)
@@ -160,7 +160,7 @@ def test_settings_at_their_defaults_are_not_told(make_settings):
     assert not changed.keys() & {"log_dir", "snapshot_dir", "train_scale_array", "decoder", "image_mean"}
 
 
-def test_page_needs_nothing_else(report):
+def test_page_needs_no_other_file(report):
     page = read(report)
     assert "link" not in page.tags and "iframe" not in page.tags
     assert page.addresses and all(address.startswith(("data:image/", "#")) for address in page.addresses)
@@ -210,7 +210,7 @@ def test_slider_and_filters_move(report):
         ["image_1"],
     )
     assert looks["error"] == [["image_0"], "1-0", ""]
-    assert looks["none"] == [[], "no image here shows this"]
+    assert looks["none"] == [[], "no matching image"]
 
 
 def test_light_dark_and_phone(report):
@@ -244,10 +244,10 @@ def test_evaluations_show_what_differs(C):
     ]
     text = path.read_text()
     assert re.search(r'class="shown"><td>[^\n]*64\.00', text) and text.count('class="shown"') == 1
-    assert "branch 1, scales 0.5, 1, mirrored yes" in text  # a line of its own over the epochs
+    assert "branch 1, scales 0.5, 1, mirrored yes" in text  # it has its own line over the epochs
 
 
-@pytest.mark.filterwarnings("error")  # a legend of nothing
+@pytest.mark.filterwarnings("error")  # such as that of an empty legend
 def test_plots_of_nothing_to_measure(C):
     nothing = make_entry(2, "1", 0.5) | {"miou": None, "iou": [None] * 3, "pixel_accuracy": None}
     page = read(write(C, [nothing], nothing))

@@ -1,4 +1,4 @@
-"""A snapshot opens by itself: method, networks and classes are its own, whatever config.py says."""
+"""A snapshot is self-contained: it decides method, networks and classes, whatever config.py contains."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +32,8 @@ def snapshot_of(make_settings: Callable[..., Settings], tmp_path: Path) -> Calla
     ("method", "changes", "branches", "reported"),
     [("supervised", {}, 1, "1"), ("mean_teacher", {}, 2, "2"), ("cps", {"teacher": "ema"}, 4, "3")],
 )
-def test_the_snapshot_says_which_networks_to_build(make_settings, snapshot_of, method, changes, branches, reported):
-    """Though config.py says cpcl with strong views; scores are those of the branch that its method reports."""
+def test_the_snapshot_decides_which_networks_to_build(make_settings, snapshot_of, method, changes, branches, reported):
+    """Even if config.py has cpcl with strong views; the scores are those of the branch that the method reports."""
     path = snapshot_of(method, **changes)
     segmenter = Segmenter(make_settings(eval_crop_size=SIDE, strong=True, amp="off", **NARROW), CPU)
     segmenter.load(path)
@@ -59,7 +59,7 @@ def test_a_branch_that_the_method_lacks_is_refused(make_settings, snapshot_of):
         segmenter.load(snapshot_of("cps"))
 
 
-def test_a_snapshot_of_before_there_were_settings_of_the_teacher_opens(make_settings, snapshot_of):
+def test_a_snapshot_without_the_setting_teacher_opens(make_settings, snapshot_of):
     path = snapshot_of("mean_teacher")
     content = torch.load(path, weights_only=True)
     del content["settings"]["teacher"]
@@ -104,7 +104,7 @@ def test_architecture_classes_and_normalisation_are_those_of_the_snapshot(make_s
     assert segmenter.C.eval_source == make_settings().eval_source, "what to evaluate on is not the snapshot's"
 
 
-def test_a_published_file_after_another_method_is_that_of_config_py(make_settings, snapshot_of, tmp_path):
+def test_a_published_file_has_the_method_of_config_py_after_another_method(make_settings, snapshot_of, tmp_path):
     published = tmp_path / "published.pth"
     torch.save({"model": torch.load(snapshot_of("cpcl"), weights_only=True)["model"], "epoch": 1}, published)
     C = make_settings(eval_crop_size=SIDE, **NARROW)
@@ -131,7 +131,7 @@ def fit(C: Settings, resume: str | None = None) -> dict:
     return torch.load(Path(C.snapshot_dir) / "epoch-last.pth", weights_only=True)
 
 
-def test_mean_teacher_goes_on_from_a_snapshot_as_if_never_stopped(make_settings, tmp_path):
+def test_mean_teacher_continues_from_a_snapshot_as_if_never_stopped(make_settings, tmp_path):
     def settings(folder: str) -> Settings:
         places = {"log_dir": str(tmp_path / folder), "snapshot_dir": str(tmp_path / folder)}
         return make_settings(method="mean_teacher", snapshot_iter=1, nepochs=3, niters_per_epoch=2, **places, **NARROW)
@@ -151,7 +151,7 @@ def test_every_method_trains_without_cutmix(make_settings, tmp_path, method):
     assert all(value.isfinite().all() for value in model.values())
 
 
-def test_probabilities_are_those_of_the_mean_over_the_windows_that_cover_one(make_settings, lively_snapshot) -> None:
+def test_probabilities_are_those_of_the_mean_logits_over_overlapping_windows(make_settings, lively_snapshot) -> None:
     C = make_settings(eval_crop_size=40, eval_stride_rate=0.5, **NARROW)
     segmenter = Segmenter(C, torch.device("cpu"), "1")
     segmenter.load(lively_snapshot)
@@ -169,7 +169,7 @@ def test_probabilities_are_those_of_the_mean_over_the_windows_that_cover_one(mak
     np.testing.assert_allclose(found, (sums / counts).softmax(0).numpy(), atol=1e-5)
 
 
-def test_names_are_those_given_if_the_classes_were_never_named(make_settings, tmp_path):
+def test_given_class_names_are_used_if_the_snapshot_has_none(make_settings, tmp_path):
     names = ["背景", *(f"thing {i}" for i in range(1, make_settings().num_classes))]
     unnamed, named = make_settings(method="supervised", dataset_name="mine", **NARROW), tmp_path / "named.pth"
     write_lively(unnamed, tmp_path / "unnamed.pth")

@@ -1,4 +1,4 @@
-"""Files for the benchmark servers: our scores against Cityscapes' own evaluation of them, and VOC's folders."""
+"""Files for the benchmark servers: our scores against Cityscapes' own evaluation, and VOC's folders."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ FRAMES = ["frankfurt_000000_000294", "frankfurt_000001_007973", "lindau_000005_0
 
 
 def write_city(volna: Path) -> tuple[Path, list[Path]]:
-    """A data set with Cityscapes' names, and the official label-id files of its images; every official id occurs."""
+    """Write a data set with Cityscapes' names and its official label-id files, with every official id."""
     root, truth = volna / "DATA" / "city", []
     rng = np.random.default_rng(2)
     to_train_id = np.full(256, 255, dtype=np.uint8)
@@ -106,7 +106,7 @@ def test_refusals(C, tmp_path, lively_snapshot, console):
         Submission(C, CPU, None, tmp_path, console)
 
 
-def test_names_for_the_server_lose_the_suffix_of_the_images() -> None:
+def test_names_for_the_server_omit_the_suffix_of_the_images() -> None:
     assert cityscapes_place(f"{FRAMES[0]}_leftImg8bit", "val") == f"{FRAMES[0]}_pred_labelIds.png"
     assert cityscapes_place(FRAMES[0], "val") == f"{FRAMES[0]}_pred_labelIds.png"
 

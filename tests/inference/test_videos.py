@@ -1,4 +1,4 @@
-"""Videos: what is read against what was written, and overlays against OpenCV's reading of them."""
+"""Videos: frames read against frames written, and overlays as OpenCV reads them."""
 
 import re
 import struct
@@ -23,7 +23,7 @@ PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8"}
 def write_video(
     path: Path, frames: int = FRAMES, times: list[int] | None = None, size=SIZE, rate=RATE, aspect=1
 ) -> Path:
-    """Noise, each frame of another brightness; `times` in milliseconds. The index of an MP4 comes first."""
+    """Write noise of growing brightness; `times` in milliseconds. The index of an MP4 comes first."""
     rng = np.random.default_rng(0)
     codec = CODECS.get(path.suffix, "h264")
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
@@ -61,7 +61,7 @@ def hole(data: bytes) -> bytes:
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".gif"])
 @pytest.mark.parametrize("frames", [1, FRAMES])
 def test_a_whole_video_is_read_to_its_end(tmp_path, suffix, frames):
-    rate = 25 if suffix == ".mpg" else RATE  # MPEG-1 knows few rates
+    rate = 25 if suffix == ".mpg" else RATE  # MPEG-1 supports few rates
     video, pictures, times = read_all(write_video(tmp_path / f"a{suffix}", frames, rate=rate))
     assert (video.frames, video.fault(), video.note()) == (frames, None, None)
     assert [round(picture.mean() - pictures[0].mean()) for picture in pictures] == pytest.approx(
@@ -81,7 +81,7 @@ def test_a_whole_video_is_read_to_its_end(tmp_path, suffix, frames):
         (".mpg", half, r"\d of the \d frames that were read are damaged"),
     ],
 )
-def test_missing_and_damaged_frames_are_told(tmp_path, suffix, damage, fault):
+def test_missing_and_damaged_frames_are_reported(tmp_path, suffix, damage, fault):
     path = write_video(tmp_path / f"a{suffix}", rate=25 if suffix == ".mpg" else RATE)
     path.write_bytes(damage(path.read_bytes()))
     video, pictures, _ = read_all(path)
@@ -93,7 +93,7 @@ def header_only(path: Path) -> None:
     cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48)).release()
 
 
-def test_a_video_without_a_frame_is_told(tmp_path):
+def test_a_video_without_a_frame_is_reported(tmp_path):
     header_only(tmp_path / "a.avi")
     with Video(tmp_path / "a.avi") as video:
         assert list(video.read()) == []
@@ -114,7 +114,7 @@ def sound_only(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b""), r"a\.mp4: can't be opened as a video \(Invalid data .*copy it again"),
         (lambda path: path.write_bytes(b"noise" * 99), r"a\.mp4: can't be opened as a video"),
-        (sound_only, r"a\.mp4: holds no video"),
+        (sound_only, r"a\.mp4: contains no video"),
     ],
 )
 def test_a_file_that_is_no_video_is_refused(tmp_path, make: Callable[[Path], object], message):
@@ -124,14 +124,14 @@ def test_a_file_that_is_no_video_is_refused(tmp_path, make: Callable[[Path], obj
 
 
 def patch(path: Path, box: bytes, offset: int, layout: str, *values: int) -> None:
-    """Write numbers behind the name of a box or chunk."""
+    """Write numbers after the name of a box or chunk."""
     data = bytearray(path.read_bytes())
     struct.pack_into(layout, data, data.index(box) + len(box) + offset, *values)
     path.write_bytes(data)
 
 
 def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path):
-    """As a phone shortens a video: the header still counts all frames."""
+    """Phones shorten videos in this way: the header still counts all frames."""
     path = write_video(tmp_path / "a.mp4")
     patch(path, b"elst", 8, ">I", 600)  # milliseconds
     video, pictures, _ = read_all(path)
@@ -148,20 +148,20 @@ def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path):
     ],
     ids=["90", "180", "270", "mirrored"],
 )
-def test_turned_videos_come_as_a_player_shows_them(tmp_path, matrix, shown):
+def test_rotated_videos_are_read_as_a_player_shows_them(tmp_path, matrix, shown):
     path = write_video(tmp_path / "a.mp4", frames=1)
     _, (stored,), _ = read_all(path)
     a, b, c, d = (65536 * value for value in matrix)
     patch(path, b"tkhd", 40, ">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     _, (picture,), _ = read_all(path)
     np.testing.assert_array_equal(picture, shown(stored))
-    if shown is not np.fliplr:  # OpenCV turns, but does not mirror
+    if shown is not np.fliplr:  # OpenCV rotates, but does not mirror
         seen = cv2.VideoCapture(str(path)).read()[1][..., ::-1]
         assert np.abs(seen.astype(int) - picture).mean() < 3
 
 
 def copy(path: Path, target: Path) -> Video:
-    """Write what was read, as an overlay is written."""
+    """Read a video and write it as an overlay is written."""
     with Video(path) as video:
         pictures = video.read()
         first, time = next(pictures)
@@ -190,11 +190,11 @@ def test_frames_keep_their_times_though_the_rate_varies(tmp_path, suffix):
     assert times == pytest.approx(given, abs=1)
 
 
-def test_a_rate_that_can_not_be_is_replaced_and_told(tmp_path):
+def test_an_impossible_rate_is_replaced_and_reported(tmp_path):
     path = write_video(tmp_path / "a.avi")
     patch(path, b"strh", 24, "<2I", 1, 90_000)
     video = copy(path, tmp_path / "b.mp4")
-    assert "a.avi: its header says 90000 frames per second, without time stamps; its overlay has 25" in video.note()
+    assert "a.avi: its header has 90000 frames per second, time stamps are missing; its overlay has 25" in video.note()
     assert cv2.VideoCapture(str(tmp_path / "b.mp4")).get(cv2.CAP_PROP_FPS) == 25
 
 
@@ -209,14 +209,14 @@ def test_a_rate_that_can_not_be_is_replaced_and_told(tmp_path):
     ],
     ids=["as they are", "none", "one missing", "twice the same", "begins again"],
 )
-def test_times_grow_whatever_the_stamps(stamps, times):
+def test_times_increase_for_all_time_stamps(stamps, times):
     clock = Clock(Fraction(4))
     found = [clock(None if stamp is None else Fraction(stamp).limit_denominator(100)) for stamp in stamps]
     assert [float(time) for time in found] == times
 
 
 @pytest.mark.parametrize("size", [(41, 49), (1, 1), (40, 49)])
-def test_the_last_row_and_column_of_odd_sizes_stay(tmp_path, size):
+def test_the_last_row_and_column_of_odd_sizes_are_kept(tmp_path, size):
     picture = np.zeros((*size, 3), dtype=np.uint8)
     picture[-1], picture[:, -1] = 255, 255
     with Video(write_video(tmp_path / "a.mp4", frames=1)) as video, writing(tmp_path / "b.mp4", size, video) as writer:
@@ -230,7 +230,7 @@ def test_the_last_row_and_column_of_odd_sizes_stay(tmp_path, size):
 
 
 def test_frames_of_another_size_are_resized_to_the_first(tmp_path):
-    """Two files joined by `cat`, as MPEG allows; OpenCV stops at such a place."""
+    """Two files joined by `cat`, as MPEG allows; OpenCV stops at the joint."""
     parts = [write_video(tmp_path / f"{n}.mpg", size=size, rate=25) for n, size in enumerate([SIZE, (48, 64)])]
     (tmp_path / "a.mpg").write_bytes(b"".join(part.read_bytes() for part in parts))
     _, pictures, times = read_all(tmp_path / "a.mpg")
@@ -241,7 +241,7 @@ def test_frames_of_another_size_are_resized_to_the_first(tmp_path):
     assert len(copied) == len(pictures) and {picture.shape[:2] for picture in copied} == {SIZE}
 
 
-def test_what_was_written_before_a_fault_can_be_played_under_another_name(tmp_path):
+def test_an_interrupted_video_can_be_played_under_another_name(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     with Video(path) as video, pytest.raises(KeyboardInterrupt), writing(tmp_path / "b.mp4", SIZE, video) as writer:
         for picture, time in video.read():
@@ -254,17 +254,17 @@ def test_what_was_written_before_a_fault_can_be_played_under_another_name(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
-def test_a_full_disk_is_an_error_that_names_it(tmp_path):
+def test_a_full_disk_is_an_error(tmp_path):
     writer = VideoWriter(tmp_path / "b.mp4", Path("/dev/full"), SIZE, Fraction(RATE))
     writer.write(np.zeros((*SIZE, 3), dtype=np.uint8), Fraction(0))
     with pytest.raises(OSError, match="No space left on device"):
         writer.close()
 
 
-def test_pixels_that_are_not_square_stay_so(tmp_path):
+def test_the_shape_of_pixels_that_are_not_square_is_kept(tmp_path):
     path = write_video(tmp_path / "a.mp4", aspect=Fraction(4, 3))
     for number, expected in enumerate([Fraction(4, 3), Fraction(3, 4)]):
         copy(path, tmp_path / f"{number}.mp4")
         with av.open(str(tmp_path / f"{number}.mp4")) as container:
             assert container.streams.video[0].sample_aspect_ratio == expected
-        patch(path, b"tkhd", 40, ">5i", 0, 65536, 0, -65536, 0)  # turned by 90 degrees
+        patch(path, b"tkhd", 40, ">5i", 0, 65536, 0, -65536, 0)  # rotated by 90 degrees

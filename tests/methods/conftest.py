@@ -13,7 +13,7 @@ from tests.methods.test_methods import WEIGHT, K
 
 @pytest.fixture
 def make_method(make_settings: Callable[..., Settings]) -> Callable[..., Method]:
-    """`make_method(method=..., setting=...)`: in float64, with `WEIGHT` of the unsupervised losses."""
+    """`make_method(method=..., setting=...)`: a method in float64, with `unsup_weight` = `WEIGHT`."""
 
     def make(**changes) -> Method:
         return build_method(make_settings(num_classes=K, unsup_weight=WEIGHT, **changes)).to(torch.float64)

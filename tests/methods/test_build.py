@@ -1,4 +1,4 @@
-"""Networks, losses and methods have what the settings say."""
+"""Networks, losses and methods are built as the settings say."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_networks_have_encoders_and_norms_of_the_settings(make_settings) -> None
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_weights_of_the_settings_are_read_unless_a_snapshot_brings_its_own(make_settings, pretrained, monkeypatch):
+def test_weights_of_the_settings_are_read_unless_a_snapshot_has_its_own(make_settings, pretrained, monkeypatch):
     read = []
     monkeypatch.setattr(module, "read_encoder_weights", lambda *asked: read.append(asked) or ({}, "random"))
     C = make_settings(head_channels=8).updated(pretrained_model="imagenet")
@@ -42,8 +42,8 @@ def test_three_encoders_for_two_networks_are_refused(make_settings) -> None:
 
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0]])
 @pytest.mark.parametrize("ohem", [True, False])
-def test_the_criterion_has_the_settings_of_its_own(make_settings, ohem: bool, weights: list[float] | None) -> None:
-    """OHEM keeps its pixels for each image of a part."""
+def test_the_criterion_has_its_settings(make_settings, ohem: bool, weights: list[float] | None) -> None:
+    """OHEM's minimum number of pixels counts per image of a part."""
     C = make_settings(
         num_classes=3, ohem=ohem, ohem_thresh=0.6, ohem_min_kept=50, batch_size=4, accumulate=2, class_weight=weights
     )
@@ -64,7 +64,7 @@ def test_a_method_and_its_criterion_sum_over_the_same_processes(make_settings) -
 
 
 @pytest.mark.usefixtures("registries")
-def test_a_decoder_of_one_s_own_is_used(make_settings) -> None:
+def test_a_custom_decoder_is_used(make_settings) -> None:
     @DECODERS.register("narrow")
     def build(channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int, width: int) -> tuple:
         return nn.Identity(), nn.Conv2d(channels[-1], num_classes, 1)

@@ -1,4 +1,4 @@
-"""The example of docs/methods.md works as it stands, and the page names every method and setting."""
+"""The example of docs/methods.md works unchanged, and the page names every method and setting."""
 
 import importlib
 import re
@@ -34,7 +34,7 @@ def test_the_example_computes_what_it_says(tmp_path: Path, monkeypatch: pytest.M
     check(SelfTraining(MeanCrossEntropy(), settings), naive_self_training, make_batch())
 
 
-def test_every_method_and_its_settings_are_there() -> None:
+def test_every_method_and_its_settings_are_documented() -> None:
     for name in METHODS.all():
         assert f"| `{name}` |" in PAGE
     first_column = re.findall(r"^\| (`[a-z_`, ]+`) \|", PAGE.split("## Settings")[1], flags=re.MULTILINE)

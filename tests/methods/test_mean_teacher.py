@@ -49,7 +49,7 @@ def test_only_the_student_is_optimised(learner: Learner) -> None:
     assert all(p.grad is None and not p.requires_grad for p in learner.network.branch2.parameters())
 
 
-def test_labelling_leaves_the_teacher_as_it_is(learner: Learner) -> None:
+def test_labelling_does_not_change_the_teacher(learner: Learner) -> None:
     before = copy.deepcopy(learner.network.branch2.state_dict())
     learner.network.train()
     list(learner.method.losses(learner.network, make_batch()))

@@ -37,7 +37,7 @@ def make_network(branches: int = 2) -> Network:
 
 
 def full_logits(network: Network, images: Tensor, branch: int) -> Tensor:
-    """Logits of every pixel, by the plain route."""
+    """Logits of every pixel, by plain interpolation."""
     quarter = network.get_submodule(f"branch{branch}")(images)
     return F.interpolate(quarter, SIZE, mode="bilinear", align_corners=True)
 
@@ -45,7 +45,7 @@ def full_logits(network: Network, images: Tensor, branch: int) -> Tensor:
 def plain_loss(
     logits: Tensor, labels: np.ndarray, weights: np.ndarray | None = None, over_valid: bool = False
 ) -> Tensor:
-    """Sum over pixels of weight times minus log soft-max of the label, by the number of (valid) pixels."""
+    """Sum over pixels of weight * -log soft-max of the label, divided by the number of (valid) pixels."""
     log_probability = logits - logits.exp().sum(1, keepdim=True).log()
     one_hot = torch.from_numpy(np.stack([labels == k for k in range(K)], axis=1)).double()
     weights = torch.from_numpy(np.ones(labels.shape) if weights is None else weights)
@@ -54,7 +54,7 @@ def plain_loss(
 
 
 def teach(network: Network, batch: TrainBatch, branch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and confidences (B, H, W) of a teacher whose logits are mixed as the images are."""
+    """Labels and confidences (B, H, W) of a teacher whose logits are mixed like the images."""
     with torch.no_grad():
         logits = full_logits(network, batch.unlabeled_0, branch)
         if batch.mask is not None:
@@ -66,12 +66,12 @@ def teach(network: Network, batch: TrainBatch, branch: int) -> tuple[np.ndarray,
 
 
 def study(network: Network, batch: TrainBatch, branch: int) -> Tensor:
-    """A student's logits of the images, mixed or not."""
+    """A student's logits for the images, which are mixed if the batch has a mask."""
     return full_logits(network, mixed(batch.unlabeled_0, batch.unlabeled_1, batch.mask), branch)
 
 
 def mixed(outside: Tensor, inside: Tensor | None, mask: Tensor | None) -> Tensor:
-    """CutMix by arithmetic; the first alone without a mask."""
+    """CutMix by arithmetic; `outside` alone without a mask."""
     return outside if mask is None else outside * (1 - mask.double()) + inside * mask.double()
 
 
@@ -96,7 +96,7 @@ def naive_mean_teacher(network: Network, batch: TrainBatch) -> Tensor:
 
 
 def naive_targets(network: Network, batch: TrainBatch, choice: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """CPCL's labels and weights, "intersection" and "union", pixel by pixel."""
+    """CPCL's labels and weights for "intersection" and "union", pixel by pixel."""
     (labels_1, sure_1), (labels_2, sure_2) = teach(network, batch, 1), teach(network, batch, 2)
     counts = np.eye(K)
     for pair in zip(labels_1.ravel(), labels_2.ravel(), strict=True):
@@ -134,7 +134,7 @@ def naive_cpcl(
 
 
 def check(method: Method, naive, batch: TrainBatch, **options) -> None:
-    """Loss and every gradient agree with the naive formula, and nothing else gets a gradient."""
+    """Assert that loss and gradients agree with the naive formula, and that nothing else gets a gradient."""
     network = make_network(method.branches()).train()
     reference = copy.deepcopy(network)
     for branch in [n.branches[number - 1] for n in (network, reference) for number in method.averaged]:
@@ -187,14 +187,14 @@ def test_ablations_of_cpcl(make_method, settings: dict, options: dict) -> None:
 
 
 @pytest.mark.parametrize(("progress", "targets"), [(0.2, ("intersection",) * 2), (0.3, ("intersection", "union"))])
-def test_the_union_comes_after_a_share_of_the_run(make_method, progress: float, targets: tuple[str, str]) -> None:
+def test_the_union_is_used_after_a_share_of_the_run(make_method, progress: float, targets: tuple[str, str]) -> None:
     method = make_method(union_after=0.3)
     method.before_step(progress)
     check(method, naive_cpcl, make_batch(), targets=targets)
 
 
 def test_disagreement_over_a_running_count(make_settings) -> None:
-    """Two steps: the second one's classes are weighed by 0.9 of the first count and 0.1 of its own."""
+    """In two steps, classes are weighted by the running count: 0.9 of the previous one plus 0.1 of the step's count."""
     C = make_settings(num_classes=K, head_channels=8, disagreement_momentum=0.9)
     network, method = build_network(C).double().train(), build_method(C).to(torch.float64)
     running, weights = np.zeros((K, K)), []
@@ -231,14 +231,14 @@ def test_warm_up_raises_the_weight_linearly(make_method) -> None:
     assert weights == {"sup_1": 1, "sup_2": 1, "cross_1": WEIGHT / 2, "cross_2": WEIGHT / 2}
 
 
-def test_without_warm_up_the_weight_is_there_from_the_first_step(make_method) -> None:
+def test_without_warm_up_the_weight_is_full_from_the_first_step(make_method) -> None:
     method = make_method(method="cps")
     method.before_step(0)
     assert method.unsup_weight == WEIGHT
 
 
 class Noise:
-    """Networks whose logits are noise, other noise for each branch."""
+    """Networks whose logits are noise, different for each branch."""
 
     num_classes, branches = K, [torch.nn.Identity(), torch.nn.Identity()]
 

@@ -1,4 +1,4 @@
-"""Settings that follow from others, and those with which a snapshot is used."""
+"""Settings that follow from others, and the settings that a snapshot is opened with."""
 
 import pickle
 
@@ -20,7 +20,7 @@ VOC = {"dataset_name": "pascal_voc", "train_folder": "train_aug", "eval_folder":
             {"dataset_path": "/data/pascal_voc", "pretrained_model": "resnet18.pth"},
             {"backbone": "resnet18", **VOC, **NORM},
         ),
-        ({"dataset_path": "/data/pascal_voc", "pretrained_model": None}, VOC),  # and the one before has left no trace
+        ({"dataset_path": "/data/pascal_voc", "pretrained_model": None}, VOC),  # the case before has no effect
         ({"dataset_path": "/data/pascal_voc", "dataset_name": "mine"}, {}),
         ({"dataset_path": "/data/mine", "pretrained_model": "/w/wide_net.pth"}, {}),
         ({"pretrained_model": "/resnet18/resnet101_v1c.pth"}, {"backbone": "resnet101", **NORM}),
@@ -32,17 +32,17 @@ VOC = {"dataset_name": "pascal_voc", "train_folder": "train_aug", "eval_folder":
     ],
     ids=lambda value: ",".join(value) or "nothing",
 )
-def test_what_config_py_does_not_say_follows_from_what_it_says(assigned: dict, found: dict) -> None:
+def test_missing_settings_follow_from_those_in_config_py(assigned: dict, found: dict) -> None:
     assert conclude(assigned) == found
 
 
-def test_of_encoders_in_a_file_s_name_the_longest_is_meant(monkeypatch) -> None:
+def test_the_longest_encoder_name_in_a_file_name_counts(monkeypatch) -> None:
     for name in ("net", "big_net"):
         monkeypatch.setitem(ENCODERS, name, ENCODERS.find("resnet18"))
     assert conclude({"pretrained_model": "big_net.pth"})["backbone"] == "big_net"
 
 
-def test_settings_go_to_another_process_whole(make_settings) -> None:
+def test_settings_are_pickled_completely(make_settings) -> None:
     C = make_settings(reweight=False, lr=0.3)
     again = pickle.loads(pickle.dumps(C))
     assert again == C and again.notes == C.notes

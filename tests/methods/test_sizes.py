@@ -1,4 +1,4 @@
-"""Settings that an encoder decides: sizes of crops and windows, normalisation, one encoder for each branch."""
+"""Settings that depend on encoders: sizes of crops and windows, normalisation, one encoder for each branch."""
 
 from collections.abc import Callable
 
@@ -20,13 +20,13 @@ def test_sides_that_do_not_fit_are_named_with_the_nearest(make_settings: Callabl
     assert "eval_crop_size = 480" in window and window.endswith("the nearest are 476 and 490")
 
 
-def test_an_encoder_of_one_size_takes_that_alone(make_settings: Callable[..., Settings]):
+def test_an_encoder_of_one_size_takes_only_this_size(make_settings: Callable[..., Settings]):
     with pytest.raises(UserError, match=r"the nearest are 224$"):
         make_settings(backbone="beit_base_patch16_224", image_height=224, image_width=224, eval_crop_size=256)
 
 
 @pytest.mark.parametrize("backbone", [f"resnet18,{DINO}", (DINO, "resnet18")])
-def test_both_encoders_decide(make_settings: Callable[..., Settings], backbone):
+def test_sizes_must_fit_both_encoders(make_settings: Callable[..., Settings], backbone):
     fits = {"image_height": 56, "image_width": 70, "eval_crop_size": 56}
     C = make_settings(backbone=backbone, **fits)
     assert C.backbone in (f"resnet18,{DINO}", f"{DINO},resnet18")

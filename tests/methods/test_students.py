@@ -1,4 +1,4 @@
-"""Settings of all methods that teach, against plain formulas: teachers, views, dropout, pixels that count."""
+"""Settings of all methods with teachers, against plain formulas: teachers, views, dropout, counted pixels."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ DRAWS = Draws(seed=3, iteration=5)
 
 
 def with_views(batch: TrainBatch, count: int) -> TrainBatch:
-    """The batch with strong views of both streams, maps of valid pixels, and draws of its own."""
+    """The batch with strong views of both streams, maps of valid pixels, and draws."""
     rng = torch.Generator().manual_seed(11)
     views = [
         tuple(torch.randn(B, 3, *SIZE, generator=rng, dtype=torch.float64) for _ in range(count)) for _ in range(2)
@@ -68,7 +68,7 @@ def naive_cps_of_views(network: Network, batch: TrainBatch, dropout: float = 0) 
 
 
 def full_logits_dropped(network: Network, images: Tensor, branch: int, view: int, share: float) -> Tensor:
-    """Logits of every pixel, the encoder's maps times the factors of each image."""
+    """Logits of every pixel; the encoder's maps are multiplied by the factors of each image."""
     part = network.get_submodule(f"branch{branch}")
     maps = part.backbone(images)
     if share:
@@ -97,14 +97,14 @@ def naive_threshold(network: Network, batch: TrainBatch, threshold: float, paddi
 
 
 @pytest.mark.parametrize(("threshold", "padding"), [(0.5, False), (0, True), (0.5, True)])
-def test_unsure_and_padded_pixels_do_not_count(make_method, threshold: float, padding: bool) -> None:
+def test_pixels_of_low_confidence_and_padding_do_not_count(make_method, threshold: float, padding: bool) -> None:
     method = make_method(method="mean_teacher", confidence_threshold=threshold, ignore_padding=padding)
     assert method.needs_valid == padding
     batch = replace(with_views(make_batch(), 1), students_0=(), students_1=())
     check(method, naive_threshold, batch, threshold=threshold, padding=padding)
 
 
-def test_plain_dropout_keeps_the_mean_and_belongs_to_the_image() -> None:
+def test_plain_dropout_keeps_the_mean_and_depends_on_the_image() -> None:
     draws = Draws(1, 2)
     rows = np.stack([plain(draws, 1, index, (3000, 1000), 0.3) for index in range(6)])
     assert set(np.unique(rows)) == {0, 1 / 0.7}
@@ -115,7 +115,7 @@ def test_plain_dropout_keeps_the_mean_and_belongs_to_the_image() -> None:
     assert all((rows[0] != other).any() for other in others)
 
 
-def test_complementary_dropout_leaves_half_of_the_images_and_splits_the_channels_of_the_others() -> None:
+def test_complementary_dropout_splits_the_channels_of_half_of_the_images() -> None:
     rows = np.stack([complementary(DRAWS, 1, index, (200, 100), 0.5) for index in range(16)])
     untouched = (rows == 1).all((1, 2))
     assert untouched.reshape(8, 2).sum(1).tolist() == [1] * 8
@@ -139,7 +139,9 @@ def test_factors_fit_the_maps_of_the_encoder() -> None:
     ("method", "averaged", "reported"),
     [("cpcl", {3: 1, 4: 2}, "3"), ("mean_teacher", {2: 1}, "2"), ("unimatch_v2", {2: 1}, "2")],
 )
-def test_averages_begin_as_copies_beside_the_same_networks(make_settings, method: str, averaged, reported) -> None:
+def test_averages_begin_as_copies_and_leave_the_networks_unchanged(
+    make_settings, method: str, averaged, reported
+) -> None:
     C = make_settings(method=method, teacher="ema", head_channels=8, num_classes=K)
     torch.manual_seed(1)
     network = build_network(C)
@@ -154,7 +156,7 @@ def test_averages_begin_as_copies_beside_the_same_networks(make_settings, method
         assert all(torch.equal(network.state_dict()[name], value) for name, value in alone.state_dict().items())
 
 
-def test_two_encoders_give_each_average_that_of_its_network(make_settings) -> None:
+def test_with_two_encoders_each_average_has_that_of_its_network(make_settings) -> None:
     C = make_settings(teacher="ema", backbone="resnet18,resnet34", head_channels=8)
     blocks = [len(branch.backbone.layer1) for branch in build_network(C).branches]
     assert blocks == [2, 3, 2, 3]
@@ -172,13 +174,13 @@ def test_two_encoders_give_each_average_that_of_its_network(make_settings) -> No
         ({"student_views": 2}, "student_views = 2: two views would be the same"),
     ],
 )
-def test_what_a_method_does_not_know_is_one_line(make_settings, changes: dict, names: str) -> None:
+def test_settings_that_a_method_does_not_support_are_one_line(make_settings, changes: dict, names: str) -> None:
     with pytest.raises(UserError, match=names) as error:
         make_settings(**changes)
     assert "\n" not in str(error.value)
 
 
-def test_a_method_brings_its_published_settings_and_config_py_wins(make_settings) -> None:
+def test_a_method_has_its_published_settings_unless_config_py_sets_others(make_settings) -> None:
     assert (make_settings(method="unimatch").confidence_threshold, make_settings().confidence_threshold) == (0.95, 0)
     C = make_settings(method="unimatch", confidence_threshold=0)
     assert (C.confidence_threshold, C.student_views, C.strong, C.feature_dropout) == (0, 2, True, 0.5)

@@ -1,4 +1,4 @@
-"""UniMatch, V1 and V2, and FixMatch against plain formulas, gradients included; and what they draw."""
+"""UniMatch V1 and V2 and FixMatch against plain formulas, gradients included, and the boxes that they draw."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from furnace.methods.feature_dropout import plain
 from tests.methods.test_methods import SIZE, WEIGHT, B, check, full_logits, make_batch, mixed, plain_loss
 from tests.methods.test_students import DRAWS, full_logits_dropped, with_views
 
-THRESHOLD = 0.28  # that some pixels of the random network reach in either mode, and some do not
+THRESHOLD = 0.28  # some pixels of the random network reach it in train and eval mode, some do not
 
 
 def boxes(view: int) -> Tensor:
@@ -29,7 +29,7 @@ def target(logits: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
 
 
 def confident_loss(logits: Tensor, labels: Tensor, confidence: Tensor, valid: Tensor) -> Tensor:
-    """Cross entropy of sure pixels, summed, by the number of valid ones."""
+    """Sum of the cross entropy of confident pixels, divided by the number of valid pixels."""
     labels, confidence, valid = (values[:, 0].numpy() for values in (labels, confidence, valid))
     loss = plain_loss(logits, labels, (confidence >= THRESHOLD) * valid)
     return loss * labels.size / valid.sum()
@@ -118,7 +118,7 @@ def test_boxes_are_as_published() -> None:
     assert all(corner.min() < 5 < 50 < corner.max() for corner in corners)
 
 
-def test_a_box_that_can_not_fit_is_none() -> None:
+def test_a_box_that_can_not_fit_gives_an_empty_mask() -> None:
     assert not draw_box((1, 5000), np.random.default_rng(0), probability=1).any()
 
 

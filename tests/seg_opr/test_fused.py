@@ -1,4 +1,4 @@
-"""The kernels of GPUs against the plain form in float64: in Triton's interpreter on a CPU, and on a GPU."""
+"""The GPU kernels against the plain implementation in float64: in Triton's interpreter on a CPU, and on a GPU."""
 
 import importlib.util
 from types import ModuleType
@@ -25,7 +25,7 @@ from tests.golden_values import relative_error
 
 pytest.importorskip("triton")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-# Images, classes, small size, full size: odd ones, one line, one pixel, the same size, a smaller one, many classes.
+# Images, classes, small size, full size: odd sizes, one row, one pixel, equal size, smaller size, many classes.
 SHAPES = [
     (2, 3, (3, 3), (7, 8)),
     (1, 19, (1, 3), (4, 9)),
@@ -35,7 +35,7 @@ SHAPES = [
     (1, 2, (5, 5), (3, 4)),
     (1, 150, (1, 2), (1, 3)),
     (1, 2, (2, 66), (3, 131)),
-    (1, 3, (1, 14), (1, 15)),  # rounding puts the last pixel's line elsewhere than division does
+    (1, 3, (1, 14), (1, 15)),  # rounding and division give different rows for the last pixel
     (1, 2, (1, 4), (1, 124)),
 ]
 LARGE = [(4, 19, (50, 70), (200, 280)), (2, 150, (33, 33), (129, 131)), (1, 21, (129, 129), (513, 513))]
@@ -43,7 +43,7 @@ LARGE = [(4, 19, (50, 70), (200, 280)), (2, 150, (33, 33), (129, 131)), (1, 21, 
 
 @pytest.fixture(scope="module")
 def fused() -> ModuleType:
-    """The module of the kernels, run by Triton's interpreter; under another name, so that nobody else gets it."""
+    """The module of the kernels in Triton's interpreter, under another name so that no other test imports it."""
     spec = importlib.util.spec_from_file_location("interpreted", upsampled.__file__.replace("upsampled", "fused"))
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +54,7 @@ def fused() -> ModuleType:
 
 @pytest.fixture
 def interpreted(fused: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Losses and pseudo labels use the kernels for float32, as on a GPU."""
+    """Make losses and pseudo labels use the kernels for float32, as on a GPU."""
     for name in ("losses", "pseudo_label"):
         choose = lambda logits: fused if logits.dtype == torch.float32 else None  # noqa: E731
         monkeypatch.setattr(f"furnace.seg_opr.{name}.kernels", choose)
@@ -62,7 +62,7 @@ def interpreted(fused: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleTyp
 
 
 class Case:
-    """Two random logits, a mask, labels of which a fifth is ignored, and weights."""
+    """Two random logit maps, a mask, labels with a fifth ignored, and weights."""
 
     def __init__(self, images: int, classes: int, small: tuple[int, int], full: tuple[int, int], device=CPU):
         rng = torch.Generator().manual_seed(classes + small[1])
@@ -79,18 +79,18 @@ class Case:
 
 
 def check_predictions(found: tuple[Tensor, Tensor], expected: Tensor) -> None:
-    """Labels and confidence against logits (B, K, H, W) float64."""
+    """Check labels and confidence against logits (B, K, H, W) float64."""
     labels, confidence = found
     probabilities = expected.softmax(1)
     assert labels.dtype == torch.int64
-    # Where the labels differ, both classes are as likely, to the rounding of float32.
+    # If labels differ, both classes are equally likely up to the rounding of float32.
     own = probabilities.gather(1, labels.unsqueeze(1))[:, 0]
     torch.testing.assert_close(own, probabilities.amax(1), rtol=1e-5, atol=0)
     torch.testing.assert_close(confidence, probabilities.amax(1).float(), rtol=1e-5, atol=0)
 
 
 def check_cross_entropy(fused: ModuleType, case: Case) -> None:
-    """Values, and the gradient of a weighted sum, against PyTorch's of upsampled logits."""
+    """Check values and the gradient of a weighted sum against PyTorch's on upsampled logits."""
     logits, reference = case.logits[0].clone().requires_grad_(), case.logits[0].double().requires_grad_()
     found = fused.cross_entropy(logits, case.labels, IGNORE_INDEX)
     large = upsample(reference, case.size)
@@ -105,7 +105,7 @@ def check_cross_entropy(fused: ModuleType, case: Case) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kernels_compute_what_the_plain_form_does(fused: ModuleType, shape: tuple):
+def test_kernels_compute_the_same_as_the_plain_form(fused: ModuleType, shape: tuple):
     case = Case(*shape)
     first, second = case.full()
     check_predictions(fused.predict(case.logits[0], case.size), first)
@@ -126,7 +126,7 @@ def test_layouts_do_not_matter(fused: ModuleType):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_a_label_that_is_no_class_is_not_a_number_and_an_ignored_one_nothing(fused: ModuleType):
+def test_a_label_that_is_no_class_gives_nan_and_an_ignored_one_zero(fused: ModuleType):
     logits = torch.randn(1, 2, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.tensor([[[0, 1, 255], [255, 255, 7]]])
     losses = fused.cross_entropy(logits, labels, 255)
@@ -136,7 +136,7 @@ def test_a_label_that_is_no_class_is_not_a_number_and_an_ignored_one_nothing(fus
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_logits_that_are_not_finite_show(fused: ModuleType):
+def test_logits_that_are_not_finite_give_nan(fused: ModuleType):
     for value in (float("nan"), float("inf")):
         logits = torch.zeros(1, 3, 2, 2)
         logits[0, 1] = value
@@ -185,7 +185,7 @@ def test_losses_and_labels_by_kernels_are_those_by_the_plain_form():
 @pytest.mark.parametrize("name", ["_predict", "_cross_entropy", "_cross_entropy_backward"])
 @pytest.mark.parametrize("ones", [(), ("height", "width", "rows", "span")])
 def test_kernels_compile_for_a_gpu(name: str, ones: tuple[str, ...]):
-    """Without one; `ones` are arguments of the value 1, which Triton compiles apart."""
+    """No GPU is needed; `ones` are arguments with value 1, for which Triton compiles another variant."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -213,7 +213,7 @@ def test_only_float32_on_a_gpu_has_kernels():
 
     assert upsampled.kernels(torch.zeros(1, 2, 1, 1)) is None
     assert upsampled.kernels(OfGPU(torch.float64)) is None
-    # Of a GPU on which they do not run, here one that does not exist, one warning says so.
+    # If they do not run on a GPU (here one that does not exist), there is one warning.
     with pytest.warns(UserWarning, match="slower: Triton kernels do not work on cuda:7"):
         assert upsampled.kernels(OfGPU(torch.float32)) is None
     assert upsampled.kernels(OfGPU(torch.float32)) is None
@@ -231,7 +231,7 @@ def test_kernels_on_a_gpu(shape: tuple):
 
 
 @pytest.mark.gpu
-def test_gradients_of_a_gpu_are_the_same_bits_every_time_and_without_a_full_size_tensor():
+def test_gradients_on_a_gpu_are_deterministic_and_need_no_full_size_tensor():
     case = Case(8, 19, (128, 128), (512, 512), device=GPU)
     gradients = []
     for _ in range(3):

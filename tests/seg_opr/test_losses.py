@@ -25,7 +25,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @each_case("ohem_city")
-def test_ohem_loss_and_gradient_are_the_published_ones_or_zero_in_place_of_nan(name, case):
+def test_ohem_loss_and_gradient_are_the_published_ones_or_zero_instead_of_nan(name, case):
     golden = load_case(name, case)
     logits = torch.from_numpy(golden["logits"]).double().requires_grad_()
     criterion = OhemCrossEntropy(
@@ -44,7 +44,7 @@ def test_ohem_loss_and_gradient_are_the_published_ones_or_zero_in_place_of_nan(n
 
 
 def random_case(seed: int, ignored_share: float = 0.3) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
-    """Logits (2, 4, 3, 5) float64 and labels (2, 3, 5), some of them ignored."""
+    """Logits (2, 4, 3, 5) float64, labels (2, 3, 5), some of them ignored, and the generator."""
     rng = np.random.default_rng(seed)
     logits = torch.from_numpy(3 * rng.standard_normal((2, 4, 3, 5)))
     labels = torch.from_numpy(rng.integers(0, 4, (2, 3, 5)))
@@ -53,7 +53,7 @@ def random_case(seed: int, ignored_share: float = 0.3) -> tuple[torch.Tensor, to
 
 
 def naive_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> dict[tuple[int, int, int], float]:
-    """Probability of its own class, by pixel (image, row, column), for the pixels that are not ignored."""
+    """Probability of the labelled class by pixel (image, row, column), for pixels that are not ignored."""
     probabilities = {}
     for pixel in np.ndindex(*labels.shape):
         label = int(labels[pixel])
@@ -88,7 +88,7 @@ def test_weighted_cross_entropy_is_the_naive_mean_over_all_pixels(seed):
 
 
 @given(SEEDS)
-def test_pixels_that_are_not_counted_are_in_no_sum(seed):
+def test_pixels_that_are_not_counted_have_no_effect(seed):
     logits, labels, rng = random_case(seed)
     counted = torch.from_numpy(rng.random(labels.shape) < 0.6)
     seen = {pixel: -np.log(p) for pixel, p in naive_probabilities(logits, labels).items() if counted[pixel]}
@@ -101,7 +101,7 @@ def test_pixels_that_are_not_counted_are_in_no_sum(seed):
     assert weighted_cross_entropy(logits, labels, counted=torch.zeros_like(counted)).item() == 0
 
 
-def test_without_weights_and_ignored_pixels_it_is_the_mean_bit_for_bit():
+def test_without_weights_and_ignored_pixels_the_weighted_loss_is_exactly_the_mean():
     logits, labels, _ = random_case(5)
     labels = labels.where(labels != IGNORE_INDEX, 0)
     assert torch.equal(weighted_cross_entropy(logits, labels), mean_cross_entropy(logits, labels))
@@ -115,7 +115,7 @@ def test_hard_pixels_are_those_of_a_naive_selection(seed, thresh, min_kept, igno
         kept = set(probabilities)
     else:
         threshold = max(thresh, sorted(probabilities.values())[min_kept - 1])
-        # A hair of tolerance: the last kept pixel sits on the threshold, in two libraries' arithmetic.
+        # A small tolerance: the last kept pixel is exactly at the threshold, and two libraries round differently.
         kept = {pixel for pixel, probability in probabilities.items() if probability <= threshold * (1 + 1e-12)}
     expected = torch.full_like(labels, IGNORE_INDEX)
     for pixel in kept:
@@ -166,7 +166,7 @@ def test_losses_keep_the_dtype_of_the_logits():
 
 
 @pytest.mark.parametrize("num_classes", [2, 11, 19, 21])
-def test_logits_of_a_lower_resolution_count_as_upsampled(num_classes):
+def test_logits_of_a_lower_resolution_are_upsampled(num_classes):
     rng, size = np.random.default_rng(num_classes), (11, 19)
     small = torch.from_numpy(rng.normal(0, 2, (2, num_classes, 4, 6)))
     labels = torch.from_numpy(rng.choice([*range(num_classes), IGNORE_INDEX], (2, *size)))
@@ -193,9 +193,9 @@ def test_logits_of_a_lower_resolution_count_as_upsampled(num_classes):
 def test_the_kth_smallest_by_histograms_is_that_of_a_sort(seed: int, number: int, k: int, dtype: torch.dtype):
     rng = torch.Generator().manual_seed(seed)
     values = torch.rand(number, generator=rng).to(dtype)
-    values[torch.rand(number, generator=rng) < 0.2] = 1  # as ignored pixels
+    values[torch.rand(number, generator=rng) < 0.2] = 1  # like ignored pixels
     values[torch.rand(number, generator=rng) < 0.2] = values[0]
-    # A batch that is not known to be alone takes the way of GPUs and of several processes.
+    # WholeBatch() is not known to be one process only, so this takes the path for GPUs and several processes.
     assert kth_smallest(values, k, WholeBatch()) == values.sort().values[min(k, number) - 1]
     assert kth_smallest(values, k) == values.sort().values[min(k, number) - 1]
 
@@ -204,7 +204,7 @@ def test_the_kth_smallest_of_several_processes_is_that_of_all_their_values():
     mine, theirs = torch.rand(2, 500, generator=torch.Generator().manual_seed(0))
 
     class Twice(WholeBatch):
-        """Adds what the other process would send: its number of values, then its histograms."""
+        """Adds the values that the other process would send: its number of values, then its histograms."""
 
         def __init__(self):
             self.seen = []
@@ -214,7 +214,7 @@ def test_the_kth_smallest_of_several_processes_is_that_of_all_their_values():
             return value + others[len(self.seen) - 1]
 
     for k in (1, 37, 400, 1000):
-        # The histograms of the other one depend on the digits found, which those of all values have, too.
+        # The other process's histograms depend on the digits found so far, which follow from the expected value.
         both = torch.cat([mine, theirs])
         expected = both.sort().values[k - 1]
         bits = theirs.view(torch.int32)

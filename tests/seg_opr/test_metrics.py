@@ -1,4 +1,4 @@
-"""Metrics against the golden values and naive loops, and the list that holds them."""
+"""Metrics against the golden values and naive loops, and the list of metrics."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_values_of_counts_are_those_of_a_naive_loop(num_classes, empty, seed):
 
 
 def naive_boundary(mask: np.ndarray) -> np.ndarray:
-    """The pixels that erosions by 3 x 3 take from a mask, as many as the boundary is wide; outside there is nothing."""
+    """Pixels that 3 x 3 erosions remove from a mask, one erosion per pixel of boundary width, zeros outside."""
     eroded, (height, width) = mask, mask.shape
     for _ in range(max(1, round(0.02 * math.sqrt(height**2 + width**2)))):
         padded = np.pad(eroded, 1)
@@ -73,7 +73,7 @@ def naive_boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def random_pairs(size: tuple[int, int], num_classes: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Two images of large blocks and noise, labels with ignored pixels and both without the last class."""
+    """Two pairs of label and prediction with large blocks and noise, ignored pixels, and without the last class."""
     rng, pairs = np.random.default_rng(seed), []
     for _ in range(2):
         blocks = rng.integers(0, num_classes - 1, (-(-size[0] // 16), -(-size[1] // 16)))
@@ -105,7 +105,7 @@ def test_boundary_iou_is_that_of_a_naive_loop(size):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_absent_classes_and_perfect_predictions(name):
-    """Absent from both: left out of the mean. Predicted but absent from the labels: 0. A copy of the labels: 1."""
+    """A class absent from both is not in the mean; predicted but absent from the labels gives 0; equality gives 1."""
     (metric,) = MetricList([name]).build(4, torch.device("cpu"))
     label = torch.tensor([[0, 0, 1], [0, 0, VOID]])
     metric.update(label, label.where(label != VOID, 3))
@@ -118,7 +118,7 @@ def test_absent_classes_and_perfect_predictions(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_states_add_up_over_images_and_nothing_measured_is_nan(name):
+def test_states_add_up_over_images_and_empty_states_give_nan(name):
     pairs = [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in random_pairs((20, 30), 5, 0)]
     whole, *parts = (METRICS[name](5) for _ in range(3))
     assert whole.compute()[MetricList([name]).main].isnan()
@@ -128,7 +128,7 @@ def test_states_add_up_over_images_and_nothing_measured_is_nan(name):
     assert torch.equal(whole.state, parts[0].state + parts[1].state) and whole.state.sum() > 0
 
 
-def test_a_list_ranks_by_its_first_metric_and_says_what_a_mean_covers():
+def test_a_list_ranks_by_its_first_metric_and_reports_the_classes_in_a_mean():
     metrics = MetricList(["boundary_iou", "iou", "iou"])
     assert metrics.main == "boundary_miou" and metrics.mains == {"boundary_miou": "boundary mIoU", "miou": "mIoU"}
     values = {"iou": [0.5, None, 0.0], "accuracy": [None, None, 1.0], "miou": 0.25}
@@ -150,7 +150,7 @@ def test_other_names_are_refused(names, message):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_counts_are_kept_where_the_metric_is_asked_to_and_exactly(name):
+def test_counts_are_integers_on_the_requested_device(name):
     (metric,) = MetricList([name]).build(3, torch.device("meta"))
     assert metric.state.device.type == "meta"
     assert metric.state.dtype == torch.int64, "float32 would lose pixels beyond 16 million"

@@ -7,7 +7,7 @@ import torch
 from furnace.seg_opr.normalize import Normalize
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-EXACT_MEAN, EXACT_STD = [0.5, 0.25, 0.375], [0.25, 0.5, 0.125]  # the same in every precision
+EXACT_MEAN, EXACT_STD = [0.5, 0.25, 0.375], [0.25, 0.5, 0.125]  # exact in every precision
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_rounded_mean_colour_becomes_nearly_zero():
     assert Normalize(MEAN, STD)(colour).abs().max() < 0.5 / 255 / min(STD)
 
 
-def test_constants_travel_with_the_module_and_are_in_no_gradient():
+def test_constants_move_with_the_module_and_have_no_gradient():
     module = Normalize(MEAN, STD)
     assert not list(module.parameters())
     assert {tuple(buffer.shape) for buffer in module.buffers()} == {(3, 1, 1)}

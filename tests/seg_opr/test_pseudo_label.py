@@ -49,7 +49,7 @@ def test_labels_weights_losses_and_gradients_are_the_published_ones(name, case):
 
 
 def smoothed_confusion(pseudo: PseudoLabels) -> Tensor:
-    """How often the teachers say which pair of classes, and one more of every agreement."""
+    """Counts of the class pairs that the teachers predict, plus one for each agreement."""
     num_classes = len(pseudo.class_weight)
     first, second = (prediction.labels for prediction in pseudo.predictions)
     return confusion_matrix(first, second, num_classes) + torch.eye(num_classes, dtype=torch.int64)

@@ -20,7 +20,7 @@ from tests.golden_values import each_case, load_arrays, load_case, relative_erro
 
 @each_case("sliding_city", "sliding_voc")
 def test_predictions_and_scores_are_the_published_ones(name, case):
-    """Those of the small golden network, for an image of any shape and settings."""
+    """For the small golden network, with images and settings of all cases."""
     golden, shared = load_case(name, case), load_arrays(name)
     weight, bias = (torch.from_numpy(shared[key]).float() for key in ("conv_weight", "conv_bias"))
 
@@ -59,7 +59,7 @@ def test_windows_of_a_side_cover_it_and_stay_inside(crop, more, stride_rate):
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(4, 32), st.sampled_from([1 / 3, 0.5, 2 / 3, 1]))
-def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(height, width, crop, stride_rate):
+def test_every_pixel_gets_the_scores_of_all_windows_that_contain_it(height, width, crop, stride_rate):
     image = random_image(height, width)
     scores = SlidingWindow(crop=crop, stride_rate=stride_rate).scores(image, ones, Tensor.double)
 
@@ -77,7 +77,7 @@ def test_every_pixel_gets_the_scores_of_all_windows_that_hold_it(height, width, 
 
 
 @pytest.mark.parametrize("size", [(30, 50), (12, 50), (50, 12), (10, 12), (16, 16)])
-def test_scores_lie_where_their_pixels_lie(size):
+def test_scores_are_at_the_positions_of_their_pixels(size):
     image = random_image(*size)
     count = SlidingWindow(crop=16).scores(image, ones, Tensor.double)
     scores = SlidingWindow(crop=16).scores(image, lambda windows: windows, Tensor.double)
@@ -122,7 +122,7 @@ def test_images_stream_through_full_batches_in_order(batch_size, flip):
     assert {shape[1:] for shape in shapes} == {(3, 16, 16)}
 
 
-def test_scores_of_an_image_come_as_soon_as_its_windows_are_done():
+def test_scores_of_an_image_are_returned_as_soon_as_its_windows_are_done():
     taken = []
 
     def images():
@@ -177,7 +177,7 @@ def test_the_odd_row_or_column_of_the_padding_goes_to_the_bottom_or_right(size, 
 
 
 def plain_sums(image: np.ndarray, crop: int, stride_rate: float, weight: Tensor, flip: bool) -> tuple[Tensor, Tensor]:
-    """Scores and their number, in whole maps, window by window."""
+    """Sums of scores and their counts, in whole maps, window by window."""
     sums, counts = torch.zeros(len(weight), *image.shape[:2]), torch.zeros(image.shape[:2])
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     for y in starts(image.shape[0], crop, stride_rate):
@@ -193,7 +193,7 @@ def plain_sums(image: np.ndarray, crop: int, stride_rate: float, weight: Tensor,
 
 @pytest.mark.parametrize("stride_rate", [0.3, 2 / 3, 1])
 @pytest.mark.parametrize("flip", [False, True])
-def test_rows_are_reduced_to_the_very_values_of_the_whole_sums(stride_rate, flip):
+def test_reduced_rows_equal_those_of_the_whole_sums(stride_rate, flip):
     weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     image = random_image(150, 41)
     window = SlidingWindow(24, stride_rate, flip=flip)
@@ -208,12 +208,12 @@ def test_rows_are_reduced_to_the_very_values_of_the_whole_sums(stride_rate, flip
     labels, probabilities, found_counts = maps
     assert torch.equal(labels, sums.argmax(0))
     assert torch.equal(found_counts, counts)
-    # With wide vectors the last digit of a soft-max depends on where its rows lie.
+    # With vector instructions, the last digit of a soft-max depends on the position of its rows.
     torch.testing.assert_close(probabilities, (sums / counts).softmax(0), rtol=1e-6, atol=0)
 
 
-def test_no_sums_of_more_rows_than_a_window_has_are_held():
-    """Counted in elements of the largest tensor that any operation makes."""
+def test_sums_are_kept_for_the_rows_of_one_window_only():
+    """Measured by the elements of the largest tensor that an operation creates."""
     image, crop, classes = random_image(400, 60), 20, 30
     largest = 0
 

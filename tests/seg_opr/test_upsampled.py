@@ -1,4 +1,4 @@
-"""Work at full resolution in bands of rows against the same work on the whole upsampled batch."""
+"""Computation at full resolution in bands of rows, against the same computation on the whole upsampled batch."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def weight() -> Tensor:
 
 @pytest.fixture(params=[1, 4, 1000], ids=["single rows", "four rows", "whole images"])
 def band_rows(request, monkeypatch) -> int:
-    """Rows of a band of (9, 17) that `logits` are cut into."""
+    """Number of rows per band if `logits` are upsampled to (9, 17) in bands."""
     monkeypatch.setattr(upsampled, "BAND_BYTES", request.param * 4 * 17 * 8 + 1)
     return request.param
 
@@ -48,7 +48,7 @@ def weighted_loss_of_all(logits: Tensor, labels: Tensor, weight: Tensor) -> Tens
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 30), st.integers(1, 30), st.integers(0, 9))
-def test_bands_put_together_are_the_upsampled_map(small_height, small_width, height, width, rows):
+def test_bands_together_are_the_upsampled_map(small_height, small_width, height, width, rows):
     logits = torch.randn(2, 3, small_height, small_width, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upsampled, "BAND_BYTES", rows * 3 * width * 8)
@@ -78,12 +78,12 @@ def test_sum_over_bands_needs_no_gradient(band_rows, logits, labels, weight):
     assert relative_error(found, weighted_loss_of_all(logits, labels, weight)) < 1e-12
 
 
-def test_gradient_flows_on_into_what_made_the_logits(band_rows, logits, labels, weight):
+def test_gradients_flow_back_beyond_the_logits(band_rows, logits, labels, weight):
     scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: sum_over_bands(weighted_loss, logits * s, labels, weight), scale)
 
 
-def test_map_bands_joins_the_results_of_all_images_without_a_gradient(band_rows, logits, weight):
+def test_map_bands_joins_the_results_of_all_images_without_gradients(band_rows, logits, weight):
     shapes = []
 
     def likeliest(scores: Tensor, other: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ CLASSES, BATCH, SMALL, SIDE = 150, 5, 9, 33
     ],
     ids=["supervised", "unsupervised", "hard pixels", "mixed", "pseudo labels"],
 )
-def test_with_many_classes_no_map_of_an_image_s_scores_exists(work, monkeypatch):
+def test_with_many_classes_the_scores_of_an_image_are_never_complete(work, monkeypatch):
     monkeypatch.setattr(upsampled, "BAND_BYTES", 4 * CLASSES * SIDE * 8)  # eight rows
     logits = torch.randn(BATCH, CLASSES, SMALL, SMALL, requires_grad=True)
     labels = torch.randint(0, CLASSES, (BATCH, SIDE, SIDE))
