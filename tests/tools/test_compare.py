@@ -1,4 +1,4 @@
-"""`compare` on the toy data, and its handling of runs with an experiment whose runs take no time."""
+"""`compare` on the toy data, and its handling of runs with a stub experiment that takes no time."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ EPOCHS = 4
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """A small toy data set with a validation list, and the folder to give as C.volna."""
+    """A small toy data set with a validation list; returns the folder for C.volna."""
     counts = {"train": 16, "val": 3, "held": 2}
     make_toy(tmp_path / "DATA" / "toy", counts=counts, ratios=(4, 8))
     return tmp_path
@@ -101,7 +101,7 @@ def folder_of(trial: dict) -> str:
     return f"{folder_name(trial['method'])}_1-{trial['ratio']}_seed-{trial['seed']}"
 
 
-def test_labels_that_say_nothing_are_a_failure_and_not_a_figure(stub: Path, capsys: pytest.CaptureFixture) -> None:
+def test_labels_without_labelled_pixels_are_a_failure(stub: Path, capsys: pytest.CaptureFixture) -> None:
     (stub / "blank").touch()
     assert main(arguments(stub, seeds="0")) == 1
     assert "val.txt: no pixel has a label" in capsys.readouterr().out.replace("\n", "")
@@ -133,7 +133,7 @@ def test_finished_runs_are_kept_and_failed_ones_repeated(stub: Path, capsys: pyt
 
 @pytest.mark.usefixtures("registries")
 def test_a_new_metric_has_a_table_and_columns(stub: Path, capsys: pytest.CaptureFixture) -> None:
-    """It gets tables of its own beside those of the metric that ranks."""
+    """It has its own tables beside those of the ranking metric."""
 
     @METRICS.register("luck")
     class Luck(Metric):
@@ -161,15 +161,15 @@ def test_an_unknown_metric_is_refused_before_anything_runs(stub: Path) -> None:
     assert not (stub / "calls").exists()
 
 
-def test_only_what_is_missing_is_done_again(stub: Path) -> None:
-    """A run that was cut before, in the middle of and after its evaluation."""
+def test_only_missing_parts_are_repeated(stub: Path) -> None:
+    """For runs that were interrupted before, during and after their evaluation."""
     words = arguments(stub, "--keep", "all", "--validation", held_out(stub), methods="cpcl", seeds="0")
     assert main(words) == 0
     folder = stub.parent / "out" / "cpcl_1-8_seed-0"
     record, whole = json.loads((folder / "trial.json").read_text()), comparison(stub)["rows"]
 
     def again(**epochs: int) -> list[str]:
-        """Forget the result and all but the first evaluated epochs; what is run then."""
+        """Remove the result and all but the first evaluated epochs; returns the commands that run then."""
         (folder / "trial.json").write_text(json.dumps({key: record[key] for key in record if key != "result"}))
         for name, count in epochs.items():
             path = folder / name.replace("_", "-") / "results.json"
@@ -215,7 +215,7 @@ def test_each_method_s_own_lists_are_compared_with_the_validation_list(stub: Pat
         main(arguments(stub, "--validation", held_out(stub), methods=f"cpcl:unsup_source={source},cpcl"))
 
 
-def test_the_time_left_is_told_without_runs_whose_figures_are_lost(stub: Path) -> None:
+def test_the_time_left_ignores_runs_whose_figures_are_lost(stub: Path) -> None:
     assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
     (trial,) = plan_trials(stub, stub.parent / "out", ["cpcl"], [8], [0], {"batch_size": "2", "nepochs": str(EPOCHS)})
     result = trial.result
@@ -227,7 +227,7 @@ def test_the_time_left_is_told_without_runs_whose_figures_are_lost(stub: Path) -
     assert step_seconds([trial], {trial.name: {**result, **known}}, {}) == {"cpcl": 2}
 
 
-def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
+def test_each_seed_draws_its_own_labelled_images(stub: Path) -> None:
     assert main(arguments(stub, "--draw-subsets", ratios="4,8")) == 0
     lists = {}
     for trial in comparison(stub)["trials"]:
@@ -240,7 +240,7 @@ def test_each_seed_draws_labelled_images_of_its_own(stub: Path) -> None:
     assert few < many and (len(few), len(many)) == (2, 4)
 
 
-def test_a_probe_of_fewer_than_no_iterations_is_refused(stub: Path) -> None:
+def test_a_negative_probe_is_refused(stub: Path) -> None:
     with pytest.raises(UserError, match="--probe -3: expected a whole number from 0"):
         main(arguments(stub, "--probe", "-3"))
 
@@ -263,7 +263,7 @@ def test_plan_shows_time_and_runs_nothing(stub: Path, capsys: pytest.CaptureFixt
     assert main(words) == 0
     shown = capsys.readouterr().out
     # The median of the later steps, 0.25 s, times 60 x 4 iterations and two seeds.
-    assert "240" in shown and "0 of 2" in shown and "2 min" in shown and "in all about 4 min" in shown
+    assert "240" in shown and "0 of 2" in shown and "2 min" in shown and "total time: about 4 min" in shown
     assert {line.split()[0] for line in calls(stub)} == {"train"} and len(calls(stub)) == 2
     assert not list((stub.parent / "out").glob("*/trial.json"))
 
@@ -279,8 +279,8 @@ def test_other_settings_are_another_run(stub: Path) -> None:
         main(arguments(stub, seeds="0"))
 
 
-def test_runs_on_other_images_of_the_same_names_are_not_taken_for_finished(stub: Path) -> None:
-    """Such as a half-size copy."""
+def test_runs_on_other_images_of_the_same_names_do_not_count_as_finished(stub: Path) -> None:
+    """For example on a half-size copy."""
     assert main(arguments(stub, seeds="0")) == 0
     counts = {"train": 16, "val": 3, "held": 2}
     make_toy(stub.parent / "other", seed=1, counts=counts, ratios=(4, 8))
@@ -302,7 +302,7 @@ def test_images_added_to_an_unlabelled_folder_make_another_run(stub: Path) -> No
     assert trial.identity() != before
 
 
-def test_what_a_killed_comparison_trained_is_not_taken_for_a_run_of_other_settings(stub: Path, monkeypatch) -> None:
+def test_a_run_of_a_killed_comparison_is_not_used_with_other_settings(stub: Path, monkeypatch) -> None:
     def killed(*_):
         raise KeyboardInterrupt
 
@@ -316,7 +316,7 @@ def test_what_a_killed_comparison_trained_is_not_taken_for_a_run_of_other_settin
     record.unlink()
     (record.parent / "snapshot").mkdir()
     (record.parent / "snapshot" / "epoch-1.pth").touch()
-    with pytest.raises(UserError, match=r"holds snapshots but no trial.json"):
+    with pytest.raises(UserError, match=r"contains snapshots but no trial.json"):
         main(arguments(stub, seeds="0", methods="supervised"))
 
 
@@ -347,7 +347,7 @@ def test_pruned_epochs_can_not_be_chosen(stub: Path) -> None:
         main(arguments(stub, "--validation", held_out(stub), "-o", "keep_snapshots=1"))
 
 
-def test_all_versions_of_a_comparison_are_told(stub: Path) -> None:
+def test_all_versions_of_a_comparison_are_listed(stub: Path) -> None:
     assert main(arguments(stub, seeds="0")) == 0
     train = stub / "train.py"
     train.write_text(train.read_text().replace('"torch": "0"', '"torch": "1"'))
@@ -357,12 +357,12 @@ def test_all_versions_of_a_comparison_are_told(stub: Path) -> None:
     assert "4 of 4 finished, from 20" in facts["runs"]
 
 
-def test_few_seeds_are_told(stub: Path, capsys: pytest.CaptureFixture) -> None:
+def test_few_seeds_are_noted(stub: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(arguments(stub)) == 0
-    assert "With 2 seeds a difference says little" in capsys.readouterr().out
+    assert "With 2 seeds a difference is not reliable" in capsys.readouterr().out
     assert main(arguments(stub, seeds="0,1,2,3,4")) == 0
     output = capsys.readouterr().out
-    assert "says little" not in output and "95 % interval" in output
+    assert "not reliable" not in output and "95 % interval" in output
 
 
 def test_settings_of_later_versions_count_with_their_defaults() -> None:
@@ -381,8 +381,8 @@ def test_excluded_settings_exist() -> None:
         (["--methods", "supervised,zero_shot"], "no method 'zero_shot'; there are: cpcl"),
         (["--methods", "cpcl:reweigth=false"], "did you mean reweight"),
         (["--methods", "cpcl:reweight"], "key=value"),
-        (["--methods", "cpcl:seed=5"], "--methods cpcl:seed=5: seed is set from run to run"),
-        (["--methods", "cpcl:method=cps"], "method is set from run to run"),
+        (["--methods", "cpcl:seed=5"], "--methods cpcl:seed=5: seed is set for each run"),
+        (["--methods", "cpcl:method=cps"], "method is set for each run"),
         (
             ["--methods", "cpcl:eval_source=other.txt"],
             "all methods share the evaluation images and metrics; use -o eval_source",
@@ -392,7 +392,7 @@ def test_excluded_settings_exist() -> None:
         (["--ratios", "3"], "train_labeled_1-3.txt: no such list"),
         (["--validation", "nowhere.txt"], "no such list"),
         (["-o", "seed=4"], "--seeds"),
-        (["-o", "train_source=mine.txt"], r"--ratios 8: C.train_source = mine.txt whatever .* --ratios 16"),
+        (["-o", "train_source=mine.txt"], r"--ratios 8: C.train_source = mine.txt for every .* --ratios 16"),
         (["--jobs", "0"], "--jobs 0: expected a whole number from 1"),
     ],
 )
@@ -440,8 +440,8 @@ def test_jobs_share_a_device(stub: Path) -> None:
     assert {line.split()[3] for line in calls(stub)} == {"cpu"}
 
 
-@pytest.mark.parametrize("probe", ["0", "2"])  # in the run itself, and while its time is measured
-def test_interrupted_it_lets_the_run_save_and_goes_on_later(stub: Path, probe: str) -> None:
+@pytest.mark.parametrize("probe", ["0", "2"])  # during the run itself, and while its time is measured
+def test_an_interrupted_comparison_lets_the_run_save_and_continues_later(stub: Path, probe: str) -> None:
     (stub / "wait").touch()
     words = arguments(stub, "--probe", probe, methods="cpcl", seeds="0")
     words = [sys.executable, "-m", "furnace.tools.compare", *words]
@@ -452,7 +452,7 @@ def test_interrupted_it_lets_the_run_save_and_goes_on_later(stub: Path, probe: s
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGINT and "goes on from here" in errors
+    assert process.returncode == 128 + signal.SIGINT and "continues from here" in errors
     assert (stub / "stopped").exists()
     (stub / "wait").unlink()
     assert main(arguments(stub, methods="cpcl", seeds="0")) == 0
@@ -467,7 +467,7 @@ def test_of_equally_good_epochs_the_later_is_chosen(stub: Path) -> None:
     assert trial["result"]["best"]["epoch"] == 2
 
 
-def test_of_a_finished_run_one_snapshot_stays(stub: Path) -> None:
+def test_one_snapshot_of_a_finished_run_is_kept(stub: Path) -> None:
     assert main(arguments(stub, seeds="0", methods="supervised")) == 0
     (folder,) = (stub.parent / "out").glob("*/snapshot")
     assert [path.name for path in folder.glob("*.pth")] == ["epoch-last.pth"]
@@ -487,7 +487,7 @@ def test_relative_overrides_mean_the_same_for_drawn_subsets(stub: Path, monkeypa
     assert main(words) == 0
 
 
-def test_a_method_of_many_settings_has_a_folder_of_its_own(stub: Path) -> None:
+def test_methods_of_many_settings_have_different_folders(stub: Path) -> None:
     source = stub.parent / "DATA" / "toy" / "subset_train" / "train_unlabeled_1-8.txt"
     methods = [f"cpcl:unsup_weight={weight}" + f":unsup_source={source}" * 4 for weight in (1, 2)]
     assert main(arguments(stub, methods=",".join(methods), seeds="0")) == 0

@@ -1,4 +1,4 @@
-"""The doctor: a sound experiment passes, and every kind of fault is named and changes the exit status."""
+"""The doctor: a sound experiment passes; every kind of fault is named, and problems change the exit status."""
 
 import os
 import re
@@ -27,7 +27,7 @@ UNLABELED = "subset_train_aug/train_aug_unlabeled_1-8.txt"
 
 @pytest.fixture
 def examine(tmp_path: Path, voc_root: Path, capsys: pytest.CaptureFixture, monkeypatch) -> Callable:
-    """`examine("--full", key=value)`: the exit status, and the output with its lines joined."""
+    """`examine("--full", key=value)`: the exit status, and the output joined to one line."""
     settings = {**TINY_RUN, "volna": tmp_path, "head_channels": 8}
 
     def run(*arguments: str, timed: bool = False, **changes) -> tuple[int, str]:
@@ -49,7 +49,7 @@ def test_a_sound_experiment_passes(examine, voc_root: Path) -> None:
     for pair in ("labelled / unlabelled", "labelled / evaluation", "unlabelled / evaluation"):
         assert f"ok {pair} no image in both" in output
     assert "ok labelled files all images and labels exist" in output
-    assert "ok unlabelled contents all decode" in output
+    assert "ok unlabelled contents all can be decoded" in output
     assert "ok duplicate images none" in output
     assert "note pretrained weights random" in output
     assert "ok recipe 2 epochs of 3 iterations, 6 in all" in output
@@ -179,7 +179,7 @@ def test_too_little_room_for_the_cache_is_a_problem(examine, tmp_path: Path, mon
     assert re.search(r"problem cache .* [\d.]+ KiB still needed, 1000 bytes free in \S+cache -> make room", output)
 
 
-def test_the_fault_of_the_published_few_label_lists_is_named_but_no_problem(examine, voc_root, monkeypatch) -> None:
+def test_the_known_fault_of_the_published_few_label_lists_is_a_note(examine, voc_root, monkeypatch) -> None:
     share(voc_root)
     known = {list_hash(voc_root / LABELED): "few, labelled", list_hash(voc_root / UNLABELED): "few, unlabelled"}
     monkeypatch.setattr(protocols, "PROTOCOLS", known)
@@ -222,10 +222,10 @@ def test_shared_images_are_found_in_lists_alone(examine, voc_root: Path) -> None
     assert "labelled / evaluation" not in output, "not to be judged without the files: other folder, other images"
 
 
-def test_a_sample_is_decoded_unless_everything_is_asked_for(examine, voc_root: Path, monkeypatch) -> None:
+def test_a_sample_is_decoded_without_the_option_full(examine, voc_root: Path, monkeypatch) -> None:
     monkeypatch.setattr(doctor, "SAMPLE", 6)
     output = examine()[1]
-    assert "ok unlabelled contents 6 of 7 decode" in output
+    assert "ok unlabelled contents 6 of 7 can be decoded" in output
     assert "at most 6 images of each list decoded, --full decodes all" in output
     for path in (voc_root / "train_aug/image").glob("2008_*"):
         path.write_bytes(os.urandom(50))
@@ -284,7 +284,7 @@ def test_training_time_is_that_of_the_slower_part_or_of_both(parallel: bool, sec
     assert Estimate(step=2, loading=3, iterations=10, parallel=parallel).seconds == pytest.approx(10 * seconds)
 
 
-def test_a_device_that_waits_and_one_that_is_too_small_are_told(make_settings, monkeypatch) -> None:
+def test_a_waiting_device_and_too_little_memory_are_reported(make_settings, monkeypatch) -> None:
     C = make_settings()
     monkeypatch.setattr(resources, "estimate", lambda *_: Estimate(1, 2, 3600, parallel=True))
     found = resources.check_time(C, torch.device("cpu"))[1]

@@ -1,4 +1,4 @@
-"""Making partitions: nested, disjoint, complete, with every class, and never over lists that are there."""
+"""Make partitions: nested, disjoint, complete, with every class, and without replacing existing lists."""
 
 import time
 from pathlib import Path
@@ -27,7 +27,7 @@ ROOT = "DATA/pascal_voc"
 
 @pytest.fixture
 def volna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """48 images of which two show a pair of classes each, in turn, and every image background."""
+    """48 images with background and two further classes each; the pairs of classes take turns."""
     root = tmp_path / ROOT
     for i in range(COUNT):
         label = np.zeros((8, 10), dtype=np.uint8)
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_lists_whatever_the_order_of_the_list(volna
     assert contents(tmp_path / "a") != contents(tmp_path / "c")
 
 
-def test_lists_that_are_there_are_kept_unless_told_otherwise(volna):
+def test_existing_lists_are_kept_without_the_option_overwrite(volna):
     out = volna / ROOT / "subset_train_aug"
     make("--ratios", "4")
     before = contents(out)
@@ -136,10 +136,10 @@ def test_damaged_and_missing_labels_are_named(volna):
     assert not (volna / ROOT / "subset_train_aug").exists()
 
 
-def test_a_line_that_is_there_twice_is_refused(volna, tmp_path):
+def test_a_duplicate_line_is_refused(volna, tmp_path):
     twice = tmp_path / "twice.txt"
     twice.write_text("2008_000000\n2008_000001\n2008_000000\n")
-    with pytest.raises(UserError, match="'2008_000000' is there twice"):
+    with pytest.raises(UserError, match="'2008_000000' occurs twice"):
         make("--list", str(twice), "--ratios", "2")
 
 
@@ -153,7 +153,7 @@ def test_a_missing_list_is_named(tmp_path, monkeypatch):
 def test_sizes():
     assert labeled_sizes(10582, [2, 4, 8, 16], [92]) == {"1-2": 5291, "1-4": 2645, "1-8": 1322, "1-16": 661, "92": 92}
     for ratios, numbers in (([1], []), ([200], []), ([], [100]), ([], [101])):
-        with pytest.raises(UserError, match="leaves one of the lists empty"):
+        with pytest.raises(UserError, match="would leave one of the lists empty"):
             labeled_sizes(100, ratios, numbers)
 
 
@@ -164,10 +164,10 @@ def test_numbers_are_checked(text):
     assert build_parser().parse_args(["exp_voc", "--ratios", "2, 16,2"]).ratios == [2, 16]
 
 
-def test_a_line_that_is_there_twice_is_found_at_once(make_settings, tmp_path: Path) -> None:
+def test_a_duplicate_line_is_found_at_once(make_settings, tmp_path: Path) -> None:
     lines = [f"images/{i:06d}.png\tlabels/{i:06d}.png" for i in range(30_000)]
     (tmp_path / "list.txt").write_text("\n".join([*lines, lines[-1]]))
     begin = time.monotonic()
-    with pytest.raises(UserError, match="is there twice"):
+    with pytest.raises(UserError, match="occurs twice"):
         read_sorted(tmp_path / "list.txt", make_settings())
     assert time.monotonic() - begin < 8

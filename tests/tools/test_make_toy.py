@@ -1,4 +1,4 @@
-"""Where the toy data go."""
+"""The folder of the toy data."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from furnace.utils.errors import UserError
 from tests.conftest import REPOSITORY
 
 
-def test_they_go_where_the_experiment_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_data_are_written_where_the_experiment_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("volna", str(tmp_path))
     small = {"train": 32, "val": 1}
     monkeypatch.setattr(toy, "make_toy", partial(toy.make_toy, counts=small))
@@ -35,6 +35,6 @@ def test_a_seed_below_zero_is_refused(tmp_path: Path):
     assert not (tmp_path / "toy").exists()
 
 
-def test_without_the_variable_they_go_to_the_checkout():
+def test_without_the_variable_the_data_are_written_to_the_checkout():
     parsed = make_toy.build_parser().parse_args([])
     assert parsed.target == REPOSITORY / "DATA" / "toy"

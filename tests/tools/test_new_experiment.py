@@ -1,4 +1,4 @@
-"""An experiment begun on one's own images: pairing, lists, settings that train, and what is refused."""
+"""An experiment on one's own images: pairing, lists, settings that train, and refused input."""
 
 import os
 import re
@@ -27,7 +27,7 @@ MASKED, BARE = 10, 6
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten images with masks of four values, two of them in a sub-folder, and six without."""
+    """Ten images with masks of four values and six images without; every fifth image is in a sub-folder."""
     rng = np.random.default_rng(0)
     for i in range(MASKED + BARE):
         sub = "deep/" if i % 5 == 0 else ""
@@ -44,7 +44,7 @@ def begin(folder: Path, *extra: str, name: str = "mine") -> None:
     main([name, *paths, *extra])
 
 
-def test_a_first_look_is_short_however_many_images_there_are(folder: Path):
+def test_an_experiment_for_a_cpu_is_short_for_any_number_of_images(folder: Path):
     begin(folder, "--cpu", name="short")
     begin(folder, name="whole")
     many = {"max_samples": "4000", "batch_size": "4"}
@@ -68,10 +68,10 @@ def test_lists_and_settings_fit_the_images(folder: Path, capsys: pytest.CaptureF
     dataset = build_train_set(C)
     dataset.prepare()
     assert dataset[0, 0]["images"].shape == (64, 64, 3)
-    assert "8 images with masks and 6 without" in capsys.readouterr().out
+    assert "8 training images with masks and 6 without" in capsys.readouterr().out
 
 
-def test_its_commands_work_wherever_it_lies(folder: Path, capsys: pytest.CaptureFixture):
+def test_its_commands_work_in_any_folder(folder: Path, capsys: pytest.CaptureFixture):
     begin(folder, "--cpu")
     assert f"next: cd {os.path.relpath(folder / 'exp_mine')} && python train.py --dry-run" in capsys.readouterr().out
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -83,17 +83,17 @@ def test_its_commands_work_wherever_it_lies(folder: Path, capsys: pytest.Capture
     assert done.returncode == 0 and str(folder) in done.stdout, done.stderr
 
 
-def test_masks_that_hold_no_class_indices_are_refused_or_noted(folder: Path, capsys: pytest.CaptureFixture):
+def test_masks_without_class_indices_are_refused_or_noted(folder: Path, capsys: pytest.CaptureFixture):
     begin(folder)
-    assert "note: no mask holds 2\n" in capsys.readouterr().out
+    assert "note: no mask contains 2\n" in capsys.readouterr().out
     masks = list((folder / "masks").rglob("*.png"))
     for path in masks:
         write_palette_label(path, np.where(read_label(path, 4) > 1, 2, 1).astype(np.uint8))
     begin(folder, name="from_one")
-    assert "note: no mask holds 0; do they count from 1? Class indices begin at 0" in capsys.readouterr().out
+    assert "note: no mask contains 0; do the indices start at 1? They must start at 0" in capsys.readouterr().out
     for path in masks:
         write_palette_label(path, 60 * read_label(path, 5))
-    with pytest.raises(UserError, match="the masks hold 60, 120, where class indices would be 0, 1, 2"):
+    with pytest.raises(UserError, match="the masks contain 60, 120 instead of class indices 0, 1, 2"):
         begin(folder, name="grey")
     for path in masks:
         path.rename(path.with_suffix(".svg"))
@@ -101,7 +101,7 @@ def test_masks_that_hold_no_class_indices_are_refused_or_noted(folder: Path, cap
         begin(folder, name="none")
 
 
-def test_names_and_a_gpus_settings(folder: Path):
+def test_class_names_and_settings_for_a_gpu(folder: Path):
     begin(folder, "--classes", "sky, tree,road ,car,sign", "--val", "0.5")
     C = load_config(folder / "exp_mine")
     assert C.class_names == ("sky", "tree", "road", "car", "sign") and C.num_classes == 5
@@ -117,7 +117,7 @@ def test_the_command_of_the_page(folder: Path):
     assert load_config(folder / "exp_mine").class_names[6] == "sign symbol"
 
 
-def test_lists_go_where_the_environment_says(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_lists_are_written_where_the_environment_says(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("volna", str(tmp_path / "elsewhere"))
     begin(folder)
     C = load_config(folder / "exp_mine")
@@ -129,7 +129,7 @@ def test_lists_go_where_the_environment_says(folder: Path, tmp_path: Path, monke
 def test_too_few_images_without_masks_are_refused_before_anything_is_written(folder: Path, bare: int):
     for i in range(MASKED + bare, MASKED + BARE):
         next((folder / "photos").rglob(f"p{i}.jpg")).unlink()
-    with pytest.raises(UserError, match=f"photos: {bare} images without masks.*batch takes 2"):
+    with pytest.raises(UserError, match=f"photos: {bare} images without masks, but training needs at least 2"):
         begin(folder)
     assert not (folder / "DATA").exists() and not (folder / "exp_mine").exists()
 
@@ -144,9 +144,9 @@ def test_two_images_without_masks_make_a_batch_that_trains(folder: Path):
 
 
 def test_refusals(folder: Path):
-    with pytest.raises(UserError, match="small letters"):
+    with pytest.raises(UserError, match="lower-case letters"):
         begin(folder, name="My Data")
-    with pytest.raises(UserError, match="2 names, but the masks hold the value 3"):
+    with pytest.raises(UserError, match="2 names, but the masks contain the value 3"):
         begin(folder, "--classes", "a,b")
     with pytest.raises(UserError, match="leaves 1 of 10"):
         begin(folder, "--val", "0.9")
@@ -155,7 +155,7 @@ def test_refusals(folder: Path):
             begin(folder, "--val", share)
     with pytest.raises(UserError, match="no such folder"):
         main(["mine", "--images", str(folder / "nowhere"), "--masks", str(folder / "masks"), "--root", str(folder)])
-    with pytest.raises(UserError, match="folder of their own"):
+    with pytest.raises(UserError, match="masks into a separate folder"):
         main(["mine", "--images", str(folder), "--masks", str(folder), "--root", str(folder)])
     stray = write_palette_label(folder / "masks" / "stray.png", np.zeros((4, 4), dtype=np.uint8))
     with pytest.raises(UserError, match=r"stray\.png: fits no image"):
@@ -174,7 +174,7 @@ def test_refusals(folder: Path):
         begin(folder)
 
 
-def test_names_that_return_in_sub_folders_are_paired_by_place(tmp_path: Path):
+def test_repeated_names_in_sub_folders_are_paired_by_folder(tmp_path: Path):
     for place in ("a", "b"):
         for i in range(3):
             write_image(tmp_path / "photos" / place / f"{i}.png", np.zeros((40, 40, 3), dtype=np.uint8))
@@ -197,7 +197,7 @@ def test_masks_of_one_class_are_refused(tmp_path: Path):
     for i in range(4):
         write_image(tmp_path / "photos" / f"{i}.png", np.zeros((40, 40, 3), dtype=np.uint8))
         write_palette_label(tmp_path / "masks" / f"{i}.png", np.full((40, 40), 255 * (i % 2), dtype=np.uint8))
-    with pytest.raises(UserError, match="hold the class 0 only, and 255 means unknown"):
+    with pytest.raises(UserError, match=r"contain only class 0 \(255 means unknown\)"):
         begin(tmp_path)
 
 
@@ -205,14 +205,14 @@ def test_the_lists_of_another_data_set_are_not_replaced(folder: Path):
     other = folder / "DATA" / "mine" / "val.txt"
     other.parent.mkdir(parents=True)
     other.write_text("a\n")
-    with pytest.raises(UserError, match="is the place of another data set"):
+    with pytest.raises(UserError, match="belongs to another data set"):
         begin(folder)
-    with pytest.raises(UserError, match="is the place of another data set"):
+    with pytest.raises(UserError, match="belongs to another data set"):
         begin(folder, name="camvid")
     assert other.read_text() == "a\n"
 
 
-def test_masks_of_one_sub_folder_leave_the_images_of_the_others_without(tmp_path: Path):
+def test_masks_of_one_sub_folder_leave_the_images_of_the_others_unlabelled(tmp_path: Path):
     """Frames of two drives with the same names, masks of the first drive only."""
     for place in ("a", "b"):
         for i in range(5):
@@ -225,7 +225,7 @@ def test_masks_of_one_sub_folder_leave_the_images_of_the_others_without(tmp_path
 
 
 @pytest.mark.parametrize("interrupted", ["write_list", "write_folder"])
-def test_an_experiment_whose_beginning_was_interrupted_can_begin_again(folder: Path, monkeypatch, interrupted: str):
+def test_an_interrupted_creation_can_be_repeated(folder: Path, monkeypatch, interrupted: str):
     def interrupt(*args) -> None:
         if interrupted == "write_list":
             write_list(*args)
@@ -248,8 +248,8 @@ def test_masks_of_black_and_white_are_refused(folder: Path, white, rest):
         begin(folder, "--classes", "background,leaf")
 
 
-def test_images_to_validate_with_are_spread_and_the_window_fits(folder: Path):
-    begin(folder, "--cpu", "--val", "0.3", name="small")  # the order is that of paths: deep/p00, deep/p05, p01, ...
+def test_validation_images_are_spread_and_the_window_fits(folder: Path):
+    begin(folder, "--cpu", "--val", "0.3", name="small")  # ordered by path: deep/p00, deep/p05, p01, ...
     C = load_config(folder / "exp_small")
     assert [sample.name for sample in read_list(C.eval_source, C.dataset_path)] == ["p05", "p04", "p08"]
     assert C.eval_crop_size == 90, "the longest side of the smallest image"

@@ -1,4 +1,4 @@
-"""The ADE20K preparation and exp_ade20k: official labels are kept, and mean the same wherever they are read."""
+"""The ADE20K preparation and exp_ade20k: official labels are kept, and all readers give the same classes."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def lines(names: list[str]) -> list[str]:
 
 
 def expected(name: str) -> np.ndarray:
-    """Classes, pixel by pixel."""
+    """Classes of a label, pixel by pixel."""
     return np.array([[255 if value == 0 else int(value) - 1 for value in row] for row in ade20k_label(name)])
 
 
@@ -41,7 +41,7 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lists(tmp_path: Path) -> Path:
-    """Lists in the folders of UniMatch; 1/4 comes without an unlabelled one."""
+    """Lists in the folders of UniMatch; 1/4 has no unlabelled list."""
     everything, folder = ADE20K_NAMES["training"], tmp_path / "splits"
     rest = [name for name in everything if name not in LABELED]
     contents = {"1_2/labeled": LABELED, "1_2/unlabeled": rest, "1_4/labeled": LABELED[:3], "all/labeled": everything}
@@ -54,7 +54,7 @@ def lists(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def prepared(archive: Path, lists: Path, tmp_path: Path) -> Path:
-    """The folder to give as C.volna."""
+    """The folder for C.volna, with prepared data."""
     main([str(archive), "--target", str(tmp_path / "DATA" / "ade20k"), "--splits-from", str(lists)])
     return tmp_path
 
@@ -110,7 +110,7 @@ def test_every_reader_gives_the_classes(cache, prepared):
     assert check_classes(C, dataset) == []
 
 
-def test_a_cache_tells_both_meanings_apart(prepared):
+def test_a_cache_distinguishes_both_meanings_of_zero(prepared):
     name = ADE20K_NAMES["training"][0]
     cached, path = {"cache": prepared / "cache"}, prepared / f"DATA/ade20k/annotations/training/{name}.png"
     files = build_files(load(prepared, **cached))
@@ -121,7 +121,7 @@ def test_a_cache_tells_both_meanings_apart(prepared):
     np.testing.assert_array_equal(files.label(path), expected(name))
 
 
-def test_the_official_folder_serves_with_lists_of_unimatch(lists, tmp_path):
+def test_the_official_folder_works_with_lists_of_unimatch(lists, tmp_path):
     root = write_folder(tmp_path / "extracted", ade20k_members()) / "ADEChallengeData2016"
     C = load(
         tmp_path, dataset_path=root, train_source=lists / "1_2/labeled.txt", unsup_source=lists / "1_2/unlabeled.txt"
@@ -132,7 +132,7 @@ def test_the_official_folder_serves_with_lists_of_unimatch(lists, tmp_path):
         np.testing.assert_array_equal(build_reader(C).pair(sample)[1], expected(sample.name))
 
 
-def test_labels_of_the_other_meaning_are_refused(prepared):
+def test_labels_with_the_other_meaning_of_zero_are_refused(prepared):
     C, name = load(prepared), ADE20K_NAMES["training"][0]
     path = Path(C.dataset_path) / f"annotations/training/{name}.png"
     path.write_bytes(png(expected(name).astype(np.uint8)))
@@ -141,7 +141,7 @@ def test_labels_of_the_other_meaning_are_refused(prepared):
     np.testing.assert_array_equal(build_reader(load(prepared, reduce_zero_label=False)).label(path), expected(name))
 
 
-def test_the_doctor_counts_classes_and_names_labels_of_the_other_meaning(prepared, capsys, monkeypatch):
+def test_the_doctor_counts_classes_and_names_labels_with_the_other_meaning_of_zero(prepared, capsys, monkeypatch):
     monkeypatch.setattr(checkup, "check_time", lambda C, device: [])
     overrides = {"volna": prepared, "labeled_ratio": 2, "pretrained_model": None, "head_channels": 8}
 
@@ -155,7 +155,7 @@ def test_the_doctor_counts_classes_and_names_labels_of_the_other_meaning(prepare
     assert status == 0, output
     for name, index in (("wall", 0), ("flag", 149)):
         assert f"{name} {100 * (pixels == index).sum() / (pixels != 255).sum():.2f} % " in output
-    assert "ok labelled contents all decode; sizes and values of the labels are right" in output
+    assert "ok labelled contents all can be decoded; sizes and values of labels are correct" in output
     status, output = examine(reduce_zero_label=False)
     assert status == 1
     assert re.search(r"problem labelled values \d of 6: .* label value 150 .* set C.reduce_zero_label = True", output)
@@ -184,7 +184,7 @@ def test_another_or_incomplete_archive_is_refused(archive, tmp_path):
         UserError, match=rf"{label} can't be used \(label value 151 is neither a class \(1 to 150\) nor 0"
     ):
         main([str(write_zip(tmp_path / "wrong.zip", members | {label: wrong})), *target])
-    with pytest.raises(UserError, match="nothing to do: give the archive"):
+    with pytest.raises(UserError, match="nothing to do: name the archive"):
         main(target)
 
 

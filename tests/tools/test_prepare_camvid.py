@@ -1,4 +1,4 @@
-"""The CamVid preparation: layout, ignored pixels, and what is refused."""
+"""The CamVid preparation: layout, ignored pixels, and refused input."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -49,7 +49,7 @@ def test_layout_lists_and_ignored_pixels(form, tmp_path: Path):
     assert [build_reader(C).pair(sample)[0].shape for sample in samples] == [(12, 16, 3)]
 
 
-def test_the_archive_is_downloaded_once_or_the_message_says_where_to_put_it(tmp_path: Path, monkeypatch):
+def test_the_archive_is_downloaded_once_or_the_message_names_its_folder(tmp_path: Path, monkeypatch):
     target = tmp_path / "DATA" / "camvid"
     asked = []
 

@@ -1,4 +1,4 @@
-"""The Cityscapes preparation: names, train ids, lists, what goes on after an interruption, and what is refused."""
+"""The Cityscapes preparation: names, train ids, lists, links, and refused input."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_layout_and_lists(images, labels, target):
     assert len((target / "config_new/train.txt").read_text().splitlines()) == 3
 
 
-def test_images_are_the_archive_s_own_bytes_and_labels_are_train_ids(images, labels, target):
+def test_images_are_copied_unchanged_and_labels_are_train_ids(images, labels, target):
     prepare(images, labels, target)
     members = city_image_members()
     for split, frames in CITY_FRAMES.items():
@@ -84,7 +84,7 @@ def test_images_are_the_archive_s_own_bytes_and_labels_are_train_ids(images, lab
                 np.testing.assert_array_equal(np.asarray(picture), naive_train_ids(city_label_ids(frame)))
 
 
-def test_exp_city_reads_what_was_prepared(images, labels, target):
+def test_exp_city_reads_the_prepared_data(images, labels, target):
     prepare(images, labels, target)
     C = load_config(Path(__file__).parents[2] / "exp_city", {"volna": str(target.parents[1])})
     samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)

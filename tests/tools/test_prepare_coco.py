@@ -1,4 +1,4 @@
-"""The COCO preparation and exp_coco: masks by hand, sources in every form, and what is refused."""
+"""The COCO preparation and exp_coco: masks against hand-made ones, sources in every form, and refused input."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def line(split: str, image_id: int) -> str:
 
 
 def write_lists(folder: Path) -> Path:
-    """A labelled list in the folders of UniMatch, and the validation list."""
+    """Write a labelled list in the folders of UniMatch, and the validation list."""
     for name, lines in {"1_2/labeled": [line("train", i) for i in (9, 25, 30)], "val": [line("val", 139)]}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.txt").write_text("\n".join(lines))
@@ -79,7 +79,7 @@ def test_images_masks_and_lists(form, downloads, target, tmp_path):
     assert len(list((target / "masks").iterdir())) == 8
 
 
-def test_exp_coco_and_the_doctor_read_what_was_prepared(downloads, target, tmp_path, capsys, monkeypatch):
+def test_exp_coco_and_the_doctor_read_the_prepared_data(downloads, target, tmp_path, capsys, monkeypatch):
     lists = write_lists(tmp_path / "splits")
     (lists / "val.txt").unlink()
     main([str(downloads), "--target", str(target), "--splits-from", str(lists)])
@@ -94,7 +94,7 @@ def test_exp_coco_and_the_doctor_read_what_was_prepared(downloads, target, tmp_p
     status = doctor.main([str(EXPERIMENT), "-d", "cpu", *(f"-o{name}={value}" for name, value in overrides.items())])
     output = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert status == 0, output
-    assert "ok evaluation contents all decode; sizes and values of the labels are right" in output
+    assert "ok evaluation contents all can be decoded; sizes and values of labels are correct" in output
     assert "ok labelled / unlabelled no image in both" in output
 
 
@@ -116,7 +116,7 @@ def test_a_missing_archive_is_named(missing, downloads, target):
     (downloads / missing).unlink()
     with pytest.raises(UserError, match=f"give {missing}, too"):
         main([str(downloads), "--target", str(target)])
-    with pytest.raises(UserError, match="nothing to do: give the archives"):
+    with pytest.raises(UserError, match="nothing to do: name the archives"):
         main(["--target", str(target)])
 
 
@@ -156,7 +156,7 @@ def test_other_annotations_are_refused(harm, complaint, downloads, target):
         main([str(downloads), "--target", str(target)])
 
 
-def test_annotations_that_are_no_json_are_refused(downloads, target):
+def test_annotations_that_are_not_json_are_refused(downloads, target):
     write_zip(downloads / ANNOTATIONS, coco_archives()[ANNOTATIONS] | {TRAIN_JSON: b"{"})
     with pytest.raises(UserError, match=r"not COCO's instances, or damaged \(JSONDecodeError"):
         main([str(downloads), "--target", str(target)])

@@ -1,4 +1,4 @@
-"""The VOC preparation: layout, labels, what goes on after an interruption, and what is refused."""
+"""The VOC preparation: layout, labels, continuation after an interruption, and refused input."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ from tests.official_archives import (
 )
 
 VOC_NAME, SBD_NAME = "VOCtrainval_11-May-2012.tar", "benchmark.tgz"
-PIXEL = (3, 4)  # of the class by which official and SBD labels differ
+PIXEL = (3, 4)  # row and column at which official and SBD labels differ
 ONLY_SBD = ["2008_000002", "2009_000005"]
 
 
@@ -63,7 +63,7 @@ def names(folder: Path) -> list[str]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder: when it was written, and its content."""
+    """Modification time and content of every file below a folder."""
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
@@ -78,7 +78,7 @@ def test_layout_and_lists(voc, sbd, target):
         assert (target / f"{name}.txt").read_text() == "".join(f"{i}\n" for i in ids)
 
 
-def test_images_are_the_archive_s_own_bytes(voc, sbd, target):
+def test_images_are_copied_unchanged(voc, sbd, target):
     prepare(voc, sbd, target)
     members = voc_members()
     for folder, ids in {"train_aug": VOC_AUGMENTED, "val": VOC_VAL}.items():
@@ -87,7 +87,7 @@ def test_images_are_the_archive_s_own_bytes(voc, sbd, target):
             assert (target / folder / "image" / f"{i}.jpg").read_bytes() == expected
 
 
-def test_labels_hold_class_indices_and_official_ones_win(voc, sbd, target):
+def test_labels_contain_class_indices_and_official_ones_take_precedence(voc, sbd, target):
     prepare(voc, sbd, target)
     for i in VOC_AUGMENTED:
         picture = Image.open(target / "train_aug" / "label" / f"{i}.png")
@@ -102,7 +102,7 @@ def test_labels_hold_class_indices_and_official_ones_win(voc, sbd, target):
 
 
 def test_grey_labels_are_what_the_published_code_reads(voc, sbd, target):
-    """It reads labels as grey values; those of palette images are the brightness of colours."""
+    """It reads labels as grey values, which in palette images are the brightness of colours."""
     prepare(voc, sbd, target)
     expected = {path: np.asarray(Image.open(path)) for path in target.rglob("label/*.png")}
     for options, mode in ((["--grey"], "L"), ([], "P")):
@@ -150,7 +150,7 @@ def test_an_image_in_both_official_lists_is_refused(sbd, target, tmp_path):
     assert not target.exists()
 
 
-def test_exp_voc_reads_what_was_prepared(voc, sbd, target):
+def test_exp_voc_reads_the_prepared_data(voc, sbd, target):
     prepare(voc, sbd, target)
     C = load_config(Path(__file__).parents[2] / "exp_voc", {"volna": str(target.parents[1])})
     samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)
@@ -170,7 +170,7 @@ def test_a_second_run_keeps_everything(voc, sbd, target, capsys):
     assert "14 files kept, 0 written" in capsys.readouterr().out
 
 
-def test_half_written_and_removed_files_are_made_again(voc, sbd, target, capsys):
+def test_half_written_and_removed_files_are_written_again(voc, sbd, target, capsys):
     prepare(voc, sbd, target)
     before = state(target)
     halves = [
@@ -193,7 +193,7 @@ def test_half_written_and_removed_files_are_made_again(voc, sbd, target, capsys)
 
 
 @pytest.mark.parametrize("done", [0, 1, 5, 13])
-def test_an_interrupted_run_leaves_whole_files_and_goes_on(done, voc, sbd, target, tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_whole_files_and_continues(done, voc, sbd, target, tmp_path, monkeypatch):
     complete = tmp_path / "complete"
     prepare(voc, sbd, complete)
     written = []
@@ -230,7 +230,7 @@ def test_a_truncated_archive_is_refused_before_anything_is_written(which, share,
 
 
 def test_the_wrong_archives_are_refused(voc, sbd, target):
-    with pytest.raises(UserError, match=r"holds no list train\.txt"):
+    with pytest.raises(UserError, match=r"contains no list train\.txt"):
         prepare(sbd, sbd, target)
     with pytest.raises(UserError, match="neither dataset/cls"):
         prepare(voc, voc, target)
@@ -304,15 +304,15 @@ def test_small_archives_pass_with_a_warning_and_a_difference_in_the_summary(voc,
     assert "differs" in rows["val/label"]
 
 
-def test_files_of_no_list_are_reported(voc, sbd, target, capsys):
+def test_files_in_no_list_are_reported(voc, sbd, target, capsys):
     prepare(voc, sbd, target)
     (target / "train_aug/image/2007_000033.jpg").write_bytes(b"of val")
     capsys.readouterr()
     prepare(voc, sbd, target)
-    assert "holds 1 files that are in no list, such as 2007_000033.jpg" in capsys.readouterr().out
+    assert "contains 1 files that are in no list, such as 2007_000033.jpg" in capsys.readouterr().out
 
 
-def test_links_are_made_where_the_source_is_a_folder(voc, sbd, target, tmp_path):
+def test_links_are_made_if_the_source_is_a_folder(voc, sbd, target, tmp_path):
     folder = write_folder(tmp_path / "extracted", voc_members())
     prepare(folder, sbd, target, "--link")
     root = folder / "VOCdevkit/VOC2012"
@@ -324,7 +324,7 @@ def test_links_are_made_where_the_source_is_a_folder(voc, sbd, target, tmp_path)
         prepare(voc, sbd, tmp_path / "other", "--link")
 
 
-def test_links_are_symbolic_where_the_disk_is_another(sbd, target, tmp_path, monkeypatch):
+def test_links_are_symbolic_if_the_disk_is_another(sbd, target, tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "extracted", voc_members())
 
     def refused(*_):
@@ -371,7 +371,7 @@ def test_partitions_are_checked_renamed_and_recognised(voc, sbd, target, tmp_pat
     assert "train_pseudoseg_labeled_1-16.txt shares 1 with its unlabelled list (2007_000032)" in out
 
 
-def test_partitions_can_come_later_or_be_tried_out(voc, sbd, target, tmp_path):
+def test_partitions_can_be_added_later_or_tested_by_a_dry_run(voc, sbd, target, tmp_path):
     folder = write_partitions(tmp_path / "lists", train_aug_labeled_1_2=VOC_AUGMENTED[:2])
     only_lists = ["--target", str(target), "--splits-from", str(folder)]
     with pytest.raises(UserError, match=r"4 files of the list are not in the prepared data .*prepare the data first"):
@@ -389,7 +389,7 @@ def test_partitions_of_other_images_are_refused_before_anything_is_written(voc, 
     with pytest.raises(UserError, match=f"2 files of the list .*{VOC_VAL[0]}"):
         prepare(voc, sbd, target, "--splits-from", str(folder))
     assert not target.exists()
-    with pytest.raises(UserError, match="holds no partition"):
+    with pytest.raises(UserError, match="contains no partition"):
         prepare(voc, sbd, target, "--splits-from", str(tmp_path))
 
 
@@ -410,7 +410,7 @@ def test_missing_arguments_are_named(arguments):
         main(arguments)
 
 
-def test_the_other_source_of_labels_is_not_held_against_the_first(tmp_path, capsys):
+def test_an_alternative_source_of_labels_gives_no_warning(tmp_path, capsys):
     archive, aug = write_tar(tmp_path / "voc.tar", voc_members()), write_zip(tmp_path / "aug.zip", aug_members())
     main(["--voc", str(archive), "--sbd", str(aug), "--target", str(tmp_path / "out"), "--dry-run"])
     said = capsys.readouterr().err

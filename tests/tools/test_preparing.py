@@ -1,4 +1,4 @@
-"""Carrying out a plan: what counts as complete, the room on the disk, the default folder."""
+"""Carry out a plan: complete files, disk space, the default folder."""
 
 import errno
 from argparse import Namespace
@@ -32,7 +32,7 @@ def test_every_file_is_made(tasks, tmp_path):
     assert {path.read_bytes() for path in (tmp_path / "out").iterdir()} == {CONTENT}
 
 
-def test_complete_is_the_member_s_size_or_a_png_s_end(tasks):
+def test_a_file_is_complete_if_it_has_the_member_s_size_or_a_png_s_end(tasks):
     copied = tasks[0]
     converted = Task(copied.source, copied.member, copied.target, lambda content: content, verbatim=False)
     assert not is_complete(copied)
@@ -50,7 +50,7 @@ def test_complete_is_the_member_s_size_or_a_png_s_end(tasks):
 
 def test_too_small_a_disk_is_named_before_anything_is_written(tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: Namespace(free=10))
-    with pytest.raises(UserError, match=r"are needed and 10 bytes free; make room"):
+    with pytest.raises(UserError, match=r"needed, 10 bytes free; make room"):
         carry_out(tasks, link=False)
     assert not (tmp_path / "out").exists()
 
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_whole_files(tasks, tmp_path, m
 
 def test_missing_members_are_counted(tasks):
     members = {task.target.stem: task.member for task in tasks[:100]}
-    with pytest.raises(UserError, match="lacks 50 of the 150 files for out, as of 100"):
+    with pytest.raises(UserError, match="lacks 50 of the 150 files for out, such as that of 100"):
         make_tasks(tasks[0].source, members, NAMES, Path("out"), ".png", check_png)
 
 
@@ -101,7 +101,7 @@ def test_the_default_folder_is_where_config_looks(monkeypatch):
 
 
 def test_a_file_of_zeros_is_not_complete(tmp_path):
-    """What a power failure leaves of a file that was not flushed."""
+    """A power failure may leave such a file if it was not flushed."""
     source = open_source(write_folder(tmp_path / "source", {"a.jpg": jpeg(0)}))
     task = Task(source, "a.jpg", tmp_path / "a.jpg", lambda content: content)
     task.target.write_bytes(jpeg(0))
@@ -110,7 +110,7 @@ def test_a_file_of_zeros_is_not_complete(tmp_path):
     assert not is_complete(task)
 
 
-def test_room_is_asked_for_what_is_written_beside_links(tmp_path, monkeypatch):
+def test_disk_space_is_needed_only_for_files_that_are_not_linked(tmp_path, monkeypatch):
     monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: Namespace(free=10))
     folder = open_source(write_folder(tmp_path / "source", {"a.jpg": jpeg(0)}))
     carry_out(make_tasks(folder, {"a": "a.jpg"}, ["a"], tmp_path / "linked", ".jpg", lambda content: content), True)

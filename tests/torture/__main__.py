@@ -1,7 +1,7 @@
-"""Torture: trains a small toy set while faults are injected at random, and reports the outcome of each.
+"""Torture: train on a small toy set, inject faults at random, and report their outcomes.
 
-Every fault is followed by `-c auto`. A run that reaches its end must have the weights of a run that was never
-disturbed, bit for bit; then the next one begins.
+After every fault, training continues with `-c auto`. A finished run must have the weights of an undisturbed run, bit
+for bit; then the next run begins.
 """
 
 import itertools
@@ -27,10 +27,10 @@ class Torture:
     """Faults in random order, and their outcomes.
 
     Args:
-        victim: what is tortured.
-        seed: of the order and of the faults' own choices.
-        names: of the faults to choose from.
-        console: to report on.
+        victim: the training run.
+        seed: for the order and for the faults' random choices.
+        names: faults to choose from.
+        console: for the report.
     """
 
     def __init__(self, victim: Victim, seed: int, names: list[str], console: Console):
@@ -39,10 +39,10 @@ class Torture:
         self.failures: list[str] = []
 
     def run(self, seconds: float, rounds: int | None = None) -> None:
-        """Inject until the time is over, or for so many rounds whatever the time, each fault once before any comes
-        again, and let the last run finish.
+        """Inject faults until the time is over or, if given, for a number of rounds; then let the last run finish.
 
-        The undisturbed run comes first, and does not count: however slow the machine, some fault is injected.
+        A round contains each fault once. The undisturbed run comes first and does not count as time, so that a slow
+        machine injects faults, too.
         """
         self.victim.start()
         self.victim.end().expect(0)
@@ -60,7 +60,7 @@ class Torture:
         self._compare_if_finished()
 
     def inject(self, name: str) -> None:
-        """Do one fault to the victim and note what came of it; again where the run was over before the fault came."""
+        """Inject one fault and record its outcome; repeat this if the run had finished before the fault."""
         self._attempt(name, lambda: FAULTS[name](self.victim, self.rng))
         while self._compare_if_finished():
             self._attempt(name, lambda: FAULTS[name](self.victim, self.rng))
@@ -89,7 +89,7 @@ class Torture:
         return True
 
     def table(self) -> Table:
-        """Each fault, how often it was injected, and the outcomes."""
+        """Table of faults, number of injections, and outcomes."""
         table = Table("fault", "injected", "outcomes", title="torture", title_justify="left")
         for name, outcomes in sorted(self.outcomes.items()):
             text = "; ".join(f"{count} x {outcome}" for outcome, count in outcomes.most_common())

@@ -1,4 +1,4 @@
-"""The faults of the torture: each is done to a run, and says what became of it."""
+"""The faults of the torture: each function injects a fault into a run and returns its outcome."""
 
 import errno
 import itertools
@@ -22,7 +22,7 @@ TERMINATED = SIGNAL_BASE + signal.SIGTERM
 INTERRUPTED = SIGNAL_BASE + signal.SIGINT
 KILLED = -signal.SIGKILL
 HELD = "save is held"
-MOST_SAVES = 3  # that a kill waits for, of those that a run makes
+MOST_SAVES = 3  # a kill waits for fewer saves than this
 
 Fault = Callable[[Victim, random.Random], str]
 
@@ -52,12 +52,12 @@ def _kill(victim: Victim) -> str:
 
 
 def _hold_save(number: int) -> None:
-    """Let this process stop in the middle of the save of that number, one half being written."""
+    """Make this process hang in the middle of a save, with one half written; `number` counts saves from 1."""
     flush, numbers = files._flush, itertools.count(1)
 
     def hold(path: Path) -> None:
         if path.name.endswith(".pth.part") and next(numbers) == number:
-            if path.stat().st_nlink == 1:  # else it is a whole snapshot that gets another name
+            if path.stat().st_nlink == 1:  # otherwise it is a whole snapshot that gets another name
                 os.truncate(path, path.stat().st_size // 2)
             print(HELD, flush=True)
             time.sleep(HANG_SECONDS)
@@ -117,14 +117,14 @@ def change_a_byte_of_the_latest_save(victim: Victim, rng: random.Random) -> str:
 def _damage_the_latest_save(victim: Victim, damage: Callable[[Path], None]) -> str:
     saves = victim.saves()
     if len(saves) < 2:
-        # A run that has an autosave and a snapshot of an epoch.
+        # Train until there is an autosave and a snapshot of an epoch.
         victim.start()
         victim.wait_for(lambda: len(victim.saves()) >= 2)
         victim.kill()
         victim.end().expect(KILLED)
         saves = victim.saves()
     damage(saves[0])
-    with open(saves[0], "rb") as damaged:  # held open, so that no other file gets its number
+    with open(saves[0], "rb") as damaged:  # held open, so that no other file gets its inode number
         victim.start()
         if not victim.wait_until_training():
             victim.end().expect(0, say="-c auto: continues")
@@ -133,7 +133,7 @@ def _damage_the_latest_save(victim: Victim, damage: Callable[[Path], None]) -> s
         number = os.fstat(damaged.fileno()).st_ino
         for path in list_snapshots(victim.snapshot_dir):
             if path.stat().st_ino == number:
-                path.unlink()  # or one day only damaged ones would be left
+                path.unlink()  # otherwise only damaged ones would remain
     return "named, an earlier one taken"
 
 
@@ -162,7 +162,7 @@ def fill_the_disk(victim: Victim, rng: random.Random) -> str:
 
 
 def _no_space() -> None:
-    """Let every snapshot that is written in this process end as on a full disk."""
+    """Make every write of a snapshot in this process fail as on a full disk."""
 
     def full(path: Path) -> None:
         if path.suffix == ".part":
@@ -181,7 +181,7 @@ def poison_a_batch(victim: Victim, rng: random.Random) -> str:
 
 
 def _poison(delay: int) -> None:
-    """Put NaN into the batch of the iteration that comes after `delay` others."""
+    """Fill the images of one batch with NaN, after `delay` other iterations."""
     prepare = Trainer.prepare
 
     def poisoned(trainer: Trainer, batch: TrainBatch) -> TrainBatch:

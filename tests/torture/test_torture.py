@@ -1,4 +1,4 @@
-"""The torture itself, shortly: every fault it injects is survived, and it notices where one is not."""
+"""A short torture: every injected fault is survived with its expected outcome."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 from tests.torture.__main__ import RUNS
 
 KILLS = 8
-SHORT = {  # and what becomes of each: the run has not ended before it came
+SHORT = {  # outcomes that show that the run had not finished before the fault
     "SIGINT": "status 130, saved",
     "latest save truncated": "named, an earlier one taken",
     "loss not finite": "status 2, iteration, files and loss named, state before it saved",
@@ -20,9 +20,9 @@ SHORT = {  # and what becomes of each: the run has not ended before it came
 
 
 def torture(names: Iterable[str], rounds: int) -> dict[str, str]:
-    """Inject each fault so many times; returns the outcomes of each."""
+    """Inject each fault `rounds` times; returns the outcomes by fault."""
     chosen = [part for name in names for part in ("--only", name)]
-    with TemporaryDirectory() as folder:  # its name is so short that the sockets of killed loaders lie in it, too
+    with TemporaryDirectory() as folder:  # its name is short enough for the sockets of killed loaders
         done = subprocess.run(
             [sys.executable, "-m", "tests.torture", "--rounds", str(rounds), *chosen],
             cwd=REPOSITORY, capture_output=True, text=True, check=False,

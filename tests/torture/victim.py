@@ -1,4 +1,4 @@
-"""The victim of the torture: a small training run in a process of its own, in its own folder."""
+"""The victim of the torture: a small training run in its own process and folder."""
 
 import multiprocessing
 import os
@@ -25,10 +25,10 @@ from tests.conftest import REPOSITORY
 EXPERIMENT = REPOSITORY / "exp_toy"
 HANG_SECONDS = 180
 ITERATION = re.compile(r"iteration \d+/\d+")
-WIDE = "1000"  # columns of a terminal on which no message is wrapped
+WIDE = "1000"  # columns of the terminal, so that no message is wrapped
 POLL_SECONDS = 0.005
 SETTINGS = {
-    "method": "supervised",  # half the bytes to save, and no fault looks at the method
+    "method": "supervised",  # half the bytes to save; no fault depends on the method
     "labeled_ratio": 3,
     "nepochs": 3,
     "niters_per_epoch": 4,
@@ -46,20 +46,20 @@ SETTINGS = {
 
 
 class Failed(Exception):
-    """A fault had another outcome than it should."""
+    """A fault had an unexpected outcome."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a training process ended: its exit status (-9 for a kill), and what it had said."""
+    """The end of a training process: its exit status (-9 for a kill) and its output."""
 
     status: int
     text: str
 
     def expect(self, *statuses: int, say: str = "") -> "Ending":
-        """Raise Failed unless it is one of these endings, without a traceback and with the words `say`.
+        """Raise Failed unless the status is one of `statuses` and the output has the words `say` and no traceback.
 
-        Of a process that was killed, the orphaned loaders may complain with a traceback of their own.
+        After a kill, a traceback is allowed: orphaned loaders may print one.
         """
         complains = "Traceback" in self.text and self.status != -signal.SIGKILL
         if self.status not in statuses or say not in self.text or complains:
@@ -68,17 +68,17 @@ class Ending:
 
 
 class Victim:
-    """A training run that can be started, watched and hurt.
+    """A training run that can be started, watched and disturbed.
 
     Args:
-        folder: an empty one for its data, logs and snapshots.
-        settings: others than `SETTINGS`.
+        folder: an empty folder for data, logs and snapshots.
+        settings: changes of `SETTINGS`.
     """
 
     def __init__(self, folder: Path, **settings):
         self.folder, self.log_dir = folder, folder / "log"
         self.settings = {**SETTINGS, **settings, "volna": folder}
-        # Processes are forked, as those of a library with running threads could not be.
+        # Processes are forked, which is safe only without running threads.
         torch.set_num_threads(1)
         self.context = multiprocessing.get_context("fork")
         counts = {"train": 24, "val": 4}
@@ -91,12 +91,12 @@ class Victim:
         return self.log_dir / "snapshot"
 
     def saves(self) -> list[Path]:
-        """The files that it could continue from, the latest first, each once."""
+        """The files to continue from, the latest first; hard links to one file count once."""
         found = {path.stat().st_ino: path for path in reversed(list_snapshots(self.snapshot_dir))}
         return list(reversed(found.values()))
 
     def start(self, inject: Callable[[], None] | None = None, **settings) -> None:
-        """Begin training with `-c auto` and other settings; `inject` is called first in its process."""
+        """Start training with `-c auto` and changed settings; the process calls `inject` first."""
         options = {**self.settings, "log_dir": self.log_dir, **settings}
         argv = ["-d", "cpu", "-c", "auto"]
         for name, value in options.items():
@@ -104,11 +104,11 @@ class Victim:
         self.process = self._fork(partial(train, EXPERIMENT, argv), inject)
 
     def said(self) -> str:
-        """What the process has written so far."""
+        """The output of the process so far."""
         return self._output.read_text(encoding="utf-8", errors="replace")
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:
-        """Wait until a condition holds; False if the process has ended before."""
+        """Wait until a condition holds; returns False if the process ended before."""
         end = time.monotonic() + HANG_SECONDS
         while not condition():
             if not self.process.is_alive():
@@ -119,11 +119,11 @@ class Victim:
         return True
 
     def wait_until_training(self) -> bool:
-        """Wait for the first iteration's line."""
+        """Wait for the line of the first iteration."""
         return self.wait_for(lambda: ITERATION.search(self.said()) is not None)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Send a signal, if the process is still there."""
+        """Send a signal, if the process is still running."""
         if self.process.is_alive():
             os.kill(self.process.pid, signum)
 
@@ -137,18 +137,18 @@ class Victim:
         return [int(pid) for pid in children.read_text().split()] if children.is_file() else []
 
     def reset(self) -> None:
-        """Forget the run."""
+        """Remove the run's files."""
         shutil.rmtree(self.log_dir, ignore_errors=True)
         self.process = None
 
     def result(self) -> dict:
-        """The last snapshot of a finished run, which has left nothing half-written."""
+        """The last snapshot of a finished run. Raises Failed if a half-written file is left."""
         if left := list(self.snapshot_dir.glob(".*.part")):
             raise Failed(f"left half-written: {left}")
         return torch.load(self.snapshot_dir / LAST, weights_only=True)
 
     def _fork(self, task: Callable[[], None], inject: Callable[[], None] | None = None) -> multiprocessing.Process:
-        # A file for each: what orphans of the last process still have to say is not this one's.
+        # One file per process: orphans of the previous process may still write.
         self._output = self.folder / f"output_{uuid.uuid4().hex}.txt"
         self._output.touch()
         process = self.context.Process(target=_in_process, args=(task, self._output, inject))
@@ -170,14 +170,14 @@ def _in_process(task: Callable[[], None], output: Path, inject: Callable[[], Non
     for stream in (1, 2):
         os.dup2(file, stream)
     os.environ["COLUMNS"] = WIDE
-    tempfile.tempdir = str(output.parent)  # what killed processes leave behind goes with the folder
+    tempfile.tempdir = str(output.parent)  # files of killed processes are removed with the folder
     if inject:
         inject()
     run(task)
 
 
 def same_weights(one: dict, other: dict) -> bool:
-    """Whether two snapshots hold the same networks and momenta, bit for bit."""
+    """True if two snapshots have the same networks and momenta, bit for bit."""
 
     def same(a: object, b: object) -> bool:
         if isinstance(a, torch.Tensor):

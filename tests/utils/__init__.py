@@ -1,1 +1,1 @@
-"""Tests of settings and weights files."""
+"""Tests of settings, files, terminals, fonts and other helpers."""

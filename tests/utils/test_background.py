@@ -1,4 +1,4 @@
-"""Work in threads: in order, and never far ahead of who takes it."""
+"""Work in threads: in order, and never far ahead of the consumer."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from furnace.utils import background, progress
 from furnace.utils.background import BACKLOG, BackgroundWriter, ahead
 
 
-def test_little_is_read_ahead(monkeypatch):
+def test_few_items_are_read_ahead(monkeypatch):
     monkeypatch.setattr(background, "thread_count", lambda: 2)
     begun, taken = [], 0
     for item, value in ahead(lambda item: begun.append(item) or -item, range(60)):
@@ -20,7 +20,7 @@ def test_little_is_read_ahead(monkeypatch):
     assert taken == 60 and len(begun) == 60
 
 
-def test_little_waits_to_be_written(monkeypatch):
+def test_few_items_wait_to_be_written(monkeypatch):
     monkeypatch.setattr(background, "thread_count", lambda: 2)
     release, done = threading.Event(), []
     with BackgroundWriter() as write:

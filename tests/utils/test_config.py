@@ -1,4 +1,4 @@
-"""Settings: every wrong value is named, overrides win, and what config.py computes follows them."""
+"""Settings: wrong values are named, overrides take precedence, and values computed in config.py follow them."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ VOC, CITY = REPOSITORY / "exp_voc", REPOSITORY / "exp_city"
 
 
 def names_with(name: str) -> list[str]:
-    """Names for the classes of `VOC`, the first of them `name`."""
+    """Names for the classes of `VOC`; the first one is `name`."""
     return [name, *(f"class {i}" for i in range(1, 21))]
 
 
@@ -97,7 +97,7 @@ def test_settings_are_those_of_the_published_recipe(folder, published):
     assert {name: getattr(C, name) for name in (both | published)} == both | published
 
 
-def test_an_overridden_value_stays_whatever_config_py_assigns():
+def test_config_py_does_not_change_an_overridden_value():
     C = load_config(VOC, {"nepochs": "5", "labeled_ratio": "16"})
     assert C.nepochs == 5
     assert load_config(VOC).nepochs == 34, "overrides must not outlive the call"
@@ -163,7 +163,7 @@ def test_wrong_value_is_refused_with_its_name(name, value):
 @pytest.mark.parametrize(
     "name", ["US$5_$10", "_a", "</script>", "50 %", "{x}", "a\\b", "背景", "می\u200cشود", "n" * 100]
 )
-def test_class_names_of_any_script_are_taken(name):
+def test_class_names_of_any_script_are_accepted(name):
     assert load_config(VOC, {"class_names": names_with(name)}).class_names[0] == name
 
 
@@ -208,7 +208,7 @@ def test_folder_without_config_is_named(tmp_path):
         load_config(tmp_path)
 
 
-def test_another_file_of_the_folder_is_an_experiment_of_its_own(tmp_path):
+def test_another_file_of_the_folder_is_a_separate_experiment(tmp_path):
     for name, lr in (("config.py", "0.5"), ("config_modern.py", "0.25")):
         text = (VOC / "config.py").read_text().replace("C.lr = 0.005", f"C.lr = {lr}")
         (tmp_path / "exp_own").mkdir(exist_ok=True)
@@ -244,7 +244,7 @@ def test_folders_are_those_of_the_config_file_unless_it_names_others(write_confi
     assert load_config(write_config("C.root_dir = '/a'")).log_dir == "/a/log/exp_own"
 
 
-def test_everything_that_is_wrong_is_said_at_once(write_config):
+def test_all_errors_are_reported_at_once(write_config):
     folder = write_config("C.lr = 'fast'\nC.nepoch = 3\nC.image_mean = [1]\ndel C['num_classes']")
     begin = len((folder / "config.py").read_text().rstrip().splitlines()) - 3
     with pytest.raises(UserError) as caught:
@@ -263,7 +263,7 @@ def test_everything_that_is_wrong_is_said_at_once(write_config):
 
 
 @pytest.mark.parametrize("name", all_settings().model_fields)
-def test_every_setting_refuses_what_is_no_value_for_it(name):
+def test_every_setting_refuses_invalid_values(name):
     with pytest.raises(UserError, match=rf"^-o {name}=<object .*{all_settings().model_fields[name].description[:10]}"):
         load_config(VOC, {name: object()})
 
@@ -277,7 +277,7 @@ def test_checked_settings_do_not_change_and_a_copy_is_checked():
         C.updated(class_weight=[1, 2])
 
 
-# Those of the published files.
+# The environment variables of the published files.
 VARIABLES = {
     "volna": ("/a", "volna", "/a"),
     "snapshot_dir": ("/a", "snapshot_dir", "/a/snapshot"),
@@ -298,7 +298,7 @@ def test_environment_variables_set_their_setting_and_overrides_win(variable, mon
     assert getattr(load_config(VOC, {name: str(plain)}), name) == plain
 
 
-# In the form of the published files, from the names that they assign; the values are those of the recipes.
+# In the form of the published files, with the names that they assign and the values of the recipes.
 PUBLISHED = """
 import os
 import os.path as osp
@@ -362,7 +362,7 @@ def write_published(write_config, folder: str, backbone: str = "resnet50", lists
     return write_config(text=PUBLISHED.format(folder=folder, backbone=backbone, lists=lists, **shape))
 
 
-def test_a_published_file_of_voc_works_as_it_is(write_config, tmp_path, monkeypatch):
+def test_a_published_file_of_voc_works_unchanged(write_config, tmp_path, monkeypatch):
     monkeypatch.setenv("learning_rate", "0.25")
     before = Path.cwd()
     C = load_config(write_published(write_config, "pascal_voc", "resnet101"), {"labeled_ratio": "4", "batch_size": "5"})
@@ -416,7 +416,7 @@ def test_pair_without_name_or_equals_sign_is_refused(pair):
 
 
 @pytest.mark.parametrize("labeled", ["train_pseudoseg_labeled_1-8.txt", "pascal_voc/train.txt"])
-def test_other_numbers_of_labels_of_voc_are_one_line_edits(write_config, labeled):
+def test_other_numbers_of_labels_of_voc_need_one_changed_line(write_config, labeled):
     lines = (VOC / "config.py").read_text(encoding="utf-8").splitlines()
     commented = [line for line in lines if line.startswith("# C.train_source")]
     (line,) = [line for line in commented if labeled.replace("1-8", "1-{C.labeled_ratio}").split("/")[-1] in line]
@@ -436,16 +436,16 @@ def test_other_numbers_of_labels_of_voc_are_one_line_edits(write_config, labeled
         ("seed", str(2**64)),
     ],
 )
-def test_numbers_of_another_kind_are_refused(make_settings, name: str, value: str) -> None:
+def test_numbers_outside_of_their_range_are_refused(make_settings, name: str, value: str) -> None:
     with pytest.raises(UserError, match=name):
         make_settings(**{name: value})
 
 
-def test_an_overridden_list_stays_as_it_is(write_config) -> None:
+def test_config_py_does_not_extend_an_overridden_list(write_config) -> None:
     folder = write_config("C.train_scale_array += [3.0]")
     assert load_config(folder, {"train_scale_array": "1"}).train_scale_array == (1,)
 
 
 @pytest.mark.parametrize("text", ["['cat', 'dog']", '("cat", "dog")', "cat, dog"])
-def test_names_in_quotes_are_the_names(make_settings, text: str) -> None:
+def test_quotes_around_names_are_removed(make_settings, text: str) -> None:
     assert make_settings(num_classes=2, class_names=text).class_names == ("cat", "dog")

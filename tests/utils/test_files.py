@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are written completely or not at all."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.files import link_atomically, replacing, unfinished, write_atomically
 
 
-def test_a_file_is_written_in_folders_that_are_made(tmp_path):
+def test_a_file_is_written_in_new_folders(tmp_path):
     path = tmp_path / "deep" / "er" / "file.bin"
     write_atomically(path, b"first")
     write_atomically(path, b"second")
@@ -66,11 +66,11 @@ def test_links(tmp_path):
     assert source.read_bytes() == b"content"
 
 
-def test_what_another_process_has_half_written_does_not_get_the_name(tmp_path):
+def test_a_half_written_file_of_another_process_does_not_get_the_name(tmp_path):
     path = tmp_path / "file"
     first, second = replacing(path), replacing(path)
     first.__enter__().write_bytes(b"whole")
-    second.__enter__().write_bytes(b"ha")  # and "lf" to come
+    second.__enter__().write_bytes(b"ha")  # "lf" is not written yet
     first.__exit__(None, None, None)
     assert path.read_bytes() == b"whole"
     assert len(unfinished(tmp_path)) == 1
@@ -93,8 +93,8 @@ def test_a_disk_too_full_for_a_folder_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("refuses", ["open", "fsync"])
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
-def test_a_folder_that_cannot_be_waited_for_is_not_waited_for(tmp_path, monkeypatch, refuses: str, number: int):
-    """A failing disk (EIO) is no such file system, and a file is always waited for."""
+def test_a_folder_is_not_synchronised_if_the_file_system_can_not(tmp_path, monkeypatch, refuses: str, number: int):
+    """A failing disk (EIO) remains an error, and files are always synchronised."""
     waited, function = [], getattr(os, refuses)
 
     def refuse(target, *arguments):
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_waited_for_is_not_waited_for(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("refused", [["link"], ["link", "symlink"]])
-def test_a_disk_without_links_gets_what_it_can(tmp_path, monkeypatch, refused: list[str]):
+def test_without_hard_links_a_symbolic_link_or_a_copy_is_made(tmp_path, monkeypatch, refused: list[str]):
     def refuse(*_):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 

@@ -1,4 +1,4 @@
-"""Fonts: found by their glyphs, here in a font made for the test, and names that no font has are told once."""
+"""Fonts: found by their glyphs, here in fonts made for the test; names without a font are transliterated."""
 
 import warnings
 from pathlib import Path
@@ -17,11 +17,11 @@ from furnace.utils import fonts
 from furnace.utils.fonts import drawable, drawable_names, font_file, missing_note, pillow_font, plot_style, shortened
 
 DEJAVU = Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-SCRIPTS = ["背景", "道路", "カー", "나무", "हिन्दी", "🙂", "𓀀"]  # that DejaVu Sans lacks
+SCRIPTS = ["背景", "道路", "カー", "나무", "हिन्दी", "🙂", "𓀀"]  # not in DejaVu Sans
 
 
 def write_font(path: Path, text: str) -> Path:
-    """A font whose glyph for every character of `text` is a black square as high as the letters."""
+    """Write a font whose glyph for every character of `text` is a black square as high as letters."""
     pen = TTGlyphPen(None)
     pen.moveTo((0, 0))
     for corner in ((0, 1000), (1000, 1000), (1000, 0)):
@@ -43,7 +43,7 @@ def write_font(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def installed(monkeypatch, request):
-    """Installs font files beside DejaVu Sans, and no others."""
+    """`installed(path, ...)`: make DejaVu Sans and these font files the only fonts."""
 
     def install(*paths: Path) -> None:
         monkeypatch.setattr(fonts, "font_files", lambda: (DEJAVU, *paths))
@@ -77,7 +77,7 @@ def test_the_fonts_of_the_system_are_searched(tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_names_without_a_font_are_transliterated_and_told(name, installed):
+def test_names_without_a_font_are_transliterated_with_a_note(name, installed):
     (other, shown) = drawable_names(["sky", name])
     assert other == "sky"
     assert shown.isascii() and shown.startswith("1")
@@ -85,12 +85,12 @@ def test_names_without_a_font_are_transliterated_and_told(name, installed):
     assert name in note and shown in note and "legend.png" in note and "report.html" in note and "\n" not in note
 
 
-def test_the_readings_are_those_of_the_language(installed):
+def test_transliterations_follow_the_language(installed):
     assert drawable_names(["背景", "道路", "나무"]) == ["0 BeiJing", "1 DaoLu", "2 NaMu"]
 
 
 @pytest.mark.parametrize("name", ["US$5_$10", "_a", "a<b>&", "50 %", "{x}", "a\\b", "Straße", "дорога", "re\u0301ve"])
-def test_names_that_can_be_shown_stay_and_nothing_is_said(name, installed):
+def test_drawable_names_stay_without_a_note(name, installed):
     assert drawable(name) == name.replace("e\u0301", "\u00e9")
     assert missing_note([name], "legend.png") == ""
 

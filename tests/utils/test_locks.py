@@ -1,4 +1,4 @@
-"""Locks of folders: a second process is refused, a killed one is not in the way, a disk without locks is no fault."""
+"""Locks of folders: a second process is refused, a killed one does not block, a disk without locks gives a warning."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.locks import locked
 from tests.conftest import REPOSITORY
 
-# With a child that inherits what is open, as a loader does, and lives a little longer.
+# With a child that inherits open files, as a loader does, and lives a little longer.
 HOLD = """
 import os, sys, time
 from furnace.utils.locks import locked
@@ -32,7 +32,7 @@ with locked(sys.argv[1], warn=print):
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """A process that holds the folder `tmp_path`."""
+    """A process that holds the lock of the folder `tmp_path`."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -58,7 +58,7 @@ def test_a_held_folder_is_refused_until_its_holder_is_killed(holder, tmp_path, m
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 @pytest.mark.filterwarnings("error")
-def test_a_file_system_without_locks_costs_a_warning(tmp_path, monkeypatch, code):
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, code):
     def refuse(*_) -> None:
         raise OSError(code, os.strerror(code))
 

@@ -1,4 +1,4 @@
-"""Registries: entries by name, lines that help with names that they don't have, and the settings that name entries."""
+"""Registries: entries by name, hints for unknown names, and the settings that name entries."""
 
 import pytest
 
@@ -30,13 +30,13 @@ def test_other_names_get_the_closest_or_all(fruits, name, hint):
         fruits.find(name)
 
 
-def test_a_package_is_imported_before_the_first_look():
+def test_a_package_is_imported_before_the_first_lookup():
     methods = EntryOf("furnace.methods.method:METHODS").registry
     assert {"cpcl", "cps", "mean_teacher", "supervised"} <= methods.all().keys()
 
 
-def test_settings_that_name_entries_have_a_default_that_is_one():
-    """A default is not looked up."""
+def test_defaults_of_settings_that_name_entries_are_entries():
+    """Defaults are not looked up elsewhere."""
     entries = entries_of(all_settings())
     assert entries.keys() == {"method", "backbone", "decoder", "optimizer", "eval_metrics"}
     for name, entry in entries.items():

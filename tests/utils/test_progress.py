@@ -60,7 +60,7 @@ def test_log_lines_do_not_tear_the_bar_of_a_terminal(command, columns):
         pass
     assert process.wait() == 0, output
     lines = [line.rstrip("\r") for line in re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", output.decode()).split("\n")]
-    shown = [line.split("\r")[-1].rstrip() for line in lines]  # what is left of each line
+    shown = [line.split("\r")[-1].rstrip() for line in lines]  # the visible part of each line
     assert sum("iteration" in line for line in shown) == 2
     assert not [line for line in shown if "iteration" in line and "it/s" in line]
     last = next(line for line in reversed(shown) if line)
@@ -69,7 +69,7 @@ def test_log_lines_do_not_tear_the_bar_of_a_terminal(command, columns):
     assert all(len(part) <= (columns or 80) for line in lines for part in line.split("\r"))
 
 
-def test_a_long_job_gives_a_line_now_and_then(monkeypatch, capsys):
+def test_a_long_job_prints_a_line_at_intervals(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     with ProgressBar("files", 100) as bar:

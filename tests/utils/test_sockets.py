@@ -1,4 +1,4 @@
-"""Loader processes under a TMPDIR whose name leaves no room for those of sockets."""
+"""Loader processes with a TMPDIR whose name is too long for the names of sockets."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def test_loaders_run_and_other_temporary_files_stay_in_tmpdir(tmp_path, name):
     assert done.stdout == f"[0, 1, 2, 3] {folder}\n", done.stderr
 
 
-def test_without_a_short_folder_that_can_be_written_the_variable_is_named(tmp_path, monkeypatch):
+def test_without_a_short_writable_folder_the_variable_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sockets.tempfile, "tempdir", "/" + 70 * "t")
     monkeypatch.setattr(sockets, "SHORT_FOLDERS", (str(tmp_path / "nowhere"),))
     with pytest.raises(UserError, match=r"^TMPDIR = /ttt.*num_workers=0"):

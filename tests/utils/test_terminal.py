@@ -1,4 +1,4 @@
-"""How wide tables are: a file or a pipe gets long lines, so that names stay whole."""
+"""Width of tables: a file or a pipe gets long lines, so that names are not wrapped."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from furnace.utils.terminal import WIDTH_WITHOUT_TERMINAL, open_console
 
 
 @pytest.mark.parametrize(("columns", "width"), [(None, WIDTH_WITHOUT_TERMINAL), ("90", 90)])
-def test_a_pipe_gets_long_lines_unless_told_otherwise(columns, width, monkeypatch, capsys):
+def test_a_pipe_gets_long_lines_unless_the_width_is_set(columns, width, monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS")
     if columns:
         monkeypatch.setenv("COLUMNS", columns)

@@ -1,4 +1,4 @@
-"""Legends and captions: every name inside its picture, whatever it is made of."""
+"""Legends and captions: names of any characters stay inside the picture."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ HARD = ["US$5_$10", "_a<b>&%{x}\\", "背景🙂"]
 
 
 def ink(picture: np.ndarray) -> np.ndarray:
-    """Dark grey pixels (H, W) bool: those of the letters."""
+    """Dark grey pixels (H, W) bool, which belong to letters."""
     return (picture.max(axis=2) < 128) & (np.ptp(picture.astype(int), axis=2) < 8)
 
 
@@ -21,7 +21,7 @@ def test_a_name_of_any_kind_has_letters_beside_its_colour(name):
     assert ink(picture)[:, SWATCH + 6 :].sum() > 10
 
 
-def test_names_that_no_font_has_still_differ():
+def test_names_without_a_font_still_differ():
     assert not np.array_equal(legend(["背景"], PALETTE[:1]), legend(["汽车"], PALETTE[:1]))
 
 

@@ -1,4 +1,4 @@
-"""Weights files: every form of a state dict, nothing executed, and a UserError for whatever is damaged."""
+"""Weights files: every format of a state dict, no code executed, and a UserError for damaged files."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ WEIGHTS = {"conv1.weight": torch.arange(12.0).view(3, 4), "bn1.bias": torch.ones
 
 
 def saved(content: object, zipped: bool) -> bytes:
-    """What torch.save writes, as a zip archive or in the format before it."""
+    """The bytes that torch.save writes, as a zip archive or in the older format."""
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
@@ -28,7 +28,7 @@ SNAPSHOTS = {zipped: saved({"model": WEIGHTS, "epoch": 3}, zipped) for zipped in
 
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["legacy", "zip"])
-def test_tensors_and_plain_containers_come_back(zipped, tmp_path):
+def test_tensors_and_plain_containers_are_loaded(zipped, tmp_path):
     path = tmp_path / "epoch-3.pth"
     path.write_bytes(SNAPSHOTS[zipped])
     content = load_file(path)
@@ -52,7 +52,7 @@ OTHER = {name: value + 1 for name, value in WEIGHTS.items()}
         ({"state_dict_ema": WEIGHTS, "arch": "resnet50"}, "taken from 'state_dict_ema'"),
     ],
 )
-def test_state_dict_is_found_and_a_choice_told(content, note, tmp_path):
+def test_state_dict_is_found_and_a_choice_is_noted(content, note, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     found, told = read_state_dict(path)
@@ -63,7 +63,7 @@ def test_state_dict_is_found_and_a_choice_told(content, note, tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "model.", "model._orig_mod.net."])
 @pytest.mark.parametrize("inner", ["", "_orig_mod."])
-def test_prefixes_of_other_programs_are_removed_and_told(prefix, inner):
+def test_prefixes_of_other_programs_are_removed_and_noted(prefix, inner):
     tensors = {f"{prefix}branch1.{inner}head.weight": torch.ones(2), f"{prefix}branch2.{inner}bias": torch.ones(1)}
     found, note = strip_prefix(tensors, r"branch\d+\.", "file.pth")
     assert list(found) == ["branch1.head.weight", "branch2.bias"]
@@ -72,7 +72,7 @@ def test_prefixes_of_other_programs_are_removed_and_told(prefix, inner):
     assert all(f"{part}." in note for part in parts)
 
 
-def test_tensors_beside_the_network_are_told():
+def test_tensors_beside_the_network_are_noted():
     tensors = {"model.branch1.w": torch.ones(1), "loss.weight": torch.ones(3)}
     found, note = strip_prefix(tensors, "branch1", "file.pth")
     assert list(found) == ["branch1.w"]
@@ -86,7 +86,7 @@ def test_tensors_beside_the_network_are_told():
         (["branch1.w", "module.branch1.w"], r"file\.pth: holds the same tensors with and without module"),
     ],
 )
-def test_a_file_of_several_networks_is_not_guessed_at(names, message):
+def test_a_file_of_several_networks_is_refused(names, message):
     with pytest.raises(UserError, match=message):
         strip_prefix(dict.fromkeys(names, torch.ones(1)), "branch1", "file.pth")
 
@@ -123,7 +123,7 @@ def test_numpys_names_before_version_2_load(tmp_path):
         assert load_file(path)["best"] == 0.5
 
 
-def test_arrays_of_numpy_are_refused_with_a_way_out(tmp_path):
+def test_arrays_of_numpy_are_refused_with_a_remedy(tmp_path):
     torch.save({"model": WEIGHTS, "classes": np.array(["a", None], dtype=object)}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=r"weights\.pth: refused: .*_reconstruct.*torch\.save its state dict alone"):
         load_file(tmp_path / "weights.pth")
@@ -137,7 +137,7 @@ def test_file_without_a_state_dict_is_refused(content, tmp_path):
         read_state_dict(path)
 
 
-def test_what_is_no_file_is_named(tmp_path):
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth: no such file; check the path"):
         load_file(tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match=r": is a folder; name a file in it"):
@@ -162,7 +162,7 @@ def test_a_file_that_can_not_be_read_is_named():
     ],
 )
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_other_files_are_told_by_their_begin(name, content, message, tmp_path):
+def test_other_files_are_recognised_by_their_beginning(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}: .*{message}.*; remove it") as error:
         load_file(tmp_path / name, "remove it")
@@ -170,7 +170,7 @@ def test_other_files_are_told_by_their_begin(name, content, message, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_torchscript_program_is_told(tmp_path):
+def test_a_torchscript_program_is_recognised(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"model\.pt: .*a TorchScript program, not a state dict"):
         load_file(tmp_path / "model.pt")
@@ -217,7 +217,7 @@ def damaged(zipped: bool, changes: list[tuple[int, int]]) -> bytes:
     | st.binary(max_size=60)
     | st.text("(){}[]tlds.0123NKMRbuqo\n\x80\x02", max_size=30).map(str.encode)
 )
-def test_any_damage_and_any_bytes_are_read_over_or_a_user_error(tmp_path_factory, content):
+def test_any_damaged_file_is_read_or_gives_a_user_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "damaged.pth"
     path.write_bytes(content)
     try:
