@@ -1,8 +1,8 @@
 """ADE20K, scene parsing challenge 2016: 20,210 training and 2,000 validation images, 150 classes.
 
 Crop, batch and epochs are those of UniMatch V2, whose encoder is DINOv2. The rest of the recipe is ours: there are no
-published results for it. Assign any setting of `python train.py --settings`; what is not assigned here keeps its
-default.
+published results for it. Assign any setting of `python train.py --settings`; settings that are not assigned here keep
+their defaults.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ from easydict import EasyDict as edict
 
 C = config = cfg = edict()
 C.root_dir = Path(__file__).resolve().parents[1]
-C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
+C.volna = C.root_dir  # folder that contains DATA; the environment variable volna overrides it
 
-# Data. 1/labeled_ratio of the images are labelled: 2, 4, 8, 16, 32 or 64
+# Data. 1/labeled_ratio of the images are labelled; ratios: 2, 4, 8, 16, 32 or 64
 C.labeled_ratio = 8
 C.dataset_name = "ade20k"
 C.dataset_path = f"{C.volna}/DATA/ade20k"
@@ -21,8 +21,8 @@ C.train_source = f"{C.dataset_path}/subset_train/train_labeled_1-{C.labeled_rati
 C.unsup_source = f"{C.dataset_path}/subset_train/train_unlabeled_1-{C.labeled_ratio}.txt"
 C.eval_source = f"{C.dataset_path}/val.txt"
 C.num_classes = 150
-C.reduce_zero_label = True  # the official labels: 0 is unlabelled, 1 to 150 are the classes
-C.image_height = C.image_width = 518  # as published: a multiple of DINOv2's patch of 14
+C.reduce_zero_label = True  # official labels: 0 is unlabelled, 1 to 150 are the classes
+C.image_height = C.image_width = 518  # as published: a multiple of DINOv2's patch size, 14
 
 # Method
 C.unsup_weight = 1

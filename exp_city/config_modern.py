@@ -1,6 +1,6 @@
-"""Cityscapes with an encoder and views of today: CPCL between two ConvNeXt networks (`-f config_modern.py`).
+"""Cityscapes with a modern encoder: CPCL between two ConvNeXt networks (`-f config_modern.py`).
 
-Ours, not a published recipe; docs/RESULTS.md has what was measured.
+Ours, not a published recipe; docs/RESULTS.md has our measurements.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from easydict import EasyDict as edict
 
 C = config = cfg = edict()
 C.root_dir = Path(__file__).resolve().parents[1]
-C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
+C.volna = C.root_dir  # folder that contains DATA; the environment variable volna overrides it
 
 # Data, as in config.py
 C.labeled_ratio = 8
@@ -21,7 +21,7 @@ C.eval_source = f"{C.dataset_path}/config_new/val.txt"
 C.num_classes = 19
 C.image_height = C.image_width = 800
 
-# Method: CPCL as published; strong views and averaged teachers gained nothing (docs/RESULTS.md)
+# Method: CPCL as published; strong views and averaged teachers did not help (docs/RESULTS.md)
 C.unsup_weight = 1
 C.ignore_padding = True
 C.ohem = True

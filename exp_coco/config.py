@@ -1,8 +1,8 @@
 """COCO 2017: 118,287 training and 5,000 validation images, 80 object classes and background.
 
 Crop, batch, learning rate and epochs are those of UniMatch, whose encoder is Xception-65. The rest of the recipe is
-ours: there are no published results for it. Assign any setting of `python train.py --settings`; what is not assigned
-here keeps its default.
+ours: there are no published results for it. Assign any setting of `python train.py --settings`; settings that are
+not assigned here keep their defaults.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ from easydict import EasyDict as edict
 
 C = config = cfg = edict()
 C.root_dir = Path(__file__).resolve().parents[1]
-C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
+C.volna = C.root_dir  # folder that contains DATA; the environment variable volna overrides it
 
-# Data. 1/labeled_ratio of the images are labelled: 32, 64, 128, 256 or 512
+# Data. 1/labeled_ratio of the images are labelled; ratios: 32, 64, 128, 256 or 512
 C.labeled_ratio = 128
 C.dataset_name = "coco"
 C.dataset_path = f"{C.volna}/DATA/coco"

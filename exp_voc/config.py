@@ -1,6 +1,6 @@
 """Pascal VOC 2012, augmented: 10,582 training and 1,449 validation images, 21 classes.
 
-Assign any setting of `python train.py --settings`; what is not assigned here keeps its default.
+Assign any setting of `python train.py --settings`; settings that are not assigned here keep their defaults.
 """
 
 from pathlib import Path
@@ -9,9 +9,9 @@ from easydict import EasyDict as edict
 
 C = config = cfg = edict()
 C.root_dir = Path(__file__).resolve().parents[1]
-C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
+C.volna = C.root_dir  # folder that contains DATA; the environment variable volna overrides it
 
-# Data. 1/labeled_ratio of the images are labelled: 2, 4, 8 or 16
+# Data. 1/labeled_ratio of the images are labelled; ratios: 2, 4, 8 or 16
 C.labeled_ratio = 8
 C.dataset_name = "pascal_voc"
 C.dataset_path = f"{C.volna}/DATA/pascal_voc"
@@ -20,8 +20,8 @@ partitions = f"{C.dataset_path}/subset_train_aug"
 C.train_source = f"{partitions}/train_aug_labeled_1-{C.labeled_ratio}.txt"
 C.unsup_source = f"{partitions}/train_aug_unlabeled_1-{C.labeled_ratio}.txt"
 C.eval_source = f"{C.dataset_path}/val.txt"
-# Few labels, 92 (16), 183 (8), 366 (4) or 732 (2), or all 1,464 official ones: every augmented image is unlabelled, and
-# the iterations stay those of the partition
+# Lists for few labels, 92 (ratio 16), 183 (8), 366 (4) or 732 (2), and for all 1,464 official ones: every augmented
+# image is unlabelled, and the number of iterations is that of the partition above
 every = f"{C.dataset_path}/train_aug.txt"
 # C.train_source, C.unsup_source = f"{partitions}/train_pseudoseg_labeled_1-{C.labeled_ratio}.txt", every
 # C.train_source, C.unsup_source = f"{C.dataset_path}/train.txt", every
