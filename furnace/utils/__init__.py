@@ -1,1 +1,1 @@
-"""Settings, errors and pictures, used by every floor above."""
+"""Settings, errors, files and pictures, for all other packages."""

@@ -34,7 +34,7 @@ FOREIGN = {
 CONFIG = Path("config.py")
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 SHOWN = 80  # characters of a value in a message
-# Gives settings that config.py does not assign, from those that it does.
+# Returns settings that config.py does not assign, from those that it assigns.
 Conclude = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
@@ -48,10 +48,10 @@ def load_config(
 
     Args:
         experiment: its folder, or another file in it, such as exp_voc/config_modern.py.
-        overrides: settings by name, as text or values; they win over the environment variables of `ENVIRONMENT`, and
-            those over config.py. Everything that config.py computes from them follows.
-        schema: gives the class of the settings; config.py may add to it by registering a method.
-        conclude: gives settings that config.py does not assign.
+        overrides: settings by name, as text or values; they override the environment variables of `ENVIRONMENT`, and
+            those override config.py. Values that config.py computes from them change, too.
+        schema: returns the class of the settings; config.py may add to it by registering a method.
+        conclude: returns settings that config.py does not assign.
 
     Raises:
         UserError: there is no config.py, or it fails; or its settings have faults, one line each.
@@ -62,7 +62,7 @@ def load_config(
         hint = f"there are {others}" if others else "name an experiment folder such as exp_voc"
         raise UserError(f"{config_file(experiment)}: no such file; {hint}")
     given, origins = _given(overrides or {})
-    # What can't be parsed is left to config.py's own value here, and reported below.
+    # Values that can't be parsed stay as in config.py here, and are reported below.
     pins = {name: value for name, text in given.items() if (value := parse(schema(), name, text)) is not WRONG}
     root = file.parents[1]
     values, lines = _run(file, pins | {"repo_name": root.name})
@@ -83,13 +83,13 @@ def load_config(
 
 
 def config_file(experiment: str | Path) -> Path:
-    """The file that describes an experiment: the config.py of a folder, or a named file."""
+    """The config file of an experiment: the config.py of a folder, or a named file."""
     path = Path(experiment)
     return path if path.suffix == CONFIG.suffix else path / CONFIG
 
 
 def experiment_name(file: Path) -> str:
-    """Name of the experiment that a file describes: exp_voc of its config.py, exp_voc_modern of config_modern.py."""
+    """Name of the experiment of a config file: exp_voc for its config.py, exp_voc_modern for config_modern.py."""
     return file.parent.name + file.stem.removeprefix(CONFIG.stem)
 
 
@@ -103,7 +103,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
 
 
 def _given(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values that win over config.py, and the origin of each for messages."""
+    """The values that override config.py, and the origin of each for messages."""
     given, origins = {}, {}
     for variable, name in ENVIRONMENT.items():
         if text := os.environ.get(variable):
@@ -142,7 +142,7 @@ def _run(file: Path, pins: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
             if not owner:
                 owner.append(self)
                 for name, value in pins.items():
-                    # A list of its own: `C.name += [...]` would change it, and fail on a tuple.
+                    # A new list: `C.name += [...]` would change the given one, and fail on a tuple.
                     super().__setattr__(name, list(value) if isinstance(value, tuple) else value)
             super().__init__(*args, **kwargs)
 
@@ -170,7 +170,7 @@ def _run(file: Path, pins: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 @contextmanager
 def _in_folder(folder: Path) -> Iterator[None]:
-    """Run the block in a folder: published files find their root from the current one."""
+    """Run the block in a folder: published files find their root from the working directory."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -198,7 +198,7 @@ def _failing(file: Path) -> Iterator[None]:
 def _explained(
     faults: list[Fault], file: Path, places: Mapping[str, str], given: Collection[str], values: Mapping[str, Any]
 ) -> Iterator[str]:
-    """One line for each fault, and one for all settings that are not set."""
+    """Yield one line per fault, and one for all settings that are not set."""
     if unset := [fault for fault in faults if fault.kind == "unset"]:
         names = ", ".join(fault.names[0] for fault in unset)
         yield f"{file}: {names} not set; assign C.{unset[0].names[0]} ({unset[0].message})"

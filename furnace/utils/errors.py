@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 USER_ERROR_STATUS = 2
-SIGNAL_BASE = 128  # plus its number is the status of a command that a signal has ended, as shells have it
+SIGNAL_BASE = 128  # exit status of a command that a signal ended, minus the signal's number, as in shells
 INTERRUPTED_STATUS = SIGNAL_BASE + signal.SIGINT
 # The first process of a run reports the same error; the others wait, and the launcher ends them meanwhile.
 FIRST_SPEAKS_SECONDS = 3

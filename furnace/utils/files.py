@@ -126,6 +126,6 @@ def _explained(path: Path, error: OSError, needed: int | None) -> UserError:
     size = f"{byte_size(needed)} are needed, " if needed else ""
     free = shutil.disk_usage(existing_part(path.parent)).free
     return UserError(
-        f"{path}: no space left on the disk ({size}{byte_size(free)} are free); what was there is kept; "
-        "make room and run the same command again, it goes on from here"
+        f"{path}: no space left on the disk ({size}{byte_size(free)} are free); existing files are kept; "
+        "make room and run the same command again, it continues from here"
     )

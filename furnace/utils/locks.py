@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from furnace.utils.errors import UserError
 from furnace.utils.files import explained
 
-LOCK, HOLDER = ".training.lock", ".training"  # the lock itself, and the words that name who holds it
+LOCK, HOLDER = ".training.lock", ".training"  # the lock itself, and a description of its holder
 # The loaders of a killed run, which may have inherited its lock, notice its end within five seconds.
 WAIT_SECONDS = 10
 

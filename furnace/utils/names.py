@@ -19,7 +19,7 @@ class Registry(dict[str, Entry]):
 
     Args:
         kind: word for an entry in messages, such as "method".
-        package: every module in it is imported before the first look, so that a new file is enough for a new entry.
+        package: all its modules are imported before the first look-up, so that a new file is enough for a new entry.
     """
 
     def __init__(self, kind: str, package: str | None = None):

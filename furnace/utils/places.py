@@ -8,5 +8,5 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def data_root(default: Path = CHECKOUT) -> Path:
-    """The folder that holds DATA: the environment variable volna, as a config.py takes it, or the checkout."""
+    """The folder that contains DATA: the environment variable volna, as in config.py, or the checkout."""
     return Path(os.environ.get(ROOT_VARIABLE) or default)

@@ -22,7 +22,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.names import EntryOf
 from furnace.utils.wording import one_line
 
-# Where things are on this machine.
+# Folders on this machine.
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
 # Settings that change time, space and output of a run, but not what it learns.
 COSTS = {
@@ -171,7 +171,7 @@ class Settings(BaseModel):
 
     # Folders
     volna: str = Field(
-        REQUIRED, description="folder that holds DATA; set by the environment variable volna, or found automatically"
+        REQUIRED, description="folder that contains DATA; set by the environment variable volna, or found automatically"
     )
     root_dir: str = Field(REQUIRED, description="folder of the checkout")
     this_dir: str = Field(REQUIRED, description="name of the experiment's folder")
@@ -190,9 +190,9 @@ class Settings(BaseModel):
         None, description="list or folder of images without labels, for eval.py --submit; None: eval_source"
     )
     test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
-    num_classes: int = Field(REQUIRED, description="classes, without the ignored one; 2 at least", ge=2, le=255)
+    num_classes: int = Field(REQUIRED, description="classes, without the ignored one; at least 2", ge=2, le=255)
     class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
-    allow_absent_classes: bool = Field(False, description="train although no training label shows some class")
+    allow_absent_classes: bool = Field(False, description="train even if no training label shows some class")
     reduce_zero_label: bool = Field(
         False, description="0 in label files is unlabelled, and value v is class v - 1, as in ADE20K's official labels"
     )
@@ -211,7 +211,7 @@ class Settings(BaseModel):
     num_unsup_imgs: OptionalCount = Field(None, description="unlabelled images, likewise")
     max_samples: OptionalCount = Field(None, description="samples per epoch, likewise")
     num_workers: NonNegativeInt = Field(
-        4, description="loader processes per device, at most one per core; 0: none, the main one loads", le=2**10
+        4, description="loader processes per device, at most one per core; 0: none, the main process loads", le=2**10
     )
     cache: str = Field(
         "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see docs/speed.md"
@@ -227,14 +227,14 @@ class Settings(BaseModel):
         (0.25, 0.5), description="smallest and largest share of the area under boxes"
     )
     cutmix_boxmask_n_boxes: PositiveInt = Field(3, description="boxes per CutMix mask", le=1000)
-    cutmix_boxmask_fixed_aspect_ratio: bool = Field(False, description="boxes of the image's aspect ratio")
-    cutmix_boxmask_by_size: bool = Field(False, description="the range is of the sides, not of the area")
+    cutmix_boxmask_fixed_aspect_ratio: bool = Field(False, description="boxes have the image's aspect ratio")
+    cutmix_boxmask_by_size: bool = Field(False, description="the range is for the sides, not the area")
     cutmix_boxmask_outside_bounds: bool = Field(False, description="boxes may reach outside the image")
     cutmix_boxmask_no_invert: bool = Field(False, description="boxes are 0 in a mask of ones")
     ohem: bool = Field(False, description="online hard example mining in the supervised loss")
     ohem_thresh: Share = Field(0.7, description="OHEM: a pixel is hard below this probability of its class")
     ohem_min_kept: NonNegativeInt = Field(
-        50000, description="OHEM: hard pixels to keep at least, per image of the batch"
+        50000, description="OHEM: minimum number of hard pixels, per image of the batch"
     )
     class_weight: OptionalFloats = Field(None, description="weights of the classes in the supervised loss")
 
@@ -249,8 +249,8 @@ class Settings(BaseModel):
     )
     warm_start: Files = Field(
         None,
-        description="snapshot to begin with, in place of pretrained_model, or one for each branch, separated by a "
-        "comma; one branch begins all; None: none",
+        description="snapshot to start from, instead of pretrained_model, or one for each branch, separated by a "
+        "comma; a snapshot of one branch starts all; None: none",
     )
     decoder: Annotated[str, EntryOf("furnace.base_model.decoders:DECODERS")] = Field(
         "deeplabv3plus", description="decoder: deeplabv3plus, upernet, or dpt for plain ViTs"
@@ -276,7 +276,7 @@ class Settings(BaseModel):
     niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations per epoch", le=10**7)
 
     # Speed
-    amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 where it gains")
+    amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 if it is faster")
     compile: Literal["auto", "on", "off", "reduce-overhead"] = Field(
         "auto",
         description="torch.compile; auto: on a GPU, unless sync_bn ties several together; "
@@ -308,9 +308,9 @@ class Settings(BaseModel):
 
     # Interruptions and faults
     autosave_minutes: float = Field(
-        10, description="minutes between autosaves, of which the last is kept, for -c auto; 0: none", ge=0
+        10, description="minutes between autosaves for -c auto; only the last is kept; 0: none", ge=0
     )
-    keep_snapshots: NonNegativeInt = Field(0, description="snapshots epoch-N.pth to keep, the latest; 0: all")
+    keep_snapshots: NonNegativeInt = Field(0, description="number of latest snapshots epoch-N.pth to keep; 0: all")
     on_nan: Literal["stop", "skip"] = Field("stop", description="when the loss or gradients of a batch are not finite")
     max_nan_skips: NonNegativeInt = Field(10, description="on_nan = skip: batches to skip in the whole run, then stop")
     on_bad_image: Literal["stop", "skip"] = Field(
@@ -322,7 +322,7 @@ class Settings(BaseModel):
     eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window", le=MAX_SIDE)
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)
     eval_scale_array: Floats = Field((1.0,), description="scales, whose scores are added")
-    eval_batch_size: PositiveInt = Field(8, description="windows per pass of the network, of several images", le=2**12)
+    eval_batch_size: PositiveInt = Field(8, description="windows per network pass, from several images", le=2**12)
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
     eval_metrics: Annotated[Names, EntryOf("furnace.seg_opr.metrics:METRICS")] = Field(
         ("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots"

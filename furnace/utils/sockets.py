@@ -1,4 +1,4 @@
-"""Short names for the sockets between a process and its loaders, which lie in the temporary folder."""
+"""Short names for the sockets between a process and its loaders, which are in the temporary folder."""
 
 import os
 import tempfile
@@ -24,11 +24,11 @@ def shorten_sockets() -> None:
     short = next((place for place in SHORT_FOLDERS if os.access(place, os.W_OK | os.X_OK)), None)
     if short is None:
         raise UserError(
-            f"TMPDIR = {folder}: loader processes need a temporary folder whose name has {LONGEST} characters at most; "
+            f"TMPDIR = {folder}: loader processes need a temporary folder whose name has at most {LONGEST} characters; "
             "set TMPDIR to one, or -o num_workers=0"
         )
     try:
         tempfile.tempdir = short
-        get_temp_dir()  # made once, and then kept by multiprocessing
+        get_temp_dir()  # multiprocessing creates it once and keeps it
     finally:
         tempfile.tempdir = folder

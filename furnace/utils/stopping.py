@@ -2,7 +2,7 @@
 
 import signal
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # training answers them with a save and a status of its own
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # training saves and exits with a special status
 SAVING = signal.SIGUSR1  # a warning that Slurm sends before its time limit: training saves and continues
 
 

@@ -1,4 +1,4 @@
-"""Output to a terminal, or to a file or pipe: those get long lines without colours and moving bars."""
+"""Output to a terminal, or to a file or pipe, which get long lines without colours and moving bars."""
 
 import errno
 import os

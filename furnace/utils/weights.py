@@ -19,19 +19,19 @@ from furnace.utils.wording import few
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", SAFETENSORS)
 CODE = re.compile(r"GLOBAL (\S+)")
-MATCH_NEEDED = 0.9  # share of a network's tensors that a file must hold to count as its weights
-# Keys under which programs keep a state dict, the trained weights before their moving averages.
+MATCH_NEEDED = 0.9  # share of a network's tensors that a file must contain to count as its weights
+# Keys under which programs store a state dict, the trained weights before their moving averages.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "model_ema", "state_dict_ema", "ema")
-DEEPEST = 3  # of them within one another
-# Names that torch.compile and DistributedDataParallel put anywhere into those of tensors.
+DEEPEST = 3  # nested containers
+# Names that torch.compile and DistributedDataParallel insert anywhere in the names of tensors.
 WRAPPERS = ("_orig_mod", "module")
-BESIDE = ("n_averaged",)  # that torch.optim.swa_utils.AveragedModel keeps with the weights
+BESIDE = ("n_averaged",)  # stored with the weights by torch.optim.swa_utils.AveragedModel
 HEAD_BYTES = 512
 NUMBERS = "?efdg" + np.typecodes["AllInteger"]
 
 
 def numpy_scalars() -> list:
-    """The classes and the function by which pickles make NumPy's numbers, under the names of NumPy 1 and 2."""
+    """The classes and the function that create NumPy's numbers in pickles, under the names of NumPy 1 and 2."""
     scalar = np.float64(0).__reduce__()[0]
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     return [*names, np.dtype, *{type(np.dtype(kind)) for kind in NUMBERS}]
@@ -54,7 +54,7 @@ def load_file(path: str | Path, remedy: str = "copy or download it again") -> ob
             return load_safetensors(path)
         check_archive(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(numpy_scalars()):
-            warnings.simplefilter("ignore")  # of pickles that are refused anyway
+            warnings.simplefilter("ignore")  # about pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if code := CODE.search(str(error)):
@@ -63,7 +63,7 @@ def load_file(path: str | Path, remedy: str = "copy or download it again") -> ob
                 "torch.load it with weights_only=False and torch.save its state dict alone"
             ) from error
         raise UserError(f"{path}: refused: {fault_of(path, head)}; {remedy}") from error
-    except Exception as error:  # from a damaged file the unpickler raises nearly anything
+    except Exception as error:  # for damaged files the unpickler raises various exceptions
         raise UserError(f"{path}: {fault_of(path, head)}; {remedy}") from error
 
 
@@ -85,9 +85,9 @@ def fault_of(path: Path, head: bytes) -> str:
     if not head:
         return "damaged: the file is empty"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return "damaged: it is a web page in place of the file"
+        return "damaged: it is a web page instead of the file"
     if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS in place of the file, which `git lfs pull` fetches"
+        return "a pointer of Git LFS instead of the file, which `git lfs pull` fetches"
     if is_torchscript(path):
         return "a TorchScript program, not a state dict"
     return f"damaged or not a {'safetensors' if path.suffix == SAFETENSORS else 'PyTorch'} file"
@@ -141,13 +141,13 @@ def read_state_dict(path: str | Path, remedy: str = "copy or download it again")
     """The state dict of a file, bare or under one of `CONTAINERS`, with the names of the file.
 
     Raises:
-        UserError: as in `load_file`, or the file holds no state dict.
+        UserError: as in `load_file`, or the file contains no state dict.
     """
     content = load_file(path, remedy)
     found, note = find_state_dict(content)
     if not isinstance(found, dict) or not any(isinstance(v, Tensor) for v in found.values()):
         keys = f"; its keys are {few([str(key)[:40] for key in found], 6)}" if isinstance(found, dict) and found else ""
-        raise UserError(f"{path}: holds no state dict (looked for tensors by name, bare or under 'model'{keys})")
+        raise UserError(f"{path}: contains no state dict (looked for tensors by name, bare or under 'model'{keys})")
     return Weights({str(k): v for k, v in found.items() if isinstance(v, Tensor)}, note)
 
 
@@ -156,19 +156,21 @@ def strip_prefix(tensors: Mapping[str, Tensor], mark: str, path: str | Path) -> 
 
     Args:
         tensors: under names such as `_orig_mod.module.branch1.head.weight`.
-        mark: regular expression for the begin of a name that the network has, such as "branch1".
+        mark: regular expression for the start of a name in the network, such as "branch1".
         path: of the file, for messages.
 
     Returns:
         The tensors, and a note about what was removed. If no name has the mark, only `WRAPPERS` go.
 
     Raises:
-        UserError: the file holds several such networks, or a name twice.
+        UserError: the file contains several such networks, or a name twice.
     """
     wrappers = [name for name in WRAPPERS if any(name in tensor.split(".") for tensor in tensors)]
     named = {".".join(part for part in name.split(".") if part not in WRAPPERS): v for name, v in tensors.items()}
     if len(named) < len(tensors):
-        raise UserError(f"{path}: holds the same tensors with and without {few(wrappers)}; save one state dict alone")
+        raise UserError(
+            f"{path}: contains the same tensors with and without {few(wrappers)}; save one state dict alone"
+        )
     prefix = find_prefix(named, mark, path)
     outside = {name for name in named if name in BESIDE or not name.startswith(prefix)}
     own = {name.removeprefix(prefix): value for name, value in named.items() if name not in outside}
@@ -187,5 +189,5 @@ def find_prefix(names: Collection[str], mark: str, path: str | Path) -> str:
         if not outer or not one.startswith(outer[-1]):
             outer.append(one)
     if len(outer) > 1:
-        raise UserError(f"{path}: holds several networks ({few(outer)}); save the state dict of one alone")
+        raise UserError(f"{path}: contains several networks ({few(outer)}); save the state dict of one alone")
     return outer[0] if outer else ""

@@ -199,7 +199,7 @@ def test_branches_may_have_encoders_and_weights_of_their_own(weights_file, backb
 def test_a_file_of_two_encoders_is_refused(backbone_weights, tmp_path):
     both = called(backbone_weights, {}, "module.encoder_q.") | called(backbone_weights, {}, "module.encoder_k.")
     torch.save({"state_dict": both}, tmp_path / "moco.pth")
-    with pytest.raises(UserError, match=r"moco\.pth: holds several networks \(encoder_k\., encoder_q\.\); save"):
+    with pytest.raises(UserError, match=r"moco\.pth: contains several networks \(encoder_k\., encoder_q\.\); save"):
         network_with(tmp_path / "moco.pth")
 
 

@@ -82,8 +82,8 @@ def test_tensors_beside_the_network_are_noted():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["student.branch1.w", "teacher.branch1.w"], r"file\.pth: holds several networks \(student\., teacher\.\)"),
-        (["branch1.w", "module.branch1.w"], r"file\.pth: holds the same tensors with and without module"),
+        (["student.branch1.w", "teacher.branch1.w"], r"file\.pth: contains several networks \(student\., teacher\.\)"),
+        (["branch1.w", "module.branch1.w"], r"file\.pth: contains the same tensors with and without module"),
     ],
 )
 def test_a_file_of_several_networks_is_refused(names, message):
@@ -133,7 +133,7 @@ def test_arrays_of_numpy_are_refused_with_a_remedy(tmp_path):
 def test_file_without_a_state_dict_is_refused(content, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    with pytest.raises(UserError, match=r"weights\.pth: holds no state dict"):
+    with pytest.raises(UserError, match=r"weights\.pth: contains no state dict"):
         read_state_dict(path)
 
 
