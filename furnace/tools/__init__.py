@@ -1,1 +1,1 @@
-"""Commands beside training and evaluation, one a file: python -m furnace.tools.NAME."""
+"""Commands other than training and evaluation, one per file: python -m furnace.tools.NAME."""

@@ -1,4 +1,4 @@
-"""Compare methods on one data set, over shares of labels and seeds: python -m furnace.tools.compare."""
+"""Compare methods on one data set, for several labelled ratios and seeds: python -m furnace.tools.compare."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ if TYPE_CHECKING:
     from furnace.seg_opr.metrics import MetricList
 
 FAILED_STATUS = 1
-ORIGIN = "drawn_from.txt"  # beside drawn subsets: the list that they were drawn from
+ORIGIN = "drawn_from.txt"  # stored with drawn subsets: identifies the list they were drawn from
 DEFAULT_PROBE = 6
 EXAMPLES = """examples:
   python -m furnace.tools.compare exp_camvid --methods supervised,cps,cpcl --ratios 16,8,4 --seeds 0,1,2
   python -m furnace.tools.compare exp_camvid --methods supervised,cpcl,cpcl:reweight=false --ratios 8 --seeds 0 -d 0-3
-  python -m furnace.tools.compare exp_camvid ... --validation DATA/camvid/val.txt     choose the best epoch on it, too
-  OMP_NUM_THREADS=1 python -m furnace.tools.compare exp_toy -d cpu --jobs 4        four runs at once, a core each
-  python -m furnace.tools.compare exp_camvid ... --dry-run                         the plan and the time, no more
-Interrupt it as you like: the same command goes on from there, finished runs are kept.
+  python -m furnace.tools.compare exp_camvid ... --validation DATA/camvid/val.txt     also choose the best epoch on it
+  OMP_NUM_THREADS=1 python -m furnace.tools.compare exp_toy -d cpu --jobs 4        four runs at once, one core each
+  python -m furnace.tools.compare exp_camvid ... --dry-run                         only show the plan and the time
+You can interrupt it at any time: the same command continues, and finished runs are kept.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Plan, show, run and write; returns the exit status, 1 if a run failed."""
+    """Plan, run and report all trials; return the exit status: 1 if a run failed, else 0."""
     args = build_parser().parse_args(argv)
     console = open_console(highlight=False, markup=True)
     experiment = find_experiment(args.experiment)
     title = experiment_name(experiment)
     trials = make_plan(experiment, args)
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in engine.parse_devices(args.devices)] * args.jobs
-    # The same lists need not be checked for every method and seed.
+    # Check each set of lists once, not for every method and seed.
     for trial in {tuple(trial.identity()["lists"].items()): trial for trial in trials}.values():
         check_validation(trial)
     metrics = seg_opr.MetricList(trials[0].C.eval_metrics)
@@ -82,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = Parser(
-        description="Train and evaluate methods under equal conditions, over shares of labels and seeds,\n"
+        description="Train and evaluate methods under equal conditions, for several labelled ratios and seeds,\n"
         "and write tables and a plot of the metrics on the evaluation images.",
         epilog=EXAMPLES,
     )
@@ -95,47 +95,45 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--methods",
         default="supervised,cpcl",
-        help=f"of {', '.join(METHODS.all())}; with other settings as NAME:key=value:... (default: supervised,cpcl)",
+        help=f"from {', '.join(METHODS.all())}; NAME:key=value:... changes settings (default: supervised,cpcl)",
     )
     parser.add_argument(
         "--ratios",
         type=whole_numbers("--ratios", 1),
         default="16,8,4",
-        help="labeled_ratio, one or several (default: 16,8,4)",
+        help="one or more values of labeled_ratio (default: 16,8,4)",
     )
     parser.add_argument(
-        "--seeds", type=whole_numbers("--seeds", 0), default="0,1,2", help="one or several (default: 0,1,2)"
+        "--seeds", type=whole_numbers("--seeds", 0), default="0,1,2", help="one or more seeds (default: 0,1,2)"
     )
-    parser.add_argument("--draw-subsets", action="store_true", help="each seed draws labelled images of its own")
+    parser.add_argument("--draw-subsets", action="store_true", help="draw other labelled images for each seed")
     parser.add_argument("--list", help="with --draw-subsets: list of all training images (default: the data set's)")
     parser.add_argument(
         "--validation",
         metavar="LIST",
-        help="labelled images, not used in training or testing, to choose the best epoch",
+        help="labelled images for choosing the best epoch, not used in training or testing",
     )
-    parser.add_argument("--validation-folder", metavar="NAME", help="their sub-folder (default: the name of the list)")
-    parser.add_argument("-d", "--devices", help="0, or 0-3 for a run on each, or cpu (default: what is there)")
-    parser.add_argument(
-        "--jobs", type=number("--jobs", 1), default=1, metavar="N", help="runs at the same time on each device"
-    )
+    parser.add_argument("--validation-folder", metavar="NAME", help="their sub-folder (default: name of the list)")
+    parser.add_argument("-d", "--devices", help="0, or 0-3 for one run per GPU, or cpu (default: first GPU or cpu)")
+    parser.add_argument("--jobs", type=number("--jobs", 1), default=1, metavar="N", help="simultaneous runs per device")
     add_overrides(parser, "for all runs")
-    parser.add_argument("--out", type=Path, help="folder for everything (default: log/compare/EXPERIMENT)")
+    parser.add_argument("--out", type=Path, help="output folder (default: log/compare/EXPERIMENT)")
     parser.add_argument(
-        "--keep", choices=("none", "last", "all"), default="last", help="snapshots to keep of a finished run"
+        "--keep", choices=("none", "last", "all"), default="last", help="snapshots to keep from each finished run"
     )
     parser.add_argument(
         "--probe",
         type=number("--probe", 0),
         default=DEFAULT_PROBE,
         metavar="N",
-        help=f"iterations to measure the time of a method with, 0: none (default: {DEFAULT_PROBE})",
+        help=f"iterations for measuring the time of a method; 0: do not measure (default: {DEFAULT_PROBE})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and the time expected, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and the expected time, then stop")
     return parser
 
 
 def find_experiment(name: str) -> Path:
-    """The file that describes an experiment, from here or from the checkout. Raises UserError."""
+    """Path of an experiment's config file, relative to the working directory or the checkout. Raises UserError."""
     for place in (Path(name), CHECKOUT / name):
         if (file := config_file(place)).is_file():
             return file.resolve()
@@ -143,7 +141,7 @@ def find_experiment(name: str) -> Path:
 
 
 def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
-    """All trials, their labelled subsets drawn if that is asked for."""
+    """Plan all trials; with --draw-subsets, draw their labelled subsets first."""
     methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     for method in methods:
         parse_method(method)
@@ -152,7 +150,7 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
         raise UserError(f"--out {out}: {existing} is a file; name another folder")
     overrides = parse_overrides(args.override)
     if taken := OF_A_TRIAL & overrides.keys():
-        raise UserError(f"-o {min(taken)}=...: differs from run to run; --methods, --ratios, --seeds and --out set it")
+        raise UserError(f"-o {min(taken)}=...: differs between runs; use --methods, --ratios, --seeds or --out")
     validation = None
     if args.validation:
         source = Path(args.validation).resolve()
@@ -168,23 +166,23 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
 
 
 def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, str]) -> None:
-    """Raise UserError if config.py names the same labelled list for another ratio than its own."""
+    """Raise UserError if config.py names the same labelled list for its own ratio and another."""
     own = load_config(experiment, overrides)
     for ratio in ratios:
         C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
         if ratio != own.labeled_ratio and C.train_source == own.train_source:
             raise UserError(
-                f"--ratios {ratio}: C.train_source = {C.train_source} whatever C.labeled_ratio is; compare with "
-                f"--ratios {own.labeled_ratio}, or name a list for each ratio in config.py, as exp_voc does"
+                f"--ratios {ratio}: C.train_source = {C.train_source} for every C.labeled_ratio; use "
+                f"--ratios {own.labeled_ratio}, or name one list per ratio in config.py, as in exp_voc"
             )
 
 
 def draw_subsets(
     experiment: Path, subsets: Path, ratios: Sequence[int], seed: int, overrides: dict[str, str], args: Namespace
 ) -> None:
-    """Let make_splits write the lists of a seed that are not there yet; the smaller are part of the larger.
+    """Write the missing lists of a seed with make_splits; smaller lists are subsets of larger ones.
 
-    All are written anew if those that are there were drawn from another list.
+    If the existing lists were drawn from another list, all are written again.
     """
     origin, folder, missing = drawn_from(args.list), subsets / f"seed-{seed}", []
     same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
@@ -192,8 +190,8 @@ def draw_subsets(
         C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
         if not C.train_source.endswith(f"_labeled_1-{ratio}.txt"):
             raise UserError(
-                f"--draw-subsets: C.train_source = {C.train_source}: is not named ..._labeled_1-{ratio}.txt, as the "
-                "lists that are drawn will be; name it so in config.py, by C.labeled_ratio, or leave --draw-subsets out"
+                f"--draw-subsets: C.train_source = {C.train_source}: is not named ..._labeled_1-{ratio}.txt, like the "
+                "drawn lists; use this name in config.py, with C.labeled_ratio, or omit --draw-subsets"
             )
         sources = subset_sources(C, subsets, seed)
         if not (same and all(Path(source).is_file() for source in sources.values())):
@@ -204,7 +202,7 @@ def draw_subsets(
     words += ["--seed", str(seed), "--out", str(folder), "--overwrite"]
     words += ["--list", str(Path(args.list).resolve())] if args.list else []
     words += [part for name, value in overrides.items() for part in ("-o", f"{name}={value}")]
-    # From here, as the runs are: relative paths mean the same in both.
+    # In the working directory, like the runs, so that relative paths mean the same.
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -213,7 +211,7 @@ def draw_subsets(
 
 
 def drawn_from(listing: str | None) -> str:
-    """Text that tells lists to draw from apart: a digest of the content; "the data set's own" without one."""
+    """Identifier of the list to draw from: a digest of its content; "the data set's own" if `listing` is None."""
     if listing is None:
         return "the data set's own"
     if not Path(listing).is_file():
@@ -224,7 +222,7 @@ def drawn_from(listing: str | None) -> str:
 def probe(
     trials: Sequence[Trial], results: Results, runner: Runner, device: str, iterations: int
 ) -> dict[str, float | None]:
-    """Seconds of an iteration of the methods of which nothing is finished yet, from a few of them."""
+    """Seconds per iteration of the methods without a finished run, measured over `iterations`."""
     if not iterations:
         return {}
     folder = trials[0].folder.parent / "probe"
@@ -243,7 +241,7 @@ def carry_out(
     probed: dict[str, float | None],
     metrics: MetricList,
 ) -> list[str]:
-    """Run what is not finished, saying so as it comes, and add to `results`; returns what to say of the failures."""
+    """Run the unfinished trials, print each result and add it to `results`; return one message per failure."""
     waiting = [trial for trial in trials if trial.name not in results]
     failures = {}
     for position, (trial, result) in enumerate(runner.run_all(waiting, devices), 1):
@@ -268,7 +266,7 @@ def carry_out(
 def report(
     trials: Sequence[Trial], results: Results, args: Namespace, title: str, console: Console, metrics: MetricList
 ) -> None:
-    """Write the files and show the tables."""
+    """Write the result files and print the tables."""
     done = [trial for trial in trials if trial.name in results]
     rows = aggregate([to_score(trial, results[trial.name], metrics) for trial in done])
     shown = [results[trial.name] for trial in done]
@@ -277,7 +275,7 @@ def report(
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "-m", "furnace.tools.compare", *sys.argv[1:]]),
         "evaluation images": Path(trials[0].C.eval_source).name,
-        "labelled images": "drawn by each seed" if args.draw_subsets else "the same for every seed",
+        "labelled images": "drawn for each seed" if args.draw_subsets else "the same for every seed",
         "validation": Path(args.validation).name if args.validation else "none",
         "hardware": ", ".join(sorted({result["device"] for result in results.values()})),
         "commit": ", ".join(sorted({result["commit"] for result in shown if result.get("commit")})) or "-",
@@ -291,7 +289,7 @@ def report(
     compare.tables.write_files(out, title, rows, facts, everything, metrics.mains)
     console.print(compare.tables.tables(rows, metrics.mains), soft_wrap=True, markup=False)
     console.print(f"written: {out / compare.tables.MARKDOWN}, .csv, .json, .png and .html", soft_wrap=True)
-    console.print(f"to look at: {out / compare.tables.PAGE}", soft_wrap=True)
+    console.print(f"open in a browser: {out / compare.tables.PAGE}", soft_wrap=True)
 
 
 def to_score(trial: Trial, result: dict[str, Any], metrics: MetricList) -> Score:

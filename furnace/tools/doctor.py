@@ -1,4 +1,4 @@
-"""Check what an experiment points to before it costs a day: python -m furnace.tools.doctor exp_voc."""
+"""Check an experiment's settings, files and machine before training: python -m furnace.tools.doctor exp_voc."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from furnace.checks.checkup import Checkup
 
 EXAMPLES = """examples:
-  python -m furnace.tools.doctor exp_voc                     lists, files, 64 images of each list, weights, time
+  python -m furnace.tools.doctor exp_voc                     lists, files, 64 images per list, weights, time
   python -m furnace.tools.doctor exp_city --full             decode every image
   python -m furnace.tools.doctor exp_voc -o labeled_ratio=16 -d cpu
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check, print, and return 1 where there are problems."""
+    """Run the checks and print the findings; return the exit status: 1 if there are problems, else 0."""
     args = build_parser().parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
     checkup = checks.Checkup(C, engine.parse_devices(args.devices)[0], None if args.full else SAMPLE)
@@ -47,21 +47,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = Parser(
-        description="Check lists, images, labels, weights, space and time of an experiment. Exit status 0, or 1 with "
-        "problems.",
+        description="Check lists, images, labels, weights, space and time of an experiment.\n"
+        "The exit status is 1 if there are problems, else 0.",
         epilog=EXAMPLES,
     )
     parser.add_argument("experiment", help="folder with a config.py, such as exp_voc")
     parser.add_argument("--full", action="store_true", help="decode every image and label, not a sample")
-    parser.add_argument("-d", "--devices", help="where to measure the time: 0, or cpu; default: what is there")
+    parser.add_argument("-d", "--devices", help="device for measuring the time: 0, or cpu (default: first GPU or cpu)")
     add_overrides(parser)
     return parser
 
 
 def class_table(C: Settings, counts: dict[str, np.ndarray], checkup: Checkup) -> Table:
-    """Share of each class in the pixels that are not ignored, and how many images show it."""
+    """Table of classes: share of the pixels that are not ignored, and number of images that show the class."""
     table = Table("class", box=SIMPLE_HEAD, title="labels read: share of pixels, images", title_justify="left")
     for title in counts:
         table.add_column(title, justify="right")

@@ -34,7 +34,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read which classes the images show, order the images, and write the beginnings as lists."""
+    """Read the classes of each image, order the images, and write labelled and unlabelled lists."""
     args = build_parser().parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
     lines, samples = read_sorted(args.list or full_list(C), C)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     pairs = {name: list_files(C, args.out, name) for name in sizes}
     existing = [file for pair in pairs.values() for file in pair if file.exists()]
     if existing and not args.overwrite:
-        raise UserError(f"{existing[0]}: already exists; give another folder with --out, or --overwrite")
+        raise UserError(f"{existing[0]}: already exists; choose another folder with --out, or use --overwrite")
     presence = read_presence(samples, datasets.build_reader(C))
     order = make_partition(presence, args.seed)
     for name, size in sizes.items():
@@ -54,66 +54,66 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = Parser(
-        description="Divide a training list into labelled and unlabelled images.\nSmaller labelled lists are part of "
-        "larger ones, and show every class where the images allow.\nThe same seed gives the same lists everywhere.",
+        description="Divide a training list into labelled and unlabelled images.\nSmaller labelled lists are subsets "
+        "of larger ones and show every class if possible.\nThe same seed gives the same lists on every machine.",
         epilog=EXAMPLES,
     )
     parser.add_argument("experiment", help="folder whose config.py describes the data, such as exp_voc")
     parser.add_argument(
         "--ratios", type=whole_numbers("--ratios", 1), default=[], help="1/R of the images labelled (default: 2,4,8,16)"
     )
-    parser.add_argument("--numbers", type=whole_numbers("--numbers", 1), default=[], help="so many images labelled")
+    parser.add_argument("--numbers", type=whole_numbers("--numbers", 1), default=[], help="numbers of labelled images")
     parser.add_argument(
-        "--seed", type=number("--seed", 0), default=0, help="another seed draws other images (default: 0)"
+        "--seed", type=number("--seed", 0), default=0, help="different seeds draw different images (default: 0)"
     )
     parser.add_argument("--list", type=Path, help="list of all training images (default: the data set's)")
-    parser.add_argument("--out", type=Path, help="folder for the lists (default: where config.py looks for them)")
-    parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")
+    parser.add_argument("--out", type=Path, help="folder for the lists (default: as in config.py)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing lists")
     add_overrides(parser)
     return parser
 
 
 def full_list(C: Settings) -> Path:
-    """The list of all training images: one folder above the partitions, of the name of the training folder."""
+    """Path of the list of all training images, named after their folder; it lies one folder above the partitions."""
     path = Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
     if not path.is_file():
         raise UserError(
-            f"{path}: no such list; name the list of all images that have labels with --list, or prepare the data as "
-            "DATA/README.md says"
+            f"{path}: no such list; name the list of all labelled images with --list, or prepare the data as described "
+            "in DATA/README.md"
         )
     return path
 
 
 def read_sorted(source: Path, C: Settings) -> tuple[list[str], list[Sample]]:
-    """Lines of a list, sorted, and their samples. Raises UserError if a line is there twice."""
+    """The sorted lines of a list, and their samples. Raises UserError if a line occurs twice."""
     lines = [line for _, line in read_lines(source)]
     samples = dict(zip(lines, read_list(source, C.dataset_path, C.train_folder), strict=True))
     if len(samples) < len(lines):
         twice = next(line for line, count in Counter(lines).items() if count > 1)
-        raise UserError(f"{source}: {twice!r} is there twice; labelled and unlabelled images would overlap")
+        raise UserError(f"{source}: {twice!r} occurs twice; labelled and unlabelled images would overlap")
     ordered = sorted(samples)
     return ordered, [samples[line] for line in ordered]
 
 
 def labeled_sizes(count: int, ratios: Sequence[int], numbers: Sequence[int]) -> dict[str, int]:
-    """Labelled images by partition: `count` // R of "1-R", as config.py counts them, and N of "N".
+    """Number of labelled images by partition: `count` // R for "1-R", as in config.py, and N for "N".
 
-    The published lists round up where `count` is not a multiple of R (1323 of VOC's 10582, not 1322).
+    The published lists round up if `count` is not a multiple of R (1323 of VOC's 10582, not 1322).
 
     Raises:
-        UserError: a partition would have no labelled, or no unlabelled images.
+        UserError: a partition would have no labelled or no unlabelled images.
     """
     sizes = {f"1-{ratio}": count // ratio for ratio in ratios} | {str(number): number for number in numbers}
     for name, size in sizes.items():
         if not 0 < size < count:
-            raise UserError(f"partition {name}: {size} labelled of {count} images leaves one of the lists empty")
+            raise UserError(f"partition {name}: {size} labelled of {count} images would leave one of the lists empty")
     return sizes
 
 
 def list_files(C: Settings, out: Path | None, name: str) -> tuple[Path, Path]:
-    """The labelled and the unlabelled list of a partition, named as config.py names them."""
+    """Paths of the labelled and the unlabelled list of a partition, named as in config.py."""
     source = Path(C.train_source)
     prefix = source.stem.split("_labeled")[0]
     folder = out or source.parent
@@ -121,7 +121,7 @@ def list_files(C: Settings, out: Path | None, name: str) -> tuple[Path, Path]:
 
 
 def read_presence(samples: Sequence[Sample], files: Files) -> np.ndarray:
-    """Which classes each image's label shows, (N, K) bool. Raises UserError if a label can't be read."""
+    """True for each class in each image's label, (N, K) bool. Raises UserError if a label can't be read."""
 
     def shown(sample: Sample) -> np.ndarray:
         label = files.label(sample.label)
@@ -131,7 +131,7 @@ def read_presence(samples: Sequence[Sample], files: Files) -> np.ndarray:
 
 
 def print_summary(shown: dict[Path, np.ndarray], everything: np.ndarray, names: Sequence[str]) -> None:
-    """Print what each labelled list shows, by `presence` of its images, and what the data lack altogether."""
+    """Print the classes of each labelled list from its rows of `read_presence`, and the classes that no image shows."""
     console = open_console(markup=False, highlight=False)
     table = Table("labelled list", "images", "classes", "rarest class", box=None)
     possible = everything.any(axis=0)

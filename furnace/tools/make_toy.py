@@ -11,7 +11,7 @@ from furnace.utils.places import data_root
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Generate, and say so."""
+    """Generate the data and print the number of images."""
     args = build_parser().parse_args(argv)
     with explained(args.target):
         datasets.toy.make_toy(args.target, args.seed)
@@ -20,14 +20,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = Parser(
         description="Generate the toy data of exp_toy.", epilog="example: python -m furnace.tools.make_toy --seed 1"
     )
     default = data_root() / "DATA" / "toy"
     parser.add_argument("--target", default=default, type=Path, help="folder to fill (default: DATA/toy)")
     parser.add_argument(
-        "--seed", default=0, type=number("--seed", 0), help="another seed gives other images (default: 0)"
+        "--seed", default=0, type=number("--seed", 0), help="different seeds give different images (default: 0)"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Begin an experiment on one's own images: python -m furnace.tools.new_experiment NAME --images ... --masks ..."""
+"""Create an experiment for your own images: python -m furnace.tools.new_experiment NAME --images ... --masks ..."""
 
 import os
 import re
@@ -22,15 +22,15 @@ from furnace.utils.settings import NAMES_MUST, are_class_names
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import few, one_line
 
-PATTERN = "exp_toy"  # whose commands are copied; they are the same everywhere
+PATTERN = "exp_toy"  # source of the copied commands, which are the same in every experiment
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
-MIN_UNLABELED = 2  # for a batch: BatchNorm learns nothing from one
+MIN_UNLABELED = 2  # the smallest batch: BatchNorm learns nothing from one image
 CROP_STEP = 32
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Recipe for a machine: settings, the largest batch, crop and evaluation window, and the iterations an epoch."""
+    """Recipe for a type of machine: settings, largest batch, crop and evaluation window, iterations per epoch."""
 
     backbone: str
     head_channels: int
@@ -46,15 +46,15 @@ class Scope:
 
 EPOCH = "C.max_samples // C.batch_size"
 GPU = Scope("resnet50", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512, 4, EPOCH)
-# A first look in minutes, however many images there are: half the resolution, and short.
-CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256, 1, f"min({EPOCH}, 80)  # 80: for a first look")
+# First results in minutes for any number of images: half the resolution and short training.
+CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256, 1, f"min({EPOCH}, 80)  # 80: for first results")
 EXAMPLES = """examples:
   python -m furnace.tools.new_experiment leaves --images ~/leaves/images --masks ~/leaves/masks
   python -m furnace.tools.new_experiment roads --images a --masks b --classes sky,road,car --val 0.3
 """
 CONFIG = '''"""{name}: {total} images, {masks} of them with masks; made by furnace.tools.new_experiment.
 
-Assign any setting of `python train.py --settings`; what is not assigned here keeps its default.
+Assign any setting of `python train.py --settings`; settings that are not assigned here keep their defaults.
 """
 
 from pathlib import Path
@@ -63,7 +63,7 @@ from easydict import EasyDict as edict
 
 C = config = cfg = edict()
 C.root_dir = Path(__file__).resolve().parents[1]
-C.volna = C.root_dir  # folder that holds DATA; the environment variable of this name wins
+C.volna = C.root_dir  # folder that contains DATA; the environment variable volna overrides it
 
 # Data
 C.dataset_name = "{name}"
@@ -75,7 +75,7 @@ C.num_classes = {num_classes}
 C.class_names = {class_names}
 C.image_height = C.image_width = {crop}
 C.train_scale_array = {scope.scales}
-C.labeled_ratio = {ratio}  # about 1 of so many images has a mask
+C.labeled_ratio = {ratio}  # about 1/labeled_ratio of the images have masks
 
 # Method
 C.unsup_weight = 1
@@ -83,7 +83,7 @@ C.unsup_weight = 1
 # Network
 C.backbone = "{scope.backbone}"
 C.head_channels = {scope.head_channels}
-C.pretrained_model = None  # "imagenet" scores far higher, and is downloaded once
+C.pretrained_model = None  # "imagenet" scores far higher; its weights are downloaded once
 
 # Optimization
 C.lr = 0.01
@@ -104,16 +104,16 @@ C.eval_scale_array = [{scope.eval_scale:g}]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Pair images and masks, divide them, and write lists and folder."""
+    """Pair images and masks, divide them, and write the lists and the experiment's folder."""
     args = build_parser().parse_args(argv)
     args.name = args.name.removeprefix("exp_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", args.name):
-        raise UserError(f"{args.name!r}: as a name take small letters, digits and _, beginning with a letter")
+        raise UserError(f"{args.name!r}: a name consists of lower-case letters, digits and _, and starts with a letter")
     folder, lists = args.root / f"exp_{args.name}", data_root(args.root) / "DATA" / args.name
     if folder.exists():
-        raise UserError(f"{folder}: already exists; take another name, or remove it")
+        raise UserError(f"{folder}: already exists; choose another name or remove it")
     if args.name in CATALOG:
-        raise UserError(f"{lists}: is the place of another data set; take another name")
+        raise UserError(f"{lists}: belongs to another data set; choose another name")
     images, masks = args.images.expanduser().resolve(), args.masks.expanduser().resolve()
     labeled, unlabeled = datasets.pairing.pair(images, masks)
     kinds, size = datasets.pairing.survey(labeled)
@@ -125,20 +125,22 @@ def main(argv: list[str] | None = None) -> None:
     num_classes = len(names) or int(values.max()) + 1
     if not names and 2 * len(values) < num_classes:
         raise UserError(
-            f"{masks}: the masks hold {few(values, 6)}, where class indices would be 0, 1, 2 and so on; renumber them, "
+            f"{masks}: the masks contain {few(values, 6)} instead of class indices 0, 1, 2 and so on; renumber them, "
             f"or name all {num_classes} classes with --classes"
         )
     if values.max() >= num_classes:
-        raise UserError(f"--classes: {num_classes} names, but the masks hold the value {values.max()}; name them all")
+        raise UserError(
+            f"--classes: {num_classes} names, but the masks contain the value {values.max()}; name them all"
+        )
     if num_classes < 2:
         raise UserError(
-            f"{masks}: the masks hold the class 0 only, and {IGNORE_INDEX} means unknown; give what you look for 1"
+            f"{masks}: the masks contain only class 0 ({IGNORE_INDEX} means unknown); mark the objects with 1"
         )
     train, val = datasets.pairing.divide(labeled, args.val)
     if len(unlabeled) < MIN_UNLABELED:
         raise UserError(
-            f"{images}: {len(unlabeled)} images without masks to learn from, and a batch takes {MIN_UNLABELED} at "
-            "least; add pictures of the same kind, which need no masks"
+            f"{images}: {len(unlabeled)} images without masks, but training needs at least {MIN_UNLABELED}; add "
+            "similar images, which need no masks"
         )
 
     root = Path(os.path.commonpath([images, masks]))
@@ -162,20 +164,20 @@ def main(argv: list[str] | None = None) -> None:
     write_folder(folder, text, args.root.resolve())
     console = open_console(highlight=False)
     if missing := sorted(set(range(num_classes)) - set(values.tolist())):
-        advice = "; do they count from 1? Class indices begin at 0" if missing == [0] else ""
-        console.print(f"note: no mask holds {few(missing)}{advice}", style="yellow", soft_wrap=True)
+        advice = "; do the indices start at 1? They must start at 0" if missing == [0] else ""
+        console.print(f"note: no mask contains {few(missing)}{advice}", style="yellow", soft_wrap=True)
     console.print(
-        f"{folder}: {len(train)} images with masks and {len(unlabeled)} without to learn from, {len(val)} to validate "
-        f"with, {num_classes} classes; next: cd {shlex.quote(os.path.relpath(folder))} && python train.py --dry-run",
+        f"{folder}: {len(train)} training images with masks and {len(unlabeled)} without, {len(val)} validation "
+        f"images, {num_classes} classes; next: cd {shlex.quote(os.path.relpath(folder))} && python train.py --dry-run",
         soft_wrap=True,
     )
 
 
 def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> None:
-    """Write lists by their names; those that an interrupted call has left are the same, and stay.
+    """Write lists by name; equal lists from an interrupted call are kept.
 
     Raises:
-        UserError: the folder holds other lists.
+        UserError: the folder contains other lists.
     """
     lines = {folder / f"{name}.txt": [line_of(sample, root) for sample in lists[name]] for name in lists}
     try:
@@ -184,44 +186,44 @@ def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> Non
         for path in lines:
             check_replaceable(path, lines[path])
     except UserError as error:
-        raise UserError(f"{folder}: is the place of another data set; take another name") from error
+        raise UserError(f"{folder}: belongs to another data set; choose another name") from error
     for path in lines:
         write_list(path, lines[path])
 
 
 def write_folder(folder: Path, config: str, root: Path) -> None:
-    """Make an experiment's folder below `root`, with its commands, whole or not at all."""
+    """Create an experiment's folder with config.py and its commands, completely or not at all."""
     with explained(folder), TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         whole = Path(temporary, folder.name)
         whole.mkdir()
         (whole / "config.py").write_text(config, encoding="utf-8")
         for command in COMMANDS:
             text = (CHECKOUT / PATTERN / command).read_text(encoding="utf-8")
-            if root != CHECKOUT:  # else the folder above is where furnace lies
+            if root != CHECKOUT:  # else the parent folder contains furnace
                 text = text.replace("str(HERE.parent)", repr(str(CHECKOUT)))
             (whole / command).write_text(text, encoding="utf-8")
         whole.rename(folder)
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = Parser(
-        description="Begin an experiment on your own images: lists in DATA/NAME, and a folder exp_NAME to train in.\n"
-        "Masks hold one class index a pixel, 255 where unknown, and have the names of their images; the files stay\n"
+        description="Create an experiment for your own images: lists in DATA/NAME and the folder exp_NAME.\n"
+        "Masks contain one class index per pixel (255: unknown) and have the names of their images; the files stay\n"
         "where they are.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("name", help="of the experiment: its folder is exp_NAME")
+    parser.add_argument("name", help="name of the experiment; its folder is exp_NAME")
     parser.add_argument("--images", type=Path, required=True, help="folder of all images, searched recursively")
-    parser.add_argument("--masks", type=Path, required=True, help="folder of the masks of some of them, PNG")
-    parser.add_argument("--classes", help="their names in the order of the indices, separated by commas")
-    parser.add_argument("--val", type=float, default=0.2, help="share of the masks to validate with (default: 0.2)")
-    parser.add_argument("--cpu", action="store_true", help="settings for a first look in minutes, without a GPU")
+    parser.add_argument("--masks", type=Path, required=True, help="folder of PNG masks of some of these images")
+    parser.add_argument("--classes", help="class names in the order of the indices, separated by commas")
+    parser.add_argument("--val", type=float, default=0.2, help="share of the masks for validation (default: 0.2)")
+    parser.add_argument("--cpu", action="store_true", help="settings for first results in minutes, without a GPU")
     parser.add_argument(
         "--root",
         type=Path,
         default=CHECKOUT,
-        help="where exp_NAME goes, and DATA unless the environment variable volna says where (default: this checkout)",
+        help="parent folder of exp_NAME, and of DATA unless the environment variable volna is set (default: checkout)",
     )
     return parser
 

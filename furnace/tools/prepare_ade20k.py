@@ -1,7 +1,7 @@
-"""Prepare ADE20K of the challenge of 2016 (Zhou et al., CVPR 2017): python -m furnace.tools.prepare_ade20k.
+"""Prepare ADE20K of the 2016 challenge (Zhou et al., CVPR 2017): python -m furnace.tools.prepare_ade20k.
 
-Names and files are the official ones: labels hold 0 for unlabelled pixels and class + 1 for others, which
-`C.reduce_zero_label` of exp_ade20k/config.py tells the reader.
+Names and files are the official ones: labels contain 0 for unlabelled pixels and class + 1 for others, as
+`C.reduce_zero_label` in exp_ade20k/config.py states.
 """
 
 from argparse import ArgumentParser
@@ -22,16 +22,16 @@ ADE20K_LAYOUT = Layout(UNIMATCH_DESTINATIONS, paths=str.split, everything=LISTS[
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check the arguments, plan and carry out."""
+    """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
     if not (args.source or args.splits_from):
-        raise UserError("nothing to do: give the archive, or --splits-from for data that are prepared already")
+        raise UserError("nothing to do: name the archive, or use --splits-from if the data are already prepared")
     plan = plan_ade20k(open_source(args.source), args.target) if args.source else Plan()
     prepare(plan, ADE20K_LAYOUT, args)
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = preparing_parser(
         "Prepare ADE20K, 150 classes: images, official labels and lists as exp_ade20k/config.py expects them.",
         "python -m furnace.tools.prepare_ade20k ADEChallengeData2016.zip",
@@ -44,7 +44,7 @@ def build_parser() -> ArgumentParser:
 
 
 def plan_ade20k(source: Source, target: Path) -> Plan:
-    """Plan the files of the source. Raises UserError."""
+    """Plan the files from the source. Raises UserError if some are missing."""
     plan = Plan(known=tuple(LISTS.values()))
     for split, count in COUNTS.items():
         folders = images, labels = f"images/{split}", f"annotations/{split}"
@@ -53,7 +53,7 @@ def plan_ade20k(source: Source, target: Path) -> Plan:
             for folder, suffix in zip(folders, ("jpg", "png"), strict=True)
         )
         if not pictures:
-            raise UserError(f"{source.path}: holds no {images}/ADE_*.jpg; is it ADEChallengeData2016.zip?")
+            raise UserError(f"{source.path}: contains no {images}/ADE_*.jpg; is it ADEChallengeData2016.zip?")
         if alone := set(maps) - set(pictures):
             raise UserError(f"{source.path}: lacks the images of {len(alone)} labels, such as {min(alone)}; incomplete")
         names = sorted(pictures)
@@ -65,7 +65,7 @@ def plan_ade20k(source: Source, target: Path) -> Plan:
 
 
 def check_label(content: bytes) -> bytes:
-    """`content` itself, an official label PNG. Raises if its values are neither 0 nor a class + 1."""
+    """Return `content`, an official label PNG, unchanged. Raises ValueError for values other than 0 and class + 1."""
     datasets.check_values(datasets.decode_indices(content), NUM_CLASSES, reduce_zero_label=True)
     return content
 

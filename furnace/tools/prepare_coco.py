@@ -1,6 +1,6 @@
 """Prepare COCO 2017 (Lin et al., ECCV 2014), with masks of 80 categories: python -m furnace.tools.prepare_coco.
 
-`datasets.instances` says how the masks are drawn from the instance annotations.
+`datasets.instances` draws the masks from the instance annotations.
 """
 
 from argparse import ArgumentParser
@@ -18,22 +18,22 @@ from furnace.utils.errors import UserError, run
 COUNTS = {"train": 118287, "val": 5000}
 ARCHIVES = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
 MASKS = "masks"
-MAX_JSON_BYTES = 2**30  # instances_train2017.json has less than half
+MAX_JSON_BYTES = 2**30  # instances_train2017.json is less than half as large
 CLASSES = CATALOG["coco"]
 COCO_LAYOUT = Layout(UNIMATCH_DESTINATIONS, paths=str.split, everything="train.txt")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check the arguments, plan and carry out."""
+    """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
     if not (args.sources or args.splits_from):
-        raise UserError("nothing to do: give the archives, or --splits-from for data that are prepared already")
+        raise UserError("nothing to do: name the archives, or use --splits-from if the data are already prepared")
     plan = plan_coco(open_sources(args.sources), args.target) if args.sources else Plan()
     prepare(plan, COCO_LAYOUT, args)
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = preparing_parser(
         "Prepare COCO 2017, 80 object classes and background: images, masks drawn from the instance annotations, and "
         "lists as exp_coco/config.py expects them.",
@@ -45,19 +45,19 @@ def build_parser() -> ArgumentParser:
         nargs="*",
         type=Path,
         metavar="SOURCE",
-        help=f"{', '.join(ARCHIVES)}, a folder that holds them, or the folders that they were extracted to",
+        help=f"{', '.join(ARCHIVES)}, a folder that contains them, or the folders they were extracted to",
     )
     return parser
 
 
 def open_sources(paths: Sequence[Path]) -> list[Source]:
-    """The archives and folders, and the official archives in the folders. Raises UserError."""
+    """Open the archives and folders, and the official archives in the folders. Raises UserError."""
     inner = [path / name for path in paths for name in ARCHIVES if (path / name).is_file()]
     return [open_source(path) for path in [*paths, *inner]]
 
 
 def plan_coco(sources: Sequence[Source], target: Path) -> Plan:
-    """Plan the files of the sources. Raises UserError."""
+    """Plan the files from the sources. Raises UserError if some are missing."""
     plan = Plan(known=("val.txt",))
     for split, count in COUNTS.items():
         folder, listing = f"{split}2017", f"{split}.txt"
@@ -74,7 +74,7 @@ def plan_coco(sources: Sequence[Source], target: Path) -> Plan:
 
 
 def read_instances(sources: Sequence[Source], name: str) -> Instances:
-    """The instance annotations of a split. Raises UserError."""
+    """Read the instance annotations of a split. Raises UserError if they are missing or can't be used."""
     source, members = find(sources, "annotations", rf"({name})\.json", ARCHIVES[-1], MAX_JSON_BYTES)
     ((member, content),) = source.read(list(members.values()))
     return Instances(source.path / member, content, CLASSES.names[1:])
@@ -83,20 +83,20 @@ def read_instances(sources: Sequence[Source], name: str) -> Instances:
 def find(
     sources: Sequence[Source], folder: str, pattern: str, archive: str, limit: int | None = None
 ) -> tuple[Source, dict[str, str]]:
-    """The first source with files of a pattern in a folder, which may be the source itself, and these.
+    """The first source with files that match a pattern in a folder, and these files; it may be the folder itself.
 
     Raises:
-        UserError: there is none.
+        UserError: no source has such files.
     """
     for source in sources:
         place = "" if source.path.name == folder else rf"(?:.*/)?{folder}/"
         if members := source.find(place + pattern, limit):
             return source, members
-    raise UserError(f"{', '.join(str(s.path) for s in sources)}: no {folder} with files; give {archive}, too")
+    raise UserError(f"{', '.join(str(s.path) for s in sources)}: no files in {folder}; name {archive}, too")
 
 
 def draw_mask(content: bytes) -> bytes:
-    """The palette PNG of the annotations of an image."""
+    """Draw the annotations of an image as a palette PNG."""
     return datasets.encode_label(datasets.draw_label(content), CLASSES.palette)
 
 

@@ -1,7 +1,7 @@
 """Prepare Pascal VOC 2012 with the SBD labels: python -m furnace.tools.prepare_voc.
 
-The augmented training images are those of SBD (Hariharan et al., ICCV 2011) and of VOC train without those of VOC
-val: 10,582. Where VOC has a label of its own, that one is taken.
+The 10,582 augmented training images are those of SBD (Hariharan et al., ICCV 2011) and VOC train without those of VOC
+val. VOC's own label is used if there is one.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ VOC_LAYOUT = Layout(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check the arguments, plan and carry out."""
+    """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
     if bool(args.voc) != bool(args.sbd):
-        raise UserError("the augmented data need both --voc and --sbd; see DATA/README.md for what to download")
+        raise UserError("the augmented data need both --voc and --sbd; see DATA/README.md for the downloads")
     if not (args.voc or args.splits_from):
-        raise UserError("nothing to do: give --voc and --sbd, or --splits-from for data that are prepared already")
+        raise UserError("nothing to do: give --voc and --sbd, or use --splits-from if the data are already prepared")
     plan = Plan()
     if args.voc:
         sbd = open_source(args.sbd)
         plan = plan_voc(open_source(args.voc), sbd, args.target, args.grey)
         differences = [published_difference(args.voc, VOC_MD5, VOC_BYTES)]
-        if find_matrices(sbd):  # else it is no benchmark.tgz
+        if find_matrices(sbd):  # else it is not benchmark.tgz
             differences.append(published_difference(args.sbd, SBD_MD5))
         plan.warnings = [difference for difference in differences if difference]
     prepare(plan, VOC_LAYOUT, args)
 
 
 def build_parser() -> ArgumentParser:
-    """The command's arguments."""
+    """Build the command's argument parser."""
     parser = preparing_parser(
         "Prepare Pascal VOC 2012 with the SBD labels: images, labels and lists as exp_voc/config.py expects them.",
         "python -m furnace.tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz",
@@ -90,7 +90,7 @@ def build_parser() -> ArgumentParser:
 
 
 def plan_voc(voc: Source, sbd: Source, target: Path, grey: bool = False) -> Plan:
-    """Plan what the two sources give. Raises UserError if a list names what they lack."""
+    """Plan the files from the two sources. Raises UserError if a list names missing files."""
     train, val = (read_ids(voc, f"{VOC_FOLDER}ImageSets/Segmentation/", name) for name in ("train", "val"))
     if both := set(train) & set(val):
         raise UserError(f"{voc.path}: {len(both)} images are in both train.txt and val.txt, such as {min(both)}")
@@ -119,9 +119,9 @@ def plan_voc(voc: Source, sbd: Source, target: Path, grey: bool = False) -> Plan
 
 
 def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], np.ndarray]]:
-    """Members with the labels beyond VOC's own, by image id, and the function that decodes such a member.
+    """Members with additional labels, by image id, and the function that decodes them.
 
-    Those of SBD's two lists, or, where there are no .mat files, every PNG of a SegmentationClassAug.
+    These are the .mat files of SBD's two lists; without .mat files, all PNGs of SegmentationClassAug.
     """
     if matrices := find_matrices(sbd):
         ids = [i for name in ("train", "val") for i in read_ids(sbd, SBD_FOLDER, name)]
@@ -130,38 +130,40 @@ def find_extra_labels(sbd: Source) -> tuple[dict[str, str], Callable[[bytes], np
         return {i: matrices[i] for i in ids}, decode_matrix
     if pictures := sbd.find(rf"(?:(?:.*/)?SegmentationClassAug/)?({ID})\.png"):
         return pictures, datasets.decode_indices
-    raise UserError(f"{sbd.path}: holds neither dataset/cls/*.mat nor SegmentationClassAug/*.png; is it benchmark.tgz?")
+    raise UserError(
+        f"{sbd.path}: contains neither dataset/cls/*.mat nor SegmentationClassAug/*.png; is it benchmark.tgz?"
+    )
 
 
 def find_matrices(sbd: Source) -> dict[str, str]:
-    """SBD's own labels in a source, by image id."""
+    """Members with SBD's .mat labels in a source, by image id."""
     return sbd.find(rf"{SBD_FOLDER}cls/({ID})\.mat")
 
 
 def read_ids(source: Source, folder: str, name: str) -> list[str]:
-    """The image ids of the list `name` in a folder, given as a pattern. Raises UserError if there is none."""
+    """Image ids of the list `name` in `folder`, a regular expression. Raises UserError if the list can't be used."""
     member = source.find(rf"{folder}({name})\.txt").get(name)
     if not member:
-        raise UserError(f"{source.path}: holds no list {name}.txt; is it the archive that DATA/README.md names?")
+        raise UserError(f"{source.path}: contains no list {name}.txt; is it the archive named in DATA/README.md?")
     ids = source.read_text(member).split()
     if wrong := [i for i in ids if not re.fullmatch(ID, i)]:
-        raise UserError(f"{source.path}: {member} holds {wrong[0][:40]!r}, which is not an image id")
+        raise UserError(f"{source.path}: {member} contains {wrong[0][:40]!r}, which is not an image id")
     return ids
 
 
 def check_label(content: bytes) -> bytes:
-    """`content` itself, a label PNG of VOC's own. Raises if its values are not classes."""
+    """Return `content`, one of VOC's own label PNGs, unchanged. Raises ValueError for values that are not classes."""
     datasets.check_values(datasets.decode_indices(content), NUM_CLASSES)
     return content
 
 
 def convert_label(decode: Callable[[bytes], np.ndarray], palette: Palette | None, content: bytes) -> bytes:
-    """The label PNG of a member: of indices into `palette`, or of grey values without one."""
+    """Convert a member to a label PNG: indices into `palette`, or grey values if `palette` is None."""
     return datasets.encode_label(datasets.check_values(decode(content), NUM_CLASSES), palette)
 
 
 def decode_matrix(content: bytes) -> np.ndarray:
-    """The label (H, W) uint8 of an SBD .mat file."""
+    """Decode the label (H, W) uint8 of an SBD .mat file."""
     from scipy.io import loadmat
 
     label = loadmat(BytesIO(content), variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]

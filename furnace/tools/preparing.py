@@ -1,4 +1,4 @@
-"""Making a data set's folder from its official archives: what to make, making it, and saying what came of it."""
+"""Make a data set's folder from its official archives: plan the files, make them, and print a summary."""
 
 import os
 import shutil
@@ -38,11 +38,11 @@ class Task:
     """One file to make.
 
     Args:
-        source, member: what it is made from.
-        target: the file.
-        convert: checks the member's content and gives the file's; what it raises says why the member can't be used.
-        verbatim: the file is the member, byte for byte, so that it can be a link; else it is a PNG.
-        colour: PNG colour type of the file, if there is a choice: an earlier file of another type is made again.
+        source, member: origin of the file's content.
+        target: path of the file.
+        convert: checks the member's content and returns the file's; its exceptions say why the member can't be used.
+        verbatim: the file equals the member byte for byte and can be a link; else it is a PNG.
+        colour: PNG colour type of the file, if there is a choice: an existing file of another type is replaced.
     """
 
     source: Source
@@ -55,14 +55,14 @@ class Task:
 
 @dataclass
 class Plan:
-    """All that makes up a prepared data set.
+    """Contents of a prepared data set; paths of folders and lists are relative to its folder.
 
     Args:
         tasks: files to make.
-        lists: lines by the list's path below the data set's folder.
-        published: files in a folder, or lines of a list, of the complete data set, by path below its folder.
+        lists: lines by path of the list.
+        published: number of files by folder, and of lines by list, in the complete data set.
         known: the lists whose published content is in `PROTOCOLS`.
-        warnings: what the user should know.
+        warnings: messages for the user.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Plan:
 
 
 def preparing_parser(description: str, example: str, name: str) -> ArgumentParser:
-    """A parser with the arguments of every preparing command; `name` is the data set's folder in DATA."""
+    """Build a parser with the arguments of all preparing commands; `name` is the data set's folder in DATA."""
     parser = Parser(description=description, epilog=f"example:\n  {example}")
     parser.add_argument(
         "--target", type=Path, default=data_root() / "DATA" / name, help="folder to make (default: %(default)s)"
@@ -94,20 +94,20 @@ def make_tasks(
     verbatim: bool = True,
     colour: int | None = None,
 ) -> list[Task]:
-    """Tasks that make `folder`/NAME`suffix` from the member of each name. Raises UserError if there is none."""
+    """Tasks that make `folder`/NAME`suffix` from the member of each name. Raises UserError if members are missing."""
     names = list(names)
     if lacking := [name for name in names if name not in members]:
         raise UserError(
-            f"{source.path}: lacks {len(lacking)} of the {len(names)} files for {folder}, as of {lacking[0]}; "
-            "incomplete or truncated: download it again"
+            f"{source.path}: lacks {len(lacking)} of the {len(names)} files for {folder}, such as that of "
+            f"{lacking[0]}; incomplete or truncated: download it again"
         )
     return [Task(source, members[name], folder / f"{name}{suffix}", convert, verbatim, colour) for name in names]
 
 
 def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
-    """Carry out a plan and install partitions, as `preparing_parser` describes, and print a summary.
+    """Make the files of a plan, install partitions and print a summary; `args` are those of `preparing_parser`.
 
-    Complete files are kept, so that an interrupted run continues.
+    Complete files are kept, so an interrupted run can continue.
 
     Raises:
         UserError: a member or list can't be used, or a file can't be written.
@@ -126,7 +126,7 @@ def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
 
 
 def read_partitions(plan: Plan, layout: Layout, args: Namespace) -> list[Partition]:
-    """The partitions of `--splits-from`, each labelled list with an unlabelled one if the layout tells all images."""
+    """The partitions of `--splits-from`; missing unlabelled lists are added if the layout has a list of all images."""
     partitions = find_partitions(args.splits_from, layout)
     if not layout.everything:
         return partitions
@@ -137,9 +137,9 @@ def read_partitions(plan: Plan, layout: Layout, args: Namespace) -> list[Partiti
 def check_before(
     plan: Plan, partitions: list[Partition], lists: dict[str, list[str]], layout: Layout, args: Namespace
 ) -> None:
-    """Raise UserError for what would stop the work at its end, before it begins."""
+    """Raise UserError for faults that would otherwise stop the work only at its end."""
     if args.link and not any(isinstance(task.source, FolderSource) for task in plan.tasks):
-        raise UserError("--link: only extracted folders can be linked, not the members of archives; leave it out")
+        raise UserError("--link: only extracted folders can be linked, not the members of archives; omit it")
     planned = {task.target for task in plan.tasks}
 
     def exists(name: str) -> bool:
@@ -152,7 +152,7 @@ def check_before(
 
 
 def is_complete(task: Task) -> bool:
-    """Tell if the file of a task is there and whole: of the member's size, or a PNG of its colour type with an end."""
+    """True if the file of a task is complete: it has the member's size, or is a PNG of the colour type with an end."""
     if not task.target.is_file():
         return False
     size = task.target.stat().st_size
@@ -162,12 +162,12 @@ def is_complete(task: Task) -> bool:
             return False
         file.seek(-min(len(datasets.PNG_END), size), os.SEEK_END)
         end = file.read()
-    # A power failure can leave the size without the content.
+    # After a power failure a file can have its size but no content.
     return (size == task.source.entries[task.member].size and any(end)) if task.verbatim else end == datasets.PNG_END
 
 
 def carry_out(tasks: list[Task], link: bool) -> None:
-    """Make the files of `tasks`: members are read one after the other, and converted in threads."""
+    """Make the files of `tasks`; members are read one after the other and converted in threads."""
     if not tasks:
         return
     check_space([task for task in tasks if not (link and original(task))])
@@ -177,7 +177,7 @@ def carry_out(tasks: list[Task], link: bool) -> None:
 
 
 def read_members(tasks: list[Task]) -> Iterator[tuple[Task, bytes]]:
-    """Each task with its member's content, in the order in which the sources hold the members."""
+    """Yield each task with its member's content, in the order of the members in the sources."""
     for source in {id(task.source): task.source for task in tasks}.values():
         wanted = {task.member: task for task in tasks if task.source is source}
         for member, content in source.read(wanted):
@@ -185,7 +185,7 @@ def read_members(tasks: list[Task]) -> Iterator[tuple[Task, bytes]]:
 
 
 def make_file(task: Task, content: bytes, link: bool) -> None:
-    """Write, or link, the file of a task. Raises UserError."""
+    """Write or link the file of a task. Raises UserError."""
     try:
         made = task.convert(content)
     except Exception as error:  # decoders raise many types on damaged content; all mean that it is damaged
@@ -195,27 +195,27 @@ def make_file(task: Task, content: bytes, link: bool) -> None:
     if link and (file := original(task)):
         link_atomically(task.target, file)
     else:
-        write_atomically(task.target, made, flush=False)  # the next run would find what a power failure cut off
+        write_atomically(task.target, made, flush=False)  # the next run detects files that a power failure truncated
 
 
 def original(task: Task) -> Path | None:
-    """The file that a link can take the place of; None if the content is another or lies in an archive."""
+    """The file to link to; None if its content is converted or in an archive."""
     return task.source.locate(task.member) if task.verbatim else None
 
 
 def check_space(tasks: list[Task]) -> None:
-    """Raise UserError unless the disk has room for the files of `tasks`."""
+    """Raise UserError if the disk has too little space for the files of `tasks`."""
     if not tasks:
         return
     folder = existing_part(tasks[0].target.parent)
     needed = sum(task.source.entries[task.member].size for task in tasks)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"{folder}: about {byte_size(needed)} are needed and {byte_size(free)} free; make room")
+        raise UserError(f"{folder}: about {byte_size(needed)} needed, {byte_size(free)} free; make room")
 
 
 def print_summary(plan: Plan, partitions: list[Partition], written: int, args: Namespace) -> None:
-    """Print what is there, what the complete data set has, and which published protocols the lists are."""
+    """Print the prepared and the published numbers, and the published protocol of each list."""
     console = open_console(markup=False, highlight=False)
     table = Table("", "planned" if args.dry_run else "prepared", "published", "", box=None)
     table.columns[1].justify = table.columns[2].justify = "right"
@@ -223,7 +223,7 @@ def print_summary(plan: Plan, partitions: list[Partition], written: int, args: N
     for name, published in plan.published.items():
         note = "" if found[name] == published else "differs from the complete data set"
         if name in plan.known and (args.target / name).is_file():
-            note = recognize(args.target / name) or note or "other images than the published list"
+            note = recognize(args.target / name) or note or "other images than in the published list"
         table.add_row(name, str(found[name]), str(published), note)
     for partition in partitions:
         table.add_row(
@@ -238,13 +238,13 @@ def print_summary(plan: Plan, partitions: list[Partition], written: int, args: N
 
 
 def count_planned(plan: Plan, target: Path) -> Counter:
-    """Files by folder, and lines by list, that a plan makes."""
+    """Number of files by folder, and of lines by list, in a plan."""
     files = Counter(task.target.parent.relative_to(target).as_posix() for task in plan.tasks)
     return files + Counter({name: len(lines) for name, lines in plan.lists.items()})
 
 
 def count_prepared(plan: Plan, target: Path) -> Counter:
-    """Files by folder, and lines by list, that are there."""
+    """Number of files by folder, and of lines by list, on the disk."""
     counts = Counter()
     for name in plan.published:
         path = target / name
@@ -253,15 +253,15 @@ def count_prepared(plan: Plan, target: Path) -> Counter:
 
 
 def strays(plan: Plan) -> list[str]:
-    """One line for each folder that holds files of no list: an unlabelled folder would train on them."""
+    """One note per folder with files that are in no list: training on an unlabelled folder would use them."""
     targets = {task.target for task in plan.tasks}
     notes = []
     for folder in sorted({target.parent for target in targets}):
         if strange := [path for path in visible_files(folder) if path not in targets]:
-            notes.append(f"{folder} holds {len(strange)} files that are in no list, such as {strange[0].name}")
+            notes.append(f"{folder} contains {len(strange)} files that are in no list, such as {strange[0].name}")
     return notes
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files in `folder` but hidden ones, sorted."""
+    """The files in `folder` except hidden ones, sorted."""
     return walk(folder, recursive=False)

@@ -114,7 +114,7 @@ def test_an_interrupted_run_continues_and_images_are_linked(downloads, target, t
 @pytest.mark.parametrize("missing", coco_archives())
 def test_a_missing_archive_is_named(missing, downloads, target):
     (downloads / missing).unlink()
-    with pytest.raises(UserError, match=f"give {missing}, too"):
+    with pytest.raises(UserError, match=f"name {missing}, too"):
         main([str(downloads), "--target", str(target)])
     with pytest.raises(UserError, match="nothing to do: name the archives"):
         main(["--target", str(target)])
