@@ -1,4 +1,4 @@
-"""Reading the files of a tar, a zip or a folder through one interface, in the order they lie in, without extracting.
+"""Read the files of a tar, a zip or a folder through one interface, in their stored order, without extracting them.
 
 Nothing is ever written under a member's name: callers ask for members by pattern and build their own file names.
 """
@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from furnace.datasets.folders import walk
 from furnace.utils.errors import UserError
 
-MAX_MEMBER_BYTES = 64 * 2**20  # no image or label of these data sets comes near; memory is asked for below it only
+MAX_MEMBER_BYTES = 64 * 2**20  # far above every image and label of these data sets; larger members are not read
 CHUNK_BYTES = 2**20
 
 
@@ -33,30 +33,30 @@ class Entry:
 
 
 class Source(ABC):
-    """The files below a folder or inside an archive, by name: relative, separated by "/"."""
+    """The files below a folder or inside an archive, by relative names with "/" as separator."""
 
     def __init__(self, path: Path):
         self.path = path
 
     @abstractmethod
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Name and content of the members `names`, in the source's own order. Raises UserError if it is damaged."""
+        """Yield name and content of the members `names`, in stored order. Raises UserError if the source is damaged."""
 
     @abstractmethod
     def _entries(self) -> Iterator[tuple[str, Entry]]:
-        """Every member that is not a folder, under the name that the source gives it."""
+        """Yield every member that is not a folder, with its name in the source."""
 
     def locate(self, name: str) -> Path | None:
-        """The file that a link can lead to; None for the members of an archive."""
+        """The file of a member, as the target of a link; None for an archive."""
         return None
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """Every member by its name. Raises UserError if the source is damaged, or a name is there twice."""
+        """Every member by its name. Raises UserError if the source is damaged or contains a name twice."""
         found = {}
         for name, entry in self._entries():
             if (name := inner_name(name)) in found:
-                raise UserError(f"{self.path}: holds {name} twice; this is not the official archive")
+                raise UserError(f"{self.path}: contains {name} twice; this is not the official archive")
             found[name] = entry
         return found
 
@@ -81,7 +81,7 @@ class Source(ABC):
             if entry.size > (limit or MAX_MEMBER_BYTES):
                 raise UserError(f"{self.path}: {name} claims {entry.size} bytes; this is not the official archive")
             if match[1] in found:
-                raise UserError(f"{self.path}: both {found[match[1]]} and {name} are there; leave one of them")
+                raise UserError(f"{self.path}: contains both {found[match[1]]} and {name}; remove one of them")
             found[match[1]] = name
         return found
 
@@ -130,12 +130,12 @@ class ZipSource(Source):
             for info in archive.infolist():
                 name = inner_name(info.filename)
                 if name in wanted:
-                    with archive.open(info) as member:  # read() at once would unpack more than the member claims
+                    with archive.open(info) as member:  # read() alone could unpack more than the member claims
                         yield name, member.read(info.file_size) + member.read(1)
 
 
 class FolderSource(Source):
-    """A folder, with the folders that links in it lead to."""
+    """A folder, including the folders that its links point to."""
 
     def _entries(self) -> Iterator[tuple[str, Entry]]:
         for path in walk(self.path):
@@ -153,26 +153,26 @@ class FolderSource(Source):
 
 
 def open_source(path: str | Path) -> Source:
-    """The source at `path`: a folder, a zip, or else a tar. Raises UserError if there is nothing."""
+    """The source at `path`: a folder, a zip, or else a tar. Raises UserError if it does not exist."""
     path = Path(path)
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; see DATA/README.md for what to download")
+        raise UserError(f"{path}: no such file or folder; see DATA/README.md for the downloads")
     return ZipSource(path) if zipfile.is_zipfile(path) else TarSource(path)
 
 
 def inner_name(name: str) -> str:
-    """A member's name without "./", and with "/" where a program for Windows has written a backslash."""
+    """A member's name without "./", and with "/" for the backslashes of Windows programs."""
     return str(PurePosixPath(name.replace("\\", "/")))
 
 
 def published_difference(path: str | Path, md5: str, size: int | None = None) -> str | None:
-    """Warn of a file that differs from the published one; None if it is the same, or a folder.
+    """Warning about a file that differs from the published one; None if it is the same, or a folder.
 
     Args:
         md5: checksum of the published file, hexadecimal.
-        size: its size in bytes, if known; saves the checksum of a file that differs in it.
+        size: its size in bytes, if known; files of other sizes need no checksum.
     """
     path = Path(path)
     if not path.is_file():
@@ -191,14 +191,14 @@ def published_difference(path: str | Path, md5: str, size: int | None = None) ->
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn everything that the archive modules raise into one line."""
+    """Turn all exceptions of the archive modules into a UserError of one line."""
     faults = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError)
     try:
         yield
-    # The others: a compression that the modules don't know, an encrypted member, a read that fails, a name that is not
-    # text, a position beyond all files.
+    # The others: an unknown compression, an encrypted member, a failed read, a name that is not text, a position beyond
+    # all files.
     except (*faults, NotImplementedError, RuntimeError, OSError, ValueError, OverflowError) as error:
-        reason = "".join(str(error).splitlines()[:1]).strip(": ")  # tarfile lists what each compression says
+        reason = "".join(str(error).splitlines()[:1]).strip(": ")  # tarfile appends the error of each compression
         raise UserError(
             f"{path}: can't be read as a tar or zip, or is truncated ({reason}); download it again and compare its size"
         ) from error

@@ -15,11 +15,12 @@ class TrainBatch:
 
     `images`, `unlabeled_0`, `unlabeled_1`: (B, 3, H, W), uint8 RGB from the loader, normalised floats for the
     network; `labels` (B, H, W) int64 (uint8 from the loader), 255 ignored; `mask` (B, 1, H, W) of 0 and 1, the CutMix
-    mask; `valid_0`, `valid_1` (B, 1, H, W): 1 for pixels of the unlabelled images, 0 for padding, if the method asks.
-    Unlabelled images are None for methods that take labelled ones only, the second stream and the mask without CutMix.
+    mask; `valid_0`, `valid_1` (B, 1, H, W): 1 for pixels of the unlabelled images, 0 for padding, if the method
+    needs them. Unlabelled images are None for methods without them; the second stream and the mask are None without
+    CutMix.
 
-    `students_0`, `students_1`: each view of the unlabelled images that a student sees, (B, 3, H, W); by default that of
-    the teacher. `skipped`: why images were replaced by others. `draws`: randomness of the iteration.
+    `students_0`, `students_1`: the students' views of the unlabelled images, (B, 3, H, W) each; by default the view of
+    the teacher. `skipped`: the reasons why images were replaced. `draws`: randomness of the iteration.
     """
 
     images: Tensor
@@ -39,7 +40,7 @@ class TrainBatch:
             self.students_0, self.students_1 = (self.unlabeled_0,), (self.unlabeled_1,)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "TrainBatch":
-        """`function` of every tensor, once for a tensor that has two names."""
+        """Apply `function` to every tensor, once for a tensor of two names."""
         known: dict[int, Tensor] = {}
 
         def mapped(value: object) -> object:
@@ -54,7 +55,7 @@ class TrainBatch:
         return TrainBatch(**{entry.name: mapped(getattr(self, entry.name)) for entry in fields(self)})
 
     def split(self, parts: int) -> list["TrainBatch"]:
-        """The batch in `parts` of the same size, one after another."""
+        """Split the batch into `parts` consecutive parts of the same size."""
         size = len(self.images) // parts
         cut = [self.map(lambda tensor, i=i: tensor[i * size : (i + 1) * size]) for i in range(parts)]
         return [replace(part, draws=self.draws.part(i * size)) for i, part in enumerate(cut)]

@@ -1,8 +1,8 @@
-"""Decoded images and labels in memory-mapped files, so that training reads pixels in place of decoding them.
+"""Decoded images and labels in memory-mapped files, so that training reads pixels instead of decoding files.
 
-Each image has a file of its own: a header with the identity of its source, its shape and a checksum, then the pixels.
-Files appear whole or not at all, and what doesn't fit its source or its checksum is decoded anew, so that any number
-of processes may share a folder. The cache in memory is such a folder, too, of a file system in memory.
+Each image has its own file: a header with the identity of its source, its shape and a checksum, then the pixels.
+Files are written completely or not at all, and files that don't match their source or checksum are decoded again, so
+any number of processes may share a folder. The cache in memory is also such a folder, on a file system in memory.
 """
 
 import mmap
@@ -32,7 +32,7 @@ from furnace.utils.wording import byte_size
 # Magic, decoder, height, width, channels (0 for labels), checksum of the pixels, identity of the source.
 HEADER = struct.Struct("<8s5I3qQ4x")
 MAGIC = b"decoded2"
-# Other versions may decode JPEG files to slightly other pixels.
+# Other versions may decode JPEG files to slightly different pixels.
 DECODER = zlib.crc32(f"{READER} {cv2.__version__} {PIL.__version__} {tifffile.__version__}".encode())
 RESERVE = 2**28  # bytes to leave free
 
@@ -64,12 +64,12 @@ class Source:
 
 
 class Cache(Files):
-    """Images and labels, each decoded once, from then on mapped read-only.
+    """Images and labels that are decoded once and then mapped read-only.
 
     Args:
         num_classes, reduce_zero_label: as for `Files`.
-        folder: where the entries are; made by `prepare`.
-        keep: whether they stay after the last process that uses them; else the folder is removed.
+        folder: contains the entries; `prepare` creates it.
+        keep: False if the last process that uses the folder removes it.
     """
 
     def __init__(self, num_classes: int, folder: Path, keep: bool = True, reduce_zero_label: bool = False):
@@ -85,10 +85,10 @@ class Cache(Files):
         return self._pixels(self._label_source(path))
 
     def prepare(self, images: Iterable[Path], labels: Iterable[Path], skip_unreadable: bool = False) -> None:
-        """Decode what is not in the folder yet. Several processes may call it: one works, the others wait.
+        """Decode files that are not in the folder yet. Several processes may call it: one works, the others wait.
 
         Raises:
-            UserError: not enough room; and, unless `skip_unreadable`, an image or label is missing or wrong.
+            UserError: too little space, or, unless `skip_unreadable`, a missing or wrong image or label.
         """
         sources = self._sources(images, labels)
         self.identities = {source.path: source.identity() for source in sources}
@@ -101,7 +101,7 @@ class Cache(Files):
                 self._fill(self._missing(sources), skip_unreadable)
 
     def missing_bytes(self, images: Iterable[Path], labels: Iterable[Path]) -> int:
-        """Room that `prepare` would need."""
+        """Bytes that `prepare` would write."""
         return decoded_bytes(self._missing(self._sources(images, labels)))
 
     def _sources(self, images: Iterable[Path], labels: Iterable[Path]) -> list[Source]:
@@ -114,7 +114,7 @@ class Cache(Files):
         return Source(path, entry_name("image", path), 3, lambda: read_image(path))
 
     def _label_source(self, path: Path) -> Source:
-        # The entry holds checked labels, and what is right depends on the number of classes and on what 0 means.
+        # An entry contains checked labels, and the check depends on the number of classes and the meaning of 0.
         kind = f"label of {self.num_classes} classes" + ", 0 reduced" * self.reduce_zero_label
         decode = partial(read_label, path, self.num_classes, self.reduce_zero_label)
         return Source(path, entry_name(kind, path), 0, decode)
@@ -153,7 +153,7 @@ class Cache(Files):
         if mapped is None:
             return None
         checksum, pixels = mapped
-        # Once in each process: later, only the pixels that a crop shows are read.
+        # Checked once per process; later, only the pixels of a crop are read.
         if source.entry not in self.checked:
             if zlib.crc32(pixels) != checksum:
                 return None
@@ -184,7 +184,7 @@ class Cache(Files):
 
 
 def entry_name(kind: str, path: Path) -> str:
-    """File name of an entry: it follows from the file's path and kind, not from its content."""
+    """File name of an entry, computed from the file's path and kind, not from its content."""
     return sha256(f"{kind} {os.path.abspath(path)}".encode()).hexdigest()[:32]
 
 

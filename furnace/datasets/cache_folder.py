@@ -1,4 +1,4 @@
-"""Folders of decoded images: locks between processes, room, and a folder in memory that its last user takes away."""
+"""Folders of decoded images: locks between processes, free space, and removal of a folder in memory after use."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ FILLING = ".filling"  # the writing process holds its lock
 
 
 def locate(setting: str) -> Path:
-    """The folder that `C.cache` means, other than "off". Raises UserError if this machine has no folder in memory."""
+    """The folder of a `C.cache` other than "off". Raises UserError if this machine has no folder in memory."""
     if setting != RAM:
         return Path(setting).expanduser().absolute()
     if not MEMORY.is_dir():
@@ -42,10 +42,10 @@ def free_bytes(folder: Path) -> int:
 
 @contextmanager
 def writing(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Be the only process that writes to `folder`; gives False if `wait` is not set and another one writes.
+    """Be the only process that writes to `folder`; yields False if `wait` is False and another process writes.
 
     Raises:
-        UserError: the folder can't be made or written to.
+        UserError: the folder can't be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,16 +65,16 @@ def writing(folder: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def hold(user: object, folder: Path, wanted: set[str]) -> None:
-    """Use `folder` as long as `user` exists in this process; the last of all processes' users removes it.
+    """Use `folder` as long as `user` exists in this process; the last user in all processes removes it.
 
-    The first one removes what a killed run has left there, except the files `wanted`.
+    The first user removes files that a killed run has left, except those in `wanted`.
 
     Raises:
-        UserError: the folder can't be made, or belongs to another user.
+        UserError: the folder can't be created, or belongs to another user.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():  # anybody may make a folder of this name in memory
+        if folder.stat().st_uid != os.getuid():  # anybody can create a folder of this name in memory
             raise PermissionError(errno.EPERM, "it belongs to another user")
         lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:

@@ -40,7 +40,7 @@ CITYSCAPES_PALETTE = (
 )  # fmt: skip
 # Official label ids of the train ids 0 to 18; every other id is ignored.
 CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-# Of the published supervised loss.
+# Weights of the published supervised loss.
 CITYSCAPES_CLASS_WEIGHTS = (
     0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
     0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
@@ -85,13 +85,13 @@ CATALOG = {
     "pascal_voc": Classes(VOC_NAMES, voc_palette(len(VOC_NAMES))),
     "cityscapes": Classes(CITYSCAPES_NAMES, CITYSCAPES_PALETTE),
     "camvid": Classes(CAMVID_NAMES, CAMVID_PALETTE),
-    # Colours of the VOC colour map: COCO has none, and of ADE20K's own ones two are alike. Black is for backgrounds.
+    # VOC colours: COCO defines no colours, and two of ADE20K's own are equal. Black is only for backgrounds.
     "ade20k": Classes(ADE20K_NAMES, voc_palette(1 + len(ADE20K_NAMES))[1:]),
     "coco": Classes(COCO_NAMES, voc_palette(len(COCO_NAMES))),
     "toy": Classes(TOY_NAMES, voc_palette(len(TOY_NAMES))),
 }
 
-# What the published code knows without its config.py, by the name of the data set's folder.
+# Settings that the published code does not take from config.py, by the name of the data set's folder.
 PUBLISHED = {
     "pascal_voc": {"dataset_name": "pascal_voc", "train_folder": "train_aug", "eval_folder": "val"},
     "city": {"dataset_name": "cityscapes", "ohem": True, "class_weight": CITYSCAPES_CLASS_WEIGHTS},

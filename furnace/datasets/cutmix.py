@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 Random = np.random.Generator | np.random.RandomState
-MAX_DRAWS = 100  # of a box that does not fit; then there is none, as in an image of some pixels' height
+MAX_DRAWS = 100  # attempts until a box fits; after them the mask has no box, as for images a few pixels high
 
 
 @dataclass(frozen=True)
 class BoxMaskGenerator:
-    """Draws masks of boxes.
+    """Draw masks of boxes.
 
     Args:
-        prop_range: smallest and largest share of the image that the boxes of a mask take together.
+        prop_range: smallest and largest share of the image for all boxes of a mask together.
         n_boxes: boxes per mask; overlaps toggle.
-        random_aspect_ratio: draw the boxes' aspect ratio, else take that of the image.
-        prop_by_area: the range is of areas, else of sides.
+        random_aspect_ratio: draw the boxes' aspect ratios, else use that of the image.
+        prop_by_area: the range is for areas, else for sides.
         within_bounds: boxes lie inside the image.
         invert: 1 inside the boxes, else 0 inside.
 
@@ -68,11 +68,11 @@ def draw_box(
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
     probability: float = 0.5,
 ) -> np.ndarray:
-    """A mask of one box, or of none, as in UniMatch (Yang et al., CVPR 2023).
+    """A mask with one box or none, as in UniMatch (Yang et al., CVPR 2023).
 
     Args:
         shape: (H, W).
-        rng: gives everything random.
+        rng: source of all random numbers.
         area: smallest and largest share of the image.
         aspect: smallest and largest ratio of the box's height and width, in pixels.
         probability: of a box.

@@ -18,7 +18,7 @@ from furnace.datasets.splits import Sample
 from furnace.datasets.views import Pixels, View
 from furnace.utils.errors import UserError
 
-MAX_REPLACED = 100  # images in a row that can't be read, after which it is the disk and not an image
+MAX_REPLACED = 100  # unreadable images in a row; then the disk is the cause, not an image
 IDLE = -1
 IMAGES = ("images", "unlabeled_0", "unlabeled_1")
 Read = TypeVar("Read")
@@ -31,18 +31,18 @@ class TrainSet(Dataset):
         labeled: samples with labels.
         unlabeled: samples whose labels, if any, are not read; None for labelled images only.
         view: geometric transforms of the labelled images.
-        unlabeled_view: of the unlabelled ones; by default the same.
-        crop: (height, width) that the views give.
+        unlabeled_view: those of the unlabelled images; by default the same.
+        crop: (height, width) of the views' output.
         num_classes: K, to check the labels.
         samples: length of an epoch.
-        seed: everything random follows from it.
-        masks: draws the CutMix masks; None for one stream of unlabelled images that are not mixed.
-        files: reads the images and labels; by default each time from their files.
-        skip_unreadable: put the next image of the epoch's order in the place of one that can't be read.
-        valid: give the maps of valid pixels of the unlabelled images, too.
+        seed: determines everything random.
+        masks: draws the CutMix masks; None for one stream of unlabelled images without mixing.
+        files: reads the images and labels; by default from their files at each access.
+        skip_unreadable: replace an image that can't be read by the next one in the epoch's order.
+        valid: also return the maps of valid pixels of the unlabelled images.
 
-    `dataset[epoch, position]` is a dict of arrays by the field names of `TrainBatch`; images are (h, w, 3). Where
-    images were replaced, it has `skipped`, too.
+    `dataset[epoch, position]` is a dict of arrays by the field names of `TrainBatch`; images are (h, w, 3). If
+    images were replaced, it also has `skipped`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TrainSet(Dataset):
         return self.samples
 
     def prepare(self) -> None:
-        """Prepare the files once, before worker processes start, such as filling a cache. Raises UserError."""
+        """Prepare the files once, before worker processes start; this fills the cache. Raises UserError."""
         images = [sample.image for sample in [*self.labeled, *(self.unlabeled or ())]]
         self.files.prepare(images, [sample.label for sample in self.labeled], self.skip_unreadable)
 
@@ -100,7 +100,7 @@ class TrainSet(Dataset):
         return {"images": pixels.image, "labels": pixels.label}
 
     def unlabeled_sample(self, epoch: int, position: int, number: int) -> dict[str, np.ndarray]:
-        """Crop, and if wanted its valid pixels, from stream `number`, 0 or 1, of the unlabelled images."""
+        """Crop, and its valid pixels if `valid` is set, from stream `number` (0 or 1) of the unlabelled images."""
         purpose = Purpose.ORDER_UNLABELED_0 + number
         image = self._read(lambda sample: self.files.image(sample.image), epoch, position, purpose)
         valid = np.ones(image.shape[:2], np.uint8) if self.valid else None
@@ -109,9 +109,9 @@ class TrainSet(Dataset):
         return found if pixels.valid is None else found | {f"valid_{number}": pixels.valid[None]}
 
     def withheld_label(self, epoch: int, position: int, number: int) -> np.ndarray:
-        """Crop (h, w) uint8 of the label that belongs to `unlabeled_sample`. Nothing may be trained with it."""
+        """Crop (h, w) uint8 of the label for `unlabeled_sample`. It must not be used for training."""
         path = self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).label
-        label = read_label(path, self.files.num_classes, self.files.reduce_zero_label)  # past the cache
+        label = read_label(path, self.files.num_classes, self.files.reduce_zero_label)  # not through the cache
         return self._crop_unlabeled(Pixels(label=label), epoch, position, number).label
 
     def _crop_unlabeled(self, pixels: Pixels, epoch: int, position: int, number: int) -> Pixels:
@@ -119,12 +119,12 @@ class TrainSet(Dataset):
         return self.unlabeled_view.crop(pixels, rng)
 
     def sample(self, epoch: int, position: int, purpose: int) -> Sample:
-        """Which image is at a position of an epoch, in the stream of an ORDER purpose."""
+        """The sample at a position of an epoch, in the stream of an ORDER purpose."""
         samples = self.labeled if purpose == Purpose.ORDER_LABELED else self.unlabeled
         return samples[_order(len(samples), self.samples, self.seed, epoch, purpose)[position]]
 
     def watch(self, num_workers: int) -> None:
-        """Let each worker process note, in memory that all share, what it reads: a dead one can't say it any more."""
+        """Let each worker process note in shared memory what it reads, because a killed one can't report it."""
         self.reading = torch.full((num_workers, 3), IDLE).share_memory_()
 
     def being_read(self) -> list[Path]:
@@ -174,7 +174,7 @@ class EvalSet(Dataset):
 
 
 def collate(samples: list[dict[str, np.ndarray]]) -> TrainBatch:
-    """Stack samples to a `TrainBatch` of uint8; images become (B, 3, H, W) in channels-last memory."""
+    """Stack samples into a `TrainBatch` of uint8; images become (B, 3, H, W) in channels-last memory."""
     skipped = [reason for sample in samples for reason in sample.pop("skipped", ())]
     arrays = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
     images = {name: arrays[name].permute(0, 3, 1, 2) for name in IMAGES if name in arrays}

@@ -1,6 +1,6 @@
-"""Contents of image and label files, before they are written: checking, decoding and encoding bytes.
+"""Check, decode and encode the contents of image and label files before they are written.
 
-All functions raise what their decoder raises over damaged content, or ValueError with the reason.
+For damaged content, all functions raise the exceptions of their decoders, or ValueError with the reason.
 """
 
 from io import BytesIO
@@ -18,7 +18,7 @@ GREY, INDEXED = 0, 3
 
 
 def check_jpeg(content: bytes) -> bytes:
-    """`content` itself. Raises if it can't be decoded to the end."""
+    """Return `content` unchanged. Raises if it can't be decoded completely."""
     if (whole := completed(content)) is None:
         raise ValueError("a truncated JPEG")
     with Image.open(BytesIO(whole), formats=["JPEG"]) as image:
@@ -27,22 +27,22 @@ def check_jpeg(content: bytes) -> bytes:
 
 
 def check_png(content: bytes) -> bytes:
-    """`content` itself. Raises if it does not begin or end as a PNG does; it is not decoded."""
+    """Return `content` unchanged, without decoding it. Raises if it does not start and end like a PNG."""
     if not (content.startswith(PNG_START) and content.endswith(PNG_END)):
         raise ValueError("not a PNG, or a truncated one")
     return content
 
 
 def decode_indices(content: bytes) -> np.ndarray:
-    """A label PNG as (H, W) uint8 of its values; a palette image gives its indices. Raises if it is no such PNG."""
+    """The values of a label PNG, (H, W) uint8; indices for palette images. Raises if it is not such a PNG."""
     with Image.open(BytesIO(check_png(content)), formats=["PNG"]) as image:
         if image.mode not in ("L", "P"):
-            raise ValueError(f"a {image.mode} image; a label holds one class index per pixel")
+            raise ValueError(f"a {image.mode} image; a label contains one class index per pixel")
         return np.asarray(image)
 
 
 def check_values(label: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> np.ndarray:
-    """`label` (H, W) uint8 itself. Raises if a value is neither a class nor unlabelled, see `reading.read_label`."""
+    """Return `label` (H, W) uint8 unchanged. Raises if a value is neither a class nor unlabelled, see `read_label`."""
     if (wrong := wrong_values(label, num_classes, reduce_zero_label)).size:
         classes, unlabelled = meaning(num_classes, reduce_zero_label)
         raise ValueError(f"label value {wrong[0]} is neither a class ({classes[0]} to {classes[-1]}) nor {unlabelled}")
@@ -50,7 +50,7 @@ def check_values(label: np.ndarray, num_classes: int, reduce_zero_label: bool = 
 
 
 def encode_label(label: np.ndarray, palette: Palette | None = None) -> bytes:
-    """(H, W) uint8 as a PNG: of indices into `palette`, to look at, or of grey values without one."""
+    """Encode a label (H, W) uint8 as a PNG: indices into `palette`, or grey values without one."""
     image = Image.fromarray(label)
     if palette is not None:
         image.putpalette(full_palette(palette).tobytes())

@@ -10,7 +10,7 @@ from pathlib import Path
 from furnace.utils.errors import UserError
 from furnace.utils.terminal import note
 
-LITTER = ("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini")  # of storage servers and desktops; hidden files are more
+LITTER = ("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini")  # of storage servers and desktops; hidden files, too
 LINE_ENDS = "\t\n\r"
 
 
@@ -35,10 +35,10 @@ def is_litter(name: str) -> bool:
 
 
 def find_files(folder: Path, suffixes: Sequence[str], recursive: bool = True) -> list[Path]:
-    """The files below a folder with one of the `suffixes`, in any case of letters; a note counts the others.
+    """The files below a folder with one of the `suffixes`, in upper or lower case; a note counts the others.
 
     Raises:
-        UserError: a name can't stand in a list.
+        UserError: a list can't contain a file's name.
     """
     found, skipped, real = {}, Counter(), cache(os.path.realpath)
     # A file and links to it are one image, under the name of the file.
@@ -56,23 +56,23 @@ def find_files(folder: Path, suffixes: Sequence[str], recursive: bool = True) ->
 
 
 def check_name(path: Path) -> None:
-    """Raise UserError if a file's name can't stand in a list: not UTF-8, or with a tab or line break."""
+    """Raise UserError if a list can't contain a file's name: not UTF-8, or with a tab or line break."""
     text = str(path)
     try:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(f"{text!a}: the name is not UTF-8; rename the file, such as with convmv") from None
     if any(end in text for end in LINE_ENDS) or path.name != path.name.strip():
-        raise UserError(f"{text!r}: the name holds a tab, a line break or a space at its end; rename the file")
+        raise UserError(f"{text!r}: the name contains a tab, a line break or a space at an end; rename the file")
 
 
 def composed(text: str) -> str:
-    """The one form, NFC, of names that Unicode can write in two ways, as macOS and other systems do."""
+    """The NFC form of a name; macOS and other systems use different Unicode forms of the same name."""
     return unicodedata.normalize("NFC", text)
 
 
 def existing(path: Path) -> Path:
-    """The path as its file is written on the disk: in this form of Unicode, or in the other one."""
+    """The path with its name as on the disk: in this Unicode form, or in the other one."""
     if str(path).isascii() or path.exists():
         return path
     others = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))

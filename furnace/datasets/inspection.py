@@ -1,4 +1,4 @@
-"""Faults of lists, images and labels: they are found, counted and named; nothing is changed."""
+"""Find, count and name the faults of lists, images and labels, without changing anything."""
 
 import hashlib
 import os
@@ -23,10 +23,10 @@ COMPARED_BYTES = 4096
 
 @dataclass
 class Listing:
-    """A source of images as the settings name it, with what could be read of it.
+    """A source of images in the settings, with its samples and faults.
 
-    `title` is "labelled", "unlabelled" or "evaluation"; `lines` what a list file calls its images, none of a folder or
-    of what can't be read; `faults` are those of single lines, or of the whole.
+    `title` is "labelled", "unlabelled" or "evaluation"; `lines` are the names of the images in a list file, empty for a
+    folder or an unreadable list; `faults` are those of single lines, or of the whole source.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Listing:
 
 
 def open_listing(title: str, source: str, root: str, folder: str, labeled: bool) -> Listing:
-    """Read a list, or folder, past its faults."""
+    """Read a list or folder, and keep its faults instead of raising them."""
     listing = Listing(title, source, folder, labeled)
     try:
         if labeled or not Path(source).is_dir():
@@ -51,10 +51,9 @@ def open_listing(title: str, source: str, root: str, folder: str, labeled: bool)
 
 
 def shared_images(one: Listing, other: Listing) -> list[str] | None:
-    """Names of the images that two listings share: the same file, under any name.
+    """Names of the images that two listings share: the same files, under any names.
 
-    If images are missing: those of one name in one folder in both listings; None if that, too,
-    can't be said.
+    If a listing has faults, the names in two lists of the same folder are compared; None if this is impossible, too.
     """
     if not (one.faults or other.faults):
         files = {file_identity(sample.image): sample.name for sample in one.samples}
@@ -65,7 +64,7 @@ def shared_images(one: Listing, other: Listing) -> list[str] | None:
 
 
 def file_identity(path: Path) -> tuple[int, int] | str:
-    """The same for every path to a file: links are followed, and hard links are one file."""
+    """A key that is the same for every path to a file, including links and hard links."""
     try:
         found = os.stat(path)
     except OSError:
@@ -74,7 +73,7 @@ def file_identity(path: Path) -> tuple[int, int] | str:
 
 
 def missing_files(listing: Listing) -> list[Path]:
-    """Images and labels of a listing that are not there."""
+    """Images and labels of a listing that do not exist."""
     paths = [path for sample in listing.samples for path in _files(sample, listing.labeled)]
     there = parallel(os.path.isfile, paths)
     return [path for path, is_there in zip(paths, there, strict=True) if not is_there]
@@ -91,7 +90,7 @@ def duplicates(listings: Iterable[Listing]) -> list[list[tuple[str, Path]]]:
     for entry in by_file.values():
         by_size[entry[1].stat().st_size].append(entry)
     alike = [group for group in by_size.values() if len(group) > 1]
-    for length in (COMPARED_BYTES, -1):  # most files differ at once
+    for length in (COMPARED_BYTES, -1):  # most files differ in their first bytes
         groups: dict[object, list[tuple[str, Path]]] = defaultdict(list)
         entries = [(number, entry) for number, group in enumerate(alike) for entry in group]
         digests = parallel(lambda item, length=length: _digest(item[1][1], length), entries, "duplicates")
@@ -121,7 +120,7 @@ class Inspection:
 
 
 def inspect(sample: Sample, files: Files, labeled: bool) -> Inspection:
-    """Decode an image and, where it is `labeled`, its label, and check them."""
+    """Decode an image and, if it is `labeled`, its label, and check them."""
     found = Inspection(sample)
     meaning = files.num_classes, sample.label, files.reduce_zero_label
     image = _attempt(found, DECODES, lambda: files.image(sample.image))
@@ -151,7 +150,7 @@ def _classes_of(sample: Sample, files: Files) -> set[int]:
     try:
         return set(np.unique(files.label(sample.label)).tolist()) - {IGNORE_INDEX}
     except UserError:
-        return set()  # whoever trains on it says so
+        return set()  # training reports it
 
 
 def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None]) -> np.ndarray | None:
@@ -163,7 +162,7 @@ def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None
 
 
 def inspect_all(listing: Listing, files: Files, limit: int | None) -> list[Inspection]:
-    """Inspect the samples whose files are there, all or `limit` of them, the same ones each time, in parallel."""
+    """Inspect the samples whose files exist, in parallel: all, or the same choice of `limit` each time."""
     there = [s for s in listing.samples if all(path.is_file() for path in _files(s, listing.labeled))]
     if limit is not None and limit < len(there):
         chosen = np.random.default_rng(0).choice(len(there), limit, replace=False)

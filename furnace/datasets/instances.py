@@ -11,12 +11,12 @@ from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 
 BACKGROUND = 0
-PNG_BYTES = 2**13  # about what a label map of COCO takes
-MIN_NUMBERS = 6  # of a polygon: x and y of three points
+PNG_BYTES = 2**13  # typical size of a label map of COCO
+MIN_NUMBERS = 6  # per polygon: x and y of three points
 
 
 class Instances(Source):
-    """The annotations of one instances_*.json: a member for each image, named as the image without its suffix.
+    """The annotations of one instances_*.json: one member per image, named as the image without its suffix.
 
     A member's content is JSON: [height, width, [[class, is a crowd, segmentation], ...]]; `draw_label` draws it.
 
@@ -26,7 +26,7 @@ class Instances(Source):
         names: of all categories, in the order of their ids; the class of a category is its place among them, from 1.
 
     Raises:
-        UserError: other categories, or not such a file.
+        UserError: the categories are others, or it is not such a file.
     """
 
     def __init__(self, path: Path, content: bytes, names: Sequence[str]):
@@ -64,8 +64,8 @@ class Instances(Source):
 def draw_label(content: bytes) -> np.ndarray:
     """The label map (H, W) uint8 of a member of `Instances`.
 
-    Crowds are drawn first, and unknown: their outlines enclose other things, too. Then come the objects, the larger
-    first, so that a smaller one covers the larger that it lies on. All other pixels are background.
+    Crowds are drawn first, as ignored pixels: their outlines enclose other things, too. Objects follow, the larger ones
+    first, so that smaller ones cover larger ones. All other pixels are background.
 
     Raises:
         ValueError: an object's class or outline can't be used.
@@ -86,11 +86,11 @@ def draw_label(content: bytes) -> np.ndarray:
 
 
 def encode(segmentation: list | dict, height: int, width: int) -> dict:
-    """The run-length code, as pycocotools has it, of polygons or of a list of run lengths."""
+    """The run-length code of pycocotools for polygons or for a list of run lengths."""
     from pycocotools import mask
 
     if isinstance(segmentation, list):
-        # Less than three points enclose nothing, and pycocotools would take them for the corner and sides of a box.
+        # Fewer than three points enclose nothing, but pycocotools would read them as the corner and sides of a box.
         polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_NUMBERS]
         if not polygons:
             return mask.encode(np.zeros((height, width), np.uint8, order="F"))

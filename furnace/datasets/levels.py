@@ -18,11 +18,11 @@ def to_levels(values: np.ndarray, path: Path, bits: int | None = None) -> np.nda
 
     Args:
         values: of any shape.
-        path: where they are from, for messages.
-        bits: that the file says the values have; None to take the fewest of `DEPTHS` that hold them.
+        path: of their file, for messages.
+        bits: of the values, according to the file; None to use the smallest of `DEPTHS` that is sufficient.
 
     Raises:
-        UserError: no grey levels: negative, not finite, or larger than the type of the image explains.
+        UserError: the values are not grey levels: negative, not finite, or too large.
     """
     if values.dtype == np.uint8 and bits in (None, 8):
         return values
@@ -33,7 +33,7 @@ def to_levels(values: np.ndarray, path: Path, bits: int | None = None) -> np.nda
         raise _refused(path, low, high)
     if bits is None:
         bits = next(depth for depth in DEPTHS if high < 2**depth)
-        note("images of 16 bits", f"{path}: 16 bits, of which {bits} are used; each image is scaled by those it uses")
+        note("images of 16 bits", f"{path}: 16 bits, of which {bits} are used; each image is scaled by its used bits")
     if bits <= 8:
         return (values.astype(np.uint16) * WHITE // (2**bits - 1)).astype(np.uint8)
     return (values >> (bits - 8)).astype(np.uint8)
@@ -47,5 +47,5 @@ def _fractions(values: np.ndarray, low: float, high: float, path: Path) -> np.nd
 
 def _refused(path: Path, low: object, high: object) -> UserError:
     return UserError(
-        f"{path}: values from {low:g} to {high:g} are no grey levels (0 to 1, 255 or 65535); scale them to 8 bits"
+        f"{path}: values from {low:g} to {high:g} are not grey levels (0 to 1, 255 or 65535); scale them to 8 bits"
     )

@@ -1,4 +1,4 @@
-"""Loaders: worker processes that keep a whole run supplied with batches, and evaluation with images."""
+"""Loaders: worker processes that supply a run with batches and an evaluation with images."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,14 @@ from furnace.utils.settings import Settings
 from furnace.utils.sockets import shorten_sockets
 from furnace.utils.stopping import leave_to_parent
 
-KILLED_SECONDS = 5  # that a killed worker may need to end: at most, if its disk does not answer
+KILLED_SECONDS = 5  # longest wait for a killed worker, which may hang if its disk does not answer
 
 
 class BatchPositions(Sampler):
     """The (epoch, position) pairs of one process's share of every batch, from an iteration to the run's end.
 
-    One pass is the whole run, so that the workers read ahead across the ends of epochs, too. Process `rank` of
-    `world_size` takes a contiguous share of each batch: together they see the batches of a single process.
+    One pass is the whole run, so that the workers also read ahead across the ends of epochs. Process `rank` of
+    `world_size` takes a contiguous share of each batch; together the processes see the batches of a single process.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BatchPositions(Sampler):
 
 
 def build_view(C: Settings, name: str) -> View:
-    """The view of a name, over the geometry that the settings describe. Raises UserError if there is none."""
+    """The named view, with the geometry of the settings. Raises UserError if there is no such view."""
     fill = tuple(round(255 * mean) for mean in C.image_mean)  # 0 after normalisation
     geometry = MirrorScaleCrop((C.image_height, C.image_width), C.train_scale_array, fill)
     return VIEWS.find(name)(View([geometry]))
@@ -65,14 +65,14 @@ def build_train_set(
     valid: bool = False,
     second_stream: bool = True,
 ) -> TrainSet:
-    """The training set that the settings describe, with the images of both lists.
+    """The training set of the settings, with the images of both lists.
 
     Args:
         C: checked settings.
         unlabeled: read the unlabelled images, too.
-        view, unlabeled_view: names of the views that a method wants of labelled and unlabelled images.
-        valid: give the maps of valid pixels of the unlabelled images.
-        second_stream: for CutMix; otherwise the method mixes, if at all, by itself.
+        view, unlabeled_view: names of the method's views of labelled and unlabelled images.
+        valid: also return the maps of valid pixels of the unlabelled images.
+        second_stream: for CutMix; without it, the method mixes images itself or not at all.
 
     Raises:
         UserError: a list or folder is missing or empty.
@@ -98,7 +98,7 @@ def build_train_set(
 def build_preparation(
     C: Settings, labeled: str, teacher: str, students: Sequence[str], device: torch.device, layout: torch.memory_format
 ) -> Preparation:
-    """Makes loaded batches what the networks take, by the names of a method's views. Raises UserError."""
+    """The preparation of loaded batches for the networks, with a method's views by name. Raises UserError."""
     views = [build_view(C, name) for name in students]
     if any(view.geometric != build_view(C, teacher).geometric for view in views):
         raise UserError(f"views {teacher} and {', '.join(students)}: teacher and students must see the same crop")
@@ -107,19 +107,19 @@ def build_preparation(
 
 
 def build_files(C: Settings) -> Files:
-    """The reader of images and labels, through the cache of `C.cache` if there is one. Raises UserError."""
+    """The reader of images and labels, with the cache if `C.cache` is set. Raises UserError."""
     if C.cache == OFF:
         return build_reader(C)
     return build_cache(C, locate(C.cache))
 
 
 def build_cache(C: Settings, folder: Path) -> Cache:
-    """A cache in `folder` of the images and labels that the settings describe."""
+    """A cache in `folder` for the images and labels of the settings."""
     return Cache(C.num_classes, folder, C.cache != RAM, C.reduce_zero_label)
 
 
 def build_mask_generator(C: Settings) -> BoxMaskGenerator:
-    """The CutMix masks that the settings describe."""
+    """The generator of CutMix masks of the settings."""
     return BoxMaskGenerator(
         prop_range=tuple(C.cutmix_mask_prop_range),
         n_boxes=C.cutmix_boxmask_n_boxes,
@@ -133,7 +133,7 @@ def build_mask_generator(C: Settings) -> BoxMaskGenerator:
 def build_train_loader(
     C: Settings, dataset: TrainSet, start_iteration: int = 0, rank: int = 0, world_size: int = 1, pin: bool = False
 ) -> DataLoader:
-    """Batches from `start_iteration` to the end of the run, this process's share of each; fills the cache first."""
+    """Loader of this process's share of the batches from `start_iteration` to the run's end; fills the cache first."""
     dataset.prepare()
     workers = worker_count(C.num_workers, world_size)
     dataset.watch(workers)
@@ -142,19 +142,19 @@ def build_train_loader(
 
 
 def build_eval_loader(C: Settings, samples: list, world_size: int = 1) -> DataLoader:
-    """Images one by one, (name, image, label), decoded ahead by the workers."""
+    """Loader of single images, (name, image, label), decoded ahead by the workers."""
     workers = worker_count(C.num_workers, world_size)
     return DataLoader(EvalSet(samples, build_reader(C)), batch_size=None, **worker_settings(workers))
 
 
 def worker_count(num_workers: int, world_size: int = 1) -> int:
-    """Workers of each of `world_size` processes: no more than cores, as more would take them from one another."""
+    """Workers for each of `world_size` processes: at most one per core, because more would compete for the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(num_workers, max(1, cores // world_size))
 
 
 def worker_settings(num_workers: int, pin: bool = False) -> dict:
-    """Arguments of DataLoader for our workers: one thread each, four batches ahead."""
+    """Arguments of DataLoader for our workers, which have one thread and load four batches ahead."""
     settings = {"num_workers": num_workers, "pin_memory": pin}
     if num_workers:
         shorten_sockets()
@@ -163,16 +163,16 @@ def worker_settings(num_workers: int, pin: bool = False) -> dict:
 
 
 def start_worker(_: int) -> None:
-    # Out of the group that Ctrl-C, timeout and torchrun signal: the training process needs them for its last batch.
+    # Leave the process group, which Ctrl-C, timeout and torchrun signal: training needs workers for its last batch.
     os.setpgid(0, 0)
     leave_to_parent()
-    # Many workers share the cores: threads of OpenCV's own would only take them from one another.
+    # Many workers share the cores; threads of OpenCV would compete with them.
     cv2.setNumThreads(0)
 
 
 @contextmanager
 def no_workers_left() -> Iterator[None]:
-    """Kill at the end the workers that were started within the block: Python would wait for one that hangs for ever."""
+    """Kill the workers started within the block at its end: Python would wait forever for one that hangs."""
     before = set(active_children())
     try:
         yield

@@ -1,4 +1,4 @@
-"""Images and masks that people bring: which belong together, what they hold, and which to validate with."""
+"""Pair users' images and masks, check the values of the masks, and choose validation images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +12,11 @@ from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 
 MASK_SUFFIXES = ("", "_mask", "_label", "_gtFine", "_labelIds", "_L")  # after the image's name
-MIN_MASKS = 3  # two for a batch, one to validate with
+MIN_MASKS = 3  # two for a batch, one for validation
 
 
 class Masks:
-    """The masks of a folder, by their names. Raises UserError if two have the same."""
+    """The masks of a folder by name. Raises UserError if two have the same name."""
 
     def __init__(self, folder: Path):
         self.by_path: dict[str, Path] = {}
@@ -28,10 +28,10 @@ class Masks:
             self.by_stem.setdefault(composed(path.stem), []).append(path)
 
     def choose(self, images: list[Path]) -> list[Path | None]:
-        """The masks of images, paths without suffix: at the same place, or else the only one of the name that is left.
+        """The masks of images (paths without suffix): the mask of the same path, else the only unused one of the name.
 
         Raises:
-            UserError: one fits two images.
+            UserError: a mask fits two images or none.
         """
         placed = {image: mask for image in images if (mask := self._first(self.by_path, image.as_posix()))}
         taken = {mask: image for image, mask in placed.items()}
@@ -53,7 +53,7 @@ class Masks:
 def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     """The images with masks, and those without. Raises UserError if a folder is missing or masks fit no image."""
     if images == masks:
-        raise UserError(f"{images}: holds both images and masks; put the masks into a folder of their own")
+        raise UserError(f"{images}: contains both images and masks; put the masks into a separate folder")
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
@@ -64,16 +64,16 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     if len(labeled) < MIN_MASKS:
         others = f" (of {len(walk(masks))} files in all)" if not labeled else ""
         raise UserError(
-            f"{masks}: {len(labeled)} masks with images{others}; {MIN_MASKS} are the least, some dozens a good start"
+            f"{masks}: {len(labeled)} masks with images{others}; you need at least {MIN_MASKS}, better some dozens"
         )
     return labeled, [sample for sample, mask in pairs if not mask]
 
 
 def survey(labeled: list[Sample]) -> tuple[dict[tuple[int, ...], Path], tuple[int, int]]:
-    """The sets of values that masks hold, each with one that does, and the smallest height and width.
+    """The sets of values in the masks, each with the path of such a mask, and the smallest height and width.
 
     Raises:
-        UserError: a mask can't be used, or none holds a class.
+        UserError: a mask can't be used, or no mask contains a class.
     """
     kinds, sizes = {}, []
     for sample in labeled:
@@ -82,7 +82,7 @@ def survey(labeled: list[Sample]) -> tuple[dict[tuple[int, ...], Path], tuple[in
         kinds.setdefault(tuple(np.unique(label).tolist()), sample.label)
         sizes.append(label.shape)
     if kinds.keys() == {(IGNORE_INDEX,)}:
-        raise UserError(f"{labeled[0].label.parent}: all masks hold {IGNORE_INDEX} only, which means unknown")
+        raise UserError(f"{labeled[0].label.parent}: all masks contain only {IGNORE_INDEX}, which means unknown")
     return kinds, tuple(np.min(sizes, axis=0).tolist())
 
 
@@ -91,24 +91,24 @@ def check_binary(kinds: dict[tuple[int, ...], Path]) -> None:
     white = kinds.get((0, IGNORE_INDEX))
     if white and set().union(*kinds) == {0, IGNORE_INDEX}:
         raise UserError(
-            f"{white}: the masks hold 0 and {IGNORE_INDEX} only, and {IGNORE_INDEX} means unknown; write 1 for what "
-            f"you look for, such as by: mogrify -evaluate divide {IGNORE_INDEX} *.png"
+            f"{white}: the masks contain only 0 and {IGNORE_INDEX}, and {IGNORE_INDEX} means unknown; mark the "
+            f"objects with 1, for example by: mogrify -evaluate divide {IGNORE_INDEX} *.png"
         )
     if white and (0, 1) in kinds and kinds.keys() <= {(0,), (1,), (0, 1), (0, IGNORE_INDEX)}:
         raise UserError(
-            f"{white}: holds 0 and {IGNORE_INDEX} only, but {kinds[0, 1]} 0 and 1; {IGNORE_INDEX} means unknown: write "
-            "all masks alike"
+            f"{white}: contains only 0 and {IGNORE_INDEX}, but {kinds[0, 1]} 0 and 1; {IGNORE_INDEX} means unknown; "
+            "write all masks in the same way"
         )
 
 
 def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation samples, the latter evenly spread. Raises UserError for a share that leaves nothing."""
+    """Training and validation samples, the latter evenly spread. Raises UserError for a share that leaves too few."""
     if not 0 < share < 1:  # nor NaN
         raise UserError(f"--val {share:g}: must lie between 0 and 1")
     count = max(round(share * len(labeled)), 1)
     if len(labeled) - count < 2:
         raise UserError(
-            f"--val {share:g}: leaves {len(labeled) - count} of {len(labeled)} masks to learn from; two at least"
+            f"--val {share:g}: leaves {len(labeled) - count} of {len(labeled)} masks for training, which needs two"
         )
     chosen = {int((i + 0.5) * len(labeled) / count) for i in range(count)}
     return [s for i, s in enumerate(labeled) if i not in chosen], [labeled[i] for i in sorted(chosen)]

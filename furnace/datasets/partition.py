@@ -1,7 +1,7 @@
-"""An order of images whose every beginning is a good labelled set: few images already show every class.
+"""Order images so that the first n are a good labelled set for any n: few images already show every class.
 
-First a greedy cover, rarest class first; then iterative stratification (Sechidis et al., ECML PKDD 2011), which
-lets each class's share of images taken so far grow alike.
+The order starts with a greedy cover, rarest class first; iterative stratification follows (Sechidis et al., ECML PKDD
+2011), in which the share of images taken so far grows equally for all classes.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ import numpy as np
 def make_partition(presence: np.ndarray, seed: int) -> np.ndarray:
     """An order of the images; its first n are the labelled set of n images, so that the sets are nested.
 
-    Pure and the same on every machine and under every NumPy version, as chance comes from a hash of the seed.
+    Pure, and the same on every machine and with every NumPy version, because randomness comes from a hash of the seed.
 
     Args:
-        presence: (N, K) bool, whether image i shows class k; sort the images by name first.
+        presence: (N, K) bool, True if image i shows class k; sort the images by name first.
         seed: another seed gives another order.
 
     Returns:
@@ -29,7 +29,7 @@ def make_partition(presence: np.ndarray, seed: int) -> np.ndarray:
 def cover(presence: np.ndarray) -> list[int]:
     """Images that together show every class that any image of `presence` (N, K) shows.
 
-    One for the rarest class still missing, after the other: that which shows most missing classes, the first of equals.
+    Repeatedly take, for the rarest missing class, the image that shows most missing classes, the first of equals.
     """
     totals = presence.sum(axis=0)
     missing = totals > 0
@@ -43,11 +43,11 @@ def cover(presence: np.ndarray) -> list[int]:
 
 
 def stratify(presence: np.ndarray, chosen: list[int]) -> list[int]:
-    """`chosen`, then all other images of `presence` (N, K), each of the class with the smallest share so far."""
-    # Images without any class are a class of their own, else they would never come.
+    """`chosen`, then all other images of `presence` (N, K), each from the class with the smallest share so far."""
+    # Images without any class form a class, else they would never be taken.
     groups = np.column_stack([presence, ~presence.any(axis=1)])
     groups = groups[:, groups.any(axis=0)]
-    groups = groups[:, np.argsort(groups.sum(axis=0), kind="stable")]  # of equal shares, the rarest class comes first
+    groups = groups[:, np.argsort(groups.sum(axis=0), kind="stable")]  # for equal shares, the rarest class comes first
     totals, taken = groups.sum(axis=0), groups[chosen].sum(axis=0)
     waiting = [iter(np.flatnonzero(group)) for group in groups.T]
     order = dict.fromkeys(chosen)

@@ -1,4 +1,4 @@
-"""PNG, JPEG and other common images as the values of their files, decoded by OpenCV and Pillow."""
+"""Decode PNG, JPEG and other common images to the values in their files, with OpenCV and Pillow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from furnace.datasets.levels import to_levels
 from furnace.utils.errors import UserError
 from furnace.utils.terminal import note
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "AVIF")  # Pillow would hand others to outside programs
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "AVIF")  # Pillow would pass others to external programs
 BY_OPENCV = ("PNG", "JPEG", "MPO", "BMP", "WEBP")
 ANIMATED = ("GIF", "WEBP", "AVIF")
 TRANSPARENT = ("RGBA", "LA", "PA")
 ORIENTATION = 274  # EXIF tag
-PNG_BITS = 24  # position of the bits a sample
+PNG_BITS = 24  # position of the bits per sample
 JPEG_START, JPEG_END, SCAN, PROGRESSIVE = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc2"
 FILLER = b"\x55\xaa" * 64
 
@@ -28,13 +28,13 @@ class Picture:
 
     Args:
         data: content of the file.
-        path: where it is from, for messages.
+        path: of the file, for messages.
 
     Attributes:
         size: (width, height) as stored.
 
     Raises:
-        UserError: damaged, or no image.
+        UserError: the file is damaged or not an image.
     """
 
     def __init__(self, data: bytes, path: Path):
@@ -45,7 +45,7 @@ class Picture:
 
     @property
     def orientation(self) -> int:
-        """EXIF orientation, 1 to 8; 1 of data that can't be read, as viewers have it: the pixels may be sound."""
+        """EXIF orientation, 1 to 8; 1 if it can't be read, as in viewers: the pixels may be intact."""
         # Pillow would decode the whole image in search of a PNG's EXIF data.
         if self.header.format == "PNG" and b"eXIf" not in self.data:
             return 1
@@ -71,7 +71,7 @@ class Picture:
         return self._by_pillow("RGB")
 
     def indices(self) -> np.ndarray:
-        """The values of a label map (H, W). Raises UserError if it can't be decoded, or holds colours or losses."""
+        """The values of a label map (H, W). Raises UserError if it can't be decoded, or has colours or lossy values."""
         header = self.header
         if header.mode not in ("L", "P", "1", "I;16", "I"):
             raise no_label(self.path, f"a {header.mode} image")
@@ -81,7 +81,7 @@ class Picture:
             raise UserError(f"{self.path}: its values would be scaled by its maximum; write labels as PNG")
         values = self._by_pillow(None)
         if header.format == "PNG" and header.mode == "L":
-            # Pillow stretches the levels of few bits to 255.
+            # Pillow scales levels of fewer than 8 bits to 255.
             values //= 255 // (2 ** self.data[PNG_BITS] - 1)
         return values.astype(np.uint8) if header.mode == "1" else values
 
@@ -91,7 +91,7 @@ class Picture:
         return data
 
     def _by_opencv(self, flags: int) -> np.ndarray:
-        """RGB (H, W, 3) of the file's own type; grey levels become colours, a fourth band is left out."""
+        """RGB (H, W, 3) in the file's own type; grey levels become colours, a fourth band is dropped."""
         with damage_named(self.path):
             image = cv2.imdecode(np.frombuffer(self._complete(), dtype=np.uint8), flags)
         if image is None:
@@ -109,12 +109,12 @@ class Picture:
 
 def undecodable(path: Path) -> UserError:
     """Message about a file that can't be decoded."""
-    return UserError(f"{path}: can't be decoded; the file is damaged or no image")
+    return UserError(f"{path}: can't be decoded; the file is damaged or not an image")
 
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn anything that is raised into one line about a damaged file: over such files the decoders raise anything."""
+    """Turn every exception into one line about a damaged file: decoders raise various exceptions for such files."""
     try:
         yield
     except UserError:
@@ -125,13 +125,13 @@ def damage_named(path: Path) -> Iterator[None]:
 
 def no_label(path: Path, what: str) -> UserError:
     """Message about an image that can't be a label map."""
-    return UserError(f"{path}: a label must hold one class index a pixel, this is {what}; convert its colours")
+    return UserError(f"{path}: a label must contain one class index per pixel, this is {what}; convert its colours")
 
 
 def completed(data: bytes) -> bytes | None:
-    """The file itself; a JPEG that lacks its end marker alone gets one, and None stands for one that lacks pixels.
+    """The content of a file; a JPEG that lacks only its end marker gets one. None for a JPEG that lacks pixels.
 
-    Decoders would fill those up with grey.
+    Decoders would fill the missing pixels with grey.
     """
     if not data.startswith(JPEG_START):
         return data
@@ -139,19 +139,19 @@ def completed(data: bytes) -> bytes | None:
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != SCAN[1:]:
         progressive |= data[at : at + 2] == PROGRESSIVE
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    # A segment may hold a whole thumbnail: FFD9 means the image's end only after all segments.
+    # A segment may contain a whole thumbnail: FFD9 means the image's end only after all segments.
     if data[at : at + 2] != SCAN or data.find(JPEG_END, at) >= 0:
         return data
     if progressive:
-        return None  # whole scans may lack
+        return None  # whole scans may be missing
     data = data.rstrip(b"\xff")  # half of the marker
-    # What follows a whole image has no influence on its pixels.
+    # Data after a complete image do not change its pixels.
     one, other = (decode_jpeg(data + more + JPEG_END) for more in (b"", FILLER))
     return None if one is None or not np.array_equal(one, other) else data + JPEG_END
 
 
 def decode_jpeg(data: bytes) -> np.ndarray | None:
-    """A JPEG image as Pillow decodes it, which is silent about what it fills up; None if it can't."""
+    """A JPEG image decoded by Pillow, which fills missing pixels silently; None if it can't be decoded."""
     try:
         with Image.open(BytesIO(data), formats=["JPEG"]) as image:
             return np.array(image)

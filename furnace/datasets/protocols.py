@@ -1,4 +1,4 @@
-"""The published partitions: they are recognised by their content, and installed where the settings look for them.
+"""Recognise published partitions by their content, and find the places where the settings expect them.
 
 Cityscapes and augmented VOC: Chen et al. (CPS, CVPR 2021); few labels: Zou et al. (PseudoSeg, ICLR 2021);
 lists of image and mask: Yang et al. (UniMatch, CVPR 2023).
@@ -93,8 +93,8 @@ UNIMATCH = {
 }
 UNIMATCH_DIGITS = 24
 LISTS_SHOWN = 3
-SUBSETS = r"(?:subset_train[^/]*/)?"  # the folder of CPS's lists, where it was kept
-# UniMatch's lists, `1_8/labeled.txt` and others, under the names that ours have.
+SUBSETS = r"(?:subset_train[^/]*/)?"  # folder of CPS's lists, if it was kept
+# Our names for UniMatch's lists, such as `1_8/labeled.txt`.
 UNIMATCH_DESTINATIONS = {
     r"1_(\d+)/((?:un)?labeled)\.txt": r"subset_train/train_\2_1-\1.txt",
     r"all/labeled\.txt": "train.txt",
@@ -117,10 +117,10 @@ class Layout:
     """Places of a data set's partition lists.
 
     Args:
-        destinations: destination below the data set's folder, by a pattern of the published file's name and folder;
-            the destination refers to the pattern's groups as in `re.Match.expand`.
-        paths: image and label, below the data set's folder, that a line of a list names.
-        everything: list of all training images, to complete labelled lists that come without an unlabelled one.
+        destinations: path relative to the data set's folder, by a pattern for the published file's name and folder;
+            the path refers to the pattern's groups as in `re.Match.expand`.
+        paths: image and label of a line, relative to the data set's folder.
+        everything: list of all training images, to complete labelled lists that have no unlabelled one.
     """
 
     destinations: dict[str, str]
@@ -130,7 +130,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Partition:
-    """A list of a folder of partitions: the file, where it belongs, its lines, and which protocol it is."""
+    """A list in a folder of partitions: its file, destination, lines and published protocol."""
 
     source: Path
     destination: str
@@ -139,23 +139,23 @@ class Partition:
 
 
 def find_partitions(folder: Path, layout: Layout) -> list[Partition]:
-    """The lists in `folder` and in its folders that the layout knows. Raises UserError if there is none."""
+    """The lists in `folder` and its sub-folders that the layout knows. Raises UserError if there are none."""
     found: dict[str, Partition] = {}
     for source in sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")]):
         for pattern, template in layout.destinations.items():
             if match := re.fullmatch(pattern, source.relative_to(folder).as_posix()):
                 destination = match.expand(template)
                 if destination in found:
-                    raise UserError(f"{source} and {found[destination].source}: both are {destination}; leave one")
+                    raise UserError(f"{source} and {found[destination].source}: both are {destination}; remove one")
                 lines = [line for _, line in read_lines(source)]
                 found[destination] = Partition(source, destination, lines, recognize(source))
     if not found:
-        raise UserError(f"{folder}: holds no partition; see DATA/README.md for the folders and names of the lists")
+        raise UserError(f"{folder}: contains no partition; see DATA/README.md for the folders and names of the lists")
     return list(found.values())
 
 
 def with_rests(partitions: list[Partition], everything: list[str]) -> list[Partition]:
-    """The partitions, and for each labelled list without an unlabelled one, all other lines of `everything`.
+    """The partitions, with unlabelled lists added for labelled lists without one: all other lines of `everything`.
 
     Raises:
         UserError: such a labelled list has lines that `everything` lacks.
@@ -169,7 +169,7 @@ def with_rests(partitions: list[Partition], everything: list[str]) -> list[Parti
             if strange := labeled - set(everything):
                 raise UserError(
                     f"{partition.source}: {len(strange)} lines are not in the list of all training images "
-                    f"({min(strange)}), which its unlabelled list would be the rest of"
+                    f"({min(strange)}), from which its unlabelled list is made"
                 )
             lines = [line for line in everything if line not in labeled]
             rests.append(Partition(partition.source, destination, lines, "the rest of all training images"))
@@ -177,7 +177,7 @@ def with_rests(partitions: list[Partition], everything: list[str]) -> list[Parti
 
 
 def unlabeled_partner(destination: str) -> str:
-    """The unlabelled list that belongs to a labelled one; other lists are their own."""
+    """Name of the unlabelled list for a labelled one; names of other lists do not change."""
     return destination.replace("_labeled", "_unlabeled")
 
 
@@ -188,7 +188,7 @@ def check_partition(partition: Partition, layout: Layout, exists: Callable[[str]
         shown = ", ".join(missing[:LISTS_SHOWN]) + (", ..." if len(missing) > LISTS_SHOWN else "")
         raise UserError(
             f"{partition.source}: {len(missing)} files of the list are not in the prepared data ({shown}); "
-            "prepare the data first, or the list is of another data set"
+            "prepare the data first, or check if the list is for another data set"
         )
 
 

@@ -26,7 +26,7 @@ class Purpose(IntEnum):
 
 
 def random_stream(seed: int, epoch: int, position: int, purpose: Purpose) -> np.random.Generator:
-    """A generator of its own for one purpose at one position of one epoch."""
+    """A separate generator for one purpose at one position of one epoch."""
     return np.random.default_rng((seed, epoch, position, purpose))
 
 
@@ -44,15 +44,15 @@ class Draws:
     first: int = 0
 
     def part(self, offset: int) -> "Draws":
-        """The draws of a part of the batch that begins `offset` images further on."""
+        """The draws of a part of the batch that starts `offset` images later."""
         return replace(self, first=self.first + offset)
 
     def stream(self, *purpose: int, index: int = 0) -> np.random.Generator:
-        """A generator for one purpose (with numbers that tell it further apart) and image `index` of this part."""
+        """A generator for one purpose (and optional further numbers) and image `index` of this part."""
         return np.random.default_rng((self.seed, self.iteration, self.first + index, *purpose))
 
     def generator(self, device: torch.device, number: int = 0) -> torch.Generator:
-        """PyTorch generator `number` on a device, for what a method draws for this part, such as dropout masks."""
+        """PyTorch generator `number` on a device, for the draws of a method in this part, such as dropout masks."""
         seed = int(self.stream(Purpose.METHOD, number).integers(2**63))
         return torch.Generator(device).manual_seed(seed)
 
@@ -60,8 +60,8 @@ class Draws:
 def epoch_order(count: int, length: int, rng: np.random.Generator) -> np.ndarray:
     """The samples of an epoch: `length` indices below `count`, int64.
 
-    A list shorter than the epoch is repeated whole and the rest drawn without replacement; of a longer one
-    `length` are drawn without replacement, anew each epoch, so that every image comes in time.
+    A list shorter than the epoch is repeated as a whole, and the rest is drawn without replacement. From a longer list,
+    `length` samples are drawn without replacement, again for each epoch, so that every image is used in time.
     """
     whole = np.tile(np.arange(count), length // count)
     rest = rng.permutation(count)[: length % count]

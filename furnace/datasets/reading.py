@@ -1,4 +1,4 @@
-"""Reading images and labels, with every fault named."""
+"""Read images and labels, with a message for every fault."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,9 +14,9 @@ from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 
-MAX_PIXELS = 2**27  # a larger image is taken for a fault, before memory is asked for; Pillow's own limit is higher
+MAX_PIXELS = 2**27  # larger images are refused before memory is allocated; Pillow's own limit is higher
 MAX_FILE_BYTES = 2**29  # likewise: even an uncompressed image of MAX_PIXELS is smaller
-# Changes when pixels are read otherwise than before.
+# To be changed if files are read to other pixels than before.
 READER = "2"
 
 
@@ -38,21 +38,21 @@ class Files:
         return read_label(path, self.num_classes, self.reduce_zero_label)
 
     def pair(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Image and label of a sample. Raises UserError, also where their sizes differ."""
+        """Image and label of a sample. Raises UserError, also if their sizes differ."""
         image, label = self.image(sample.image), self.label(sample.label)
         check_sizes(sample, image.shape[:2], label.shape)
         return image, label
 
 
 def build_reader(C: Settings) -> Files:
-    """The images and labels that the settings describe, decoded at each call."""
+    """The reader of the settings, which decodes images and labels at each call."""
     return Files(C.num_classes, C.reduce_zero_label)
 
 
 def read_image(path: Path) -> np.ndarray:
     """An image as (H, W, 3) uint8 RGB, upright as viewers show it.
 
-    Transparency and bands after the third are left out, with a note; `to_levels` makes bytes of other numbers.
+    Transparency and bands after the third are left out, with a note; `to_levels` converts other numbers to bytes.
 
     Raises:
         UserError: it is missing, too large or can't be decoded.
@@ -67,7 +67,8 @@ def read_label(path: Path, num_classes: int, reduce_zero_label: bool = False) ->
     With `reduce_zero_label`, 0 in the file is unlabelled and becomes 255, and value v is class v - 1.
 
     Raises:
-        UserError: missing, can't be decoded, a colour image, or a value that is neither a class nor unlabelled.
+        UserError: the file is missing, can't be decoded, is a colour image, or has a value that is neither a class nor
+            unlabelled.
     """
     return check_values(decode_label(path), num_classes, path, reduce_zero_label)
 
@@ -85,7 +86,7 @@ def check_values(label: np.ndarray, num_classes: int, path: Path, reduce_zero_la
 
 
 def wrong_values(label: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> np.ndarray:
-    """The values (n,) of a label map (H, W) as its file holds them that mean nothing, sorted."""
+    """The values (n,) of a label map (H, W), as stored, that have no meaning; sorted."""
     classes, unlabelled = meaning(num_classes, reduce_zero_label)
     return np.unique(label[((label < classes[0]) | (label > classes[-1])) & (label != unlabelled)])
 
@@ -96,13 +97,13 @@ def meaning(num_classes: int, reduce_zero_label: bool) -> tuple[range, int]:
 
 
 def decode_label(path: Path) -> np.ndarray:
-    """The values of a label map (H, W) as its file holds them, unchecked. Raises UserError as `read_label` does."""
+    """The values of a label map (H, W) as stored, unchecked. Raises UserError as `read_label` does."""
     file = open_image(path)
     return upright(file.indices(), file.orientation)
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels (H, W, ...) of a file as its EXIF orientation, 1 to 8, says how to show them."""
+    """The pixels (H, W, ...) of a file, turned and mirrored by its EXIF orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -122,7 +123,7 @@ def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[i
 
 
 def open_image(path: Path) -> Picture | Tiff:
-    """An image file of which only the header is decoded so far.
+    """Open an image file; at first only its header is decoded.
 
     Raises:
         UserError: the file is missing, is not an image, or claims more than `MAX_PIXELS`.
@@ -149,7 +150,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path, formats=FORMATS) as file:  # reads no more than the header
             return file.size
-    except Exception:  # it says of damaged files, and of some sound ones, nearly anything
+    except Exception:  # Pillow raises various exceptions for damaged files and some intact ones
         return open_image(path).size
 
 

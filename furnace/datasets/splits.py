@@ -1,4 +1,4 @@
-"""List files: which images, and labels, a source of data consists of.
+"""List files, which name the images and labels of a data source.
 
 A line is an image id (`2007_000032`), an image and its label separated by a tab (as for Cityscapes) or by one space (as
 in UniMatch's lists), or an image alone. Unlabelled images can also be a folder.
@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = (
     *(".bmp", ".webp", ".ppm", ".pgm", ".gif", ".avif"),
 )
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-# "IMAGE LABEL": each without spaces of its own, as such a name, `my photo.jpg`, is one field.
+# "IMAGE LABEL", both without spaces: a single name with a space, `my photo.jpg`, is one field.
 PAIR = re.compile(
     rf"(\S+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})) (\S+(?:{'|'.join(map(re.escape, LABEL_SUFFIXES))}))", re.I
 )
@@ -43,12 +43,12 @@ def read_list(source: str | Path, root: str | Path, folder: str = "", labeled: b
 
     Args:
         source: a list file; with `labeled=False` also a folder, which is searched recursively.
-        root: the data set's folder, from which paths in the list are taken, a leading "/" or not.
-        folder: sub-folder of `root` whose `image/` and `label/` hold the files of ids.
-        labelled: whether every sample needs a label.
+        root: the data set's folder; paths in the list are relative to it, with or without a leading "/".
+        folder: sub-folder of `root` whose `image/` and `label/` contain the files of ids.
+        labeled: True if every sample needs a label.
 
     Raises:
-        UserError: there is no such list, a line can't be read, or an id has no image.
+        UserError: the list does not exist, a line can't be read, or an id has no image.
     """
     samples, faults = scan_list(source, root, folder, labeled)
     if faults:
@@ -59,7 +59,7 @@ def read_list(source: str | Path, root: str | Path, folder: str = "", labeled: b
 def scan_list(
     source: str | Path, root: str | Path, folder: str = "", labeled: bool = True
 ) -> tuple[list[Sample], list[UserError]]:
-    """As `read_list`, but the faults of single lines are returned beside the samples of the others."""
+    """As `read_list`, but the faults of single lines are returned, with the samples of the other lines."""
     source, root = Path(source), Path(root)
     if source.is_dir() and not labeled:
         return _read_folder(source), []
@@ -78,16 +78,16 @@ def read_lines(source: str | Path) -> list[tuple[int, str]]:
     """The lines of a list file that are not blank, numbered from 1.
 
     Raises:
-        UserError: the file is missing, is not text, or holds nothing.
+        UserError: the file is missing, is not text, or is empty.
     """
     source = Path(source)
     if not source.is_file():
         what = "is a folder, not a list" if source.is_dir() else "no such list"
         raise UserError(f"{source}: {what}; check C.dataset_path and the sources in config.py, or see DATA/README.md")
     if (size := source.stat().st_size) > MAX_LIST_BYTES:
-        raise UserError(f"{source}: {size} bytes are more than a list has; is it another file?")
+        raise UserError(f"{source}: {size} bytes are too many for a list; is it another file?")
     try:
-        # Other characters that Python takes for line ends may be part of a name.
+        # Other characters that Python treats as line ends may be part of a name.
         lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{source}: can't be read as a text list ({error.__class__.__name__})") from error
@@ -132,10 +132,10 @@ def list_hash(source: str | Path) -> str:
 
 
 def write_list(path: str | Path, lines: Sequence[str], overwrite: bool = False) -> None:
-    """Write a list file; one that holds the same lines in any order is kept as it is.
+    """Write a list file; a file with the same lines in any order is kept.
 
     Raises:
-        UserError: the file holds other lines and `overwrite` is not set, or it can't be written.
+        UserError: the file contains other lines and `overwrite` is not set, or it can't be written.
     """
     path = Path(path)
     if not overwrite:
@@ -145,9 +145,9 @@ def write_list(path: str | Path, lines: Sequence[str], overwrite: bool = False) 
 
 
 def check_replaceable(path: Path, lines: Sequence[str]) -> None:
-    """Raise UserError if there is a list at `path` already that holds other lines than `lines`."""
+    """Raise UserError if `path` exists and contains other lines than `lines`."""
     if path.exists() and sorted(line for _, line in read_lines(path)) != sorted(lines):
-        raise UserError(f"{path}: already exists and lists other images; move it away to write it anew")
+        raise UserError(f"{path}: already exists and lists other images; move it away to write a new one")
 
 
 def _parse(
@@ -167,26 +167,26 @@ def _parse(
     try:
         found = images().get(composed(line), [])
     except UserError as error:
-        raise UserError(f"{where}: {line[:80]!r} is taken for an image id; {error}") from error
+        raise UserError(f"{where}: {line[:80]!r} is read as an image id; {error}") from error
     if not found:
         raise UserError(
             f"{where}: no image {root / folder / 'image' / line}.*; check the list, C.dataset_path and the folder"
         )
     if len(found) > 1:
-        raise UserError(f"{where}: {found[0]} and {found[1]}: two images of one id; move one of them away")
+        raise UserError(f"{where}: {found[0]} and {found[1]}: two images with one id; move one of them away")
     return Sample(line, found[0], existing(root / folder / "label" / f"{line}.png"))
 
 
 def _locate(path: str, root: Path) -> Path:
     """The file of a path in a list: below `root`, with a leading "/" or not, or else an absolute one."""
     below = existing(root / path.lstrip("/"))
-    # Published lists begin with "/", too: an absolute path is one only if it leads somewhere.
+    # Lines of published lists also begin with "/": a path is absolute only if its file exists.
     return Path(path) if path.startswith("/") and os.path.isfile(path) else below
 
 
 def _images_by_id(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; check C.dataset_path, or see DATA/README.md for what belongs there")
+        raise UserError(f"{folder}: no such folder; check C.dataset_path, or see DATA/README.md for its contents")
     images = defaultdict(list)
     for path in find_files(folder, IMAGE_SUFFIXES, recursive=False):
         images[composed(path.stem)].append(path)
@@ -196,5 +196,5 @@ def _images_by_id(folder: Path) -> dict[str, list[Path]]:
 def _read_folder(folder: Path) -> list[Sample]:
     images = find_files(folder, IMAGE_SUFFIXES)
     if not images:
-        raise UserError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise UserError(f"{folder}: contains no image ({', '.join(IMAGE_SUFFIXES)})")
     return [Sample(path.relative_to(folder).with_suffix("").as_posix(), path, None) for path in images]

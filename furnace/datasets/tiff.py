@@ -1,4 +1,4 @@
-"""TIFF images as tifffile reads them: the values of the file, whatever its bits, bands, layout and compression."""
+"""Read the values of TIFF images with tifffile, for all numbers of bits and bands, layouts and compressions."""
 
 import logging
 from io import BytesIO
@@ -13,7 +13,7 @@ from furnace.datasets.picture import ORIENTATION, damage_named, no_label
 from furnace.utils.errors import UserError
 from furnace.utils.terminal import note
 
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big end first; classic and BigTIFF
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian; classic TIFF and BigTIFF
 MAX_BYTES = 2**31
 INVERTED, INDEXED = tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.PALETTE
 INK, LAB, YCBCR = tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB, tifffile.PHOTOMETRIC.YCBCR
@@ -24,19 +24,19 @@ class Tiff:
 
     Args:
         data: content of the file.
-        path: where it is from, for messages.
+        path: of the file, for messages.
 
     Attributes:
         size: (width, height) as stored.
         orientation: EXIF orientation, 1 to 8.
 
     Raises:
-        UserError: damaged.
+        UserError: the file is damaged.
     """
 
     def __init__(self, data: bytes, path: Path):
         self.data, self.path = data, path
-        tifffile.logger().setLevel(logging.CRITICAL)  # we report damaged files in one line of our own
+        tifffile.logger().setLevel(logging.CRITICAL)  # we report damaged files ourselves, in one line
         with damage_named(path), tifffile.TiffFile(BytesIO(data)) as file:
             self.page = file.pages.first
             self.count = len(file.pages)
@@ -44,7 +44,7 @@ class Tiff:
             self.orientation = int(self.page.tags.valueof(ORIENTATION) or 1)
 
     def values(self) -> np.ndarray:
-        """The values of the file, (H, W, bands), of its own type. Raises UserError if they can't be read."""
+        """The values of the file, (H, W, bands), in its own type. Raises UserError if they can't be read."""
         page = self.page
         with damage_named(self.path):
             self._check()
@@ -55,7 +55,7 @@ class Tiff:
         if page.axes not in ("YX", "YXS", "SYX"):
             raise UserError(f"{self.path}: has the axes {page.axes}; an image has height, width and bands")
         if self.count > 1:
-            note("TIFF files of several images", f"{self.path}: holds {self.count} images; the first is read")
+            note("TIFF files of several images", f"{self.path}: contains {self.count} images; the first is read")
         return np.moveaxis(values, 0, 2) if page.axes == "SYX" else values.reshape(*values.shape[:2], -1)
 
     def _check(self) -> None:
@@ -73,7 +73,7 @@ class Tiff:
             ) from None
 
     def rgb(self) -> np.ndarray:
-        """The image as (H, W, 3) uint8. Raises UserError if it can't be read or has values that are no grey levels."""
+        """The image as (H, W, 3) uint8. Raises UserError if it can't be read or its values are not grey levels."""
         kind = self.page.photometric
         if kind in (INK, LAB) or (kind == YCBCR and self.page.compression == 1):
             with damage_named(self.path), Image.open(BytesIO(self.data), formats=["TIFF"]) as image:
@@ -95,7 +95,7 @@ class Tiff:
 
 
 def first_bands(values: np.ndarray, path: Path) -> np.ndarray:
-    """Red, green and blue (H, W, 3) of the bands (H, W, N): the first three, or the first one three times."""
+    """Red, green and blue (H, W, 3) from the bands (H, W, N): the first three, or the first one three times."""
     bands = values.shape[2]
     used = 3 if bands >= 3 else 1
     if bands > used:

@@ -1,4 +1,4 @@
-"""Toy data: textured, overlapping, turned and scaled shapes on textured grounds, in the VOC layout, from a seed."""
+"""Generate toy data: overlapping, rotated, textured shapes on textured backgrounds, in the VOC layout."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from furnace.datasets.splits import write_list
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.visualize import save_labels, save_picture
 
-SIDES = (96, 129)  # smallest side, and one past the largest
+SIDES = (96, 129)  # smallest side, and largest side + 1
 SHAPES_PER_IMAGE = (2, 6)
-HUE_SPREAD = 7  # of a class around its own hue, in OpenCV's 180 steps, 30 from the next class
+HUE_SPREAD = 7  # standard deviation within a class, in OpenCV's 180 steps; neighbouring classes are 30 apart
 GROUND_SATURATION = (0, 50)
 SHAPE_SATURATION = (90, 190)
 NOISE = 10  # grey levels
@@ -26,8 +26,8 @@ def make_toy(
     """Write images, labels and lists to `folder`; the same bytes for the same seed.
 
     Args:
-        folder: gets {train,val}/{image,label}/*.png, train.txt, val.txt and subset_train/.
-        seed: everything follows from it.
+        folder: receives {train,val}/{image,label}/*.png, train.txt, val.txt and subset_train/.
+        seed: determines everything.
         counts: images by sub-folder.
         ratios: 1/ratio of the training images are listed as labelled.
     """
@@ -85,7 +85,7 @@ def texture(size: tuple[int, int], hue: int, saturation: float, rng: np.random.G
 
 
 def draw_shape(name: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Mask (H, W) bool of a shape of random place, size and angle."""
+    """Mask (H, W) bool of a shape with random position, size and angle."""
     radius = rng.uniform(0.14, 0.32) * min(size)
     outline = OUTLINES[name] * radius
     angle = rng.uniform(0, 2 * np.pi)

@@ -1,7 +1,7 @@
-"""Training augmentation: mirror, scale, crop and pad, touching only the pixels that the crop shows.
+"""Training augmentation: mirror, scale, crop and pad, computing only the pixels of the crop.
 
 The geometry is that of the published code: a scaled side has `int(side * scale)` pixels, images are scaled with
-half-pixel centres (OpenCV's INTER_LINEAR), labels take the source pixel `floor(i * side / scaled_side)`.
+half-pixel centres (OpenCV's INTER_LINEAR), labels use the source pixel `floor(i * side / scaled_side)`.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ import numpy as np
 
 from furnace.utils.labels import IGNORE_INDEX
 
-MAX_PHASE_ERROR = 1 / 512  # of a source pixel, in aligning a scaled part with the scaled whole
+MAX_PHASE_ERROR = 1 / 512  # in source pixels, for aligning a scaled part with the scaled whole
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Draw for one training image: mirrored or not, scale, and the crop's corner in the scaled image."""
+    """Random choices for one training image: mirroring, scale, and the crop's corner in the scaled image."""
 
     flip: bool
     scale: float
@@ -37,7 +37,7 @@ def draw_crop(size: tuple[int, int], crop: tuple[int, int], scales: list[float],
 
 
 def crop_image(image: np.ndarray, drawn: Crop, crop: tuple[int, int], fill: tuple[int, int, int]) -> np.ndarray:
-    """The crop (h, w, 3) uint8 of the mirrored and scaled image (H, W, 3) uint8, padded with `fill` in the middle."""
+    """The crop (h, w, 3) uint8 of the mirrored and scaled image (H, W, 3) uint8, padded with `fill`."""
     (y0, y1, rows), (x0, x1, columns) = (
         _part(side, drawn.scale, start, target)
         for side, start, target in zip(image.shape[:2], (drawn.top, drawn.left), crop, strict=True)
@@ -83,11 +83,11 @@ def _nearest(side: int, scale: float, start: int, target: int) -> np.ndarray:
 
 
 def _part(side: int, scale: float, start: int, target: int) -> tuple[int, int, slice]:
-    """Source pixels [first, last) that, scaled on their own, contain the scaled pixels from `start` on; and where.
+    """Source pixels [first, last) that, scaled alone, contain the scaled pixels from `start` on; and their slice.
 
     Scaled pixel i lies at (i + 0.5) * step - 0.5 of the source. A part that begins at scaled pixel `begin` gives
-    the same values only if `begin * step` is a whole number: go back from `start` to the next place where it is
-    (nearly) one, and one source pixel further, so that the border of the part does not show.
+    the same values only if `begin * step` is a whole number: go back from `start` by one source pixel, so that
+    the border of the part has no effect, and on to the next place where it is (nearly) one.
     """
     scaled = scaled_side(side, scale)
     step = side / scaled

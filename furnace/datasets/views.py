@@ -1,6 +1,6 @@
 """Views of an image: lists of transforms of (image, generator).
 
-Geometric transforms run in the loader on arrays, and move labels and the map of valid pixels, too. Photometric ones run
+Geometric transforms run in the loader on arrays, and also move labels and the map of valid pixels. Photometric ones run
 on the device, image by image. All views of one unlabelled image have the geometry of the teacher's view, so that its
 labels fit pixel by pixel.
 
@@ -24,7 +24,7 @@ from furnace.utils.names import STRONG, WEAK, Registry
 
 @dataclass
 class Pixels:
-    """Arrays of one image that geometric transforms move together; None for what is not there.
+    """Arrays of one image that geometric transforms move together; None for absent ones.
 
     `image` (H, W, 3) uint8 RGB, `label` (H, W) uint8, `valid` (H, W) uint8: 1 for image, 0 for padding.
     """
@@ -62,7 +62,7 @@ class MirrorScaleCrop:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """With `probability`: brightness, contrast, saturation and hue, in an order that is drawn, too."""
+    """With `probability`, change brightness, contrast, saturation and hue, in random order."""
 
     brightness: float = 0.5
     contrast: float = 0.5
@@ -87,7 +87,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class Grey:
-    """With `probability` the grey image, in three equal channels."""
+    """With `probability`, make the image grey, in three equal channels."""
 
     probability: float = 0.2
 
@@ -97,7 +97,7 @@ class Grey:
 
 @dataclass(frozen=True)
 class Blur:
-    """With `probability` a Gaussian blur of a standard deviation from `sigma`, in pixels."""
+    """With `probability`, blur with a Gaussian; its standard deviation is from the range `sigma`, in pixels."""
 
     sigma: tuple[float, float] = (0.1, 2.0)
     probability: float = 0.5
@@ -117,13 +117,13 @@ class View:
     photometric: Sequence[Photometric] = field(default=())
 
     def crop(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """All geometric transforms."""
+        """Apply all geometric transforms."""
         for transform in self.geometric:
             pixels = transform(pixels, rng)
         return pixels
 
     def colour(self, images: Tensor, draws: Draws, *purpose: int) -> Tensor:
-        """All photometric transforms of images (B, 3, H, W) in [0, 1]; the same tensor if there are none."""
+        """Apply all photometric transforms to images (B, 3, H, W) in [0, 1]; returns the same tensor without any."""
         if not self.photometric:
             return images
         found = []
@@ -137,7 +137,7 @@ class View:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Makes a loader's batch what the networks take: on the device, with all views, normalised.
+    """Prepare a loader's batch for the networks: on the device, with all views, normalised.
 
     Args:
         labeled, teacher, students: views of the labelled images and of the unlabelled ones.
@@ -153,7 +153,7 @@ class Preparation:
     memory_format: torch.memory_format = torch.contiguous_format
 
     def __call__(self, batch: TrainBatch, draws: Draws) -> TrainBatch:
-        """The batch, what is drawn for it coming from `draws`."""
+        """The prepared batch; its random numbers come from `draws`."""
         batch = batch.to(self.device)
         images = self._finish(self.labeled, batch.images, draws, Purpose.COLOUR_LABELED)
         changed = {"images": images, "labels": batch.labels.long(), "skipped": [], "draws": draws}
@@ -177,7 +177,7 @@ class Preparation:
         return self.normalize(images).contiguous(memory_format=self.memory_format)
 
 
-# Functions of the weak view, which has the geometry that the settings describe.
+# Functions of the weak view, which has the geometry of the settings.
 VIEWS: Registry[Callable[[View], View]] = Registry("view")
 
 

@@ -120,7 +120,7 @@ def test_duplicate_members_are_refused(tmp_path):
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     with tarfile.open(path, "a") as tar:
         tar.addfile(tarfile.TarInfo("./c.txt"), io.BytesIO())
-    with pytest.raises(UserError, match=r"holds c.txt twice"):
+    with pytest.raises(UserError, match=r"contains c.txt twice"):
         open_source(path).find(r"(c)\.txt")
     source = open_source(write_folder(tmp_path / "copies", {"one/a.txt": b"", "two/a.txt": b""}))
     with pytest.raises(UserError, match=r"both one/a.txt and two/a.txt"):

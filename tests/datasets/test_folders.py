@@ -118,7 +118,7 @@ def test_images_of_one_name_in_different_folders_have_different_names(tmp_path: 
 
 def test_a_line_of_another_kind_is_named_with_its_number(tmp_path: Path):
     (tmp_path / "list.txt").write_text("a.png\nb.svg\nc.png\n")
-    with pytest.raises(UserError, match=r"list\.txt:2: 'b\.svg' is taken for an image id; .*no such folder"):
+    with pytest.raises(UserError, match=r"list\.txt:2: 'b\.svg' is read as an image id; .*no such folder"):
         read_list(tmp_path / "list.txt", tmp_path, labeled=False)
 
 
@@ -126,5 +126,5 @@ def test_an_id_with_two_images_is_refused(tmp_path: Path):
     for name in ("x.jpg", "x.png", "y.jpg"):
         write_image(tmp_path / "train" / "image" / name, GREY)
     (tmp_path / "list.txt").write_text("y\nx\n")
-    with pytest.raises(UserError, match=r"list\.txt:2: .*x\.jpg and .*x\.png: two images of one id"):
+    with pytest.raises(UserError, match=r"list\.txt:2: .*x\.jpg and .*x\.png: two images with one id"):
         read_list(tmp_path / "list.txt", tmp_path, "train")

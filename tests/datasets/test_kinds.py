@@ -77,7 +77,7 @@ def test_tiff(values, options, expected, tmp_path):
 
 @pytest.mark.parametrize("values", [PHOTO - 300.0, PHOTO * 2.0, PHOTO / np.nan, PHOTO.astype(np.int16) - 1])
 def test_values_that_are_not_grey_levels_are_refused(values, tmp_path):
-    with pytest.raises(UserError, match=r"image\.tif: values from .* are no grey levels"):
+    with pytest.raises(UserError, match=r"image\.tif: values from .* are not grey levels"):
         read_image(tif(tmp_path / "image.tif", values, **RGB))
 
 

@@ -121,7 +121,7 @@ def test_an_error_in_a_worker_ends_a_command_with_one_line(make_settings, voc_ro
     assert end.value.code == USER_ERROR_STATUS
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {voc_root}/train_aug/image/2007_")
-    assert line.endswith("can't be decoded; the file is damaged or no image")
+    assert line.endswith("can't be decoded; the file is damaged or not an image")
 
 
 def test_padding_has_the_rounded_mean_colour(make_settings):

@@ -131,7 +131,7 @@ def test_a_list_that_is_empty_or_no_text_is_refused(write_source, content, compl
     [
         ("nowhere.txt", True, r"nowhere\.txt: no such list; check C\.dataset_path"),
         ("", True, "is a folder, not a list"),
-        ("", False, "holds no image"),
+        ("", False, "contains no image"),
     ],
 )
 def test_a_missing_list_and_unusable_folders_are_named(name, labeled, complaint, tmp_path):
