@@ -1,4 +1,4 @@
-"""Images per second of the sliding-window evaluation from decoded images, next to the published arrangement.
+"""Compare images per second of the sliding-window evaluation, without decoding, with the published arrangement.
 
 python benchmarks/evaluate.py exp_city -d 0
 python benchmarks/evaluate.py exp_toy -d cpu --size 96 128 -o eval_scale_array=0.75,1.25 -o eval_flip=true
@@ -35,7 +35,7 @@ ROUNDS = 3
 @torch.inference_mode()
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help="experiment folder, for the window and the network")
+    parser.add_argument("experiment", help="experiment folder; it defines window and network")
     parser.add_argument("-d", "--devices", help="0, or cpu")
     add_overrides(parser)
     parser.add_argument("--size", type=number("--size", 1), nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     ways = {"published": published, "ours": ours}
     predictions = {name: evaluate() for name, evaluate in ways.items()}
     rounds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):  # in turn, so that a machine that slows down slows down both
+    for _ in range(ROUNDS):  # in turn, so that a slowdown of the machine affects both
         for name, evaluate in ways.items():
             begin = time.perf_counter()
             evaluate()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test and measurement that wants a GPU, nine minutes at the most: bash benchmarks/gpu.sh [PYTHON]
+# Run every test and benchmark that needs a GPU, in nine minutes at most: bash benchmarks/gpu.sh [PYTHON]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3}

@@ -1,4 +1,4 @@
-"""Time of a training step against the sum of its kernels, and the kernels that take longest.
+"""Compare the time of a training step with the sum of its kernels, and list the longest kernels.
 
 python benchmarks/kernels.py exp_camvid -d 0 -o backbone=resnet18 -o image_height=256 -o image_width=256
 """
@@ -36,7 +36,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def step_seconds(step: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of a step that the device has finished."""
+    """Median seconds per step; waits for the device before and after each step."""
     seconds = []
     for _ in range(repeats):
         wait_for(device)
@@ -48,7 +48,7 @@ def step_seconds(step: Callable[[], object], device: torch.device, repeats: int)
 
 
 def kernel_seconds(step: Callable[[], object], device: torch.device, repeats: int) -> dict[str, tuple[float, float]]:
-    """Seconds and number of calls per step of each kernel, on a CPU of each operator, the longest first."""
+    """Seconds and number of calls per step of each kernel (on a CPU: of each operator), the longest first."""
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
         for _ in range(repeats):
@@ -67,10 +67,10 @@ def kernel_seconds(step: Callable[[], object], device: torch.device, repeats: in
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help="experiment folder, for shapes, batch and network")
+    parser.add_argument("experiment", help="experiment folder; it defines shapes, batch and network")
     parser.add_argument("-d", "--devices", help="0, or cpu")
-    parser.add_argument("--repeats", type=number("--repeats", 1), default=20, help="steps timed (default: 20)")
-    parser.add_argument("--kernels", type=number("--kernels", 0), default=20, help="kernels shown (default: 20)")
+    parser.add_argument("--repeats", type=number("--repeats", 1), default=20, help="timed steps (default: 20)")
+    parser.add_argument("--kernels", type=number("--kernels", 0), default=20, help="listed kernels (default: 20)")
     add_overrides(parser)
     args = parser.parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))

@@ -1,8 +1,8 @@
-"""What a training sample costs: ours, from files and from a cache, beside the published arrangement in the same run.
+"""Compare the cost of our training samples, from files and from a cache, with the published arrangement.
 
     python benchmarks/loader.py [--camvid FOLDER] [--quick] [--json FILE]
 
-CPU seconds are those of one core, medians. A sample is one labelled or unlabelled crop; a batch's position has three.
+CPU seconds are medians on one core. A sample is one labelled or unlabelled crop; a position in a batch has three.
 """
 
 import json
@@ -43,13 +43,13 @@ SCALES = [0.5, 0.75, 1, 1.5, 1.75, 2.0]
 SAMPLES_PER_POSITION = 3
 GENERATED = 6  # images of a generated data set
 BATCH = 2
-CAPTION = "published: list made for each sample, whole image scaled, then normalised in float64, then cropped"
-POSITIONS = 1000  # of an epoch
+CAPTION = "published: list built for each sample, whole image scaled, then normalised in float64, then cropped"
+POSITIONS = 1000  # per epoch
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A data set to measure: its images' size (H, W) and file format, crop, classes and the length of its list."""
+    """A data set to measure: image size (H, W), file format, crop, number of classes and length of its list."""
 
     name: str
     size: tuple[int, int]
@@ -57,7 +57,7 @@ class Kind:
     crop: tuple[int, int]
     classes: int
     listed: int
-    edges: bool = False  # the published loader makes a map of the labels' edges
+    edges: bool = False  # the published loader computes an edge map of the labels
 
 
 KINDS = [
@@ -68,14 +68,16 @@ CAMVID = Kind("CamVid", (360, 480), "", (352, 352), 11, 367)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, and write JSON where asked to."""
+    """Measure, print the results, and write them as JSON with `--json`."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--camvid", type=Path, metavar="FOLDER", help="measure on CamVid, as prepare_camvid makes it")
     parser.add_argument(
-        "--workers", type=whole_numbers("--workers", 1), default="1,2", help="worker processes to try (default: 1,2)"
+        "--camvid", type=Path, metavar="FOLDER", help="also measure on CamVid, prepared by prepare_camvid"
     )
-    parser.add_argument("--quick", action="store_true", help="images of a quarter of the side, few of them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    parser.add_argument(
+        "--workers", type=whole_numbers("--workers", 1), default="1,2", help="numbers of workers (default: 1,2)"
+    )
+    parser.add_argument("--quick", action="store_true", help="few images, with a quarter of the side length")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
     workers = args.workers
@@ -95,13 +97,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def quarter(kind: Kind) -> Kind:
-    """The same with a quarter of every side."""
+    """The same kind with a quarter of every side."""
     sides = [tuple(side // 4 for side in pair) for pair in (kind.size, kind.crop)]
     return replace(kind, size=sides[0], crop=sides[1])
 
 
 def generate(folder: Path, kind: Kind) -> list[Sample]:
-    """Write smooth, slightly noisy pictures, whose files are about as large as photographs', and blocky labels."""
+    """Write smooth, slightly noisy images with about the file size of photographs, and blocky labels."""
     rng = np.random.default_rng(0)
     height, width = kind.size
     samples = []
@@ -120,7 +122,7 @@ def generate(folder: Path, kind: Kind) -> list[Sample]:
 
 
 def measure(kind: Kind, samples: list[Sample], cache_folder: Path, workers: list[int], rounds: int) -> dict:
-    """All results of one data set: CPU seconds by kind of sample and way, and samples per second by workers."""
+    """Results of one data set: CPU seconds by kind of sample and way, samples per second by way and workers."""
     published = Published(samples, kind)
     files = make_set(kind, samples, Files(kind.classes))
     cache = make_set(kind, samples, Cache(kind.classes, cache_folder))
@@ -151,7 +153,7 @@ def measure(kind: Kind, samples: list[Sample], cache_folder: Path, workers: list
 
 
 def make_set(kind: Kind, samples: list[Sample], files: Files) -> TrainSet:
-    """The training set of `samples`, which are labelled and unlabelled at once."""
+    """Training set with `samples` as its labelled and its unlabelled images."""
     return TrainSet(
         samples,
         samples,
@@ -166,11 +168,11 @@ def make_set(kind: Kind, samples: list[Sample], files: Files) -> TrainSet:
 
 
 class Published:
-    """The published arrangement: the list is made anew for each sample, the whole image is scaled as uint8 and
-    normalised in float64, the crop is cut out of that, and of Cityscapes labels a map of edges is made (that nobody
-    uses; ours here: Canny's edges, 7 pixels wide).
+    """The published arrangement of loading.
 
-    `labeled` and `unlabeled` give the crop (3, h, w) float64, with its label (h, w) int64, from the draws of ours.
+    It builds the list again for each sample, scales the whole image as uint8, normalises it in float64, and crops it.
+    For Cityscapes labels it also computes an unused edge map (here: Canny edges, 7 pixels wide). `labeled` and
+    `unlabeled` return the crop (3, h, w) float64, `labeled` also its label (h, w) int64, with our random draws.
     """
 
     def __init__(self, samples: list[Sample], kind: Kind):
@@ -194,7 +196,7 @@ class Published:
         return self._cut(*self._scaled(dataset, sample, position, Purpose.CROP_UNLABELED_0), 0)
 
     def _find(self, sample: Sample) -> Sample:
-        """`sample`, out of a list as long as an epoch that is put together and shuffled for it alone."""
+        """Find `sample` in a list of epoch length that is built and shuffled for this sample alone."""
         names = [self.samples[i % len(self.samples)] for i in range(self.kind.listed)]
         names += [names[i] for i in np.random.default_rng(0).permutation(len(names))[: self.kind.listed % 7]]
         return names[names.index(sample)]
@@ -217,15 +219,15 @@ class Published:
 
 
 def edge_map(label: np.ndarray) -> np.ndarray:
-    """255 within three pixels of an edge of `label` (H, W) uint8, else 0."""
+    """Edge map (H, W) uint8 of `label` (H, W) uint8: 255 within three pixels of an edge, else 0."""
     classes = np.where(label == IGNORE_INDEX, 0, label).astype(np.uint8)
     return cv2.dilate(cv2.Canny(classes, 5, 5, apertureSize=7), np.ones((7, 7), np.uint8))
 
 
 def compare(ways: dict[str, Callable[[int], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """CPU seconds of each way and its ratios to two of them: medians over positions, at each of which all ways run.
+    """CPU seconds of each way, and its ratios to "decoding" and "published": medians over positions.
 
-    So ratios compare the same sample at nearly the same time, whatever else the machine does.
+    All ways run at each position, so the ratios compare the same sample at nearly the same time.
     """
     for work in ways.values():
         work(0)
@@ -246,7 +248,7 @@ def compare(ways: dict[str, Callable[[int], object]], rounds: int) -> dict[str, 
 
 
 def samples_per_second(dataset: TrainSet, workers: int, rounds: int) -> float:
-    """Crops that a training process gets from so many workers, once they run."""
+    """Crops per second that the training process gets from `workers` running processes."""
     batches = workers + max(rounds // BATCH, 2)
     loader = DataLoader(
         dataset,
@@ -255,7 +257,7 @@ def samples_per_second(dataset: TrainSet, workers: int, rounds: int) -> float:
         **worker_settings(workers, pin=False),
     )
     for number, _ in enumerate(loader):
-        if number == workers - 1:  # by then each worker has made its first batch
+        if number == workers - 1:  # then each worker has made its first batch
             begin = time.perf_counter()
     return (batches - workers) * BATCH * SAMPLES_PER_POSITION / (time.perf_counter() - begin)
 
@@ -267,7 +269,7 @@ def report(result: dict) -> Table:
     table = Table(title=f"{result['name']}, {width}x{height}, crop {result['crop'][0]}; CPU time", caption=CAPTION)
     table.add_column("sample", no_wrap=True)
     workers = [f"samples/s, {n} worker{'s' if n > 1 else ''}" for n in speed["files"]]
-    for column in ("ms", "x decoding", "of it decoding", "published / this", *workers):
+    for column in ("ms", "x decoding", "decoding share", "published / this", *workers):
         table.add_column(column, justify="right")
     for kind in ("labelled", "unlabelled"):
         for way, found in result[kind].items():

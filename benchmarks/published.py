@@ -1,4 +1,4 @@
-"""The published arrangement of a step and of an evaluation, for comparison. Same mathematics, same networks as ours."""
+"""The published arrangement of a training step and of an evaluation, with the mathematics and networks of ours."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +17,7 @@ from furnace.seg_opr.sliding import rescale, starts
 from furnace.utils.labels import IGNORE_INDEX
 
 STEP = (
-    "published: float32, logits in full resolution, one graph for all losses, OHEM by sorting every pixel, agreement "
+    "published: float32, logits at full resolution, one graph for all losses, OHEM by sorting all pixels, agreement "
     "counted by scikit-learn on the host. Not run: its loader, its logging, several GPUs"
 )
 EVALUATION = (
@@ -28,7 +28,7 @@ EVALUATION = (
 
 
 def published_precision() -> AbstractContextManager:
-    """PyTorch's own precision, and the search for the fastest convolutions, whatever ours has set in this process."""
+    """Context with PyTorch's default precision and convolution autotuning, independent of our settings."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
 
 
@@ -40,7 +40,7 @@ def published_losses(
     ohem: int,
     thresh: float = 0.7,
 ) -> Tensor:
-    """Loss () of one CPCL step; `ohem` is `min_kept` of the batch, 0 for the plain cross entropy."""
+    """Loss () of one CPCL step; `ohem` is `min_kept` for the batch, or 0 for plain cross entropy."""
     supervised = sum(
         supervised_loss(network(batch.images, b), batch.labels, class_weight, ohem, thresh) for b in (1, 2)
     )
@@ -65,7 +65,7 @@ def published_losses(
 
 
 def supervised_loss(logits: Tensor, labels: Tensor, class_weight: Tensor | None, ohem: int, thresh: float) -> Tensor:
-    """Cross entropy (); OHEM sorts every pixel's probability and keeps `ohem` pixels, and all up to `thresh`."""
+    """Cross entropy (); OHEM sorts the pixels' probabilities and keeps the `ohem` lowest and all up to `thresh`."""
     if ohem:
         flat = labels.flatten()
         valid = flat != IGNORE_INDEX
@@ -77,7 +77,7 @@ def supervised_loss(logits: Tensor, labels: Tensor, class_weight: Tensor | None,
 
 
 def agreement_on_cpu(labels_1: Tensor, labels_2: Tensor, num_classes: int) -> np.ndarray:
-    """Counts (K, K), identity included, by scikit-learn on the host."""
+    """Confusion matrix (K, K) plus the identity, by scikit-learn on the host."""
     first, second = (labels.flatten().cpu().numpy() for labels in (labels_1, labels_2))
     return confusion_matrix(first, second, labels=np.arange(num_classes)) + np.eye(num_classes)
 
@@ -93,7 +93,7 @@ def published_prediction(
     scales: Sequence[float] = (1,),
     flip: bool = False,
 ) -> np.ndarray:
-    """Label map (H, W) of an image (H, W, 3) uint8, window by window; scores are copied to the host for each scale."""
+    """Label map (H, W) of an image (H, W, 3) uint8, window by window; scores are copied to the host once per scale."""
     height, width = image.shape[:2]
     total = np.zeros((height, width, network.num_classes))
     for scale in scales:
@@ -114,7 +114,7 @@ def published_scores(
 ) -> np.ndarray:
     """Scores (H, W, K) of an image at one scale, summed over windows and mirrored windows."""
     height, width = image.shape[:2]
-    # Where the image fits the window, its mean pads it, which is 0 after normalisation; elsewhere black does.
+    # If the image fits into the window, it is padded with the mean (0 after normalisation), else with black.
     border = [255 * m for m in mean] if max(height, width) <= crop else [0, 0, 0]
     missing = [max(crop - side, 0) for side in (height, width)]
     padding = [(side // 2, side - side // 2) for side in missing]

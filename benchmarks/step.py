@@ -1,4 +1,4 @@
-"""Time, share, arithmetic rate and memory of a CPCL training step, part by part, next to the published arrangement.
+"""Measure time, arithmetic rate and memory of a CPCL training step and its parts, beside the published arrangement.
 
 python benchmarks/step.py exp_city -d 0        # 16 x 800 x 800 on a GPU
 python benchmarks/step.py exp_toy -d cpu       # small, on a CPU
@@ -40,7 +40,7 @@ from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table, open_console
 
 ROUNDS = 3
-# What both arrangements compute; the published one knows nothing else.
+# Settings of both arrangements; the published one supports no others.
 PUBLISHED = {
     "method": "cpcl",
     "pseudo_labels": "both",
@@ -49,14 +49,14 @@ PUBLISHED = {
     "cutmix": True,
     "accumulate": 1,
 }
-# Forward passes of one image by one network, or as much arithmetic; a backward pass is twice that.
+# Arithmetic in forward passes of one image through one network; a backward pass counts twice.
 PASSES = {"supervised passes": 2, "teachers' passes": 4, "students' passes": 2, "backward": 8}
-# Their gradients with respect to the logits are computed here, too, not in "backward".
+# The losses also compute their gradients with respect to the logits, so these are not in "backward".
 LABELS_AND_LOSSES = ("supervised losses", "pseudo-labels, agreement", "unsupervised losses")
 
 
 class Clock:
-    """Seconds of named parts, waiting for the device at their ends."""
+    """Seconds of named parts; waits for the device before and after each part."""
 
     def __init__(self, device: torch.device):
         self.device, self.parts = device, {}
@@ -75,7 +75,7 @@ class Clock:
 
 
 def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) -> None:
-    """One step as in `furnace.methods.cpcl`, its parts on the clock; losses and pseudo labels apart from the passes."""
+    """One timed step as in `furnace.methods.cpcl`; losses and pseudo labels are separate from the passes."""
     network, device = learner.network, clock.device
     criterion = learner.method.criterion
     network.train()
@@ -106,7 +106,7 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
 
 
 def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], None]:
-    """A step in the published arrangement."""
+    """Function that runs one step in the published arrangement."""
     torch.manual_seed(0)
     network = build_network(C, pretrained=False).to(device).train()
     rates = {"lr": C.lr, "momentum": C.momentum, "weight_decay": C.weight_decay}
@@ -126,7 +126,7 @@ def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], 
 
 
 def our_step(C: Settings, learner: Learner) -> Callable[[TrainBatch], None]:
-    """A step of ours, with the hard pixels of as many images as it is given."""
+    """Function that runs one step of ours, with OHEM's `min_kept` for the number of images in its batch."""
 
     def step(batch: TrainBatch) -> None:
         if C.ohem:
@@ -137,13 +137,13 @@ def our_step(C: Settings, learner: Learner) -> Callable[[TrainBatch], None]:
 
 
 class Arrangement:
-    """A way to take a step, with what it costs.
+    """An arrangement of the training step, with its time and memory.
 
     Args:
-        step: takes one, on a batch.
-        batch: cut into equal parts, if a step on the whole runs out of memory; times are those of all parts.
-        device: where.
-        held: bytes of its memory that are not this one's.
+        step: runs one step on a batch.
+        batch: split into equal parts if a step on all of it runs out of memory; times are for all parts.
+        device: of the batch.
+        held: bytes of the device's memory that belong to others.
     """
 
     def __init__(self, step: Callable[[TrainBatch], object], batch: TrainBatch, device: torch.device, held: int):
@@ -169,7 +169,7 @@ class Arrangement:
         return self.batches[0]
 
     def _peak(self, held: int) -> int:
-        """Bytes of this arrangement."""
+        """Peak memory of this arrangement in bytes."""
         if self.device.type == "cpu":
             return allocated(self.device) - held + growth(lambda: self.step(self.batch))
         torch.cuda.empty_cache()
@@ -178,7 +178,7 @@ class Arrangement:
         return torch.cuda.max_memory_allocated(self.device) - held
 
     def run(self, repeats: int) -> None:
-        """Take steps, of which the first does not count."""
+        """Run one untimed step, then `repeats` timed ones."""
         self.step(self.batch)
         for _ in range(repeats):
             with self.clock.part("step"):
@@ -187,23 +187,23 @@ class Arrangement:
 
     @property
     def seconds(self) -> float:
-        """Of a whole batch."""
+        """Median seconds per batch, with all its parts."""
         return median(self.clock.parts["step"])
 
 
 def allocated(device: torch.device) -> int:
-    """Bytes of the device's memory in use by tensors."""
+    """Bytes of the device's memory that tensors use."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # looking at some objects warns
+        warnings.simplefilter("ignore")  # inspecting some objects raises warnings
         tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def growth(function: Callable[[], object]) -> int:
-    """Bytes by which the CPU's allocator holds more than before, at most, while a function runs."""
+    """Largest growth of the CPU allocator's memory, in bytes, while a function runs."""
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
@@ -224,7 +224,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def forward_flop(C: Settings) -> float:
-    """Arithmetic of one network's forward pass of one image."""
+    """Floating-point operations of one network's forward pass for one image."""
     network = build_network(C, pretrained=False).eval().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, 3, C.image_height, C.image_width, device="meta"))
@@ -233,17 +233,17 @@ def forward_flop(C: Settings) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help="experiment folder, for shapes, batch and network")
+    parser.add_argument("experiment", help="experiment folder; it defines shapes, batch and network")
     parser.add_argument("-d", "--devices", help="0, or cpu")
     add_overrides(parser)
     parser.add_argument(
-        "--repeats", type=number("--repeats", 1), default=5, help=f"steps timed in each of {ROUNDS} rounds (default: 5)"
+        "--repeats", type=number("--repeats", 1), default=5, help=f"timed steps in each of {ROUNDS} rounds (default: 5)"
     )
     args = parser.parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
     for name, value in PUBLISHED.items():
         if getattr(C, name) != value:
-            raise UserError(f"C.{name} = {getattr(C, name)}: the published step has {value}, nothing else is compared")
+            raise UserError(f"C.{name} = {getattr(C, name)}: the published step has {value}; use this value")
     device = parse_devices(args.devices)[0]
     console = open_console()
     torch.manual_seed(0)
@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
     learner = build_learner(C, network)
     amp = AMP_DTYPES[learner.amp] or torch.float32
     ours = Arrangement(our_step(C, learner), batch, device, held)
-    for _ in range(ROUNDS):  # in turn, so that a machine that slows down slows down both
+    for _ in range(ROUNDS):  # in turn, so that a slowdown of the machine affects both
         published.run(args.repeats)
         ours.run(args.repeats)
     parts = Clock(device)
