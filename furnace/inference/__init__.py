@@ -1,4 +1,4 @@
-"""A trained network at work: evaluation, prediction, benchmark servers, export, and the report.
+"""Inference with trained networks: evaluation, prediction, files for benchmark servers, export, and the report.
 
 The names here are imported at their first use, see `furnace/__init__.py`.
 """

@@ -1,4 +1,4 @@
-"""Evaluation: metrics of snapshots, by sliding windows over the evaluation images."""
+"""Evaluate snapshots: metrics on the evaluation images, by sliding windows."""
 
 import time
 import zlib
@@ -42,7 +42,7 @@ from furnace.utils.wording import percent
 
 
 class Evaluator:
-    """Evaluates snapshots on the evaluation images that `C` names.
+    """Evaluate snapshots on the evaluation images of `C`.
 
     Args:
         C: checked settings.
@@ -71,8 +71,10 @@ class Evaluator:
         self.segmenter = Segmenter(C, device, branch)
 
     def run(self, which: str) -> list[Result]:
-        """Evaluate the snapshots that `which` names (see `find_snapshots`); print, log and save their scores, and
-        write the report."""
+        """Evaluate the snapshots named by `which` (see `find_snapshots`), and return their results.
+
+        Print, log and save the scores, and write the report.
+        """
         paths = find_snapshots(which, self.C.snapshot_dir)
         if rank() == 0:
             open_log(self.C.log_dir, "val", self.console)
@@ -88,7 +90,7 @@ class Evaluator:
             best = max(own, key=self.metrics.rank_of)
             for result, entry in zip(results, own, strict=True):
                 if entry is not best:
-                    result.labels.clear()  # the report shows those of the best
+                    result.labels.clear()  # the report needs only the labels of the best
             if rank() == 0:
                 entries = save_results(self.C, own)
                 logger.info(summary(own[-1], self.metrics))
@@ -103,13 +105,13 @@ class Evaluator:
         return results
 
     def report(self, entries: list[dict], shown: dict, result: Result, known: bool) -> None:
-        """Write the report, and say so.
+        """Write the report and log its path.
 
         Args:
-            entries: of `results.json`.
-            shown: the one to show in detail.
+            entries: all entries of `results.json`.
+            shown: the entry to show in detail.
             result: of the best snapshot of this evaluation.
-            known: whether that is the one shown, so that its labels are known.
+            known: True if this is the shown snapshot; then its labels are known.
         """
         path = Path(shown["snapshot"])
         snapshot = self.segmenter.load(path)
@@ -119,12 +121,12 @@ class Evaluator:
         classes = self.segmenter.classes
         write_report(self.C, training, self.metrics, entries, shown, examples, classes, origin)
         folder = Path(self.C.log_dir)
-        logger.info(f"results: {folder / RESULTS}; to look at: {folder / REPORT}, of {path.name}")
+        logger.info(f"results: {folder / RESULTS}; report on {path.name}: {folder / REPORT}")
 
     @torch.inference_mode()
     def evaluate(self, path: Path, epoch: int) -> Result:
-        """Metrics of the network as it is, over the whole evaluation list; each process takes every n-th image."""
-        C = self.segmenter.C  # of the snapshot
+        """Metrics of the loaded network on the evaluation list; each of n processes takes every n-th image."""
+        C = self.segmenter.C  # the snapshot's settings
         metrics = self.metrics.build(C.num_classes, self.device)
         per_image = exact(torch.zeros(len(self.samples), device=self.device))
         shows = exact(torch.zeros(len(self.samples), C.num_classes, device=self.device))
@@ -157,12 +159,12 @@ class Evaluator:
         return Result(str(path), epoch, self.segmenter.branch, seconds, values, names, per_image, shows > 0, labels)
 
     def examples(self, entry: dict, shows: Tensor, known: Mapping[int, bytes]) -> list[Example]:
-        """Images of an entry of `results.json`, worst first.
+        """Example images of an entry of `results.json`, worst first.
 
         Args:
-            entry: that of the network as it is.
+            entry: of the loaded network.
             shows: as in `choose_examples`.
-            known: labels as in `Result`; what is missing is predicted.
+            known: labels as in `Result`; missing ones are predicted.
         """
         scores = [entry["per_image"].get(sample.name) for sample in self.samples]
         chosen = choose_examples(scores, shows)
@@ -176,7 +178,7 @@ class Evaluator:
         return [Example(self.samples[i].name, scores[i], *pairs[i], labels[i]) for i in chosen]
 
     def save_pictures(self, snapshot: str, name: str, image: np.ndarray, label: np.ndarray, prediction: Tensor) -> None:
-        """Strip image | prediction | ground truth, and the label map as a palette PNG."""
+        """Save a strip image | prediction | ground truth, and the label map as a palette PNG."""
         labels, palette = to_array(prediction), self.segmenter.classes.palette
         picture = strip([image, colour(labels, palette), colour(label, palette)])
         with explained(self.save_to):

@@ -1,4 +1,4 @@
-"""Example images of the report: which to show, and each as small pictures with its IoU and errors by class."""
+"""Example images of the report: choose them, and describe each by small pictures, IoU and errors per class."""
 
 import base64
 from collections import Counter
@@ -17,12 +17,12 @@ from furnace.datasets.catalog import Classes
 from furnace.seg_opr.confusion import class_iou, confusion_matrix
 from furnace.utils.visualize import full_palette
 
-EXAMPLES = 24  # images in a report, which is then small enough to be mailed
-EXTREMES = 6  # of these, as many of the worst and of the best
+EXAMPLES = 24  # images per report, which stays small enough for e-mail
+EXTREMES = 6  # number of the worst images and of the best images among them
 EXAMPLE_HEIGHT = 400
 JPEG_QUALITY = 85
 ERROR_COLOUR = (255, 0, 64)
-LEAST_ERROR = 0.005  # share of an image's labelled pixels: smaller confusions are not listed
+LEAST_ERROR = 0.005  # share of an image's labelled pixels; smaller errors are not listed
 LISTED_ERRORS = 20
 
 
@@ -38,12 +38,12 @@ class Example:
 
 
 def choose_examples(scores: Sequence[float | None], shows: Tensor, count: int = EXAMPLES) -> list[int]:
-    """Indices of the images to show, worst first: the worst, the best, one of every class, and others evenly between.
+    """Indices of the images to show, worst first: the worst, the best, one per class, and others evenly spaced.
 
     Args:
-        scores: of N images; None if there is nothing to measure, and then the image is left out.
-        shows: (N, K) bool, true if a class is in the label of an image.
-        count: of images at most.
+        scores: of N images; None if nothing can be measured; such images are left out.
+        shows: (N, K) bool, True if a class is in the label of an image.
+        count: maximum number of images.
     """
     order = sorted((i for i, score in enumerate(scores) if score is not None), key=lambda i: (scores[i], i))
     if len(order) <= count:
@@ -61,8 +61,10 @@ def choose_examples(scores: Sequence[float | None], shows: Tensor, count: int = 
 
 
 def example_row(example: Example, classes: Classes) -> dict[str, Any]:
-    """What the page shows of an example: name, score, pictures as data URIs, shape, `iou` by class for those that the
-    image has, and `errors`, pairs of true and predicted class."""
+    """An example as shown on the page.
+
+    Name, score, shape, `iou` of each class in label or prediction, `errors` as in `errors_of`, pictures as data URIs.
+    """
     label, prediction = example.label, example.prediction
     K = len(classes.names)
     confusion = confusion_matrix(torch.tensor(label), torch.tensor(prediction), K)
@@ -72,7 +74,7 @@ def example_row(example: Example, classes: Classes) -> dict[str, Any]:
         "name": example.name,
         "score": example.score,
         "size": label.shape,
-        "iou": {k: round(iou, 4) for k, iou in enumerate(found) if iou == iou},  # NaN if the image has none of it
+        "iou": {k: round(iou, 4) for k, iou in enumerate(found) if iou == iou},  # NaN if in neither of the two
         "errors": errors_of(confusion),
         "pictures": {
             "image": photo_uri(example.image),
@@ -84,30 +86,30 @@ def example_row(example: Example, classes: Classes) -> dict[str, Any]:
 
 
 def errors_of(confusion: Tensor) -> dict[str, int]:
-    """Pixels of each error that counts, by "true-predicted": numbers of classes. `confusion` (K, K) int64."""
+    """Pixels of each listed error, by class numbers "true-predicted". `confusion` (K, K) int64."""
     least = max(LEAST_ERROR * confusion.sum().item(), 1)
     wrong = confusion - confusion.diag().diag()
     return {f"{true}-{found}": wrong[true, found].item() for true, found in (wrong >= least).nonzero().tolist()}
 
 
 def frequent_errors(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, str]:
-    """The errors with the most pixels among the examples, as keys of `errors`, and what to call them."""
+    """The errors with the most pixels in the examples: their keys in `errors`, and their names."""
     pixels = Counter()
     for row in rows:
         pixels.update(row["errors"])
     pairs = [(key, *map(int, key.split("-"))) for key, _ in pixels.most_common(LISTED_ERRORS)]
-    return {key: f"{names[true]} taken for {names[found]}" for key, true, found in pairs}
+    return {key: f"{names[true]} predicted as {names[found]}" for key, true, found in pairs}
 
 
 def photo_uri(picture: np.ndarray) -> str:
-    """An RGB picture (H, W, 3) uint8 as a JPEG in the page itself, scaled down to `EXAMPLE_HEIGHT`."""
+    """Data URI of an RGB picture (H, W, 3) uint8: a JPEG, scaled down to `EXAMPLE_HEIGHT`."""
     file = BytesIO()
     Image.fromarray(scaled_down(picture, cv2.INTER_AREA)).save(file, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def labels_uri(labels: np.ndarray, palette: np.ndarray) -> str:
-    """Labels (H, W) uint8 as a PNG in the page itself, in the colours of `palette` (N, 3); black is transparent."""
+    """Data URI of labels (H, W) uint8: a scaled-down PNG in the colours of `palette` (N, 3); black is transparent."""
     picture = Image.fromarray(scaled_down(labels, cv2.INTER_NEAREST), mode="P")
     picture.putpalette(palette.tobytes())
     file = BytesIO()
@@ -117,7 +119,7 @@ def labels_uri(labels: np.ndarray, palette: np.ndarray) -> str:
 
 
 def scaled_down(picture: np.ndarray, interpolation: int) -> np.ndarray:
-    """A picture (H, W, ...) of at most `EXAMPLE_HEIGHT`."""
+    """A picture (H, W, ...), scaled down if it is higher than `EXAMPLE_HEIGHT`."""
     height, width = picture.shape[:2]
     if height <= EXAMPLE_HEIGHT:
         return picture

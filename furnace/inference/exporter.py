@@ -1,4 +1,4 @@
-"""A snapshot as one file that runs elsewhere: ONNX, TorchScript or PyTorch's own exported program."""
+"""Export a snapshot to one file that runs without this project: ONNX, TorchScript or PyTorch's exported program."""
 
 import json
 import logging
@@ -30,16 +30,16 @@ from furnace.utils.terminal import open_console
 from furnace.utils.wording import byte_size
 
 METADATA = "metadata.json"
-SHAPES = (2, 3, 64, 96), (2, 3, 128, 192), (1, 3, 161, 97)  # the network is traced with the first, compared on others
+SHAPES = (2, 3, 64, 96), (2, 3, 128, 192), (1, 3, 161, 97)  # first: to trace, others: to compare
 REAL_IMAGES = 2
-SMALLEST_SIDE = 32  # a pt2 file refuses images of 16 pixels and less, whose deepest features are one pixel
-TOLERANCE = 1e-3  # of the largest score, or share of the pixels whose label differs
+SMALLEST_SIDE = 32  # pt2 files reject images of 16 pixels or less, whose deepest map is one pixel
+TOLERANCE = 1e-3  # difference / largest score, or share of pixels whose labels differ
 Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Form:
-    """Form of the file: `kind` of `FORMATS`, normalisation inside (it then takes uint8), labels instead of scores."""
+    """Form of the file: `kind` from `FORMATS`, with normalisation (input is then uint8), labels instead of scores."""
 
     kind: str
     normalize: bool = False
@@ -47,13 +47,13 @@ class Form:
 
 
 class Deployed(nn.Module):
-    """Some branches of a network, from images to scores or labels.
+    """One or two branches of a network, from images to scores or labels.
 
     Args:
         branches: one, or two whose probabilities are averaged.
         normalize: applied to the images first, or None.
-        labels: give the likeliest class (B, H, W) uint8 instead of scores (B, K, H, W).
-        side: of the images, which are square then; None: any images.
+        labels: return the most likely class (B, H, W) uint8 instead of scores (B, K, H, W).
+        side: of the images, if they must be square; None: any size.
     """
 
     def __init__(self, branches: list[nn.Module], normalize: Normalize | None, labels: bool, side: int | None = None):
@@ -71,13 +71,13 @@ class Deployed(nn.Module):
 
 
 class Exporter:
-    """Exports snapshots of the experiment that `C` describes.
+    """Export snapshots of the experiment of `C`.
 
     Args:
         C: checked settings.
         branch: "1", "2", "both" or None, as in `Segmenter`.
         form: of the file.
-        console: for what is to be said.
+        console: for messages.
     """
 
     def __init__(self, C: Settings, branch: str | None, form: Form, console: Console | None = None):
@@ -86,14 +86,16 @@ class Exporter:
 
     @property
     def branch(self) -> str:
-        """The branch that goes into the file."""
+        """The exported branch."""
         return self.segmenter.branch
 
     def run(self, which: str, path: str | Path | None = None) -> Path:
-        """Export the one snapshot that `which` names, by default to `export/` in the log folder, and compare.
+        """Export the snapshot named by `which` and compare the file with it; returns the path.
+
+        The default path is in `export/` of the log folder.
 
         Raises:
-            UserError: several snapshots, a path of another format, or the file does not compute what the network does.
+            UserError: several snapshots, a path with another format's suffix, or the file's output differs too much.
         """
         snapshot = find_snapshot(which, self.C.snapshot_dir, "export")
         suffix = FORMATS[self.form.kind]
@@ -105,29 +107,29 @@ class Exporter:
         name = f"{self.C.this_dir}_{snapshot.stem}_branch-{self.branch}{suffix}"
         path = Path(path or Path(self.C.log_dir) / "export" / name)
         model, metadata = self.deployed(), self.metadata(epoch)
-        with replacing(path) as part:  # what differs from the network never gets its name
+        with replacing(path) as part:  # a file that differs from the network never gets its name
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch announces the future of its exporters
+                warnings.simplefilter("ignore")  # PyTorch's exporters warn about future changes
                 SAVE[self.form.kind](model, self.example(self.shapes(model.side)[0]), metadata, part)
             self.compare(model, LOAD[self.form.kind](part), path)
         self.console.print(f"{path}: {byte_size(path.stat().st_size)}", soft_wrap=True)
         return path
 
     def deployed(self) -> Deployed:
-        """The part of the network that goes into the file."""
+        """The exported part of the network."""
         network = self.segmenter.network
         branches = network.branches[:2] if self.branch == "both" else [network.branches[int(self.branch) - 1]]
         inside = self.segmenter.normalize if self.form.normalize else None
         return Deployed(branches, inside, self.form.labels, self.fixed_side()).eval()
 
     def fixed_side(self) -> int | None:
-        """Side of the images that the file takes, None for any: libraries' networks are traced for one size alone."""
+        """Side of the images that the file takes; None: any size. Networks of libraries are traced for one size."""
         C = self.segmenter.C
         ours = C.decoder not in LIBRARY_DECODERS and all(name in ENCODERS for name in C.backbone.split(","))
         return None if ours else C.eval_crop_size
 
     def shapes(self, side: int | None) -> list[tuple[int, ...]]:
-        """Shapes of the images with which the network is traced (the first) and compared."""
+        """Image shapes: the first to trace the network, the others to compare file and network."""
         return list(SHAPES) if side is None else [(n, 3, side, side) for n in (2, 1, 3)]
 
     def metadata(self, epoch: int) -> dict[str, str]:
@@ -154,12 +156,12 @@ class Exporter:
         return {key: json.dumps(value) for key, value in content.items()}
 
     def example(self, shape: tuple[int, ...]) -> Tensor:
-        """Random pixels, in the form that the file takes."""
+        """Random images, in the format that the file takes."""
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(self.C.seed))
         return pixels if self.form.normalize else self.segmenter.normalize(pixels)
 
     def real_images(self, side: int | None) -> Iterator[tuple[str, Tensor]]:
-        """The first images of the evaluation list, if there is one, in the size that the file takes."""
+        """The first images of the evaluation list, if it exists, at a size that the file takes."""
         try:
             samples = read_list(self.C.eval_source, self.C.dataset_path, self.C.eval_folder, labeled=False)
         except UserError as error:
@@ -235,17 +237,17 @@ def load_torchscript(path: Path) -> Run:
 def save_pt2(model: nn.Module, example: Tensor, metadata: dict[str, str], path: Path) -> None:
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes(model.side))
-    with open(path, "wb") as file:  # by name it would insist on the suffix
+    with open(path, "wb") as file:  # given a path, torch.export requires the suffix .pt2
         torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
 
 
 def load_pt2(path: Path) -> Run:
-    with open(path, "rb") as file:  # likewise
+    with open(path, "rb") as file:  # as in `save_pt2`
         return torch.export.load(file).module()
 
 
 def dynamic_shapes(side: int | None) -> tuple[dict]:
-    """The batch may be any; without a fixed side so may be height and width of the images."""
+    """Dynamic dimensions of the input: the batch, and without a fixed side also height and width."""
     return (dict.fromkeys((0, 2, 3) if side is None else (0,), torch.export.Dim.DYNAMIC),)
 
 

@@ -1,4 +1,4 @@
-"""Networks made faster for inference: BatchNorm folded into convolutions, and weights in the precision of autocast."""
+"""Speed up networks for inference: fold BatchNorm into convolutions, convert weights to the precision of autocast."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,7 +9,7 @@ from torchvision.models import resnet as tv
 
 from furnace.engine.numerics import AMP_DTYPES
 
-# Modules whose `convN` alone goes into their `bnN`. Tracing would find more, but it changes PyTorch for all threads.
+# In these modules only `bnN` uses the output of `convN`. Tracing finds more pairs, but changes PyTorch for all threads.
 PAIRED = (tv.ResNet, tv.BasicBlock, tv.Bottleneck)
 
 
@@ -25,7 +25,7 @@ def prepare_for_inference(network: nn.Module, amp: str) -> None:
 
 
 def chained(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of modules in a module of which the first one's output is nothing but the second one's input."""
+    """Pairs of submodule names: only the second submodule uses the output of the first."""
     if isinstance(module, nn.Sequential):
         yield from pairwise(name for name, _ in module.named_children())
     elif isinstance(module, PAIRED):
@@ -37,7 +37,7 @@ def chained(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def fold(module: nn.Module, convolution: str, norm: str) -> None:
-    """Fold a BatchNorm into the convolution before it; other layers stay as they are."""
+    """Fold a BatchNorm into the convolution before it; other layers stay unchanged."""
     layers = module.get_submodule(convolution), module.get_submodule(norm)
     if [type(layer) for layer in layers] == [nn.Conv2d, nn.BatchNorm2d]:
         module.set_submodule(convolution, fuse_conv_bn_eval(*layers))

@@ -1,4 +1,4 @@
-"""Pictures and videos named by file, folder or pattern, and the names of their results."""
+"""Find pictures and videos by file, folder or pattern, and name their results."""
 
 import glob
 from collections import Counter
@@ -14,7 +14,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 @dataclass(frozen=True)
 class Input:
-    """A picture or video, and the name of its results: its path from the folder that was named, without suffix."""
+    """A picture or video, and the name of its results: its path relative to the given folder, without suffix."""
 
     path: Path
     name: str
@@ -25,22 +25,22 @@ class Input:
 
 
 def find_inputs(paths: list[str], skip: Path) -> list[Input]:
-    """The pictures and videos that files, folders (searched recursively) and glob patterns name, in order.
+    """The pictures and videos of files, folders (searched recursively) and glob patterns, in order.
 
     Args:
-        paths: what to look for.
-        skip: a folder of results, left out where a folder or pattern leads into it.
+        paths: files, folders and patterns.
+        skip: folder of results; its files are left out if a folder or pattern includes it.
 
     Raises:
-        UserError: something names nothing, or no picture, or two results would have the same name.
+        UserError: a path does not exist or has no picture or video, or two results would have the same name.
     """
     found: dict[Path, Input] = {}
     for text in paths:
         matches = find_matches(text, skip)
         if not matches and skip.resolve() in (Path(text).resolve(), *Path(text).resolve().parents):
-            raise UserError(f"-p {skip}: is, or holds, the input {text}; choose another folder for the results")
+            raise UserError(f"-p {skip}: is or contains the input {text}; choose another folder for the results")
         if not matches:
-            raise UserError(f"{text}: no picture or video ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
+            raise UserError(f"{text}: no picture or video found ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
         root = fixed_folder(text)
         for path in matches:
             found.setdefault(path.resolve(), Input(path, path.relative_to(root).with_suffix("").as_posix()))
@@ -48,10 +48,10 @@ def find_inputs(paths: list[str], skip: Path) -> list[Input]:
 
 
 def find_matches(text: str, skip: Path) -> list[Path]:
-    """The files that one argument names. Raises UserError if it is not a path or pattern, or a file of another kind."""
+    """The files of one argument. Raises UserError if it is not a path or pattern, or is a file of another type."""
     if Path(text).is_file():
         if Path(text).suffix.lower() not in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
-            raise UserError(f"{text}: neither picture nor video ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
+            raise UserError(f"{text}: is neither a picture nor a video ({', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})")
         return [Path(text)]
     if not Path(text).is_dir() and not glob.has_magic(text):
         raise UserError(f"{text}: no such file or folder")
@@ -68,7 +68,7 @@ def find_matches(text: str, skip: Path) -> list[Path]:
 
 
 def fixed_folder(text: str) -> Path:
-    """The folder from which the names of an argument's results begin."""
+    """The folder to which the names of an argument's results are relative."""
     path = Path(text)
     if path.is_dir():
         return path
@@ -78,7 +78,7 @@ def fixed_folder(text: str) -> Path:
 
 
 def distinct(inputs: list[Input]) -> list[Input]:
-    """Keep the suffix in names that differ only there (`a.jpg`, `a.png`). Raises UserError if that is not enough."""
+    """Keep suffixes if names differ only in them (`a.jpg`, `a.png`). Raises UserError if names are still equal."""
     count = Counter(entry.name for entry in inputs)
     named = [entry if count[entry.name] == 1 else Input(entry.path, entry.name + entry.path.suffix) for entry in inputs]
     first: dict[str, Path] = {}
@@ -86,11 +86,11 @@ def distinct(inputs: list[Input]) -> list[Input]:
         if entry.name in first:
             raise UserError(
                 f"{entry.path} and {first[entry.name]}: their results would have the same name; "
-                "name the folder that holds both, or predict them one after the other"
+                "give the folder that contains both, or predict them one after the other"
             )
         first[entry.name] = entry.path
     for entry in named:
-        # The frames of a video are numbered pictures in a folder of its name.
+        # The frames of a video are numbered pictures in a folder with its name.
         for folder in Path(entry.name).parents:
             if (video := first.get(folder.as_posix())) and Input(video, "").is_video:
                 raise UserError(

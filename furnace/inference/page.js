@@ -1,4 +1,4 @@
-// A click on the head of a column sorts by it, numbers from the largest.
+// A click on a column's head sorts the table by it, numbers from the largest.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {

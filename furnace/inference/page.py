@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: templates with their style and scripts, in which all values are escaped."""
+"""Render self-contained HTML pages: templates with style and scripts, in which all values are escaped."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ HERE = Path(__file__).parent
 
 
 def render(template: str, folder: Path = HERE, svg: Mapping[str, str] | None = None, **values: Any) -> bytes:
-    """A page in UTF-8.
+    """Render a page as UTF-8.
 
     Args:
-        template: name of a file in `folder`, or in this module's, which has `page.html.j2` to extend.
+        template: name of a file in `folder` or in this module's folder, which has `page.html.j2` to extend.
         folder: of the template.
-        svg: plots by name, which the template gets as `plots` and puts in as they are.
-        values: of the template; whatever they hold is shown as text.
+        svg: plots by name; the template gets them as `plots` and inserts them unescaped.
+        values: of the template; their content is shown as text.
     """
     loader = FileSystemLoader([folder, HERE])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)

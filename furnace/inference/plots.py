@@ -1,4 +1,4 @@
-"""Plots of pages, as SVG whose colours are the page's, light or dark."""
+"""Plots for pages: SVG in the page's colours, light or dark."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from furnace.utils.fonts import missing_glyphs_ignored, plot_style
 
-# Colours that stand for the style sheet's, and are replaced by them in the SVG.
+# Placeholders for the colours of the style sheet, which replace them in the SVG.
 INK, LINE = "#010203", "#040506"
 SERIES = tuple(f"#0708{number:02x}" for number in range(1, 7))
 THEME = {INK: "currentColor", LINE: "var(--line)", **{c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}}
 STYLE = {
     "svg.fonttype": "none",  # text stays text, in the page's fonts
-    "svg.hashsalt": "",  # the same plot is the same text
+    "svg.hashsalt": "",  # equal plots give equal text
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -32,15 +32,17 @@ STYLE = {
     "grid.color": LINE,
     "legend.frameon": False,
 }
-SIZE = (4.6, 2.7)  # inches: on a phone the text is not smaller than the page's notes
-DASHES = ("-", "--", ":", "-.")  # of the lines of one branch
-BRANCHES = ("1", "2", "both", "3", "4")  # a colour each
-SMOOTHED_TO = 200  # points of a training curve
+SIZE = (4.6, 2.7)  # inches; on a phone the text is not smaller than the page's notes
+DASHES = ("-", "--", ":", "-.")  # line styles within one branch
+BRANCHES = ("1", "2", "both", "3", "4")  # one colour per branch
+SMOOTHED_TO = 200  # points per training curve
 
 
 def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title: str) -> str:
-    """A value of entries in percent over epochs: one line per name, of which each entry has one. Entries without the
-    value are left out."""
+    """SVG plot of a value of entries, in percent, over epochs.
+
+    `names` has the line name of each entry. Entries without the value are left out.
+    """
     lines: dict[str, list[dict]] = {}
     for entry, name in zip(entries, names, strict=True):
         if entry.get(value) is not None:
@@ -63,14 +65,14 @@ def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title
 
 
 def curves_plot(records: Sequence[dict], names: Sequence[str], label: str) -> str:
-    """Training metrics over iterations: averages of neighbouring records, so that long runs stay legible."""
+    """SVG plot of training metrics over iterations; averages of neighbouring records keep long runs readable."""
     with mpl.rc_context({**STYLE, **plot_style(names)}):
         figure, axes = new_figure()
         for name in names:
             points = [(r["iteration"], r[name]) for r in records if r.get(name) is not None]
             parts = np.array_split(np.array(points, dtype=float), min(SMOOTHED_TO, len(points))) if points else []
             if parts:
-                marker = "o" if len(parts) == 1 else None  # a line of one point is nothing to see
+                marker = "o" if len(parts) == 1 else None  # a line with one point is invisible
                 axes.plot(*np.array([part.mean(axis=0) for part in parts]).T, label=name, linewidth=1.3, marker=marker)
         axes.set(xlabel="iteration", ylabel=label)
         if axes.lines:
@@ -79,13 +81,13 @@ def curves_plot(records: Sequence[dict], names: Sequence[str], label: str) -> st
 
 
 def new_figure() -> tuple[Figure, mpl.axes.Axes]:
-    """A figure of its own, without pyplot's global state."""
+    """A figure and its axes, without pyplot's global state."""
     figure = Figure(figsize=SIZE, layout="constrained")
     return figure, figure.add_subplot()
 
 
 def to_svg(figure: Figure) -> str:
-    """The `<svg>` element of a figure that was drawn with `STYLE`, without a background."""
+    """The `<svg>` element of a figure drawn with `STYLE`, without a background."""
     text = StringIO()
     with missing_glyphs_ignored():
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})

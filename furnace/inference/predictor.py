@@ -1,4 +1,4 @@
-"""Prediction on one's own pictures and videos: label maps, coloured overlays and confidence maps."""
+"""Predict label maps, coloured overlays and confidence maps for pictures and videos."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,7 +31,7 @@ INCOMPLETE_STATUS = 1
 
 @dataclass(frozen=True)
 class Outputs:
-    """Folder of the predictions, and the maps that are written beside the label maps."""
+    """Folder of the predictions, and the maps to write in addition to the label maps."""
 
     folder: Path
     overlay: bool = True
@@ -40,21 +40,21 @@ class Outputs:
 
 
 class Predictor:
-    """Labels pictures and videos with a snapshot of the experiment that `C` describes.
+    """Label pictures and videos with a snapshot of the experiment of `C`.
 
     Args:
         C: checked settings.
         device: where to compute.
         branch: "1", "2", "both" or None, as in `Segmenter`.
-        outputs: what to write, and where to: `label/NAME.png` (palette PNG), `overlay/NAME.png` (or `.mp4`) and
-            `confidence/NAME.png` (255 is certain), NAME with the sub-folders of the input. Those of a video are
-            numbered pictures in folders NAME, but for the overlay.
-        console: for the progress bar.
+        outputs: what to write, and where: `label/NAME.png` (palette PNG), `overlay/NAME.png` (or `.mp4`) and
+            `confidence/NAME.png` (255 is certain); NAME includes the sub-folders of the input. Maps of a video are
+            numbered pictures in folders NAME, except the overlay.
+        console: for progress and messages.
 
     Attributes:
-        skipped: why inputs could not be read and were left out, by this process.
-        faulty: what is missing or damaged in videos, by this process.
-        status: exit status of the command after `run`, 1 if any process has met such a video.
+        skipped: reasons why this process could not read inputs and left them out.
+        faulty: missing or damaged parts of videos that this process predicted.
+        status: exit status of the command after `run`: 1 if any process found such a video, else 0.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Predictor:
         self.status = 0
 
     def run(self, which: str, paths: list[str]) -> list[Input]:
-        """Predict files, folders and glob patterns with the one snapshot that `which` names; returns what was found.
+        """Predict files, folders and glob patterns with the snapshot named by `which`; returns the inputs found.
 
         Raises:
             UserError: nothing to predict, several snapshots, an input that would be overwritten or can't be read.
@@ -93,7 +93,7 @@ class Predictor:
         for reason in self.skipped:
             self.warn(f"left out: {reason}")
         for fault in self.faulty:
-            self.warn(f"not whole: {fault}")
+            self.warn(f"incomplete: {fault}")
         left_out, faulty = totals_at_the_end([len(self.skipped), len(self.faulty)])
         self.status = INCOMPLETE_STATUS if faulty else 0
         if rank() == 0:
@@ -111,13 +111,13 @@ class Predictor:
         return found
 
     def check_targets(self, found: list[Input]) -> None:
-        """Raise UserError if a result would replace an input."""
+        """Raise UserError if an input is in the folder of the results."""
         inputs = {entry.path.resolve() for entry in found}
         folder = self.outputs.folder.resolve()
         inside = [path for path in inputs if path.is_relative_to(folder)]
         if inside:
             raise UserError(
-                f"{min(inside)}: lies where the results go and could be overwritten; choose another folder with -p"
+                f"{min(inside)}: is in the results folder and could be overwritten; choose another folder with -p"
             )
 
     def predict_pictures(self, pictures: list[Input], bar: ProgressBar, background: BackgroundWriter) -> None:
@@ -135,14 +135,14 @@ class Predictor:
             bar.update()
 
     def read(self, picture: Input) -> np.ndarray | None:
-        """RGB pixels (H, W, 3) uint8; None where they can't be read and `C.on_bad_image` says skip, else UserError."""
+        """RGB pixels (H, W, 3) uint8. If unreadable: None if `C.on_bad_image` is "skip", else UserError."""
         try:
             return read_image(picture.path)
         except UserError as error:
             return self.leave_out(error)
 
     def predict_video(self, entry: Input, background: BackgroundWriter) -> None:
-        """Frame by frame; the overlay is a video, everything else numbered pictures."""
+        """Predict a video frame by frame; its overlay is a video, its other maps are numbered pictures."""
         if (video := self.open_video(entry.path)) is None:
             return
         target = self.outputs.folder / "overlay" / f"{entry.name}.mp4"
@@ -163,24 +163,24 @@ class Predictor:
             self.warn(f"note: {note}")
 
     def open_video(self, path: Path) -> Video | None:
-        """A video, to read from; None if that fails and `C.on_bad_image` says skip, else UserError."""
+        """A video, open for reading. If that fails: None if `C.on_bad_image` is "skip", else UserError."""
         try:
             return Video(path)
         except UserError as error:
             return self.leave_out(error)
 
     def leave_out(self, error: UserError) -> None:
-        """Remember an input that can't be read if `C.on_bad_image` says skip; raise UserError otherwise."""
+        """Record an unreadable input if `C.on_bad_image` is "skip"; raise UserError otherwise."""
         if self.C.on_bad_image != "skip":
-            raise UserError(f"{error}; -o on_bad_image=skip leaves such files out") from error
+            raise UserError(f"{error}; use -o on_bad_image=skip to leave out such files") from error
         self.skipped.append(str(error))
 
     def warn(self, text: str) -> None:
-        """Print a line about an input, whatever the process."""
+        """Print a line about an input, from any process."""
         Console(stderr=True).print(text, style="yellow", markup=False, soft_wrap=True)
 
     def save_maps(self, name: str, found: Prediction, background: BackgroundWriter) -> np.ndarray:
-        """Write the label map and, if wanted, the confidence; returns the labels (H, W) uint8."""
+        """Write the label map and, if requested, the confidence map; returns the labels (H, W) uint8."""
         labels = to_array(found.labels)
         background(save_labels, self.outputs.folder / "label" / f"{name}.png", labels, self.segmenter.classes.palette)
         if found.confidence is not None:

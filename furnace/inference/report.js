@@ -1,4 +1,4 @@
-// The viewer: one slider wipes the prediction over the image (0 to 100), then the truth over the prediction (to 200).
+// Viewer: one slider moves the prediction over the image (0 to 100), then the ground truth over it (100 to 200).
 const byId = id => document.getElementById(id);
 const stage = byId("stage"), figures = [...document.querySelectorAll(".example")];
 
@@ -27,7 +27,7 @@ function show(figure) {
   for (const other of figures) other.querySelector("button").ariaPressed = String(other === figure);
 }
 
-// The gallery: figures that show a class or an error, the worst first by that, else by their scores.
+// Gallery: figures with the chosen class or error, sorted by it, or by their scores if nothing is chosen.
 function filter(jump = true) {
   const wanted = byId("class").value, error = byId("error").value, sign = byId("order").value === "worst" ? 1 : -1;
   const has = figure => (!wanted || wanted in JSON.parse(figure.dataset.iou)) && (!error || error in JSON.parse(figure.dataset.errors));
@@ -39,7 +39,7 @@ function filter(jump = true) {
   for (const figure of figures) figure.classList.toggle("hidden", !fitting.includes(figure));
   byId("examples").append(...fitting);
   byId("examples").scrollLeft = 0;
-  byId("found").textContent = fitting.length ? `${fitting.length} of ${figures.length} images` : "no image here shows this";
+  byId("found").textContent = fitting.length ? `${fitting.length} of ${figures.length} images` : "no matching image";
   if (jump && fitting.length) show(fitting[0]);
 }
 
@@ -72,7 +72,7 @@ if (stage) {
   wipe();
 }
 
-// Confusion matrices: the cell under the pointer in words, and a click on an error shows its images.
+// Confusion matrices: describe the cell under the pointer; a click on an error shows its images.
 for (const table of document.querySelectorAll("table.matrix")) {
   const words = table.closest(".scroll").nextElementSibling;
   table.addEventListener("pointerover", event => { words.textContent = event.target.title || "\u00a0"; });

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page of an experiment's results, beside `results.json`."""
+"""Write the report: one self-contained HTML page with an experiment's results, next to `results.json`."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from furnace.utils.settings import PLACES, Settings
 TEMPLATE = "report.html.j2"
 COSTS = ("step_seconds", "data_seconds")
 JUDGED = ("intersection", "union", "branch_1", "branch_2")
-# Of the evaluations, what the page shows where it differs among them, and its title.
+# Conditions of evaluations that the page shows if they differ between entries, and their titles.
 VARIED = {
     "eval_source": "list",
     "scales": "scales",
@@ -34,8 +34,8 @@ NOT_LOSSES = ("iteration", "lr", "overlap", "confidence", "memory_gib", *COSTS)
 
 @dataclass(frozen=True)
 class Training:
-    """The run that an evaluated snapshot comes from: method, settings, record ({} if unknown), metrics over iterations,
-    and quality of its pseudo labels."""
+    """Training run of a snapshot: method, settings, record ({} if unknown), metrics over iterations, and `truth`, the
+    quality of its pseudo labels against withheld labels."""
 
     method: str
     settings: dict
@@ -45,7 +45,7 @@ class Training:
 
     @classmethod
     def of(cls, C: Settings, own: Settings, snapshot: Snapshot, path: Path) -> "Training":
-        """That of a snapshot, whose settings are `own`; records count only if they are of the same run."""
+        """Training run of a snapshot with settings `own`; records of other runs are ignored."""
         record = read_record(path.parent / RECORD)
         if record.get("run") != snapshot.identity.get("run"):
             record = {}
@@ -69,13 +69,13 @@ def write_report(
 
     Args:
         C: settings of the evaluation.
-        training: of the snapshot that is shown.
+        training: run of the shown snapshot.
         metrics: to show.
-        entries: of `results.json`, all of them; older ones may lack values.
-        shown: the entry to show in detail, one of them.
-        examples: images of that entry, in the order to show them.
+        entries: all entries of `results.json`; older ones may lack values.
+        shown: the entry to show in detail, one of `entries`.
+        examples: images of this entry, in the order of display.
         classes: names and colours.
-        origin: device and versions that the page was made with, by name.
+        origin: device and versions with which the page was made, by name.
     """
     rows = [example_row(example, classes) for example in examples]
     page = render(
@@ -102,17 +102,17 @@ def write_report(
 
 
 def ranked(entries: Sequence[dict], shown: dict, value: str) -> list[dict]:
-    """The entries, `shown` first, then by their value from the highest."""
+    """The entries: `shown` first, the others from the highest value."""
     return sorted(entries, key=lambda entry: (entry is not shown, -(entry.get(value) or 0), -entry["epoch"]))
 
 
 def varied(entries: Sequence[dict]) -> dict[str, str]:
-    """The keys of `VARIED` whose values differ among the entries, and their titles."""
+    """The keys of `VARIED` whose values differ between entries, and their titles."""
     return {key: title for key, title in VARIED.items() if len({str(entry.get(key)) for entry in entries}) > 1}
 
 
 def told(entry: dict, key: str) -> str:
-    """A value of `VARIED` for people; "-" where an older file lacks it."""
+    """A value of `VARIED` as readable text; "-" if an older file lacks it."""
     value = entry.get(key)
     if value is None:
         return "-"
@@ -124,7 +124,7 @@ def told(entry: dict, key: str) -> str:
 
 
 def series(entries: Sequence[dict]) -> list[str]:
-    """For each entry the line that it belongs to: its branch, and what else differs among them."""
+    """Name of each entry's line in a plot: its branch, and the conditions that differ between entries."""
     titles = varied(entries)
     return [
         ", ".join([f"branch {entry['branch']}", *(f"{title} {told(entry, key)}" for key, title in titles.items())])
@@ -153,7 +153,7 @@ def training_plots(training: Sequence[dict], truth: Sequence[dict]) -> dict[str,
 
 
 def class_rows(metrics: MetricList, entry: dict, classes: Classes) -> list[dict]:
-    """Name, colour and values of every class, and its rows of the matrices by their names: counts and shares."""
+    """Name, colour and values of every class, and its row of each matrix by name: (count, share) pairs."""
     columns = [entry[key] for key in metrics.per_class]
     rows = [
         {"name": name, "colour": css(rgb), "values": values, "matrices": {}}
@@ -166,8 +166,7 @@ def class_rows(metrics: MetricList, entry: dict, classes: Classes) -> list[dict]
 
 
 def changed_settings(settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Value and default of the settings that are not at their default, which is None for those that have none; places
-    do not count."""
+    """Value and default (None if there is none) of the settings that differ from their defaults, except `PLACES`."""
     fields = all_settings().model_fields
     defaults = {name: field.get_default() for name, field in fields.items() if not field.is_required()}
     return {
@@ -178,10 +177,10 @@ def changed_settings(settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def as_json(value: Any) -> Any:
-    """A value of a setting as snapshots have it: tuples are lists."""
+    """A setting's value as stored in snapshots: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def css(entry: tuple[int, int, int]) -> str:
-    """(255, 0, 0) as "#ff0000"."""
+    """Colour for CSS: "#ff0000" for (255, 0, 0)."""
     return "#{:02x}{:02x}{:02x}".format(*entry)

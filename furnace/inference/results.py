@@ -22,15 +22,21 @@ from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table
 from furnace.utils.wording import percent
 
-# What the values of an entry depend on, beside its snapshot.
+# Keys on which the values of an entry depend, besides its snapshot.
 CONDITIONS = ("branch", "eval_source", "images_content", "scales", "flip", "crop", "stride_rate", "amp")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One snapshot's scores, on the host: `values` of all metrics by name; in the order of `names`, `per_image` (N,)
-    float64, the value that ranks snapshots for each image alone, and `shows` (N, K) bool, the classes in its label;
-    `labels`: predicted label maps (H, W) uint8, compressed by zlib, by index of the image, if they are kept."""
+    """Scores of one snapshot, on the host.
+
+    Attributes:
+        values: of all metrics, by name.
+        names: of the N images.
+        per_image: (N,) float64, the value that ranks snapshots, for each single image.
+        shows: (N, K) bool, the classes in the label of each image.
+        labels: predicted label maps (H, W) uint8, compressed by zlib, by index of the image, if they are kept.
+    """
 
     snapshot: str
     epoch: int
@@ -44,7 +50,7 @@ class Result:
 
 
 def results_table(entry: dict, metrics: MetricList) -> Table:
-    """The values of every class, and below them the main ones. `entry` as in `results.json`."""
+    """Table of the values of every class, with the main values below. `entry` as in `results.json`."""
     table = Table(
         title=f"{Path(entry['snapshot']).name}, branch {entry['branch']}, {entry['images']} images",
         caption=numbers_text(entry, metrics, metrics.mains),
@@ -58,7 +64,7 @@ def results_table(entry: dict, metrics: MetricList) -> Table:
 
 
 def epochs_table(entries: Sequence[dict], metrics: MetricList) -> Table:
-    """The numbers of several snapshots, a row each. `entries` as in `results.json`."""
+    """Table of the numbers of several snapshots, one row each. `entries` as in `results.json`."""
     table = Table(title=f"{len(entries)} snapshots, branch {entries[0]['branch']}, {entries[0]['images']} images")
     table.add_column("snapshot")
     for title in metrics.numbers.values():
@@ -69,7 +75,7 @@ def epochs_table(entries: Sequence[dict], metrics: MetricList) -> Table:
 
 
 def summary(entry: dict, metrics: MetricList) -> str:
-    """The line of the text log. `entry` as in `results.json`."""
+    """One line for the text log. `entry` as in `results.json`."""
     return (
         f"{Path(entry['snapshot']).name} branch {entry['branch']}: {numbers_text(entry, metrics, metrics.numbers)}; "
         f"{entry['images']} images in {entry['seconds']:.1f} s"
@@ -84,10 +90,10 @@ def numbers_text(entry: dict, metrics: MetricList, titles: Mapping[str, str]) ->
 
 
 def save_results(C: Settings, new: list[dict]) -> list[dict]:
-    """Add entries to `results.json`, in place of those of the same evaluations and of files that have changed since.
+    """Add entries to `results.json`; remove those of the same evaluations and of files that have changed since.
 
     Returns:
-        all entries, those given as they are.
+        all entries; the new ones are the given objects.
     """
     path = Path(C.log_dir) / RESULTS
     with file_locked(path):
@@ -95,14 +101,14 @@ def save_results(C: Settings, new: list[dict]) -> list[dict]:
             before = stamp(path)
             entries = {evaluation_of(entry): entry for entry in [*filter(stands, read_results(path)), *new]}
             ordered = sorted(entries.values(), key=lambda entry: (entry["epoch"], entry["snapshot"], entry["branch"]))
-            if stamp(path) == before:  # without locks another process may have written meanwhile
+            if stamp(path) == before:  # without a lock, another process may have written meanwhile
                 break
         write_atomically(path, json.dumps(ordered, indent=1).encode())
     return ordered
 
 
 def stamp(path: str | Path) -> list[int] | None:
-    """Size and time of the last change of a file, by which a change is noticed at once; None if it is missing."""
+    """Size and modification time (ns) of a file, to detect changes quickly; None if it is missing."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -111,9 +117,9 @@ def stamp(path: str | Path) -> list[int] | None:
 
 
 def stands(entry: dict) -> bool:
-    """True if an entry's scores are those of the file that has its snapshot's name now, or if there is none any more.
+    """True if an entry's scores are valid for its snapshot file as it is now, or if the file no longer exists.
 
-    Entries of older versions say no more than when they were made.
+    Entries of older versions only have the time of their evaluation.
     """
     now = stamp(entry["snapshot"])
     if now is None or now == entry.get("stamp"):
@@ -134,8 +140,10 @@ def evaluation_of(entry: dict) -> tuple:
 
 
 def best_entry(entries: Sequence[dict], entry: dict, metrics: MetricList) -> dict:
-    """The best of the entries under the same conditions as `entry`, one of them, whose snapshots are there; of equals
-    the latest."""
+    """The best of the entries with the same conditions as `entry` and an existing snapshot; if equal, the latest.
+
+    `entry` is one of them.
+    """
     needed = {"per_image", "finished", *metrics.numbers, *metrics.per_class, *metrics.matrices}
 
     def fits(other: dict) -> bool:
@@ -146,7 +154,7 @@ def best_entry(entries: Sequence[dict], entry: dict, metrics: MetricList) -> dic
 
 
 def identify(path: Path, snapshot: Snapshot, samples: Sequence[Sample], amp: str) -> dict:
-    """What an entry carries of its origin: the snapshot's content and run, the evaluated images, the precision."""
+    """Origin of an entry: the snapshot's content and run, the evaluated images, the precision."""
     return {
         "sha256": snapshot_digest(path),
         "stamp": stamp(path),
@@ -157,7 +165,7 @@ def identify(path: Path, snapshot: Snapshot, samples: Sequence[Sample], amp: str
 
 
 def result_entry(C: Settings, result: Result, classes: Classes, origin: dict) -> dict:
-    """A result as `results.json` has it: its origin (`identify`), conditions, and the values of all metrics."""
+    """An entry of `results.json`: its origin (`identify`), conditions, and the values of all metrics."""
     return {
         **origin,
         "snapshot": str(Path(result.snapshot).resolve()),
@@ -178,7 +186,7 @@ def result_entry(C: Settings, result: Result, classes: Classes, origin: dict) ->
 
 
 def read_results(path: str | Path) -> list[dict]:
-    """The entries of a `results.json`; none if the file is missing or can't be read."""
+    """The entries of a `results.json`; none if the file is missing or damaged."""
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -194,7 +202,7 @@ def read_results(path: str | Path) -> list[dict]:
 
 
 def plain(values: Tensor) -> list | float | None:
-    """A tensor as JSON takes it: lists, or a number; None for NaN."""
+    """A tensor as a JSON value: nested lists or a number; None for NaN."""
 
     def without_nan(value: Any) -> Any:
         if isinstance(value, list | tuple):

@@ -26,22 +26,22 @@ Tag = TypeVar("Tag")
 
 
 class Prediction(NamedTuple):
-    """Labels (H, W) uint8 of an image and, if it was asked for, their probability (H, W) float32; on the device."""
+    """Labels (H, W) uint8 of an image and, if requested, their probability (H, W) float32; on the device."""
 
     labels: Tensor
     confidence: Tensor | None = None
 
 
 class Segmenter:
-    """One branch of a trained network, or both, over images of any size.
+    """Segment images of any size with one branch of a trained network, or with two.
 
     Args:
         C: checked settings; a snapshot's own method, networks, classes and normalisation replace those given here.
         device: where to compute.
-        branch: "1" (conservative), "2" (progressive), "3" or "4" (their averages, if `C.teacher` is "ema"), "both", the
-            mean of the probabilities of 1 and 2, or None, that which the method reports.
+        branch: "1" (conservative), "2" (progressive), "3" or "4" (their averages, if `C.teacher` is "ema"), "both" (the
+            mean probabilities of 1 and 2), or None (the branch that the method reports).
 
-    After `load`, `C` and `classes` are those of the snapshot, and `notes` says what to know about it.
+    After `load`, `C` and `classes` are those of the snapshot, and `notes` has remarks on it.
     `segmenter(image (H, W, 3) uint8 RGB)` gives labels (H, W) uint8.
     """
 
@@ -52,15 +52,15 @@ class Segmenter:
         )
 
     def load(self, path: str | Path) -> Snapshot:
-        """Build the network of a snapshot and take its weights.
+        """Build the network of a snapshot and load its weights.
 
         Raises:
-            UserError: the file is damaged or does not fit, holds weights that are not finite, or its method has no such
+            UserError: the file is damaged or does not match, its weights are not finite, or its method has no such
                 branch.
         """
         snapshot = load_snapshot(path)
         self.notes = [snapshot.note] if snapshot.note else []
-        check_weights(snapshot.model, path, "the training went wrong before it; take an earlier snapshot")
+        check_weights(snapshot.model, path, "the training failed before it was saved; use an earlier snapshot")
         self.C = C = open_settings(snapshot.settings, path, self.given)
         method = described_method(C)
         self.branch = self.asked or method.reported
@@ -70,13 +70,13 @@ class Segmenter:
             raise UserError(f"--branch {self.branch}: method {C.method!r} {has}")
         self.classes = snapshot_classes(snapshot, C, self.given.class_names)
         if (asked := self.given.class_names) not in ((), self.classes.names):
-            self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, shown here")
+            self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, used here")
         network = build_network(C, pretrained=False, tensors=snapshot.model)
         load_network(network, snapshot, path, C.model_dump(mode="json"))
         self.amp, _ = choose_amp(self.given.amp, self.device, network)
         set_precision(self.amp)
         network.eval()
-        if self.given.amp != "off":  # that is the reference, to the last bit
+        if self.given.amp != "off":  # "off" is the bitwise reference
             prepare_for_inference(network, self.amp)
         self.network = network.to(self.device, memory_format=memory_format(self.device))
         self.normalize = Normalize(C.image_mean, C.image_std).to(self.device)
@@ -84,7 +84,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, probabilities: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Labels (H, W) uint8 of an image (H, W, 3) uint8 RGB; with `probabilities` also those, (K, H, W) float32."""
+        """Labels (H, W) uint8 of an image (H, W, 3) uint8 RGB, optionally with probabilities (K, H, W) float32."""
         if not probabilities:
             ((_, found),) = self.stream([(image, None)])
             return to_array(found.labels)
@@ -100,7 +100,7 @@ class Segmenter:
     def stream(
         self, images: Iterable[tuple[np.ndarray, Tag]], confidence: bool = False
     ) -> Iterator[tuple[Tag, Prediction]]:
-        """Predictions for images (H, W, 3) uint8 RGB, in their order, each with the tag that came with it."""
+        """Yield the prediction for each image (H, W, 3) uint8 RGB, in order, with the image's tag."""
 
         def reduce(*sums: Tensor) -> tuple[Tensor, ...]:
             return (likeliest(*sums), self.probabilities(*sums).amax(0)) if confidence else (likeliest(*sums),)
@@ -109,16 +109,16 @@ class Segmenter:
             yield tag, Prediction(*maps)
 
     def to_input(self, pixels: Tensor) -> Tensor:
-        """Pixels (1, 3, h, w) uint8 as the network takes them, on its device."""
+        """Pixels (1, 3, h, w) uint8 as input for the network, normalised and on its device."""
         return self.normalize(pixels.to(self.device))
 
     def window_scores(self, windows: Tensor) -> Tensor:
-        """Logits of one branch, or the mean probabilities of both, float32, in the precision that `C.amp` allows."""
+        """Logits of one branch or mean probabilities of two, float32, computed in the precision that `C.amp` allows."""
         with autocast(self.device, self.amp):
             return branch_scores(self.network, windows, self.branch).float()
 
     def probabilities(self, scores: Tensor, counts: Tensor) -> Tensor:
-        """Probabilities (K, h, W) by the mean of the scores, from their sums (K, h, W) and numbers (h, W)."""
+        """Probabilities (K, h, W) from the mean scores: their sums (K, h, W) and numbers (h, W)."""
         mean = scores / counts
         return mean if self.branch == "both" else mean.softmax(0)
 
@@ -130,13 +130,13 @@ def load_segmenter(
 
     Args:
         path: a snapshot.
-        device: as `-d` of the commands: "0", "cpu"; None: the first GPU, or the CPU.
+        device: as `-d` of the commands, such as "0" or "cpu"; None: the first GPU, or the CPU.
         branch: as in `Segmenter`.
-        C: settings for files that hold none, as those of the published code: `load_config("exp_voc")`.
+        C: settings for files without settings, such as those of the published code: `load_config("exp_voc")`.
         options: other settings, such as `eval_scale_array=(0.75, 1, 1.25)`.
 
     Raises:
-        UserError: the file is damaged, or holds no settings and `C` is missing.
+        UserError: the file is damaged, or has no settings and `C` is missing.
     """
     if C is None:
         C = open_settings(load_snapshot(path).settings, path)
@@ -146,9 +146,9 @@ def load_segmenter(
 
 
 def snapshot_classes(snapshot: Snapshot, C: Settings, given: Sequence[str] = ()) -> Classes:
-    """Class names and colours of a snapshot; of the settings if it has none that fit.
+    """Class names and colours of a snapshot, or of the settings if the snapshot has none that match.
 
-    A snapshot whose classes were never named takes the names `given`.
+    The names `given` replace the default names of a snapshot without class names.
     """
     names, palette = snapshot.classes.get("names"), snapshot.classes.get("palette")
     if isinstance(names, list) and isinstance(palette, list) and len(names) == len(palette) == C.num_classes:
@@ -161,17 +161,17 @@ def snapshot_classes(snapshot: Snapshot, C: Settings, given: Sequence[str] = ())
 
 
 def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tensor:
-    """Logits (B, K, H, W) of a branch for normalised images, or for "both" the mean probabilities of 1 and 2."""
+    """Logits (B, K, H, W) of a branch for normalised images; for "both", the mean probabilities of 1 and 2."""
     if branch != "both":
         return network(images, int(branch))
     return (network(images, 1).softmax(1) + network(images, 2).softmax(1)) / 2
 
 
 def likeliest(scores: Tensor, _: Tensor) -> Tensor:
-    """Class of the highest score: sums (K, h, W) to labels (h, W) uint8."""
+    """Class with the highest score: sums (K, h, W) to labels (h, W) uint8."""
     return scores.argmax(0).to(torch.uint8)
 
 
 def to_array(values: Tensor) -> np.ndarray:
-    """A map (H, W) of whole numbers up to 255 as uint8 on the host."""
+    """A map (H, W) of whole numbers from 0 to 255, as uint8 on the host."""
     return values.to(torch.uint8).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Files for the official benchmark servers: Cityscapes label ids, or Pascal VOC palette PNGs in their folders."""
+"""Files for the official benchmark servers: label ids for Cityscapes, palette PNGs in folders for Pascal VOC."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,15 +22,21 @@ from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
-# Segmentation trained on more than the challenge's own images, as the augmented labels and ImageNet are.
+# Segmentation with training data beyond the challenge's images, such as the augmented labels and ImageNet.
 VOC_COMPETITION = "comp6"
 CITYSCAPES_SUFFIX = "_leftImg8bit"
 
 
 @dataclass(frozen=True)
 class Server:
-    """One benchmark: `place(name, split)` is a prediction's path below the folder, `encode` its PNG of labels (H, W)
-    uint8, and `hint` says what to do with them."""
+    """One benchmark server.
+
+    Attributes:
+        num_classes: of the benchmark.
+        place: function (name, split) to the path of a prediction, relative to the output folder.
+        encode: function from labels (H, W) uint8 to a PNG.
+        hint: how to upload the files.
+    """
 
     num_classes: int
     place: Callable[[str, str], str]
@@ -58,22 +64,22 @@ SERVERS = {
     "cityscapes": Server(
         len(CITYSCAPES_LABEL_IDS), cityscapes_place, cityscapes_encode, "zip the folder's PNGs and upload the archive"
     ),
-    "pascal_voc": Server(21, voc_place, voc_encode, "tar czf results.tgz results, in that folder, and upload it"),
+    "pascal_voc": Server(21, voc_place, voc_encode, "tar czf results.tgz results, in this folder, and upload it"),
 }
 
 
 class Submission:
-    """Predicts the images of `C.test_source`, or of the evaluation list if there is none, for an official server.
+    """Predict the images of `C.test_source`, or of the evaluation list if it is not set, for an official server.
 
     Args:
         C: checked settings.
         device: where to compute.
         branch: "1", "2", "both" or None, as in `Segmenter`.
-        folder: gets the files.
-        console: for the progress bar.
+        folder: for the files.
+        console: for progress and messages.
 
     Raises:
-        UserError: no server is known for the data set, the list of images is missing, or two have the same name.
+        UserError: no server is known for the data set, the list of images is missing, or two images have the same name.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class Submission:
             known = " or ".join(f"{name} with {entry.num_classes} classes" for name, entry in SERVERS.items())
             raise UserError(
                 f"--submit: no benchmark server for C.dataset_name = {C.dataset_name!r} with {C.num_classes} classes, "
-                f"only for {known}; predict.py writes label maps of any images"
+                f"only for {known}; predict.py writes label maps for any images"
             )
         self.C, self.folder, self.server = C, folder, server
         self.console = console or open_console(quiet=rank() > 0)
@@ -95,7 +101,7 @@ class Submission:
         self.segmenter = Segmenter(C, device, branch)
 
     def run(self, which: str) -> list[Path]:
-        """Predict with the one snapshot that `which` names; returns the files of this process.
+        """Predict with the snapshot named by `which`; returns the files that this process wrote.
 
         Raises:
             UserError: several snapshots, or an image is missing or damaged.
@@ -126,11 +132,11 @@ class Submission:
 
 
 def check_distinct(samples: Sequence[Sample]) -> None:
-    """Raise UserError if two images have one name: a server tells images apart by their names, without folders."""
+    """Raise UserError if two images have the same name: servers identify images by name, without folders."""
     first: dict[str, Path] = {}
     for sample in samples:
         if (other := first.setdefault(sample.image.stem, sample.image)) != sample.image:
             raise UserError(
-                f"--submit: {other} and {sample.image}: the server takes one label map for each name; rename an image, "
-                "or submit them apart"
+                f"--submit: {other} and {sample.image}: the server takes one label map per name; rename an image, "
+                "or submit them separately"
             )

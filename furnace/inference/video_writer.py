@@ -1,4 +1,4 @@
-"""Write videos by PyAV: MP4 files for any player, whole or under another name."""
+"""Write videos with PyAV: MP4 files for any player; incomplete files get another name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from furnace.inference.videos import Video
 from furnace.utils.errors import UserError
 from furnace.utils.files import replacing
 
-CLOCK = Fraction(1, 120_000)  # seconds; frames of 24000/1001, 30000/1001, 25 and 60 Hz last whole ticks
+CLOCK = Fraction(1, 120_000)  # seconds; frames at 24000/1001, 30000/1001, 25 and 60 Hz last whole ticks
 CODEC, CODEC_OPTIONS = "h264", {"preset": "veryfast", "crf": "20"}
 
 
@@ -20,14 +20,14 @@ class VideoWriter:
     """An MP4 video, H.264, for any player.
 
     Args:
-        path: the file in messages.
-        part: the file to write, of any suffix.
-        size: (H, W) of all pictures; the last row and column of odd sizes are doubled, as players want even ones.
+        path: the file that messages name.
+        part: the file to write, with any suffix.
+        size: (H, W) of all pictures; odd sizes repeat their last row or column, as players need even sizes.
         rate: frames per second, a hint to the encoder.
-        aspect: width of a pixel by its height; None for 1.
+        aspect: pixel width / pixel height; None for 1.
 
     Raises:
-        UserError: this PyAV has no encoder, or it fails.
+        UserError: PyAV has no encoder, or the encoder fails.
         OSError: the disk is full.
     """
 
@@ -44,7 +44,7 @@ class VideoWriter:
         self._stream.codec_context.sample_aspect_ratio = aspect or Fraction(1)
 
     def write(self, picture: np.ndarray, time: Fraction) -> None:
-        """Add a picture (H, W, 3) uint8 RGB, resized to `size` if it has another, from `time` in seconds on."""
+        """Add a picture (H, W, 3) uint8 RGB, resized to `size` if necessary, shown from `time` in seconds."""
         height, width = self.size
         if picture.shape[:2] != self.size:
             picture = cv2.resize(picture, (width, height))
@@ -55,7 +55,7 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write the rest and the index, without which nobody can play the file."""
+        """Write the remaining frames and the index, without which the file can't be played."""
         with self._refusals():
             self._container.mux(self._stream.encode())
             self._container.close()
@@ -74,10 +74,10 @@ class VideoWriter:
 
 @contextmanager
 def writing(path: Path, size: tuple[int, int], video: Video) -> Iterator[VideoWriter]:
-    """A writer of `path` with pictures of `size` (H, W), at the rate of `video`.
+    """Context with a writer of `path` for pictures of `size` (H, W), at the rate of `video`.
 
-    The file gets its name when it is whole. If the block fails, what there is becomes `NAME.incomplete.mp4`, which
-    can be played; a killed process leaves neither.
+    The file gets its name when it is complete. If the block fails, the frames so far become `NAME.incomplete.mp4`,
+    which can be played; a killed process leaves neither file.
 
     Raises:
         UserError: the video can't be written.

@@ -1,6 +1,6 @@
-"""Read videos by PyAV: frames and times as a player shows them, and the header's claims beside what was read.
+"""Read videos with PyAV: frames and times as a player shows them, and a check of the header against what was read.
 
-PyAV is imported only when there is a video.
+PyAV is imported only if there is a video.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from furnace.utils.errors import UserError
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
 
-DEFAULT_RATE = Fraction(25)  # frames per second, if neither header nor time stamps tell
-MAX_RATE = 1000  # headers that claim more give the ticks of a clock, not frames
-TOLERANCE = 0.05  # seconds that a file may end before the length in its header: time stamps are rounded
-MICROSECONDS = 1_000_000  # the unit of PyAV's durations of files
-LENGTH_FORMATS = ("mov", "matroska")  # the length of others is only an estimate from what is there
-EDITED_FORMAT = "mov"  # MP4, too; its edit list can hide frames
+DEFAULT_RATE = Fraction(25)  # frames per second, if neither header nor time stamps have a rate
+MAX_RATE = 1000  # headers with a higher rate give the ticks of a clock, not frames
+TOLERANCE = 0.05  # seconds; a file may end this much before the length in its header, as time stamps are rounded
+MICROSECONDS = 1_000_000  # per second; PyAV's unit for file durations
+LENGTH_FORMATS = ("mov", "matroska")  # lengths of other formats are only estimates from the existing data
+EDITED_FORMAT = "mov"  # includes MP4; its edit list can hide frames
 
 
 class Video:
-    """A video, to read from, and a context manager that closes it.
+    """A video, open for reading; as a context manager it closes itself.
 
     Args:
         path: a file of any format that PyAV opens.
 
     Attributes:
-        claimed: number of frames by the header; None if it gives none.
-        stated_rate: frames per second by the header; None if it gives none.
-        rate: the same, or `DEFAULT_RATE` if it is missing or absurd.
-        aspect: width of a pixel by its height, once a frame was read; None if unknown.
-        frames: number of frames that were read.
+        claimed: number of frames in the header; None if missing.
+        stated_rate: frames per second in the header; None if missing.
+        rate: the same, or `DEFAULT_RATE` if it is missing or above `MAX_RATE`.
+        aspect: pixel width / pixel height, after the first frame was read; None if unknown.
+        frames: number of frames read.
 
     Raises:
-        UserError: the file can't be opened, or holds no video.
+        UserError: the file can't be opened, or contains no video.
     """
 
     def __init__(self, path: Path):
@@ -55,7 +55,7 @@ class Video:
         self._stream = self._container.streams.best("video")
         if self._stream is None or self._stream.codec_context is None:
             self._container.close()
-            raise UserError(f"{path}: holds no video that PyAV can decode; name another file, or convert it")
+            raise UserError(f"{path}: contains no video that PyAV can decode; choose another file, or convert it")
         self.stated_rate = self._stream.average_rate
         self.rate = self.stated_rate if self.stated_rate and self.stated_rate <= MAX_RATE else DEFAULT_RATE
         self.claimed = self._stream.frames or None
@@ -65,7 +65,7 @@ class Video:
         self._length = duration / MICROSECONDS if has_length else None
         self.aspect: Fraction | None = None
         self.frames = self._packets = self._refused = self._damaged = 0
-        self._end = Fraction(0)  # of all streams, as far as they were read, in seconds
+        self._end = Fraction(0)  # seconds; end of all streams, as far as they were read
         self._clock = Clock(self.rate)
 
     def __enter__(self) -> Video:
@@ -75,7 +75,7 @@ class Video:
         self._container.close()
 
     def read(self) -> Iterator[tuple[np.ndarray, Fraction]]:
-        """Every frame that can be decoded, (H, W, 3) uint8 RGB, upright, and its time in seconds from the first."""
+        """Yield decodable frames, (H, W, 3) uint8 RGB, upright, with their times in seconds from the first frame."""
         for packet in self._demuxed():
             for frame in self._decoded(packet):
                 self.frames += 1
@@ -87,7 +87,7 @@ class Video:
                 yield picture, self._clock(stamp)
 
     def fault(self) -> str | None:
-        """The frames that are missing or damaged, in words, after all were read; None if there are none."""
+        """Message about missing or damaged frames, after all were read; None if there are none."""
         ends_early = self._length is not None and self._end < self._length - TOLERANCE
         expected = self._expected(ends_early)
         parts = []
@@ -99,17 +99,17 @@ class Video:
             parts.append(f"it ends after {float(self._end):.1f} s of {self._length:.1f} s")
         if self._damaged:
             parts.append(f"{self._damaged} of the {self.frames} frames that were read are damaged")
-        return f"{self.path}: {', '.join(parts)}; copy or convert it again to get the whole" if parts else None
+        return f"{self.path}: {', '.join(parts)}; copy or convert it again to get all frames" if parts else None
 
     def note(self) -> str | None:
-        """A line about an assumed rate, after all frames were read; None if the file has a rate or time stamps."""
+        """Message about an assumed rate, after all frames were read; None if the file has a rate or time stamps."""
         if self.stated_rate == self.rate or 2 * self._clock.assumed < self.frames:
             return None
         stated = f"{float(self.stated_rate):g} frames per second" if self.stated_rate else "no frame rate"
-        return f"{self.path}: its header says {stated}, without time stamps; its overlay has {float(self.rate):g}"
+        return f"{self.path}: its header has {stated}, time stamps are missing; its overlay has {float(self.rate):g}"
 
     def _demuxed(self) -> Iterator[Packet]:
-        """The packets of the video stream; those of the others only tell how far the file goes."""
+        """Yield the packets of the video stream; packets of other streams only move the end of the file."""
         try:
             for packet in self._container.demux():
                 is_video = packet.stream.index == self._stream.index
@@ -130,7 +130,7 @@ class Video:
             return []
 
     def _expected(self, ends_early: bool) -> int:
-        """Number of frames that the file should have given."""
+        """Number of frames that the file should contain."""
         if self.claimed is None:
             return self.frames + self._refused
         if self._is_edited and not ends_early:
@@ -139,13 +139,13 @@ class Video:
 
 
 class Clock:
-    """Times of frames in seconds from the first, by their time stamps, always growing.
+    """Strictly increasing times of frames, in seconds from the first, from their time stamps.
 
     Args:
-        rate: frames per second where a stamp is missing, does not grow, or grows by less than 1 / `MAX_RATE`.
+        rate: frames per second if a stamp is missing, or does not increase by at least 1 / `MAX_RATE`.
 
     Attributes:
-        assumed: number of frames whose time is by `rate`.
+        assumed: number of frames whose time comes from `rate`.
     """
 
     def __init__(self, rate: Fraction):
@@ -160,7 +160,7 @@ class Clock:
         known = None not in (stamp, self._start)
         if known and stamp - self._start >= self._last + Fraction(1, MAX_RATE):
             self._last = stamp - self._start
-        else:  # later stamps go on from here, as in a file that several were joined to
+        else:  # later stamps continue from here, as in a file joined from several
             self.assumed += 1
             self._last += 1 / self.rate
             self._start = None if stamp is None else stamp - self._last
@@ -168,10 +168,10 @@ class Clock:
 
 
 def upright(frame: VideoFrame) -> tuple[np.ndarray, bool]:
-    """A frame as a player shows it, (H, W, 3) uint8 RGB, and True if its height was its width.
+    """A frame as a player shows it, (H, W, 3) uint8 RGB, and True if height and width are swapped.
 
-    Phones store what their sensor sees, and beside it a matrix that turns or mirrors it for display: the pixel at
-    (x, y) goes to (a x + c y, b x + d y), up to a shift.
+    Phones store the sensor's picture and a matrix that rotates or mirrors it for display: the pixel at (x, y) moves
+    to (a x + c y, b x + d y), up to a shift.
     """
     picture = frame.to_ndarray(format="rgb24")
     matrix = frame.side_data.get("DISPLAYMATRIX")
