@@ -10,14 +10,14 @@ from tensorboardX.record_writer import register_writer_factory
 from furnace.utils.files import append
 
 SCHEME = "besteffort"
-FLUSH_SECONDS = 30  # of TensorBoard's records that a kill may lose
+FLUSH_SECONDS = 30  # a killed run loses at most these last seconds of TensorBoard records
 
 
 class BestEffort:
-    """Write a file if possible, `with best_effort(path):` on failure, log one warning per path and continue.
+    """Write a file if possible, in `with best_effort(path):`. On failure, log one warning per path and continue.
 
     Args:
-        warn: takes the one line.
+        warn: called with the warning, one line.
     """
 
     def __init__(self, warn: Callable[[str], None]):
@@ -35,13 +35,13 @@ class BestEffort:
         if path not in self.told:
             self.told.add(path)
             reason = error.strerror or error
-            self.warn(f"{path}: can't be written ({reason}); the run goes on, without it until it can be written again")
+            self.warn(f"{path}: can't be written ({reason}); the run continues and retries at the next write")
 
 
 class RecordFile:
-    """A file of TensorBoard's records; a flush writes all of them, or none if that fails.
+    """A file of TensorBoard records; a flush writes all pending records, or drops them if writing fails.
 
-    On a full disk tensorboardX loses its writing thread, and training would wait for that thread forever.
+    On a full disk tensorboardX's own writer thread ends, and training would wait for it forever.
     """
 
     def __init__(self, path: Path, best_effort: BestEffort):
@@ -59,7 +59,7 @@ class RecordFile:
 
 
 class RecordFiles:
-    """Opens the files of TensorBoard whose names begin with `SCHEME`, as tensorboardX asks it of other file systems."""
+    """File system for tensorboardX: it opens the files whose names begin with `SCHEME`."""
 
     def __init__(self, best_effort: BestEffort):
         self.best_effort = best_effort
@@ -77,6 +77,6 @@ class RecordFiles:
 
 
 def tensorboard_writer(folder: Path, best_effort: BestEffort, **settings) -> SummaryWriter:
-    """A writer of TensorBoard records into `folder` that no full disk can stop; `settings` are `SummaryWriter`'s."""
+    """A TensorBoard writer into `folder` that tolerates a full disk; `settings` are those of `SummaryWriter`."""
     register_writer_factory(SCHEME, RecordFiles(best_effort))
     return SummaryWriter(f"{SCHEME}:{folder}", flush_secs=FLUSH_SECONDS, **settings)

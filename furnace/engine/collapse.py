@@ -1,4 +1,4 @@
-"""Warnings of silent failures: one class takes over the predictions, or both networks become the same."""
+"""Warnings about silent failures: one class dominates the predictions, or both networks become the same."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from furnace.datasets.catalog import Classes
 
 RECORDS_PER_CHECK = 10
-SWALLOWED, USUAL = 0.98, 0.9  # share of one class in the predictions, and what the labels may show of it
-SAME_LABELS, SAME_CONFIDENCE = 0.999, 0.01  # share of equal labels, and mean difference of their confidence
+SWALLOWED, USUAL = 0.98, 0.9  # share of one class in the predictions (above) and labels (below)
+SAME_LABELS, SAME_CONFIDENCE = 0.999, 0.01  # share of equal labels (above), mean difference in confidence (below)
 
 
 @dataclass
 class CollapseWatch:
-    """Collect records and, every `RECORDS_PER_CHECK` of them, return warnings."""
+    """Collect records; after every `RECORDS_PER_CHECK` of them, check and return warnings."""
 
     classes: Classes
 
@@ -28,12 +28,12 @@ class CollapseWatch:
         self.agreement, self.shown = torch.zeros(K, K, dtype=torch.float64), torch.zeros(K, dtype=torch.float64)
 
     def step(self, agreement: Tensor, apart: float, shown: Tensor) -> list[str]:
-        """Warnings that are new.
+        """Add a record; return the warnings that the previous check did not have.
 
         Args:
-            agreement: (K, K) counts of both branches' labels.
-            apart: mean difference of their confidence.
-            shown: (K,) counts of the labelled images' labels.
+            agreement: (K, K) confusion matrix of both branches' labels.
+            apart: mean absolute difference of their confidence.
+            shown: (K,) pixel counts of the labels of the labelled images.
         """
         self.records += 1
         self.agreement, self.apart, self.shown = self.agreement + agreement, self.apart + apart, self.shown + shown
@@ -52,13 +52,13 @@ class CollapseWatch:
             share, index = (counts / counts.sum()).max(0)
             if share > SWALLOWED and labeled[index] < USUAL:
                 found[f"swallowed {branch}"] = (
-                    f"branch {branch} takes {100 * share:.1f} % of the pixels for {self.classes.names[index]}, which "
-                    f"the labels show on {100 * labeled[index]:.0f} %; if it stays so, lower lr or unsup_weight"
+                    f"branch {branch} predicts {self.classes.names[index]} for {100 * share:.1f} % of the pixels, the "
+                    f"labels for {100 * labeled[index]:.0f} %; if this persists, lower lr or unsup_weight"
                 )
         same = self.agreement.diag().sum() / self.agreement.sum()
         if same > SAME_LABELS and self.apart / self.records < SAME_CONFIDENCE and not found:
             found["same"] = (
                 f"the branches agree on {100 * same:.2f} % of the pixels with the same confidence: they have become "
-                "one network, and have nothing to teach each other; were they begun from the same weights?"
+                "the same network and learn nothing from each other; did they start with the same weights?"
             )
         return found

@@ -1,4 +1,4 @@
-"""torch.compile of the networks, and the folder that keeps their compiled code between runs."""
+"""torch.compile for the networks, and the folder that keeps compiled code between runs."""
 
 import os
 from collections.abc import Sequence
@@ -9,20 +9,23 @@ from torch import nn
 
 from furnace.engine.internals import compile_or_run_eagerly
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's own, for all that it compiles
-REDUCE_OVERHEAD = "reduce-overhead"  # `C.compile`, and PyTorch's name for CUDA graphs
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's variable for all compiled code
+REDUCE_OVERHEAD = "reduce-overhead"  # value of `C.compile`, and PyTorch's name for CUDA graphs
 
 
 def chosen_compile(setting: str, device: torch.device, synchronised: bool = False) -> bool:
-    """`C.compile` with "auto" decided: on a GPU, unless BatchNorm is `synchronised` over several: each of these layers
-    would break the graph in two, and compiling the pieces costs more than they gain."""
+    """True if `C.compile` and the device ask for compiled networks.
+
+    "auto" means on a GPU, unless BatchNorm is `synchronised` over several GPUs: each of these layers splits the graph,
+    and compiling the pieces costs more time than it saves.
+    """
     return device.type == "cuda" and not synchronised if setting == "auto" else setting != "off"
 
 
 def code_folder() -> Path | None:
-    """Folder of compiled code: the one that the user's environment names, else one in the user's cache.
+    """Folder for compiled code: named by the environment variable, else in the user's cache.
 
-    None if that cannot be written; then PyTorch has one in the temporary folder.
+    None if the cache is not writable; PyTorch then uses the temporary folder.
     """
     if chosen := os.environ.get(VARIABLE):
         return Path(chosen)
@@ -30,15 +33,16 @@ def code_folder() -> Path | None:
         cache = os.environ.get("XDG_CACHE_HOME", "")
         folder = (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache") / "cpcl" / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no such disk, no right to write, no home
+    except (OSError, RuntimeError):  # missing disk, no write permission, no home
         return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def compile_networks(networks: Sequence[nn.Module], graphs: bool = False) -> None:
-    """Let networks compile themselves at their first pass; `graphs` lets CUDA replay their kernels as one launch.
+    """Make networks compile at their first forward pass; with `graphs`, CUDA replays their kernels as one launch.
 
-    Each as a whole: its repeated blocks alone compile faster, but then nothing is fused across their borders.
+    Each network is compiled as a whole: compiling only its repeated blocks is faster, but then no kernels are fused
+    across blocks.
     """
     compile_or_run_eagerly()
     if folder := code_folder():
@@ -48,7 +52,7 @@ def compile_networks(networks: Sequence[nn.Module], graphs: bool = False) -> Non
 
 
 def describe_compilation(setting: str) -> str:
-    """Line of the start-up table about compiled networks."""
+    """Text about compilation for the start-up table."""
     folder = code_folder()
     kept = f"code kept in {folder}" if folder else "code not kept: the user's cache cannot be written"
     graphs = ", CUDA graphs" if setting == REDUCE_OVERHEAD else ""

@@ -18,9 +18,9 @@ from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 
-PENDING = ".beginning"  # in a folder of snapshots that are not this run's yet: a restart does not continue them
-SECONDS = 60  # of a minute
-# Settings that change neither what is learned nor from what.
+PENDING = ".beginning"  # marks a folder whose snapshots are not this run's yet: a restart does not continue them
+SECONDS = 60  # per minute
+# Settings that affect neither the training data nor the trained weights.
 IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
 Found = tuple[Snapshot, str]
 
@@ -29,8 +29,8 @@ class Saver:
     """Write a run's state, in the first process only: the others have the same state.
 
     Args:
-        C: says where, how often and how many.
-        capture: gives the state as it is.
+        C: settings: folder, intervals and number of snapshots.
+        capture: returns the current state.
 
     Each method that writes raises UserError if the disk is full or the folder can't be written.
     """
@@ -40,11 +40,11 @@ class Saver:
         self.saved_at = time.monotonic()
 
     def begin(self, fresh: bool, branched_at: int | None = None) -> None:
-        """Make the folders those of this run: nothing should continue from another one, or be compared with it.
+        """Prepare the folders for this run, so that nothing continues from another run or is compared with it.
 
         Args:
-            fresh: remove the snapshots of an earlier run and all that it left beside them.
-            branched_at: iteration that a run goes back to; what it left later is set apart.
+            fresh: remove the snapshots of an earlier run and its other files.
+            branched_at: iteration to which a run goes back; its later files are moved to another folder.
         """
         self.saved_at = time.monotonic()
         if fresh:
@@ -54,12 +54,12 @@ class Saver:
         sweep(self.folder)
         if branched_at is not None:
             if apart := set_apart(self.C, branched_at):
-                logger.info(f"the run goes back to iteration {branched_at}: what it left later is in {apart}")
-            self.save_state()  # the latest save from now on
+                logger.info(f"the run goes back to iteration {branched_at}: its later files are now in {apart}")
+            self.save_state()  # now the latest save
         (self.folder / PENDING).unlink(missing_ok=True)
 
     def save_epoch(self, epoch: int) -> None:
-        """Write `epoch-N.pth`, `epoch-last.pth` as its copy, and remove what `C.keep_snapshots` does not keep."""
+        """Write `epoch-N.pth` and its copy `epoch-last.pth`; remove epochs beyond `C.keep_snapshots`."""
         if rank() > 0:
             return
         path = self.folder / f"epoch-{epoch}.pth"
@@ -70,7 +70,7 @@ class Saver:
         logger.info(f"saved {path}")
 
     def save_state(self) -> Path:
-        """Write the autosave, at whatever iteration."""
+        """Write the autosave, at any iteration; return its path."""
         path = self.folder / AUTOSAVE
         if rank() == 0:
             snapshot = self.capture()
@@ -85,7 +85,7 @@ class Saver:
         return bool(minutes) and time.monotonic() - self.saved_at > minutes * SECONDS
 
     def try_state(self) -> None:
-        """Write the autosave; on a full disk continue, as a later save may work."""
+        """Write the autosave; if it fails, as on a full disk, log this and continue, as a later save may work."""
         try:
             self.save_state()
         except UserError as error:
@@ -93,18 +93,17 @@ class Saver:
             logger.warning(f"no autosave: {error}")
 
     def finish(self, epoch: int) -> None:
-        """Make the last `epoch`'s snapshot `epoch-last.pth`, and remove the autosave, of which it holds all.
+        """Copy the snapshot of the last `epoch` to `epoch-last.pth`, and remove the autosave, which has the same state.
 
-        A snapshot of this number but another state, of a run of more epochs, is none of this run's end: then everything
-        stays as it is.
+        If that snapshot is from another iteration, as after a run with more epochs, no file changes.
         """
         path, iteration = self.folder / f"epoch-{epoch}.pth", self.capture().iteration
         if rank() > 0:
             return
         if not path.is_file() and iteration == (epoch + 1) * self.C.niters_per_epoch:
-            self.save_epoch(epoch)  # the disk was full when it was due: the autosave has made up for it
+            self.save_epoch(epoch)  # the disk was full when due; the autosave replaced it
         if read_progress(path)[1] == iteration:
-            copy_as_last(path)  # a kill may have come between the two
+            copy_as_last(path)  # a kill may have prevented this
             (self.folder / AUTOSAVE).unlink(missing_ok=True)
 
 
@@ -114,7 +113,7 @@ def restore(
     """Restore a snapshot's state; return the iterations done and skipped, and add to `notes`.
 
     Raises:
-        UserError: the snapshot is of another network or optimizer, or its run is finished and there should be `more`.
+        UserError: the snapshot is for another network or optimizer, or its run is finished and `more` is True.
     """
     own = C.model_dump(mode="json")
     load_network(learner.network, snapshot, path, own)
@@ -131,9 +130,9 @@ def restore(
         notes.append(f"{path}: was made with other settings: {values}")
     iteration = iterations_done(snapshot, C.niters_per_epoch)
     if snapshot.iteration not in (None, iteration):
-        notes.append(f"{path}: is of iteration {snapshot.iteration}; counted in epochs, that is {iteration} here")
+        notes.append(f"{path}: its iteration {snapshot.iteration} is iteration {iteration} here, at the same epoch")
     if iteration >= C.nepochs * C.niters_per_epoch:
-        finished = f"{path}: the run of {C.nepochs} epochs is finished; for more of them -o nepochs=N"
+        finished = f"{path}: the run of {C.nepochs} epochs is finished; to train longer, use -o nepochs=N"
         if more:
             raise UserError(finished)
         notes.append(finished)
@@ -141,7 +140,7 @@ def restore(
 
 
 def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
-    """The iterations that a snapshot has completed, in epochs of the given length."""
+    """Number of iterations that a snapshot has done, converted to epochs of `niters_per_epoch` iterations."""
     if snapshot.iteration is None:
         return (snapshot.epoch + 1) * niters_per_epoch
     theirs = snapshot.settings.get("niters_per_epoch")
@@ -152,7 +151,7 @@ def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
 
 def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: str, notes: list[str]) -> None:
     if len(snapshot.optimizers) != len(learner.optimizers):
-        raise UserError(f"{path}: holds weights but not the optimizers' states; it can be evaluated, not continued")
+        raise UserError(f"{path}: contains weights but no optimizer states; it can be evaluated, not continued")
     theirs = snapshot.settings.get("optimizer", "sgd")
     if theirs != name:
         raise UserError(
@@ -165,35 +164,35 @@ def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: s
     except UserError as error:
         if snapshot.settings:
             raise
-        # From another program: the weights matter more than the momentum of the last hundred iterations.
-        notes.append(f"{error}; the optimizers' state begins at zero")
+        # From another program: the weights matter more than the momentum of some hundred iterations.
+        notes.append(f"{error}; the optimizers' states start at zero")
 
 
 def load_optimizer(optimizer: Optimizer, state: dict, path: str | Path) -> None:
-    """Restore the state of every parameter; rates, decays and groups stay those of the settings.
+    """Restore the state of every parameter; learning rates, weight decays and groups stay those of the settings.
 
-    The groups may be others than the optimizer's, if those with weight decay (the even ones) joined have its order, and
-    so have those without: earlier versions had two, the published code has six.
+    The groups may differ from the optimizer's (earlier versions had two, the published code has six). But the joined
+    groups with weight decay (even indices) must have the optimizer's order of parameters, and so must those without.
 
     Raises:
-        UserError: the state is of other parameters, or of another kind of optimizer.
+        UserError: the state is for other parameters or for another kind of optimizer.
     """
     groups, entries = state.get("param_groups"), state.get("state")
     if not isinstance(entries, dict) or not isinstance(groups, list) or not all(map(_has_ids, groups)):
-        raise UserError(f"{path}: an optimizer's state has no groups of parameters; it can be evaluated only")
+        raise UserError(f"{path}: an optimizer's state has no groups of parameters; the snapshot can only be evaluated")
     own = optimizer.param_groups
     for parity, kind in enumerate(("with", "without")):
         ids = [index for group in groups[parity::2] for index in group["params"]]
         of_kind = [parameter for group in own[parity::2] for parameter in group["params"]]
         if len(ids) != len(of_kind):
             raise UserError(
-                f"{path}: an optimizer's state is of {len(ids)} parameters {kind} weight decay, here there are "
-                f"{len(of_kind)}; it can be evaluated only"
+                f"{path}: an optimizer's state has {len(ids)} parameters {kind} weight decay, this run has "
+                f"{len(of_kind)}; the snapshot can only be evaluated"
             )
         for index, parameter in zip(ids, of_kind, strict=True):
             entry = entries.get(index, {})
             if not isinstance(entry, dict):
-                raise UserError(f"{path}: an optimizer's state of parameter {str(index)[:40]} can't be used")
+                raise UserError(f"{path}: an optimizer's state for parameter {str(index)[:40]} can't be used")
             optimizer.state[parameter] = _adapted(optimizer, parameter, entry, path)
 
 
@@ -206,13 +205,13 @@ def _has_ids(group: object) -> bool:
 
 
 def _adapted(optimizer: Optimizer, parameter: Tensor, entry: dict, path: str | Path) -> dict:
-    """One parameter's state on its device and in its memory format, as fused kernels want it."""
+    """One parameter's state on its device and in its memory format, as fused kernels need it."""
     found = dict(optimizer.state.get(parameter, {}))
     for name, value in entry.items():
         if value is None:  # PyTorch's momentum before the first step
             continue
         if not isinstance(value, Tensor) or value.shape not in (parameter.shape, torch.Size()):
-            raise UserError(f"{path}: an optimizer's state has {str(name)[:40]!r} of another shape than its parameter")
+            raise UserError(f"{path}: {str(name)[:40]!r} in an optimizer's state has another shape than its parameter")
         if value.shape == parameter.shape:
             found[name] = torch.zeros_like(parameter).copy_(value)
         else:

@@ -1,4 +1,4 @@
-"""Diagnostics of a run's pseudo labels: strips of pictures, agreement by class, and warnings of a collapse."""
+"""Diagnostics of pseudo labels: strips of pictures, agreement per class, and warnings about a collapse."""
 
 from pathlib import Path
 
@@ -28,21 +28,21 @@ from furnace.utils.settings import Settings
 from furnace.utils.visualize import IGNORED_COLOUR, caption, colour, heat, legend, save_picture, stack, strip
 from furnace.utils.wording import percent
 
-ROWS = 2  # images of a strip
+ROWS = 2  # images per strip
 TILE_HEIGHT = 160
 BINS = 20
 
 
 class Diagnostics:
-    """Records a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
+    """Record a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
 
-    Other iterations cost nothing. Methods without a teacher have nothing to record; intersection and union are
-    CPCL's alone.
+    Other iterations cost nothing. Methods without a teacher have nothing to record; only CPCL has intersection and
+    union.
 
     Args:
         C: checked settings.
-        dataset: gives the withheld labels that `C.diagnose` compares with.
-        run: name of the run, which records and strips carry.
+        dataset: provides the withheld labels for the comparison by `C.diagnose`.
+        run: name of the run, stored in records and strips.
 
     Raises:
         UserError: `C.diagnose` is set and the unlabelled images have no labels.
@@ -53,7 +53,7 @@ class Diagnostics:
         self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         self.collapse = CollapseWatch(self.classes)
         self.best_effort = BestEffort(logger.warning)
-        self.told = False  # that a font is missing
+        self.told = False  # True after the check for a missing font
         if C.diagnose and dataset.unlabeled is not None:
             check_labels(dataset)
 
@@ -62,8 +62,8 @@ class Diagnostics:
 
         Args:
             iteration: from 0.
-            batch: as the loader gave it, uint8 on the host; of a batch in parts, the teaching is of the last.
-            output: of the learner's step.
+            batch: as the loader returned it, uint8 on the host.
+            output: of the learner's step; if the batch was split, the teaching is that of the last part.
             writer: TensorBoard's.
         """
         teaching = output.teaching
@@ -94,13 +94,13 @@ class Diagnostics:
     def record_agreement(
         self, iteration: int, labels: Tensor, first: Predictions, second: Predictions, writer: SummaryWriter
     ) -> None:
-        """Agreement of two branches, overall and per class, and warnings of a collapse."""
+        """Agreement of two branches, overall and per class, and warnings about a collapse."""
         K = self.C.num_classes
         agreement = confusion_matrix(first.labels, second.labels, K).cpu().double()
         apart = (first.confidence - second.confidence).abs().mean().item()
         writer.add_scalar("pseudo/intersection_share", (agreement.diag().sum() / agreement.sum()).item(), iteration)
         for name, agreed in zip(self.classes.names, class_iou(agreement).tolist(), strict=True):
-            if agreed == agreed:  # NaN where neither branch predicts the class
+            if agreed == agreed:  # NaN if neither branch predicts the class
                 writer.add_scalar(f"agreement/{name}", agreed, iteration)
         shown = torch.bincount(labels.flatten().long().cpu(), minlength=IGNORE_INDEX + 1)[:K]
         for warning in self.collapse.step(agreement, apart, shown):
@@ -109,7 +109,7 @@ class Diagnostics:
     def show(
         self, iteration: int, batch: TrainBatch, teaching: Teaching, truth: Tensor | None, writer: SummaryWriter
     ) -> None:
-        """The strip, to TensorBoard and as a file, and the histograms of the confidence."""
+        """Write the strip to TensorBoard and to a file, and histograms of the confidence to TensorBoard."""
         if not self.told and (note := missing_note(self.classes.names, "the legend of the strips")):
             logger.warning(note)
         self.told = True
@@ -122,7 +122,7 @@ class Diagnostics:
             add_histogram(writer, f"confidence/branch_{branch}", predictions.confidence, iteration)
 
     def withheld(self, iteration: int, batch: TrainBatch, count: int) -> Tensor | None:
-        """Labels (count, H, W) int64 of the last `count` mixed images of a batch; None if some were replaced."""
+        """Labels (count, H, W) int64 for the last `count` mixed images of a batch; None if any image was replaced."""
         if batch.skipped:
             return None
         epoch, step = divmod(iteration, self.C.niters_per_epoch)
@@ -178,7 +178,7 @@ def check_labels(dataset: TrainSet) -> None:
 
 
 def draw_strip(batch: TrainBatch, teaching: Teaching, classes: Classes, truth: Tensor | None = None) -> np.ndarray:
-    """The first images of a batch, a row each, with captions, and the legend below, RGB (H, W, 3) uint8."""
+    """The first images of a batch, one row per image, with captions and a legend below: RGB (H, W, 3) uint8."""
     mixed = batch.unlabeled_0
     if batch.mask is not None:
         mixed = cutmix(batch.unlabeled_0, batch.unlabeled_1, batch.mask)
@@ -204,7 +204,7 @@ def draw_strip(batch: TrainBatch, teaching: Teaching, classes: Classes, truth: T
 
 
 def tile(picture: np.ndarray, smooth: bool = False) -> np.ndarray:
-    """An RGB picture (H, W, 3) uint8 at the height of a strip."""
+    """An RGB picture (H, W, 3) uint8, resized to the height of a strip's row."""
     height, width = picture.shape[:2]
     size = (max(round(width * TILE_HEIGHT / height), 1), TILE_HEIGHT)
     kind = (cv2.INTER_AREA if height > TILE_HEIGHT else cv2.INTER_LINEAR) if smooth else cv2.INTER_NEAREST
@@ -212,7 +212,7 @@ def tile(picture: np.ndarray, smooth: bool = False) -> np.ndarray:
 
 
 def add_histogram(writer: SummaryWriter, name: str, values: Tensor, iteration: int) -> None:
-    """A histogram over [0, 1] of values on any device; only its counts come to the host."""
+    """Write a histogram over [0, 1] of values on any device; only its counts and sums are copied to the host."""
     values = values.float().flatten()
     counts = torch.histc(values, BINS, 0, 1).tolist()
     total, squares = exact(values).sum().item(), exact(values).square().sum().item()

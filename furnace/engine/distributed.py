@@ -1,4 +1,4 @@
-"""Processes of one run: their start, their collectives, and what each process may do."""
+"""Processes of one run: devices, start and end, and communication."""
 
 import os
 import sys
@@ -19,10 +19,10 @@ from furnace.utils.errors import UserError
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 T = TypeVar("T")
 POLL_SECONDS = 0.2
-_store: dist.Store | None = None  # of the processes that `start` has joined
-_restarts = 0  # that those know of
-MESSAGE_ELEMENTS = 2**24  # that travel together
-OURS = "FURNACE_LAUNCHED"  # tells the processes of `launch` from those of a torchrun of the user's own
+_store: dist.Store | None = None  # of the processes that `start` joined
+_restarts = 0  # number known to these processes
+MESSAGE_ELEMENTS = 2**24  # a message is sent once it has this many
+OURS = "FURNACE_LAUNCHED"  # set in the processes of `launch`, not in those of the user's torchrun
 
 
 def rank() -> int:
@@ -36,12 +36,12 @@ def world_size() -> int:
 
 
 def launched() -> bool:
-    """True if torchrun started this process."""
+    """True if torchrun or `launch` started this process."""
     return "LOCAL_RANK" in os.environ
 
 
 def restarts() -> int:
-    """Number of restarts by torchrun after one of its processes, on any machine, had ended."""
+    """Number of times that torchrun restarted the run after a process, on any machine, had ended."""
     return max(_restarts, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
 
@@ -49,14 +49,14 @@ def start(device: torch.device) -> None:
     """Join the other processes that torchrun started, over NCCL on GPUs and gloo on CPUs.
 
     Raises:
-        UserError: some have not come.
+        UserError: some did not join.
     """
     if not launched() or dist.is_initialized():
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://"))
     global _store, _restarts
-    # After a restart torchrun's store still holds the addresses of the processes before.
+    # After a restart torchrun's store still contains the addresses of the previous processes.
     name, _restarts = meet(store, number, count, restarts())
     _store = store = dist.PrefixStore(name, store)
     device_id = device if device.type == "cuda" else None
@@ -64,7 +64,7 @@ def start(device: torch.device) -> None:
 
 
 def stop() -> None:
-    """Leave the group of processes, if this is one."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -72,14 +72,14 @@ def stop() -> None:
 def abandon() -> None:
     """Leave after a fault without waiting for the other processes, which may be waiting for this one."""
     if dist.is_initialized() and dist.get_backend() == "nccl":
-        # Ending it in peace would wait until all have come: the message of the fault would never be seen.
+        # A normal end would wait for all processes, and the message about the fault would never appear.
         abort_processes()
     else:
         stop()
 
 
 def local_device(devices: Sequence[torch.device]) -> torch.device:
-    """Make the device of this process the current one; if torchrun started it, that of its number on this machine.
+    """The device of this process, made the current one: under torchrun, the GPU of its local rank.
 
     Raises:
         UserError: torchrun started more processes than there are GPUs.
@@ -97,9 +97,9 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
 
 
 def launch(devices: Sequence[torch.device], restarts: int = 0) -> None:
-    """With several devices, and unless torchrun has started this process: run one process per device and exit.
+    """Run one process per device and exit; do nothing for one device or if torchrun started this process.
 
-    If one of them is killed, all begin again with `-c auto`, up to `restarts` times.
+    If a process is killed, all start again with `-c auto`, up to `restarts` times.
     """
     if launched() or len(devices) == 1:
         return
@@ -111,26 +111,26 @@ def launch(devices: Sequence[torch.device], restarts: int = 0) -> None:
 
 
 def choose_devices(text: str | None) -> list[torch.device]:
-    """The devices that `-d` names, for this process or for all those that it will `launch`.
+    """The devices that `-d` names, for this process or for all processes that it will `launch`.
 
     Raises:
-        UserError: as `parse_devices`; or torchrun has given its processes a GPU each, and `-d` names others.
+        UserError: as in `parse_devices`, or `-d` names GPUs but the user's torchrun assigns one to each process.
     """
     if not launched() or (text or "").strip().lower() in (CPU.type, MPS.type):
         return parse_devices(text)
     if text and OURS not in os.environ:
         raise UserError(
-            f"-d {text}: torchrun gives each process the GPU of its number; leave -d out, and choose the GPUs with "
+            f"-d {text}: torchrun gives each process the GPU of its local rank; remove -d and choose the GPUs with "
             "CUDA_VISIBLE_DEVICES"
         )
-    return parse_devices(None)  # `launch` has made the chosen GPUs the only ones that are seen
+    return parse_devices(None)  # `launch` has made only the chosen GPUs visible
 
 
 def parse_devices(text: str | None) -> list[torch.device]:
     """The devices that `-d` names: "0", "0,2", "0-3", "*", "cuda", "mps", "cpu"; None: the first GPU, else the CPU.
 
     Raises:
-        UserError: not of that form, named twice, or there is no such device.
+        UserError: the text has another form, or names a device twice or one that does not exist.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text is None:
@@ -151,7 +151,7 @@ def parse_devices(text: str | None) -> list[torch.device]:
     missing = [index for index in indices if index >= count]
     if missing or not indices:
         have = f"0 to {count - 1}" if count else "none; use -d cpu"
-        raise UserError(f"-d {text}: no GPU {missing[0] if missing else ''}".rstrip() + f"; there are: {have}")
+        raise UserError(f"-d {text}: no GPU {missing[0] if missing else ''}".rstrip() + f"; available: {have}")
     if len(set(indices)) < len(indices):
         raise UserError(f"-d {text}: names a device twice")
     return [torch.device("cuda", index) for index in indices]
@@ -163,12 +163,12 @@ def _parse_range(part: str, text: str) -> Sequence[int]:
     if not all(number.isdecimal() and number.isascii() and len(number) < 4 for number in numbers):
         raise UserError(f"-d {text}: not a device; use 0, or 0,2, or 0-3, or *, or mps, or cpu")
     if int(numbers[0]) > int(numbers[1]):
-        raise UserError(f"-d {text}: {part} runs backwards")
+        raise UserError(f"-d {text}: the range {part} is reversed")
     return range(int(numbers[0]), int(numbers[1]) + 1)
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every process's `value`, in the first process; nothing in the others."""
+    """The values of all processes, in the first process; an empty list in the others."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size() if rank() == 0 else None
@@ -177,10 +177,10 @@ def gather_objects(value: T) -> list[T]:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """The first process's value, in every process; only the first makes it.
+    """The value of `make` in every process; only the first process calls it.
 
     Raises:
-        UserError: the one of `make`, in every process: none waits for a value that does not come.
+        UserError: the error of `make`, in every process, so that none waits for the value.
     """
     value, problem = None, None
     if rank() == 0:
@@ -198,10 +198,9 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def totals_at_the_end(values: Sequence[int]) -> list[int]:
-    """The sums of each value over all processes, in the first one, which waits however long the others take; `values`
-    in the others.
+    """The sum of each value over all processes, in the first process; just `values` in the others.
 
-    A collective would end those that wait after its time limit.
+    The first process waits for the others without a time limit, unlike a collective.
     """
     if world_size() == 1:
         return list(values)
@@ -215,17 +214,17 @@ def totals_at_the_end(values: Sequence[int]) -> list[int]:
 
 
 def share_weights(module: nn.Module) -> None:
-    """Give every process the parameters and buffers of the first."""
+    """Copy the parameters and buffers of the first process to all processes."""
     if world_size() > 1:
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, 0)
 
 
 def average_in_place(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their means over all processes; in few messages of limited size.
+    """Replace tensors by their means over all processes, in few messages of limited size.
 
-    A step has several backward passes for each network, of which only the last could overlap with communication: one
-    exchange at the end is simpler, and works for any number of losses.
+    A step has several backward passes per network, and only the last could overlap with communication: one exchange at
+    the end is simpler and works for any number of losses.
     """
     if world_size() == 1:
         return

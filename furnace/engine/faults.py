@@ -1,4 +1,4 @@
-"""Faults of a run in words that say what to do: exceptions, memory, losses that are not finite, skipped images."""
+"""Error messages with advice: exceptions, memory, losses that are not finite, skipped images."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -21,22 +21,22 @@ NO_MEMORY = re.compile(
 )
 LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE)
 PEER_ENDED = (
-    "another process of this run has ended, its own message says why (a kill leaves none); "
-    "-c auto goes on from the last save"
+    "another process of this run has ended; see its message (a killed process has none); "
+    "-c auto continues from the last save"
 )
 WORKER_LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", re.DOTALL)
-LESS_LOADING = "lower C.num_workers, and see dmesg"
+LESS_LOADING = "lower C.num_workers and see dmesg"
 NAMES_SHOWN = 16
 
 
 def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, processes: int) -> UserError | None:
-    """The one line for an exception of the training loop; None where there is nothing better than its traceback.
+    """The one-line error for an exception of the training loop; None if the traceback is more useful.
 
     Args:
-        error: what came out of the loader, the step or a save.
-        C, dataset: what is trained on what.
-        iteration: the one that failed.
-        processes: of the run.
+        error: raised by the loader, the step or a save.
+        C, dataset: settings and images of the run.
+        iteration: the iteration that failed.
+        processes: number of processes of the run.
     """
     if isinstance(error, UserError):
         return UserError(last_message(error))
@@ -45,19 +45,19 @@ def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, pr
         return UserError(out_of_memory(C, smaller_steps, is_of_gpu(error), f" in iteration {iteration}"))
     if lost := WORKER_LOST.search(text):
         return UserError(
-            f"{loader_lost(lost)}; files being read by loaders: {files_being_read(dataset)}; if none is to blame, "
-            f"memory ran out: {LESS_LOADING}"
+            f"{loader_lost(lost)}; files being read by loaders: {files_being_read(dataset)}; if none is the "
+            f"cause, memory ran out: {LESS_LOADING}"
         )
     if processes > 1 and is_lost_peer(error):
         return UserError(PEER_ENDED)
     if isinstance(error, OSError) and error.errno in FULL:
         file = error.filename or "a temporary file"
-        return UserError(f"{file}: no space left on the disk; make room, then -c auto goes on from the last save")
+        return UserError(f"{file}: no space left on the disk; make room, then -c auto continues from the last save")
     return None
 
 
 def files_being_read(dataset: TrainSet) -> str:
-    """The images that loaders have begun to read, or "none"."""
+    """The images that loaders are reading, or "none"."""
     return ", ".join(map(str, dataset.being_read())) or "none"
 
 
@@ -66,7 +66,7 @@ Advice = Callable[[Settings], str]
 
 @contextmanager
 def faults_explained(C: Settings, advice: Advice) -> Iterator[None]:
-    """Turn what comes of a lack of memory, or of a loader that was killed, into a UserError that says what to do."""
+    """Context that turns errors from lack of memory, a killed loader or a lost process into a UserError with advice."""
     try:
         yield
     except UserError:
@@ -75,7 +75,7 @@ def faults_explained(C: Settings, advice: Advice) -> Iterator[None]:
         if is_out_of_memory(error):
             raise UserError(out_of_memory(C, advice, is_of_gpu(error))) from error
         if lost := WORKER_LOST.search(str(error)):
-            raise UserError(f"{loader_lost(lost)}; mostly memory ran out: {LESS_LOADING}") from error
+            raise UserError(f"{loader_lost(lost)}; usually memory ran out: {LESS_LOADING}") from error
         if launched() and is_lost_peer(error):
             raise UserError(PEER_ENDED) from error
         raise
@@ -92,12 +92,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_of_gpu(error: Exception) -> bool:
-    """True if it was a GPU's memory; a context that can't be made has another error than the allocator's."""
+    """True if GPU memory ran out: an error of the allocator, or another one if the CUDA context can't be created."""
     return isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
 
 
 def out_of_memory(C: Settings, advice: Advice, on_gpu: bool, when: str = "") -> str:
-    """Whose memory, and which settings to change."""
+    """Message about the memory that ran out, with the settings to change."""
     where, more = ("CUDA", "amp=bf16 if it is off") if on_gpu else ("CPU", "num_workers")
     return f"{where} out of memory{when}: {advice(C)}, {more}, or end other programs"
 
@@ -120,13 +120,13 @@ def smaller_windows(C: Settings) -> str:
 
 
 def loader_lost(lost: re.Match) -> str:
-    """PyTorch's message about a loader that has died: process number and reason."""
+    """Process number and reason from PyTorch's message about a dead loader."""
     pid, how = lost.groups()
     return f"a loader process ({pid.strip()}) {how.split('.')[0].strip()}"
 
 
 def not_finite(fault: Fault, C: Settings, dataset: TrainSet) -> str:
-    """Iteration, part of the loss and file names of a batch that is not finite."""
+    """Message with the iteration, the parts of the loss that are not finite, and the files of the batch."""
     epoch, step = divmod(fault.iteration, C.niters_per_epoch)
     positions = range(step * C.batch_size, (step + 1) * C.batch_size)
     streams = {"labelled": Purpose.ORDER_LABELED}
@@ -146,21 +146,21 @@ def not_finite(fault: Fault, C: Settings, dataset: TrainSet) -> str:
 class SkippedImages:
     """Images of a run that could not be read and were replaced by others (`C.on_bad_image = "skip"`).
 
-    Each is logged once with the reason, and all of them at the end.
+    Each is logged once with the reason; all are logged again at the end.
     """
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
     def note(self, reasons: Iterable[str]) -> None:
-        """Take in those of a batch."""
+        """Add the reasons of a batch; log the new ones."""
         for reason in reasons:
             if reason not in self.reasons:
                 logger.warning(f"skipped: {reason}")
                 self.reasons.append(reason)
 
     def report(self, together: bool = True) -> None:
-        """Log what was replaced in all processes, which must all call this; or in this one alone."""
+        """Log the replaced images of all processes, which must all call this; or, unless `together`, of this one."""
         shares = gather_objects(self.reasons) if together else [self.reasons]
         found = list(dict.fromkeys(reason for reasons in shares for reason in reasons))
         if found:

@@ -9,43 +9,42 @@ from furnace.engine.internals import copy_all
 from furnace.seg_opr.whole_batch import WholeBatch
 
 GRADIENTS = "gradients"
-SUM = "loss"  # the scalar that is not finite whenever one of its parts isn't
-MAX_UNREAD = 10_000  # iterations; beyond them the host looks by itself
+SUM = "loss"  # the sum of all parts, not finite if a part is not
+MAX_UNREAD = 10_000  # iterations; then the host reads the results without being asked
 Remembered = list[tuple[list[Tensor], Tensor]]  # tensors of one dtype, and their values as one flat tensor
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An iteration that was not finite, and the parts of the loss that were not, or "gradients"."""
+    """An iteration that was not finite, and the parts of the loss that were not finite, or "gradients"."""
 
     iteration: int
     parts: tuple[str, ...]
 
 
 class Guard:
-    """Judges every iteration on the device; the host learns of it only when it asks.
+    """Judge every iteration on the device; the host reads the results only in `check`.
 
-    An update that isn't finite never happens: the optimizers take `bad` as a flag and do nothing, and all that the
-    forward passes changed besides (BatchNorm statistics, branches without an optimizer) is put back on the device. With
-    `freeze` all later iterations are undone, too, so that however late the host asks, the networks are in the state
-    before the first bad iteration.
+    Updates that are not finite never happen: with the flag `bad` the optimizers do nothing, and all other changes of an
+    iteration (BatchNorm statistics, branches without an optimizer) are undone on the device. With `freeze` all later
+    iterations are undone, too: the networks keep the state before the first bad iteration until the host checks.
 
     Args:
-        network: whose state is guarded.
-        whole: so that all processes come to the same verdict.
-        freeze: nothing changes after a bad iteration; otherwise it alone is skipped.
+        network: the network to guard.
+        whole: combines the results of all processes, so that all judge alike.
+        freeze: nothing changes after a bad iteration; otherwise only this iteration is skipped.
     """
 
     def __init__(self, network: nn.Module, whole: WholeBatch, freeze: bool = True):
         self.network, self.whole, self.freeze = network, whole, freeze
         self.bad = torch.zeros((), dtype=torch.bool, device=next(network.parameters()).device)
         self.unread: list[tuple[int, list[str], Tensor]] = []
-        self.faults: list[Fault] = []  # read, but not asked for yet
+        self.faults: list[Fault] = []  # read, but not yet returned by `check`
 
     def remember(self, averages: bool = False) -> Remembered:
-        """A copy of the buffers, which forward passes change, or of the `averages`, parameters without an optimizer.
+        """Copy the buffers, which forward passes change, or with `averages` the parameters without an optimizer.
 
-        Averages are as large as networks and move after the optimizers' step: a copy before would be held at the peak.
+        Averages are as large as networks and change after the optimizers' step: an earlier copy would add to the peak.
         """
         parameters = (parameter.detach() for parameter in self.network.parameters() if not parameter.requires_grad)
         groups: dict[torch.dtype, list[Tensor]] = {}
@@ -54,12 +53,12 @@ class Guard:
         return [(tensors, flat(tensors)) for tensors in groups.values()]
 
     def judge(self, iteration: int, scalars: dict[str, Tensor], bad_gradients: Tensor) -> Tensor:
-        """Judge an iteration: True () bool on the device if it must be undone.
+        """True, () bool on the device, if an iteration must be undone.
 
         Args:
             iteration: its number.
-            scalars: () by name. The loss decides; the others say which part of it is wrong.
-            bad_gradients: whether the gradients are not finite, () bool; decides, too.
+            scalars: () by name. "loss" decides; the others only show which part is not finite.
+            bad_gradients: () bool, True if the gradients are not finite; decides, too.
         """
         flags = {SUM: ~torch.isfinite(scalars[SUM]), GRADIENTS: bad_gradients}
         flags |= {name: ~torch.isfinite(value) for name, value in scalars.items() if name not in flags}
@@ -73,7 +72,7 @@ class Guard:
 
     @torch.no_grad()
     def undo(self, before: Remembered, bad: Tensor | bool = True) -> None:
-        """Put back what was remembered, if `bad`."""
+        """Restore the remembered values if `bad`."""
         if isinstance(bad, Tensor) and bad.device.type == "cpu" and not bad:
             return
         for tensors, old in before:
@@ -89,22 +88,22 @@ class Guard:
         return faults
 
     def _read(self) -> None:
-        # One transfer for all: every look at the device waits for it.
+        # One transfer for all: each transfer waits for the device.
         values = torch.cat([counts for *_, counts in self.unread]).tolist() if self.unread else []
         for iteration, names, _ in self.unread:
             own, values = values[: len(names)], values[len(names) :]
             wrong = [name for name, count in zip(names, own, strict=True) if count]
-            # The sum and the gradients only follow from their parts.
+            # The sum and the gradients are only consequences of the parts.
             cause = [name for name in wrong if name not in (SUM, GRADIENTS)] or wrong[:1]
             if SUM in wrong or GRADIENTS in wrong:
                 self.faults.append(Fault(iteration, tuple(cause)))
         self.unread.clear()
 
     def thaw(self) -> None:
-        """Begin anew after a check."""
+        """Clear the flag after a check."""
         self.bad = torch.zeros_like(self.bad)
 
 
 def flat(tensors: list[Tensor]) -> Tensor:
-    """A copy of the values of tensors of one dtype, (N,)."""
+    """A copy (N,) of the values of tensors of one dtype."""
     return torch.cat([tensor.flatten() for tensor in tensors])

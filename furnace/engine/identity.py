@@ -1,4 +1,4 @@
-"""Identity of a run: its name, and the images, labels and lists, by content, that it learns from."""
+"""Identity of a run: its name, and digests of its training lists, images and labels."""
 
 import hashlib
 import uuid
@@ -13,7 +13,7 @@ from furnace.engine.distributed import from_first
 from furnace.utils.background import ahead
 from furnace.utils.settings import Settings
 
-END_BYTES = 2**16  # read at each end of a file: a whole image of Pascal VOC, both ends of one of Cityscapes
+END_BYTES = 2**16  # read at each end of a file: all of a Pascal VOC image, not all of a Cityscapes image
 CHUNK_BYTES = 2**20
 
 
@@ -23,12 +23,12 @@ def new_run() -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hexadecimal digest of a file's size, first and last 64 KiB."""
+    """Hexadecimal digest of a file's size and its first and last 64 KiB."""
     status = path.stat()
     return _digest_at(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-@lru_cache(maxsize=2**20)  # a comparison asks for the same files for each of its trials
+@lru_cache(maxsize=2**20)  # the trials of a comparison need the same files
 def _digest_at(path: Path, size: int, *_) -> str:
     with path.open("rb") as file:
         digest = hashlib.blake2b(f"{size}:".encode() + file.read(END_BYTES), digest_size=16)
@@ -39,7 +39,7 @@ def _digest_at(path: Path, size: int, *_) -> str:
 
 
 def snapshot_digest(path: str | Path) -> str:
-    """Hexadecimal sha256 of a whole file: that of a snapshot, to tie scores to it."""
+    """Hexadecimal SHA-256 of a snapshot file, stored with its scores."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -48,9 +48,9 @@ def snapshot_digest(path: str | Path) -> str:
 
 
 def samples_digest(samples: Sequence[Sample], labels: bool = True) -> str:
-    """Hexadecimal digest of samples in their order: names, and content of images and, with `labels`, of labels.
+    """Hexadecimal digest of samples in order: names, and contents of images and, with `labels`, of labels.
 
-    A missing file counts as missing: its reader reports the error.
+    A missing file is no error here: its reader reports it.
     """
     digest = hashlib.blake2b(digest_size=16)
     for sample, contents in ahead(partial(_contents, labels=labels), samples):
@@ -64,11 +64,11 @@ def _contents(sample: Sample, labels: bool) -> str:
 
 
 def data_identity(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:
-    """Describe the lists that a run learns from, as the first process reads them.
+    """Describe the training lists of a run, as the first process reads them.
 
     Returns:
-        for each list its path, number of images, `sha256` of its sorted lines (None for a folder), by which published
-        partitions are known, and digests of `names` and of `content`, the files, in the list's order.
+        for each list its `path`, number of `images`, `sha256` of its sorted lines (None for a folder), which identifies
+        published partitions, and digests of `names` and of `content` (the files), in the order of the list.
     """
 
     def described(name: str, path: str, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def data_identity(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:
 
 
 def learned_lists(C: Settings, dataset: TrainSet) -> dict[str, tuple[str, Sequence[Sample]]]:
-    """Path and samples of the lists that a run learns from."""
+    """Path and samples of each training list of a run."""
     lists = {"labeled": (C.train_source, dataset.labeled)}
     if dataset.unlabeled is not None:
         lists["unlabeled"] = (C.unsup_source, dataset.unlabeled)
@@ -90,7 +90,7 @@ def learned_lists(C: Settings, dataset: TrainSet) -> dict[str, tuple[str, Sequen
 
 
 def changed_data(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> list[str]:
-    """One phrase for each list whose `names` or `content` differ now; lists that only one of both has do not count."""
+    """One phrase per list whose `names` or `content` (`what`) have changed; lists in only one of both do not count."""
     phrases = []
     for name, entry in now.items():
         old = before.get(name)

@@ -1,4 +1,4 @@
-"""Everything that relies on private names of PyTorch, each with the public way first or as the fallback."""
+"""All code that needs private names of PyTorch, with public names first or as the fallback where possible."""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ MATRIX_UNIT = "AMX"
 
 
 def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy each source into its target; in few kernels, as a network has hundreds of buffers."""
+    """Copy each source into its target, in few kernels, as a network has hundreds of buffers."""
     if hasattr(torch, "_foreach_copy_"):
         torch._foreach_copy_(targets, sources)
     else:
@@ -37,16 +37,16 @@ def multiply_all(tensors: Sequence[Tensor], factor: Tensor) -> None:
 
 
 def bfloat16_unit() -> str | None:
-    """Name of this CPU's unit for bfloat16 arithmetic, None without."""
+    """Name of this CPU's unit for bfloat16 arithmetic; None if it has none."""
     found = getattr(torch.cpu, "get_capabilities", dict)()
     names = {"amx_bf16": MATRIX_UNIT, "avx512_bf16": "AVX512-BF16"}
     return next((name for key, name in names.items() if found.get(key)), None)
 
 
 def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
-    """Let an optimizer step unless `skip` () bool. A fused one looks at the flag itself, so that nobody waits."""
+    """Let an optimizer step unless `skip` () bool. A fused one reads the flag on the device; the host does not wait."""
     if optimizer.defaults.get("fused"):
-        # The contract between GradScaler and fused optimizers.
+        # GradScaler passes the flag to fused optimizers in the same way.
         optimizer.grad_scale, optimizer.found_inf = None, skip.float()
         optimizer.step()
     elif not skip:
@@ -54,20 +54,20 @@ def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
 
 
 def compile_or_run_eagerly() -> None:
-    """If compiling fails, run the code as it is (PyTorch logs why), instead of raising."""
+    """If compilation fails, run the code without it instead of raising; PyTorch logs the reason."""
     torch._dynamo.config.suppress_errors = True
-    # The backward pass must be compiled with the forward pass for that.
+    # This works only if the backward pass is compiled together with the forward pass.
     torch._functorch.config.force_non_lazy_backward_lowering = True
 
 
 def abort_processes() -> None:
-    """End this process's part in the group without waiting for the others."""
+    """Leave the process group without waiting for the other processes."""
     abort = getattr(dist.group.WORLD, "abort", None) or dist.distributed_c10d._abort_process_group
     abort()
 
 
 class PeakCounter(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made in it: `peak`, the most that were alive at a time."""
+    """Count the bytes of tensors created in this mode; `peak` is the maximum alive at one time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class PeakCounter(TorchDispatchMode):
         return output
 
     def run(self, operation: Any, args: tuple, kwargs: dict) -> Any:
-        """The output of an operation; of those that look at values, which tensors without memory lack, a stand-in."""
+        """Output of an operation, or a placeholder if it reads values, which tensors without memory do not have."""
         if operation is torch.ops.aten.bincount.default:
             return torch.zeros(args[2], dtype=torch.int64)
         if operation is torch.ops.aten._local_scalar_dense.default:
@@ -102,6 +102,6 @@ class PeakCounter(TorchDispatchMode):
 
 @contextmanager
 def counted_without_memory() -> Iterator[PeakCounter]:
-    """Tensors that are made within have shapes but neither values nor memory; gives the counter of their bytes."""
+    """Context whose new tensors have shapes but no values and no memory; yields the counter of their bytes."""
     with FakeTensorMode(allow_non_fake_inputs=True), PeakCounter() as counter:
         yield counter

@@ -1,6 +1,6 @@
-"""Several processes on one machine, started again when one of them is killed.
+"""Run several processes on one machine, and start them again if one is killed.
 
-PyTorch's own launcher kills the processes 30 seconds after it has passed a signal on: too early for a slow disk.
+PyTorch's own launcher kills the processes 30 seconds after it forwards a signal: too early for a slow disk.
 """
 
 import math
@@ -16,25 +16,25 @@ from furnace.utils.stopping import SAVING, STOPPING, heeded, ignore_saving
 CONTINUE = ("-c", "auto")
 OVERWRITE = "--overwrite"
 SAVED = tuple(SIGNAL_BASE + signum for signum in STOPPING)
-ECHO_SECONDS = 0.5  # launchers signal a process and its group: what comes so soon after is the same request
+ECHO_SECONDS = 0.5  # launchers signal a process and its group: a signal so soon after the first repeats it
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 60  # for the other processes when one has failed: they may wait for it forever
+GRACE_SECONDS = 60  # for the other processes after one has failed: they may wait for it forever
 LAST_SECONDS = 5  # after a second signal
 HOST = "127.0.0.1"
 
 
 def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
-    """Run `command`, a Python script with arguments, in `count` processes that find each other; returns their status.
+    """Run `command`, a Python script with arguments, in `count` connected processes; return their status.
 
-    If one of them is killed, all are started again with `-c auto`, up to `restarts` times; an error of the
-    program itself would only be repeated. A signal is passed on, and the processes get the time that they need.
+    If one is killed, all are started again with `-c auto`, up to `restarts` times; not after an error of the program,
+    which would only be repeated. Signals are forwarded, and the processes get the time that they need.
 
     Raises:
-        Stopped: a signal came, and not all processes have answered it with an end of their own.
-        UserError: they were killed once more than that.
+        Stopped: a signal came, and not all processes ended by themselves.
+        UserError: a process was killed after the last restart.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    hint = "; -c auto goes on from the last save" if restarts else ""
+    hint = "; -c auto continues from the last save" if restarts else ""
     for attempt in range(restarts + 1):
         words = [*(word for word in command if word != OVERWRITE), *CONTINUE] if attempt else command
         processes = Processes(count, words)
@@ -52,37 +52,37 @@ def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
         if attempt < restarts:
             print(f"{ended}; starting again from the last save", file=sys.stderr)
     times = f", after {restarts} restarts" if restarts else ""
-    raise UserError(f"{ended}{times}; a SIGKILL mostly means that memory ran out: see dmesg, lower C.num_workers{hint}")
+    raise UserError(f"{ended}{times}; SIGKILL usually means that memory ran out: see dmesg, lower C.num_workers{hint}")
 
 
 class Processes:
-    """Processes of one command that find each other as those of torchrun do.
+    """Processes of one command, connected as by torchrun.
 
     Attributes:
-        received: signals that came to this process meanwhile, other than the one that only asks to save.
-        failed: number of the process that was the first to end by an error or a signal of others, None if none did.
+        received: signals that this process received, without the one that only asks to save.
+        failed: number of the first process that ended by an error or by a signal from elsewhere, None if none did.
     """
 
     def __init__(self, count: int, command: list[str]):
         self.count, self.command = count, [sys.executable, *command]
         self.processes: list[subprocess.Popen] = []
         self.received: list[int] = []
-        self.pending: list[int] = []  # signals to be passed on
+        self.pending: list[int] = []  # signals to forward
         self.failed: int | None = None
-        self.first, self.deadline = math.inf, math.inf  # times of the first signal and of the end of patience
+        self.first, self.deadline = math.inf, math.inf  # times of the first signal and of the kill
 
     def run(self) -> list[int]:
-        """Start all and wait for them; returns their statuses, negative if a signal has ended them."""
+        """Start all processes and wait for them; return their statuses, negative if a signal ended them."""
         from torch.distributed import TCPStore
 
-        # No process has to find a free port: the store is here.
+        # The store is in this process, so that none has to find a free port.
         store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         common = {"MASTER_ADDR": HOST, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         common |= {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(self.count)}
         passed_on = (*heeded(), signal.SIGQUIT, SAVING)
         previous = {signum: signal.signal(signum, self._note) for signum in passed_on}
         try:
-            ignore_saving()  # as the processes do then, too, until they have something to save
+            ignore_saving()  # the processes inherit this, until they have something to save
             for number in map(str, range(self.count)):
                 environment = {**os.environ, **common, "RANK": number, "LOCAL_RANK": number}
                 self.processes.append(subprocess.Popen(self.command, env=environment))
@@ -104,7 +104,7 @@ class Processes:
             self.received.append(signum)
 
     def _look_after(self, statuses: list[int | None]) -> None:
-        """Pass signals on; when a process has failed or a second signal has come, end those that do not end."""
+        """Forward signals; after a failed process or a second signal, kill the processes that do not end in time."""
         now = time.monotonic()
         while self.pending:
             signum = self.pending.pop(0)
@@ -125,4 +125,4 @@ class Processes:
 
     def _send(self, signum: int) -> None:
         for process in self.processes:
-            process.send_signal(signum)  # to those that have not ended
+            process.send_signal(signum)  # does nothing if the process has ended

@@ -23,32 +23,32 @@ from furnace.utils.settings import Settings
 
 @dataclass(frozen=True)
 class StepOutput:
-    """Output of one step: `scalars` () by name, of which "loss" is the total, and the `teaching` of its last part."""
+    """Output of one step: `scalars` () by name ("loss" is the total), and the `teaching` of the last part."""
 
     scalars: dict[str, Tensor]
     teaching: Teaching = field(default_factory=Teaching)
 
 
 class Learner:
-    """The networks with an optimizer for each that is trained, and the learning-rate policy.
+    """The networks, one optimizer per trained network, and the learning-rate policy.
 
     Args:
         network: on its device.
-        method: gives the losses.
+        method: computes the losses.
         total_iterations: of the whole run, for the learning-rate policy.
-        lr, lr_power: of that policy.
-        optimizer: name and arguments of `build_optimizer`, besides the learning rate.
+        lr, lr_power: arguments of this policy.
+        optimizer: name and arguments for `build_optimizer`, without the learning rate.
         amp: "bf16", "fp16" (with loss scaling) or "off".
-        accumulate: parts into which a batch is cut; their gradients are averaged.
+        accumulate: number of parts into which a batch is split; their gradients are averaged.
         checkpoint: recompute the encoders' blocks in the backward pass, to save memory.
-        compiled: run the networks through torch.compile.
-        graphs: and that as CUDA graphs.
-        freeze: after an iteration that is not finite nothing changes any more; otherwise it alone is skipped.
+        compiled: compile the networks with torch.compile.
+        graphs: use CUDA graphs, if `compiled`.
+        freeze: nothing changes after an iteration that is not finite; otherwise only this iteration is skipped.
 
     Raises:
-        UserError: `checkpoint`, and an encoder has no blocks that repeat.
+        UserError: `checkpoint` is set, and an encoder has no repeated blocks.
 
-    `guard` says which iterations were not finite; `intact` whether the state is that between two iterations.
+    `guard` reports the iterations that were not finite; `intact` is False during an update of the networks.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Learner:
                 branch.requires_grad_(False)
         self.scale = LossScale(self.device, amp == "fp16")
         self.guard, self.intact = Guard(network, whole_batch(), freeze), True
-        # BatchNorm statistics of each process are its own; all go on from their means, which is what is saved.
+        # Each process has its own BatchNorm statistics; all continue with their means, which are saved, too.
         self.apart = world_size() > 1 and not any(isinstance(m, nn.SyncBatchNorm) for m in network.modules())
         if checkpoint:
             for number in method.trained:
@@ -94,22 +94,22 @@ class Learner:
         """Update the networks on a normalised batch, with the learning rate of `iteration`.
 
         Returns:
-            scalars as means over the batch's parts; the teaching, for pictures, is that of the last part.
+            scalars as means over the batch's parts, and the teaching of the last part, for pictures.
         """
         self.network.train()
         self.method.before_step(iteration / self.total_iterations)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         if self.graphs:
-            # From here the graphs may overwrite what they gave in the last step, of which nothing is needed any more;
-            # without this mark they would do so at every pass, to the logits of the teacher's first, too.
+            # From here the graphs may overwrite their outputs of the last step, which are not needed any more. Without
+            # this mark every pass would overwrite those of the pass before, such as the first logits of a teacher.
             torch.compiler.cudagraph_mark_step_begin()
 
         before = self.guard.remember()
         try:
             output, overflow, bad = self._gradients(batch, iteration)
         except Exception:
-            # The forward passes have touched the BatchNorm statistics: without them the state is fit to be saved.
+            # The forward passes changed the BatchNorm statistics: with this undone, the state can be saved.
             self.guard.undo(before)
             raise
 
@@ -127,19 +127,19 @@ class Learner:
         return output
 
     def _gradients(self, batch: TrainBatch, iteration: int) -> tuple[StepOutput, Tensor, Tensor]:
-        """Give every parameter its gradient; returns the output, and if the scale was too large or the step is bad."""
+        """Compute all gradients; return the output, and two flags () bool: too large loss scale, and bad step."""
         outputs = [self._backward(part) for part in batch.split(self.accumulate)]
         gradients = [p.grad for optimizer in self.optimizers for p in parameters(optimizer) if p.grad is not None]
         average_in_place(gradients)
         self.scale.unscale(gradients)
-        # BatchNorm of several processes differs, and so do their losses: `judge` asks all of them.
+        # BatchNorm and losses differ between processes: `judge` combines all of them.
         not_finite = ~torch.isfinite(get_total_norm(gradients))
         overflow = self.scale.excuses(not_finite)
         output = average(outputs)
         return output, overflow, self.guard.judge(iteration, output.scalars, not_finite & ~overflow)
 
     def _backward(self, part: TrainBatch) -> StepOutput:
-        """Add the gradients of each loss of a part as it comes, so that one graph lives at a time."""
+        """Add the gradients of a part's losses, one loss after another, so that only one graph exists at a time."""
         losses, scalars, total = self.method.losses(self.network, part), {}, 0
         while True:
             try:
@@ -158,14 +158,14 @@ class Learner:
 
 
 def average(outputs: list[StepOutput]) -> StepOutput:
-    """The last of the outputs of a batch's equal parts, with the means of all of them as scalars."""
+    """Output of a batch from those of its equal parts: means of the scalars, and the teaching of the last part."""
     names = outputs[0].scalars
     means = {name: torch.stack([output.scalars[name].detach() for output in outputs]).mean() for name in names}
     return StepOutput(means, outputs[-1].teaching)
 
 
 def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
-    """The learner that the settings describe, for a network on its device; `options` replace what they say."""
+    """The learner that the settings describe, for a network on its device; `options` override its arguments."""
     device = next(network.parameters()).device
     described = {
         "total_iterations": C.nepochs * C.niters_per_epoch,

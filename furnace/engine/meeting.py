@@ -1,7 +1,7 @@
-"""Let the processes of a run meet in a store that may remember earlier attempts.
+"""Connect the processes of a run through a store that may contain entries of earlier attempts.
 
-After a fault torchrun starts the processes of all machines again over the same store. It tells each of them how often
-its own machine began again, which is another number on a machine whose processes were not at fault.
+After a fault torchrun restarts the processes of all machines with the same store. It tells each process the number of
+restarts of its own machine, which differs on machines whose processes did not fail.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from torch.distributed import Store
 
 from furnace.utils.errors import UserError
 
-PATIENCE_SECONDS = 600  # for a process that does not come: its machine may still be reading its libraries
+PATIENCE_SECONDS = 600  # for a missing process: its machine may still be loading libraries
 POLL_SECONDS = 0.05
 
 
@@ -21,12 +21,12 @@ def meet(store: Store, number: int, count: int, restarts: int) -> tuple[str, int
     """Wait for the other processes; return a name that only these processes share, and the number of restarts.
 
     Args:
-        store: that all see.
-        number, count: which of how many processes this one is.
-        restarts: those that this process knows of.
+        store: shared by all processes.
+        number, count: rank of this process, and number of processes.
+        restarts: number of restarts known to this process.
 
     Raises:
-        UserError: processes have not come.
+        UserError: a process did not join within `PATIENCE_SECONDS`.
     """
     own = f"{restarts} {uuid.uuid4().hex}"
     store.set(f"present {number}", own)
@@ -35,19 +35,19 @@ def meet(store: Store, number: int, count: int, restarts: int) -> tuple[str, int
         if number == 0:
             _call_roll(store, count)
         roll = _read_roll(store)
-        # An older roll may name processes that are gone: it is never answered by all.
+        # An older roll may name processes that have ended: not all of its processes will answer.
         if number < len(roll) and roll[number] == own:
             name = _name(roll)
             store.set(f"{name} {number}", "")
             if store.check([f"{name} complete"]):
                 return name, int(store.get(f"{name} complete"))
         if time.monotonic() > end:
-            raise UserError(f"process {_missing(store, count)} of {count} has not come; see its machine's output")
+            raise UserError(f"process {_missing(store, count)} of {count} did not join; see the output on its machine")
         time.sleep(POLL_SECONDS)
 
 
 def _call_roll(store: Store, count: int) -> None:
-    """As the first process, name those that are present, until all of them have answered."""
+    """In the first process, list the processes that are present; mark the list as complete once all have answered."""
     keys = [f"present {number}" for number in range(count)]
     if not store.check(keys):
         return

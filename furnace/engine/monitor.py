@@ -31,11 +31,11 @@ logger = logging.getLogger("furnace")
 
 
 class LogFile(logging.FileHandler):
-    """A text log that costs one warning on the terminal where it can't be written, not a traceback for each line."""
+    """A text log that prints one warning on the terminal if it can't be written, not a traceback per line."""
 
     def __init__(self, path: Path):
         super().__init__(path, encoding="utf-8")
-        self.best_effort = BestEffort(logger.warning)  # which by then fails here again, but reaches the terminal
+        self.best_effort = BestEffort(logger.warning)  # the warning fails here, too, but reaches the terminal
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -80,20 +80,20 @@ def open_log(folder: str | Path, kind: str, console: Console) -> Path:
 
 
 class Monitor:
-    """Shows training as it goes; waits for the device only when a record is due.
+    """Show and record the progress of training; wait for the device only when a record is due.
 
     Args:
-        folder: TensorBoard records go to its sub-folder `tb`, the same figures to its `figures.jsonl`.
-        total, start: iterations of the whole run, and where this one begins.
+        folder: receives TensorBoard records in `tb`, and the same metrics in `figures.jsonl`.
+        total, start: number of iterations of the whole run, and the first iteration from now.
         niters_per_epoch: for the epoch in the bar.
         record_iter, display_iter: iterations between TensorBoard records and between lines of the text log.
-        console: where the bar is drawn.
+        console: for the progress bar.
         whole: averages the metrics over the processes; only the first shows and writes them.
-        run: name of the run, which the figures carry.
-        tracker: gets TensorBoard's records, too.
-        opening: text of the bar until the first iteration is done; by default that of all.
+        run: name of the run, stored with the metrics.
+        tracker: receives TensorBoard's records, too.
+        opening: text of the bar until the first iteration is done; by default the epoch, as later.
 
-    A context manager; within it, draw the batches through `timed`, and call `record` after every iteration.
+    Use it as a context manager: take the batches from `timed`, and call `record` after every iteration.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class Monitor:
         self.niters_per_epoch, self.total = niters_per_epoch, total
         self.record_iter, self.display_iter = record_iter, display_iter
         self.bar = ProgressBar(opening or f"epoch {start // niters_per_epoch}", total, console, start, unit="it")
-        # What a killed run had recorded beyond its last save is done again: TensorBoard then shows the new records.
+        # A killed run repeats the iterations after its last save: TensorBoard then shows the new records.
         self.best_effort = BestEffort(logger.warning)
         tb = Path(folder) / "tb"
         writer = tensorboard_writer(tb, self.best_effort, write_to_disk=self.first, purge_step=start or None)
         self.writer = Writers([writer, tracker]) if tracker else writer
         self.metrics_file = Path(folder) / TRAINING_METRICS
-        self.sums: dict[str, Tensor] = {}  # of the finite values, and how many they are
+        self.sums: dict[str, Tensor] = {}  # (2,): sum of the finite values, and their number
         self.count = 0
         self.waited = 0.0
         self.since = time.perf_counter()
@@ -139,7 +139,7 @@ class Monitor:
         self.writer.close()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, the time spent waiting for them being noted."""
+        """Yield the batches, and measure the time spent waiting for them."""
         iterator = iter(batches)
         while True:
             begin = time.perf_counter()
@@ -151,7 +151,7 @@ class Monitor:
             yield batch
 
     def record(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
-        """Take in the scalars () of an iteration, on whatever device they are; means leave out what is not finite."""
+        """Add the scalars () of an iteration, on any device; the means ignore values that are not finite."""
         for name, value in scalars.items():
             pair = torch.stack([exact(value).nan_to_num(0, 0, 0), exact(torch.isfinite(value))])
             self.sums[name] = self.sums.get(name, 0) + pair
@@ -190,7 +190,7 @@ class Monitor:
 
 
 def peak_memory() -> int:
-    """Bytes that this process has held at most: of the GPU if it uses one, else of main memory."""
+    """Peak memory of this process in bytes: GPU memory if it uses a GPU, else main memory."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Mixed precision: what "auto" means on a device, and the switches and loss scale that go with it."""
+"""Mixed precision: the meaning of "auto" on each device, PyTorch's switches, and the loss scale."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -10,14 +10,14 @@ from furnace.engine.internals import MATRIX_UNIT, bfloat16_unit, multiply_all
 from furnace.utils.wording import counted
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
-FIRST_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # as PyTorch's GradScaler
+FIRST_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # as in PyTorch's GradScaler
 
 
 def choose_amp(setting: str, device: torch.device, network: nn.Module) -> tuple[str, str]:
-    """`C.amp` with "auto" decided, and the reason, "" if there was nothing to decide.
+    """`C.amp` with "auto" replaced by the choice, and the reason for it; "" without "auto".
 
-    On a CPU bfloat16 gains only with matrix or dot-product units for it; matrix units are no use to depthwise
-    convolutions, dot-product units are.
+    On a CPU bfloat16 is faster only with matrix or dot-product units for it; matrix units do not speed up depthwise
+    convolutions, dot-product units do.
     """
     if setting != "auto":
         return setting, ""
@@ -34,24 +34,24 @@ def choose_amp(setting: str, device: torch.device, network: nn.Module) -> tuple[
 
 
 def has_depthwise(network: nn.Module) -> bool:
-    """True if convolutions of the network work on each channel alone."""
+    """True if the network has depthwise convolutions."""
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     return any(layer.groups == layer.in_channels > 1 for layer in convolutions)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The layout in which convolutions are fastest: channels last, but for Metal, which is made for the other one."""
+    """The fastest layout for convolutions: channels last, but contiguous on Metal, which is optimised for it."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:
-    """The context for forward passes; `amp` is "bf16", "fp16" or "off"."""
-    # Without its cache of weights: a teacher's pass, which keeps no graph, would fill it for the student's.
+    """The autocast context for forward passes; `amp` is "bf16", "fp16" or "off"."""
+    # No cache of weights: a teacher's pass, which keeps no graph, would fill it, and the student's would use it.
     return torch.autocast(device.type, AMP_DTYPES[amp], enabled=amp != "off", cache_enabled=False)
 
 
 def set_precision(amp: str) -> None:
-    """For this process: fast convolution algorithms, and TF32 where float32 remains, unless `amp` is "off"."""
+    """Use fast convolution algorithms in this process and, unless `amp` is "off", TF32 for the remaining float32."""
     fast = amp != "off"
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = fast
@@ -59,7 +59,7 @@ def set_precision(amp: str) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """ "cuda:0 (NVIDIA H100)", or "cpu (2 threads)"."""
+    """Name of a device, such as "cuda:0 (NVIDIA H100)" or "cpu (2 threads)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type != "cpu":
@@ -68,9 +68,9 @@ def device_name(device: torch.device) -> str:
 
 
 class LossScale:
-    """Dynamic scale of the loss for float16, with the rules of PyTorch's GradScaler; without `enabled` it is 1.
+    """Dynamic scale of the loss for float16, with the rules of PyTorch's GradScaler; 1 unless `enabled`.
 
-    Unlike GradScaler's, its state is part of what a bad iteration must not change, and all of it stays on the device.
+    Unlike GradScaler's, its state does not change in a bad iteration, and all of it stays on the device.
     """
 
     def __init__(self, device: torch.device, enabled: bool):
@@ -88,7 +88,7 @@ class LossScale:
             multiply_all(gradients, 1 / self.scale)
 
     def excuses(self, not_finite: Tensor) -> Tensor:
-        """True () if gradients are `not_finite` (), bool, only because of a scale that can become smaller."""
+        """True () if gradients are `not_finite` () bool, and the scale, the likely cause, can still become smaller."""
         return not_finite & (self.scale > 1)
 
     def update(self, overflow: Tensor, frozen: Tensor) -> None:
@@ -102,10 +102,10 @@ class LossScale:
         self.good_steps = torch.where(frozen, self.good_steps, torch.where(grows, 0, good))
 
     def state_dict(self) -> dict[str, float]:
-        """Waits for the device; empty if not enabled."""
+        """The state as numbers, empty unless enabled; waits for the device."""
         return {"scale": self.scale.item(), "good_steps": self.good_steps.item()} if self.enabled else {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take over a state, or that of a GradScaler. Raises KeyError, TypeError or ValueError if it is neither."""
+        """Load a state of this class or of a GradScaler. Raises KeyError, TypeError or ValueError for others."""
         self.scale.fill_(float(state["scale"]))
         self.good_steps.fill_(float(state.get("good_steps", state.get("_growth_tracker", 0))))

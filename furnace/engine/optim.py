@@ -1,4 +1,4 @@
-"""Optimizers by name, the groups of their parameters, and the poly learning-rate policy."""
+"""Optimizers by name, parameter groups, and the poly learning-rate policy."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from furnace.utils.names import Registry
 
 ENCODER = "backbone"  # name of the encoder in a branch
-# Functions (parameter groups, lr, momentum, fused) that give an optimizer. Groups bring their `weight_decay`.
+# Functions (parameter groups, lr, momentum, fused) that return an optimizer. Groups contain `weight_decay`.
 OPTIMIZERS: Registry[Callable[[list[dict], float, float, bool], Optimizer]] = Registry("optimizer")
 
 
@@ -18,7 +18,7 @@ def sgd(groups: list[dict], lr: float, momentum: float, fused: bool) -> Optimize
     """Stochastic gradient descent with momentum, as published."""
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
     if momentum:
-        # PyTorch's initial state, made early: a skipped first step would leave a fused kernel's state undefined.
+        # PyTorch's initial state, created early: a skipped first step would leave a fused kernel's state undefined.
         for parameter in parameters(optimizer):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -55,8 +55,8 @@ def build_optimizer(
 def parameter_groups(branch: nn.Module, weight_decay: float, lr_backbone: float = 1.0) -> list[dict]:
     """Four groups: the encoder's parameters and the rest, each first with and then without weight decay.
 
-    Joined, the groups with decay have the order of the module, and so have those without: snapshots with other groups
-    rely on it.
+    The joined groups with weight decay have the parameter order of the module, and so do those without: this allows to
+    load snapshots with other groups.
     """
     groups = []
     encoder = branch.get_submodule(ENCODER) if hasattr(branch, ENCODER) else nn.Module()
@@ -71,9 +71,9 @@ def parameter_groups(branch: nn.Module, weight_decay: float, lr_backbone: float 
 
 
 def tell_decay(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Every parameter, and whether weight decay applies: to weights of two or more dimensions, without embeddings.
+    """Yield each parameter, and True if weight decay applies: for weights of at least two dimensions, not embeddings.
 
-    Norms and biases have one dimension; tokens, positions and scales are parameters of other names than "weight".
+    Norms and biases have one dimension; tokens, positions and scales are parameters with names other than "weight".
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -87,7 +87,7 @@ def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the rate of every group: `lr` times its factor."""
+    """Set the learning rate of every group to `lr` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
 

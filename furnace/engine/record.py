@@ -1,4 +1,4 @@
-"""The table of a run's recipe, and the files in which a run records what it used and measured."""
+"""The start-up table of a run, and the files with its settings, versions and metrics."""
 
 import json
 import math
@@ -25,20 +25,20 @@ from furnace.utils.places import CHECKOUT
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table
 
-TRAINING_METRICS = "figures.jsonl"  # of training, one JSON object per line
-TRUTH = "truth.jsonl"  # of pseudo labels against withheld labels, likewise
-RESULTS = "results.json"  # of evaluations
-REPORT = "report.html"  # of all these
+TRAINING_METRICS = "figures.jsonl"  # metrics of training, one JSON object per line
+TRUTH = "truth.jsonl"  # pseudo labels compared with withheld labels, one JSON object per line
+RESULTS = "results.json"  # scores of evaluations
+REPORT = "report.html"  # report on all of these
 RECORD = "run.json"
-GIT_SECONDS = 10  # on a slow disk the commit is not worth more
+GIT_SECONDS = 10  # time limit: the commit is not worth a longer wait on a slow disk
 PRECISIONS = {"bf16": "bfloat16 autocast", "fp16": "float16 autocast, scaled loss", "off": "float32"}
 
 
 def append_metrics(path: Path, metrics: dict[str, float], run: str) -> None:
-    """Add a record of a run to a file; what is not finite becomes null.
+    """Append a record of a run to a file; values that are not finite become null.
 
     Raises:
-        OSError: the file is left as it was.
+        OSError: the record can't be written; the file is unchanged.
     """
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     line = json.dumps(finite | {"run": run})
@@ -46,11 +46,11 @@ def append_metrics(path: Path, metrics: dict[str, float], run: str) -> None:
 
 
 def read_metrics(path: Path, run: str | None = None) -> list[dict[str, float | None]]:
-    """The records of a run by their "iteration"; what it did again when continued replaces what was there.
+    """The records of a run, sorted by "iteration"; later records of the same iteration replace earlier ones.
 
-    Records of older versions name no run, and count; without `run` all do.
+    Records without a run, from older versions, are included; without `run` all records are.
 
-    Broken lines are left out: a killed run may leave half of one.
+    Broken lines are ignored: a killed run may leave half a line.
     """
     found = {}
     try:
@@ -68,10 +68,10 @@ def read_metrics(path: Path, run: str | None = None) -> list[dict[str, float | N
 
 
 def write_record(C: Settings, identity: dict[str, Any], device: torch.device, continues: bool) -> Path:
-    """Write what the run used, settings, lists and versions, beside its snapshots.
+    """Write settings, lists and versions of a run beside its snapshots; return the path.
 
-    A run that `continues` adds itself to `continuations` with the settings that are others now; what the record says
-    of the beginning stays.
+    A run that `continues` adds an entry with its changed settings to `continuations`; the record of the first start
+    stays.
     """
     path = Path(C.snapshot_dir) / RECORD
     record = begun(C, identity, device)
@@ -88,7 +88,7 @@ def write_record(C: Settings, identity: dict[str, Any], device: torch.device, co
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a run beside its snapshots; empty for snapshots from elsewhere."""
+    """The record of a run; empty if the file is missing or is not a record."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -113,7 +113,7 @@ def begun(C: Settings, identity: dict[str, Any], device: torch.device) -> dict[s
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of Python and of the libraries that affect the results."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -124,7 +124,7 @@ def versions() -> dict[str, str]:
 
 
 def commit(checkout: Path = CHECKOUT) -> str | None:
-    """The commit of the code, with "-dirty" if files differ from it; None outside of a checkout or without git."""
+    """The commit of the code, with "-dirty" if files differ from it; None outside a checkout or without git."""
     if not (checkout / ".git").exists():
         return None
     words = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -135,14 +135,14 @@ def commit(checkout: Path = CHECKOUT) -> str | None:
 
 
 def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch.device, start_iteration: int) -> Table:
-    """The start-up table."""
+    """The start-up table of a run."""
     table = Table(title=f"{C.this_dir}: {C.method} on {C.dataset_name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
     for name, (path, samples) in learned_lists(C, dataset).items():
         table.add_row(name, f"{len(samples)} images, {path}")
     total = C.nepochs * C.niters_per_epoch
-    table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in all")
+    table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in total")
     if start_iteration:
         table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
     streams = 0 if dataset.unlabeled is None else 2 if dataset.masks else 1
@@ -177,7 +177,7 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
 
 
 def describe_division(C: Settings, device: torch.device, processes: int) -> list[str]:
-    """Lines about a batch that is divided among devices or in time; none if it is not."""
+    """Lines about a batch that is split among devices or into parts; empty if it is not split."""
     if processes == C.accumulate == 1:
         return []
     together = C.sync_bn and device.type == "cuda"
@@ -185,8 +185,8 @@ def describe_division(C: Settings, device: torch.device, processes: int) -> list
     parts = f", in {C.accumulate} parts of {images}" if C.accumulate > 1 else ""
     lines = [f"{C.batch_size // processes} images per device{parts}"]
     seen = images * (processes if together else 1)
-    apart = "; its running statistics are their means" if processes > 1 and not together else ""
+    apart = "; running statistics are averaged over processes" if processes > 1 and not together else ""
     lines.append(f"BatchNorm sees {seen} of {C.batch_size} images at a time{apart}")
     if C.accumulate > 1:
-        lines.append(f"agreement, OHEM and normalisers are those of {images * processes} images")
+        lines.append(f"agreement, OHEM and normalisers use {images * processes} images")
     return lines

@@ -1,4 +1,4 @@
-"""Signals end the current iteration instead of the process, in all processes of a run together, or make it save."""
+"""Signals stop a run after the current iteration, in all processes together, or make it save."""
 
 import os
 import signal
@@ -23,9 +23,9 @@ from furnace.utils.stopping import SAVING, heeded
 from furnace.utils.terminal import leave_lost_terminal
 
 POLL_SECONDS = 0.5
-TOLD_SECONDS = 45  # without a batch, after which the log says so
-BATCH_SECONDS = 10  # for the next batch, once a signal has come: launchers and schedulers kill after 30
-STUCK_SECONDS = 120  # for the iteration, once a signal has come, or three times the longest before
+TOLD_SECONDS = 45  # without a batch, before the log reports it
+BATCH_SECONDS = 10  # for the next batch after a signal: launchers and schedulers kill after 30
+STUCK_SECONDS = 120  # for the iteration after a signal, or three times the longest one so far
 Batch = TypeVar("Batch")
 
 
@@ -36,13 +36,14 @@ class LoaderHangs(Exception):
 class StopSignals:
     """Context in which a first signal asks to stop and a second one ends the process at once; SIGUSR1 asks to save.
 
-    A thread hears the signals, so that they end the process whatever its main thread is stuck in: a collective, a disk.
-    The end of the launcher that started this process is one, too: nobody would look after the process any more.
+    A thread receives the signals, so that they end the process even if its main thread is stuck in a collective or a
+    disk access. The end of the launcher that started this process counts as a signal, as no launcher remains to
+    supervise the process.
 
-    A context manager for the main thread.
+    Use it as a context manager in the main thread.
 
     Args:
-        reading: says what the loaders read, for the line about a batch that does not come.
+        reading: returns the files that the loaders read, for the warning about a missing batch.
     """
 
     def __init__(self, reading: Callable[[], str] = str):
@@ -50,12 +51,12 @@ class StopSignals:
         self.parent = os.getppid() if launched() else None
         self.received, self.since = 0, 0.0
         self.save_asked = self.answered = self.over = False
-        self.waits_since: float | None = None  # for a batch
+        self.waits_since: float | None = None  # start time of the wait for a batch
         self.told = False
-        self.asked_at, self.longest = time.monotonic(), 0.0  # of the iterations
+        self.asked_at, self.longest = time.monotonic(), 0.0  # last call of `requested`, longest iteration
         self.torch_handler: Callable | None = None
         self.child_ended = False
-        # NCCL can't reduce on the CPU, and on the GPU asking would mean waiting for it.
+        # NCCL can't reduce on the CPU, and a reduction on the GPU would make the host wait.
         shared_by_nccl = world_size() > 1 and dist.get_backend() != "gloo"
         self.group = dist.new_group(backend="gloo") if shared_by_nccl else None
 
@@ -63,7 +64,7 @@ class StopSignals:
         self.heeded = heeded()
         self.ear, self.bell = socket.socketpair()
         self.bell.setblocking(False)
-        # Python writes a byte for each signal that has a handler, whatever the main thread does.
+        # Python writes a byte for each signal with a handler, even while the main thread is busy.
         self.previous_bell = signal.set_wakeup_fd(self.bell.fileno(), warn_on_full_buffer=False)
         handlers = {**dict.fromkeys((*self.heeded, SAVING), _leave_to_thread), signal.SIGALRM: self._give_up}
         self.previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
@@ -73,7 +74,7 @@ class StopSignals:
         self.answered = True
         if self.torch_handler:
             signal.signal(signal.SIGCHLD, self.torch_handler)
-        # After a signal the process is about to end: a second one still ends it at once.
+        # After a signal the process will end soon: a second signal must still end it at once.
         if not self.received:
             for signum, handler in self.previous.items():
                 signal.signal(signum, handler)
@@ -82,10 +83,10 @@ class StopSignals:
             self.bell.close()
 
     def watch(self) -> None:
-        """Begin to hear the signals; once PyTorch's loader has started its workers, which are forked without threads.
+        """Start the thread for signals, after PyTorch's loader has forked its workers (forks must precede threads).
 
-        Take over from the loader to say when a worker has died: it raises wherever the program happens to be, in the
-        middle of an update or a save; here `requested` does.
+        Replace the loader's handler for dead workers: it raises anywhere in the program, even during an update or a
+        save. Instead, `requested` raises.
         """
         handler = signal.getsignal(signal.SIGCHLD)
         if callable(handler):
@@ -94,10 +95,10 @@ class StopSignals:
         Thread(target=self._hear, daemon=True).start()
 
     def awaited(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches.
+        """Yield the batches.
 
         Raises:
-            LoaderHangs: a signal to stop came, and no batch after it.
+            LoaderHangs: no batch came after a signal to stop.
         """
         iterator = iter(batches)
         while True:
@@ -111,7 +112,7 @@ class StopSignals:
             yield batch
 
     def requested(self) -> int:
-        """The signal that any process of the run has received, 0 for none. All processes must ask together.
+        """The signal that any process of the run has received, 0 for none. All processes must call this together.
 
         Raises:
             RuntimeError: a loader's worker has died.
@@ -154,12 +155,12 @@ class StopSignals:
         now = time.monotonic()
         if signum == SAVING:
             self.save_asked = True
-            say(f"{signal.Signals(signum).name}: saving after this iteration, then going on")
+            say(f"{signal.Signals(signum).name}: saving after this iteration, then continuing")
         elif signum in self.heeded and not self.received:
             self.received, self.since = signum, now
             if signum == signal.SIGHUP:
                 leave_lost_terminal()
-            say(f"{signal.Signals(signum).name}: ending this iteration and saving; once more to stop at once")
+            say(f"{signal.Signals(signum).name}: ending this iteration and saving; send it again to stop at once")
         elif signum in self.heeded and now - self.since > ECHO_SECONDS:
             stop_at_once(signum)
 
@@ -180,25 +181,27 @@ class StopSignals:
     def _look_after_iteration(self) -> None:
         waits = time.monotonic() - self.since if self.received and not self.answered else 0
         if waits > max(STUCK_SECONDS, 3 * self.longest):
-            say(f"the iteration does not end {waits:.0f} s after the signal")
+            say(f"the iteration has not ended {waits:.0f} s after the signal")
             stop_at_once(self.received)
 
 
 def _leave_to_thread(*_) -> None:
-    """Answer a signal in the main thread, which has nothing to do: the byte that Python has written is enough."""
+    """Do nothing in the main thread: Python has written a byte for the thread that receives signals."""
 
 
 def stop_at_once(signum: int) -> None:
     """End the process at once."""
-    say("stopped at once; -c auto goes on from the last save")
-    for worker in active_children():  # one that hangs would stay
+    say("stopped at once; -c auto continues from the last save")
+    for worker in active_children():  # a worker that hangs would stay alive
         worker.kill()
     os._exit(SIGNAL_BASE + signum)
 
 
 def say(text: str, every: bool = False) -> None:
-    """Write a line to the terminal beside the log, which may be in the middle of another one; of the first process, or
-    of `every` one."""
+    """Write a line to the terminal in the first process, or in `every` process.
+
+    It bypasses the log, which may be in the middle of another line.
+    """
     if rank() == 0 or every:
         with suppress(OSError):  # no reader is left
             os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())

@@ -12,11 +12,11 @@ from furnace.utils.files import replacing, unfinished
 from furnace.utils.weights import SUFFIXES
 
 LAST = "epoch-last.pth"
-AUTOSAVE = "autosave.pth"  # may be of any iteration; there is only the latest
+AUTOSAVE = "autosave.pth"  # of any iteration; only the latest is kept
 
 
 def list_epochs(folder: str | Path) -> dict[int, Path]:
-    """The snapshots `epoch-N.pth` of a folder by epoch, in order."""
+    """The snapshots `epoch-N.pth` of a folder, by epoch in ascending order."""
     found = {}
     for path in Path(folder).glob("epoch-*.pth"):
         if match := re.fullmatch(r"epoch-(\d{1,9})\.pth", path.name):
@@ -25,16 +25,16 @@ def list_epochs(folder: str | Path) -> dict[int, Path]:
 
 
 def list_snapshots(folder: str | Path) -> list[Path]:
-    """Every snapshot that a run can be continued from, the latest saved first.
+    """Every snapshot from which a run can be continued, the latest save first.
 
-    The latest need not be the furthest: a run may have gone back to an earlier epoch. Of files with the same time,
-    from coarse clocks or copies, the furthest comes first.
+    The latest save may have fewer iterations: a run may have gone back to an earlier epoch. Files with the same time,
+    from coarse clocks or copies, are sorted by progress.
     """
     folder = Path(folder)
     named = [path for path in (folder / AUTOSAVE, folder / LAST) if path.is_file()]
     epochs = list(reversed(list_epochs(folder).values()))
     found = {path: path.stat() for path in [*epochs, *named]}
-    # Hard links are one file: which of its names comes first does not matter.
+    # Hard links are one file: the order of its names does not matter.
     files = {(status.st_mtime_ns, status.st_ino) for status in found.values()}
     sharing = Counter(time for time, _ in files)
 
@@ -46,7 +46,7 @@ def list_snapshots(folder: str | Path) -> list[Path]:
 
 
 def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
-    """The latest snapshot that can be continued from, and the faults of those after it; None without any.
+    """The latest undamaged snapshot, and the faults of later ones; None if there is no snapshot.
 
     Raises:
         UserError: there are snapshots, but all are damaged.
@@ -76,11 +76,11 @@ def copy_as_last(path: Path) -> None:
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Remove all but the `keep` epochs that were saved last, 0 for none; returns what was removed.
+    """Remove all epochs but the `keep` that were saved last (0: keep all); return the removed files.
 
-    Of epochs with the same time on the disk, the later ones stay.
+    Among files with the same time, later epochs stay.
     """
-    epochs = sorted(list_epochs(folder).values(), key=lambda path: path.stat().st_mtime_ns)  # keeps the order of equals
+    epochs = sorted(list_epochs(folder).values(), key=lambda path: path.stat().st_mtime_ns)  # stable for equal times
     surplus = epochs[: len(epochs) - keep] if keep else []
     for path in surplus:
         path.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def prune(folder: str | Path, keep: int) -> list[Path]:
 
 
 def clear(folder: str | Path) -> int:
-    """Remove the snapshots of an earlier run, and what a killed one left; returns how many snapshots there were."""
+    """Remove the snapshots of an earlier run, and unfinished files; return the number of snapshots."""
     saves = list_snapshots(folder)
     for path in saves:
         path.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def clear(folder: str | Path) -> int:
 
 
 def sweep(folder: str | Path) -> None:
-    """Remove the unfinished file that a run killed while saving has left."""
+    """Remove the unfinished file of a run that was killed while saving."""
     for path in unfinished(Path(folder), ".pth"):
         path.unlink(missing_ok=True)
 
@@ -106,7 +106,7 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
     """The snapshots that `-e` names: PATH.pth, EPOCH, FIRST-LAST, FIRST- or "last".
 
     Raises:
-        UserError: not of that form, or nothing matches; the message lists the snapshots that exist.
+        UserError: the text has another form, or nothing matches; the message lists the existing snapshots.
     """
     which = which.strip()
     if which.endswith(SUFFIXES) or os.sep in which:
@@ -125,7 +125,7 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
     first = int(match[1])
     last = int(match[3]) if match[3] else (max(available, default=first) if match[2] else first)
     if first > last:
-        raise UserError(f"-e {which}: runs backwards; {have}")
+        raise UserError(f"-e {which}: the range is reversed; {have}")
     chosen = [path for epoch, path in available.items() if first <= epoch <= last]
     if not chosen:
         raise UserError(f"-e {which}: no such snapshot; {have}")
@@ -133,7 +133,7 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
 
 
 def find_snapshot(which: str, folder: str | Path, what: str) -> Path:
-    """The one snapshot that `-e` names, as `what` takes no more; raises UserError for several, too."""
+    """The snapshot that `-e` names; raises UserError for several, too, as `what` takes only one."""
     found = find_snapshots(which, folder)
     if len(found) > 1:
         raise UserError(f"-e {which}: names {len(found)} snapshots; {what} takes one, such as -e last")

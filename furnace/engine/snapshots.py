@@ -15,7 +15,7 @@ from furnace.utils.weights import find_state_dict, load_file, strip_prefix
 
 OPTIMIZERS = ("optimizer_1", "optimizer_2")
 ARCHITECTURE = ("num_classes", "backbone", "decoder", "head_channels", "method", "teacher")
-OF_NETWORK = r"branch\d+\."  # begin of all names of tensors
+OF_NETWORK = r"branch\d+\."  # start of all tensor names
 SHOWN = 80  # characters of a setting in a message
 
 
@@ -26,14 +26,14 @@ class Snapshot:
     Args:
         model: the network's state.
         optimizers: the optimizers' states.
-        epoch: the last epoch that was finished, -1 before the first one's end.
-        iteration: iterations done since the run's begin; None if the file doesn't say.
+        epoch: the last finished epoch, -1 if none is finished.
+        iteration: iterations done since the start of the run; None if the file does not have it.
         settings: of the run; empty in files of the published code.
-        scaler: state of the loss scale of C.amp = "fp16"; empty without.
+        scaler: state of the loss scale for C.amp = "fp16"; otherwise empty.
         skipped: iterations skipped so far because their loss was not finite.
         classes: "names" and "palette" of the data set; empty in older files.
-        identity: "run", the name of the run, "data", the lists that it learned from, and "versions"; likewise.
-        note: on how the weights of a file of another program were found; "" for ours.
+        identity: "run" (name of the run), "data" (its training lists) and "versions"; empty in older files.
+        note: how the weights were found, for files of other programs; "" for ours.
     """
 
     model: dict[str, Tensor]
@@ -49,15 +49,15 @@ class Snapshot:
 
 
 def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
-    """True if a snapshot is due after `epoch` (from 0): every `snapshot_iter` past the first sixth, and at the end."""
+    """True if a snapshot is due after `epoch` (from 0): every `snapshot_iter` after the first sixth, and at the end."""
     return epoch == nepochs - 1 or (epoch > nepochs // 6 and epoch % snapshot_iter == 0)
 
 
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot with the keys of the published code and, beside them, what an exact continuation needs.
+    """Write a snapshot with the keys of the published code and with all values for an exact continuation.
 
     Raises:
-        UserError: the disk is full or the folder can't be written; what was there stays.
+        UserError: the disk is full or the folder can't be written; an existing file stays as it is.
     """
     content = {
         "model": snapshot.model,
@@ -85,7 +85,7 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 
 def tensors_in(content: object) -> Iterator[Tensor]:
-    """All tensors within nested containers."""
+    """Yield all tensors in nested containers."""
     if isinstance(content, Tensor):
         yield content
     elif isinstance(content, dict | list | tuple):
@@ -123,7 +123,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
         model,
         [content[key] for key in OPTIMIZERS if key in content],
         content.get("epoch", -1),
-        iteration if settings else None,  # the published code counts iterations from the epoch's begin
+        iteration if settings else None,  # the published code counts iterations within the epoch
         settings,
         content.get("scaler", {}),
         content.get("skipped", 0),
@@ -134,26 +134,26 @@ def load_snapshot(path: str | Path) -> Snapshot:
 
 
 def read_progress(path: Path) -> tuple[int, int]:
-    """Epoch and iteration of a snapshot, tensors stay on the disk; -1 if a damaged or foreign file has none."""
+    """Epoch and iteration of a snapshot, without reading its tensors; -1 and -1 if the file has none or is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return int(content["epoch"]), int(content["iteration"])
-    except Exception:  # from a damaged file the unpickler raises nearly anything
+    except Exception:  # the unpickler raises nearly anything for a damaged file
         return -1, -1
 
 
 def load_network(
     network: nn.Module, snapshot: Snapshot, path: str | Path, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Fill `network` from a snapshot; names and shapes must all match.
+    """Load the weights of a snapshot into `network`; all names and shapes must match.
 
     Args:
-        network: the one to fill.
-        snapshot, path: what was loaded, and from where.
-        settings: those that `network` was built by, for the message.
+        network: receives the weights.
+        snapshot, path: the snapshot and its path.
+        settings: the settings of `network`, for the message.
 
     Raises:
-        UserError: naming the first difference, and the settings that differ if the snapshot tells them.
+        UserError: there are differences; the message has the first one, and the settings that differ, if known.
     """
     own = network.state_dict()
     missing = [name for name in own if name not in snapshot.model]
@@ -171,11 +171,11 @@ def load_network(
 
 
 def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """The settings of the architecture in which a snapshot differs from a run, as far as both are known."""
+    """Text about the architecture settings that differ between a snapshot and a run, as far as both are known."""
     hints = []
     for key in (key for key in ARCHITECTURE if key in theirs):
         their, our = repr(theirs[key])[:SHOWN], repr(ours[key])[:SHOWN] if key in ours else None
-        if their != our:  # as text: a file may hold anything under these names
+        if their != our:  # compared as text: a file may contain any value
             hints.append(f"C.{key} = {their}" + (f", here {our}" if our else ""))
     return "; ".join(hints) or "other settings: check C.num_classes and C.backbone"
 
@@ -183,7 +183,7 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 def check_weights(model: Mapping[str, Tensor], path: str | Path, advice: str) -> None:
     """Raise UserError, with advice, if a weight is not finite."""
     for name, tensor in model.items():
-        known = tensor.float() if tensor.itemsize == 1 else tensor  # PyTorch can't judge all 8-bit numbers
+        known = tensor.float() if tensor.itemsize == 1 else tensor  # `isfinite` does not support all 8-bit dtypes
         if not torch.isfinite(known).all():
             raise UserError(f"{path}: {name} holds values that are not finite; {advice}")
 

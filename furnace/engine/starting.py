@@ -1,4 +1,4 @@
-"""Choose the snapshot that a run begins from, in the first process, and check it before anything changes."""
+"""Choose the snapshot from which a run starts, in the first process, and check it before any file changes."""
 
 import time
 from pathlib import Path
@@ -19,18 +19,18 @@ from furnace.utils.wording import counted
 
 AUTO = "auto"
 LATE_SECONDS, LATE_TRIES = 90, 10  # network disks may show a new file a minute later
-COUNTS = ("batch_size", "niters_per_epoch")  # what an iteration and an epoch are
+COUNTS = ("batch_size", "niters_per_epoch")  # they define an iteration and an epoch
 
 
 def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Found | None, bool, list[str]]:
-    """The snapshot to continue from, if any; whether it is in the run's own folder; what there is to say about it.
+    """The snapshot to continue from or None, True if it is in the run's own folder, and notes about it.
 
     Args:
-        C: says where snapshots lie.
+        C: settings with the folder of snapshots.
         resume, overwrite: as for `Trainer`.
 
     Raises:
-        UserError: there is no such snapshot, it is of another run, or snapshots of another run would be overwritten.
+        UserError: the snapshot is missing or belongs to another run, or snapshots of a run would be overwritten.
     """
     folder = C.snapshot_dir
     if not (resume or overwrite or restarts()):
@@ -48,12 +48,12 @@ def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Foun
 def choose_together(
     C: Settings, resume: str | None, overwrite: bool, device: torch.device
 ) -> tuple[Found | None, bool, list[str]]:
-    """`choose_start` of the first process, for all; wait for a folder that shows it the latest save late.
+    """`choose_start` in the first process, for all processes; wait if its folder shows the latest save late.
 
-    The other machines need not see the first one's folder. But after a restart another machine may be the first.
+    The other machines do not need the first one's folder. But after a restart another machine may be the first.
 
     Raises:
-        UserError: as `choose_start`; or another process sees a later save than the first one.
+        UserError: as in `choose_start`, or another process sees a later save than the first one.
     """
     for attempt in range(LATE_TRIES):
         if attempt:
@@ -67,20 +67,20 @@ def choose_together(
             break
     else:
         raise UserError(
-            f"{C.snapshot_dir}: process {seen.index(max(seen))} sees a save of iteration {max(seen)} there, the first "
-            "process none so late; let all machines share this folder, or let the first one be the one that has it"
+            f"{C.snapshot_dir}: process {seen.index(max(seen))} sees a save of iteration {max(seen)} there, but the "
+            "first process does not; let all machines share this folder, or make the machine that has it the first one"
         )
     return found, own, notes
 
 
 def latest_iteration(folder: str) -> int:
-    """Iteration of the latest save in a folder, -1 if there is none that can be read."""
+    """Iteration of the latest save in a folder; -1 if there is none, or if it can't be read."""
     saves = list_snapshots(folder)
     return read_progress(saves[0])[1] if saves else -1
 
 
 def check_unused(folder: str) -> None:
-    """Raise UserError if a folder holds a run's snapshots."""
+    """Raise UserError if a folder contains snapshots of a run."""
     if present := list_snapshots(folder):
         raise UserError(
             f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "
@@ -89,15 +89,15 @@ def check_unused(folder: str) -> None:
 
 
 def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
-    """The snapshot to continue from, None for a run from its start, and what there is to say about the choice.
+    """The snapshot to continue from, None for a run from its start, and notes about the choice.
 
     Args:
-        resume: a path, "auto" or None. After a restart by torchrun it is "auto", unless the processes ended before
-            they had made the folder theirs.
-        folder: where "auto" looks.
+        resume: a path, "auto" or None. After a restart by torchrun it becomes "auto", unless the processes ended
+            before they had prepared the folder.
+        folder: the folder in which "auto" searches.
 
     Raises:
-        UserError: there is no such file, or no sound one.
+        UserError: the file is missing or damaged, or "auto" finds only damaged ones.
     """
     pending = Path(folder) / PENDING
     if restarts() and not pending.exists():
@@ -114,26 +114,26 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
         return (snapshot, resume), [snapshot.note] if snapshot.note else []
     newest = newest_sound(folder)
     if newest is None:
-        return None, [f"-c auto: nothing to continue in {folder}; the run begins"]
+        return None, [f"-c auto: nothing to continue in {folder}; the run starts from the beginning"]
     path, snapshot, faults = newest
     notes = [f"-c auto: {fault}" for fault in faults]
-    return (snapshot, str(path)), [*notes, f"-c auto: continues {path}"]
+    return (snapshot, str(path)), [*notes, f"-c auto: continues from {path}"]
 
 
 def check_run(snapshot: Snapshot, path: str, folder: str | Path) -> None:
-    """Raise UserError if a snapshot that lies in a run's folder is another run's, by the record in that folder."""
+    """Raise UserError if a snapshot in a run's folder belongs to another run than the folder's record."""
     own, known = snapshot.identity.get("run"), read_record(Path(folder) / RECORD).get("run")
     if own and known and own != known:
         raise UserError(
-            f"{path}: is of another run than {Path(folder) / RECORD}; move it away, or continue it in a folder of its "
-            f"own (-c {path} -o log_dir=...)"
+            f"{path}: belongs to another run than {Path(folder) / RECORD}; move it away, or continue it in another "
+            f"folder (-c {path} -o log_dir=...)"
         )
 
 
 def check_counts(snapshot: Snapshot, path: str, C: Settings) -> None:
-    """Raise UserError if iterations or epochs of a run's own snapshot are not those of the settings.
+    """Raise UserError if batch size or epoch length of a run's own snapshot differ from the settings.
 
-    Names of snapshots, records, scores and the order of images all go by them: half a run of each would tell nothing.
+    Snapshot names, records, scores and the order of images depend on them: a run with two definitions means nothing.
     """
     own = {key: getattr(C, key) for key in COUNTS}
     changed = {key: str(snapshot.settings.get(key, own[key]))[:SHOWN] for key in COUNTS}
@@ -142,22 +142,22 @@ def check_counts(snapshot: Snapshot, path: str, C: Settings) -> None:
         what = " and ".join(f"C.{key} = {value} (now {own[key]})" for key, value in changed.items())
         same = " ".join(f"-o {key}={value}" for key, value in changed.items())
         raise UserError(
-            f"{path}: was made with {what}, in which its run counts; continue with the same ({same}), or, counted in "
-            f"epochs, in a folder of its own (-c {path} -o log_dir=...)"
+            f"{path}: was made with {what}; continue with the same values ({same}), or, converted to the new "
+            f"epochs, in another folder (-c {path} -o log_dir=...)"
         )
 
 
 def check_data(snapshot: Snapshot, path: str, data: dict[str, Any], resume: str | None, notes: list[str]) -> None:
-    """Compare the lists that a snapshot learned from with those of now; other files under the same names are a note.
+    """Compare the training lists of a snapshot with the current ones; if only files have changed, add a note.
 
     Raises:
-        UserError: the lists differ, and the snapshot was not named on the command line, which makes that a note, too.
+        UserError: the lists differ. If the snapshot was named on the command line, this adds a note instead.
     """
     before = snapshot.identity.get("data", {})
     if changed := changed_data(before, data, "names"):
-        text = f"{path}: learned from other lists: {'; '.join(changed)}"
+        text = f"{path}: was trained on other lists: {'; '.join(changed)}"
         if resume != path:
-            raise UserError(f"{text}; give it the same lists, or go on with these deliberately: -c {path}")
+            raise UserError(f"{text}; use the same lists, or accept the new ones with -c {path}")
         notes.append(text)
     elif changed := changed_data(before, data, "content"):
         notes.append(f"{path}: files have changed since: {'; '.join(changed)}")

@@ -1,4 +1,4 @@
-"""Traces of a run beside its snapshots: removed with a run that is replaced, set apart when a run goes back."""
+"""Files of a run beside its snapshots: removed if the run is replaced, moved if the run goes back."""
 
 import json
 import re
@@ -17,8 +17,10 @@ ABANDONED = "abandoned"
 
 
 def clear_traces(log_dir: str | Path) -> None:
-    """Remove results, report, records and pictures of an earlier run; its text logs and folders of wandb stay,
-    their names tell the time."""
+    """Remove results, report, records and pictures of an earlier run.
+
+    Its text logs and folders of wandb stay: their names contain the time.
+    """
     folder = Path(log_dir)
     with explained(folder):
         for name in (RESULTS, REPORT, *LINES):
@@ -28,9 +30,9 @@ def clear_traces(log_dir: str | Path) -> None:
 
 
 def set_apart(C: Settings, iteration: int) -> Path | None:
-    """Move what the run has left after `iteration` into a new folder `abandoned-ITERATION`: it goes on from there anew.
+    """Move the files of a run after `iteration`, from which it continues, into a new folder `abandoned-ITERATION`.
 
-    TensorBoard's records stay: the writer of the new ones hides them.
+    TensorBoard's records stay: the writer of the new records hides them.
 
     Returns:
         the folder, or None if there was nothing to move.
@@ -73,7 +75,7 @@ def strips_from(folder: Path, iteration: int) -> list[Path]:
 
 
 def move_lines(source: Path, target: Path, iteration: int) -> None:
-    """Move the records of iterations from `iteration` on to another file."""
+    """Move the records from `iteration` on to another file."""
     if not source.is_file():
         return
     lines = source.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -92,7 +94,7 @@ def number_of(line: str) -> int:
 
 
 def move_results(source: Path, target: Path, snapshots: Path, epochs: float) -> None:
-    """Move the scores of the folder's snapshots after so many `epochs` to another file."""
+    """Move the scores of this folder's snapshots after `epochs` epochs to another file."""
     try:
         entries = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError):

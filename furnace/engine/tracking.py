@@ -1,4 +1,4 @@
-"""Weights & Biases, https://wandb.ai: gets TensorBoard's records, too, if `C.wandb` names a project."""
+"""Weights & Biases, https://wandb.ai: receives TensorBoard's records, too, if `C.wandb` names a project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from furnace.utils.settings import Settings
 
 
 def check_wandb(C: Settings) -> None:
-    """Raise UserError if `C.wandb` names a project and the package is missing. It is not imported."""
+    """Raise UserError if `C.wandb` names a project and the package is missing (checked without import)."""
     if C.wandb is not None and find_spec("wandb") is None:
         raise UserError(
             f"C.wandb = {C.wandb}: the package wandb is not installed; run 'pip install wandb', or set C.wandb = None"
@@ -24,23 +24,23 @@ def check_wandb(C: Settings) -> None:
 
 
 def begin_tracking(C: Settings, run: str, warn: Callable[[str], None]) -> WandbWriter | None:
-    """The writer of a run in the first process if `C.wandb` asks for one; arguments and errors are the writer's."""
+    """The writer of a run in the first process if `C.wandb` is set, else None; arguments as for `WandbWriter`."""
     return None if C.wandb is None or rank() > 0 else WandbWriter(C, run, warn)
 
 
 class WandbWriter:
-    """A writer with TensorBoard's methods that logs what comes of one iteration as one record.
+    """A writer with TensorBoard's methods that logs the values of one iteration as one record.
 
-    A continued run keeps its name, `run`, and thus goes on in its place. The environment variables of wandb count:
+    A continued run keeps its name `run`, so that wandb continues its record. The environment variables of wandb apply:
     WANDB_MODE=offline keeps the records in the log folder, and `wandb sync` uploads them later.
 
     Args:
         C: checked settings; `wandb` names the project.
         run: the run's name.
-        warn: takes one line about records that can't be logged; training goes on without them.
+        warn: called with one line if records can't be logged; training continues without them.
 
     Raises:
-        UserError: wandb can't begin, as without a login.
+        UserError: wandb can't start, as without a login.
     """
 
     def __init__(self, C: Settings, run: str, warn: Callable[[str], None]):
@@ -59,19 +59,19 @@ class WandbWriter:
                 resume="allow",
                 dir=C.log_dir,
                 config=C.model_dump(mode="json"),
-                settings=wandb.Settings(console="off", silent=True),  # the terminal is ours
+                settings=wandb.Settings(console="off", silent=True),  # only we write to the terminal
             )
         except wandb.Error as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"C.wandb = {C.wandb}: wandb can't begin ({reason}); run 'wandb login', or set WANDB_MODE=offline"
+                f"C.wandb = {C.wandb}: wandb can't start ({reason}); run 'wandb login', or set WANDB_MODE=offline"
             ) from error
-        # Not wandb's own count of records, which a continued run could not go back to.
+        # Replaces wandb's own step, which could not go back in a continued run.
         self.run.define_metric("*", step_metric="iteration")
 
     @property
     def place(self) -> str:
-        """Where the records are to be seen."""
+        """Folder or address of the records."""
         return f"{Path(self.run.dir).parent}, for wandb sync" if self.run.offline else str(self.run.url)
 
     def add_scalar(self, tag: str, value: float, iteration: int) -> None:
@@ -82,22 +82,22 @@ class WandbWriter:
         self._add(tag, self.wandb.Image(picture), iteration)
 
     def add_histogram_raw(self, tag: str, low: float, high: float, *sums: Any) -> None:
-        """Add a histogram of values from 0 on; `sums` as tensorboardX takes them."""
+        """Add a histogram of values from 0 on; `sums` as in tensorboardX."""
         *_, limits, counts, iteration = sums
         self._add(tag, self.wandb.Histogram(np_histogram=(counts, [0.0, *limits])), iteration)
 
     def flush(self) -> None:
-        """Log what has come of the last iteration. Training does not end for it."""
+        """Log the values of the last iteration; on failure, warn and stop logging."""
         if self.pending and self.run is not None:
             try:
                 self.run.log({**self.pending, "iteration": self.iteration})
             except (self.wandb.Error, OSError) as error:
-                self.warn(f"wandb: can't log ({str(error).splitlines()[0]}); the run goes on without it")
+                self.warn(f"wandb: can't log ({str(error).splitlines()[0]}); the run continues without it")
                 self.run = None
         self.pending = {}
 
     def close(self, failed: bool = False) -> None:
-        """Log what is left, and say whether the run failed; only the first call counts."""
+        """Log the remaining values and end the record, as failed or not; only the first call counts."""
         self.flush()
         if self.run is not None:
             self.run.finish(exit_code=int(failed))

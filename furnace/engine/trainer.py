@@ -1,4 +1,4 @@
-"""Training: data, step, log, snapshot, from settings to `epoch-last.pth`, through interruptions and faults."""
+"""Training: data, step, log, snapshot, with handling of interruptions and faults."""
 
 import hashlib
 import signal
@@ -44,13 +44,13 @@ from furnace.utils.wording import few
 
 
 class Trainer:
-    """Trains the experiment that `C` describes.
+    """Train the experiment that `C` describes.
 
     Args:
         C: checked settings.
-        device: where this process computes.
-        resume: snapshot to continue from, or "auto" for the latest in `C.snapshot_dir` that is sound, if any.
-        overwrite: start anew in a folder that already holds snapshots.
+        device: of this process.
+        resume: snapshot to continue from, or "auto" for the latest undamaged one in `C.snapshot_dir`, if any.
+        overwrite: start from the beginning in a folder with snapshots, and remove these.
         console: for the table and the progress bar.
 
     Raises:
@@ -92,14 +92,14 @@ class Trainer:
         self.learner = build_learner(C, self.network)
         self.identity["precision"] = self.learner.amp
         self.preparation = build_preparation(C, *views, method.students, device, memory_format(device))
-        # Iterations done, and of these the ones skipped for a loss that was not finite.
+        # Iterations done, and the number of them that were skipped because they were not finite.
         self.iteration, self.skipped = 0, 0
         if found:
             self.iteration, self.skipped = restore(self.learner, *found, C, self.notes, more=self.branched)
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
         self.skipped_images = SkippedImages()
-        # A CPU computes in step with us, so that a look at the losses costs nothing; on a GPU each look waits.
+        # On a CPU reading the losses costs nothing; on a GPU each read waits for the device.
         self.check_iter = 1 if device.type == "cpu" else C.record_info_iter
 
     def fit(self) -> None:
@@ -107,8 +107,8 @@ class Trainer:
 
         Raises:
             Stopped: a signal asked for it; the state is saved.
-            UserError: a fault; the state before it is saved where there is one fit to be saved. Or another run writes
-                into the same folders.
+            UserError: a fault; the state before it is saved, if it is sound. Or another run writes into the same
+                folders.
         """
         folders = (self.C.log_dir, self.C.snapshot_dir) if rank() == 0 else ()
         with locked(*folders, warn=self.notes.append):
@@ -116,11 +116,11 @@ class Trainer:
 
     def _fit(self) -> None:
         C = self.C
-        if self.iteration >= self.total:  # killed after its last save, or simply asked again
+        if self.iteration >= self.total:  # killed after its last save, or started again
             self._begin()
             self.saver.finish(self.iteration // C.niters_per_epoch - 1)
             return
-        tracker = begin_tracking(C, self.identity["run"], logger.warning)  # before an earlier run is removed
+        tracker = begin_tracking(C, self.identity["run"], logger.warning)  # may fail: before an earlier run is removed
         pin = self.device.type == "cuda"
         loader = build_train_loader(C, self.dataset, self.start_iteration, rank(), world_size(), pin)
         self._begin()
@@ -139,7 +139,7 @@ class Trainer:
         logger.info(f"done: {Path(C.snapshot_dir) / 'epoch-last.pth'}")
 
     def _begin(self) -> None:
-        """Log, table, record and the folder of snapshots."""
+        """Start the log, print notes and table, prepare the folder of snapshots, and write the record."""
         C = self.C
         if rank() > 0:
             return
@@ -148,12 +148,12 @@ class Trainer:
             logger.warning(note)
         self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
         if self.fresh and list_snapshots(C.snapshot_dir):
-            self.dataset[0, 0]  # an earlier run is not removed for one that can't read its images
+            self.dataset[0, 0]  # may fail: an earlier run is removed only if images can be read
         self.saver.begin(self.fresh, self.iteration if self.branched else None)
         write_record(C, self.identity, self.device, continues=not self.fresh)
 
     def _identify(self, found: Found | None, own: bool) -> dict[str, Any]:
-        """Which run this is, and what it learns from; a run that continues in its own folder stays the same one."""
+        """Name, training lists and versions of this run; a run that continues in its own folder keeps its name."""
         before = found[0].identity if found else {}
         known = before.get("run") or read_record(Path(self.C.snapshot_dir) / RECORD).get("run") if own else None
         identity = {"run": from_first(lambda: known or new_run()), "data": data_identity(self.C, self.dataset)}
@@ -162,14 +162,14 @@ class Trainer:
         return identity | {"versions": versions()}
 
     def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
-        """One iteration, and what is due after it."""
+        """Run one iteration, then record and save if due."""
         C, iteration = self.C, self.iteration
         output = self.learner.step(self.prepare(batch), iteration)
         self.skipped_images.note(batch.skipped)
         self.iteration += 1
         epoch, step = divmod(iteration, C.niters_per_epoch)
         is_due = step == C.niters_per_epoch - 1 and is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)
-        # Nothing is recorded or saved before it is known to be finite.
+        # Values are recorded and saved only after the check that they are finite.
         known = is_due or self.iteration % self.check_iter == 0 or self.iteration == self.total
         skipped = self._check_finite() if known else []
         if not skipped or self.check_iter > 1:
@@ -181,7 +181,7 @@ class Trainer:
             self.saver.try_state()
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
-        """The loader's batch of this iteration as the networks take it."""
+        """Prepare the loader's batch of this iteration for the networks."""
         first = rank() * self.C.batch_size // world_size()
         return self.preparation(batch, Draws(self.C.seed, self.iteration, first))
 
@@ -205,7 +205,7 @@ class Trainer:
         )
 
     def _answer(self, signum: int) -> None:
-        """Save, and end unless the signal only warns.
+        """Save; then stop, unless the signal only asks to save.
 
         Raises:
             Stopped: with the signal's status.
@@ -219,25 +219,25 @@ class Trainer:
         name = signal.Signals(signum).name
         raise Stopped(
             f"{name} after iteration {self.iteration} of {self.total}; saved {path}; the same command with -c auto "
-            "goes on from there",
+            "continues from there",
             SIGNAL_BASE + signum,
         )
 
     @contextmanager
     def _saved_after_faults(self, signals: StopSignals) -> Iterator[None]:
-        """Save what is sound when an exception ends the loop, and say what it means."""
+        """If an exception ends the loop, save the state if it is sound, and explain the exception."""
         try:
             yield
         except Stopped:
             raise
         except Exception as error:
-            signals.answered = True  # by the save that comes now, however long it takes
+            signals.answered = True  # by the save that starts now, which may take long
             self._rescue()
             if signals.received and not isinstance(error, UserError):
-                # The same signal has ended a loader or another process first.
+                # The same signal ended a loader or another process first.
                 status = SIGNAL_BASE + signals.received
                 raise Stopped(
-                    f"after iteration {self.iteration}; -c auto goes on from the last save", status
+                    f"after iteration {self.iteration}; -c auto continues from the last save", status
                 ) from error
             explained = explain(error, self.C, self.dataset, self.iteration, world_size())
             if explained is None:
@@ -245,25 +245,25 @@ class Trainer:
             raise explained from error
 
     def _rescue(self) -> None:
-        """Save after a fault if the networks are between two iterations, which they are unless an update was cut."""
+        """Save after a fault, unless it interrupted an update of the networks."""
         try:
             faults = self.learner.guard.check() if self.C.on_nan == "stop" else []
-            if faults:  # not known before this one came: since then the networks have not changed
+            if faults:  # not read before this fault; the networks have not changed since
                 self.iteration = faults[0].iteration
-            if self.learner.intact and self.iteration:  # before the first there is nothing to keep
+            if self.learner.intact and self.iteration:  # before the first iteration there is nothing to save
                 self.saver.try_state()
-            self.skipped_images.report(together=False)  # others may have ended
-        except RuntimeError as error:  # a GPU that has failed gives nothing away any more
+            self.skipped_images.report(together=False)  # other processes may have ended
+        except RuntimeError as error:  # nothing can be read from a failed GPU
             logger.warning(f"no autosave: {str(error).splitlines()[0]}")
 
     def _check_finite(self) -> list[Fault]:
-        """Ask for the iterations that were not finite, all processes together; returns those that were skipped.
+        """Check for iterations that were not finite, in all processes together; return those that were skipped.
 
-        On a GPU this happens when a record is due, some iterations late. That loses nothing: since the first bad
-        iteration the networks have not changed (see `Guard`), so that the state before it is what there is to save.
+        On a GPU this happens when a record is due, some iterations late. Nothing is lost: if `C.on_nan` is "stop", the
+        networks have not changed since the first bad iteration (see `Guard`), and the state before it is saved.
 
         Raises:
-            UserError: `C.on_nan` says stop, or there were too many to skip.
+            UserError: `C.on_nan` is "stop", or too many iterations were skipped.
         """
         C = self.C
         faults = self.learner.guard.check()
@@ -273,11 +273,11 @@ class Trainer:
                 self.learner.guard.thaw()
                 kept = f"the state before it is saved as {AUTOSAVE}; " if self.iteration else ""
                 raise UserError(
-                    f"{not_finite(fault, C, self.dataset)}; {kept}look at these files, then -c auto with "
+                    f"{not_finite(fault, C, self.dataset)}; {kept}check these files, then use -c auto with "
                     "-o on_nan=skip, a lower -o lr=... or -o amp=off"
                 )
             self.skipped += 1
-            if rank() == 0:  # it is the same in all
+            if rank() == 0:  # the same in all processes
                 logger.warning(f"skipped: {not_finite(fault, C, self.dataset)}")
             if self.skipped > C.max_nan_skips:
                 raise UserError(
@@ -304,10 +304,10 @@ class Trainer:
 
 
 def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
-    """A note if a class of the catalog is in no training label, as happens in small partitions.
+    """A note if a class of the catalog is in no training label, as is possible in small partitions.
 
     Raises:
-        UserError: a class of one's own data set is in none, unless `C.allow_absent_classes`.
+        UserError: a class of the user's own data set is in no label, unless `C.allow_absent_classes`.
     """
     if C.allow_absent_classes or not (absent := absent_classes(dataset.labeled, build_reader(C))):
         return []
@@ -319,12 +319,12 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
 
 
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:
-    """Raise UserError unless the batch falls into equal shares in which BatchNorm sees two images at least.
+    """Raise UserError unless the batch can be split into equal shares in which BatchNorm sees at least two images.
 
     Args:
-        C: says the batch, its parts, and whether BatchNorm is synchronised over the processes.
-        processes: of the run; by default those that there are.
-        device: of each; by default a GPU, as BatchNorm can't be synchronised on CPUs.
+        C: settings of the batch, its parts, and the synchronisation of BatchNorm over processes.
+        processes: number of processes of the run; by default the current number.
+        device: of each process; by default a GPU. BatchNorm can't be synchronised on CPUs.
     """
     processes = processes or world_size()
     together = C.sync_bn and (device is None or device.type == "cuda")
@@ -332,12 +332,12 @@ def check_shares(C: Settings, processes: int | None = None, device: torch.device
     if C.batch_size % shares or C.batch_size // shares < least:
         raise UserError(
             f"C.batch_size = {C.batch_size} must give {processes} process(es) x C.accumulate = {C.accumulate} equal "
-            f"shares, of {least} image(s) at least for BatchNorm; {least * shares} would do"
+            f"shares of at least {least} image(s) for BatchNorm, for example {least * shares}"
         )
 
 
 def check_lists(C: Settings, dataset: TrainSet, device: torch.device) -> None:
-    """Raise UserError unless all processes learn from the same lists, each machine having its own files."""
+    """Raise UserError unless all processes have the same training lists: each machine reads its own files."""
     names = [[sample.name for sample in samples] for _, samples in learned_lists(C, dataset).values()]
     own = int.from_bytes(hashlib.blake2b(repr(names).encode(), digest_size=7).digest(), "big")
     digests = whole_batch().gather(torch.tensor([own], device=device)).tolist()

@@ -1,4 +1,4 @@
-"""Begin a run with the weights of one snapshot, or of one for each branch: `C.warm_start`."""
+"""Start a run with the weights of one snapshot, or of one snapshot per branch: `C.warm_start`."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from furnace.utils.settings import Settings
 from furnace.utils.wording import few
 
 BRANCH = re.compile(r"branch(\d+)\.(.+)")
-CLASSIFIER = "classifier."  # of a branch; other classes than the snapshot's begin anew
+CLASSIFIER = "classifier."  # of a branch; it starts with random weights if the classes differ
 
 
 class Source(NamedTuple):
@@ -30,16 +30,16 @@ class Source(NamedTuple):
 
 
 class WarmStart:
-    """The weights of snapshots under the names of a method's networks; an average begins as its student.
+    """The weights of snapshots under the names of a method's networks; an average starts with its student's weights.
 
     Args:
-        given: path of a snapshot, or several, separated by commas, one for each network that is trained; more than
-            there are networks, so that methods of one and of two can be compared, are not read. A network begins with
-            the branch of its number in the only snapshot, or else with the first branch.
-        method: whose networks begin.
+        given: path of a snapshot, or several paths separated by commas, one per trained network. Further paths are not
+            read, so that methods with one and with two networks can be compared. With a single snapshot, a network
+            takes the branch of its number; if this is missing, or with several snapshots, the first branch.
+        method: the method of the networks.
 
-    `tensors` are those weights, `sources` where each branch begins. Raises UserError if a snapshot has no branch or a
-    weight that is not finite, or if their number does not fit the method.
+    `tensors` are the weights, `sources` the origin of each branch. Raises UserError if a snapshot has no branch or has
+    weights that are not finite, or if there are too few snapshots for the method.
     """
 
     def __init__(self, given: str, method: Method):
@@ -64,10 +64,10 @@ class WarmStart:
         }
 
     def fill(self, network: nn.Module, settings: Mapping[str, Any]) -> str:
-        """Fill a network; returns one line about what matched.
+        """Load the weights into a network; return one line about the tensors that match.
 
         Raises:
-            UserError: a tensor besides those of the classifier is in one of both alone, or of another shape there.
+            UserError: a tensor outside the classifiers is missing in the snapshot or network, or has another shape.
         """
         own = {name: value for name, value in network.state_dict().items() if BRANCH.fullmatch(name)}
         fitting = {name: self.tensors[name] for name in own if self._fits(name, own[name])}
@@ -84,7 +84,7 @@ class WarmStart:
             f"{branch} with {f'{source.path}, branch' if self.several else 'its branch'} {source.branch}"
             for branch, source in self.sources.items()
         )
-        rest = f"; {few(anew)} begin anew, as its classes are others" if anew else ""
+        rest = f"; {few(anew)} start with random weights, as the classes differ" if anew else ""
         return f"C.warm_start = {self.given}: {len(fitting)} of {len(own)} tensors; branch {pairs}{rest}"
 
     def _fits(self, name: str, tensor: Tensor) -> bool:
@@ -97,26 +97,26 @@ def snapshot_paths(given: str) -> list[str]:
 
 
 def branches(path: str, model: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The tensors of a snapshot by number of the branch and name within it. Raises UserError, as `WarmStart`."""
-    check_weights(model, path, "begin with another snapshot")
+    """The tensors of a snapshot, by branch number and name in the branch. Raises UserError as `WarmStart` does."""
+    check_weights(model, path, "start with another snapshot")
     parts: dict[int, dict[str, Tensor]] = {}
     for name, tensor in model.items():
         if match := BRANCH.fullmatch(name):
             parts.setdefault(int(match[1]), {})[match[2]] = tensor
     if not parts:
-        raise UserError(f"{path}: holds no branch1.*; C.warm_start takes a snapshot, encoders C.pretrained_model")
+        raise UserError(f"{path}: contains no branch1.*; C.warm_start takes snapshots, C.pretrained_model encoders")
     return parts
 
 
 def begin_network(
     C: Settings, method: Method, found: Found | None, notes: list[str]
 ) -> tuple[Network, dict[str, dict[str, str]]]:
-    """The network of a run, and what its identity says about a warm start; adds to `notes` what matched.
+    """The network of a run, and the entry of its identity about a warm start; adds to `notes` the tensors that match.
 
     Args:
         C: checked settings.
-        method: that of the settings.
-        found: the snapshot that the run continues, whose weights come later.
+        method: the method of the settings.
+        found: the snapshot that the run continues; its weights are loaded later.
     """
     if found:
         before = found[0].identity

@@ -67,7 +67,7 @@ def test_records_of_tensorboard_are_dropped_as_a_whole(tmp_path: Path, monkeypat
     file.close()
     assert file.path.read_bytes() == b"three"
     (line,) = said
-    assert line.startswith(f"{file.path}: can't be written (No such file or directory); the run goes on")
+    assert line.startswith(f"{file.path}: can't be written (No such file or directory); the run continues")
 
 
 def test_only_disk_errors_are_tolerated() -> None:

@@ -140,14 +140,14 @@ def test_momentum_gets_the_memory_format_of_its_parameter_and_is_zero_if_missing
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda state: state["param_groups"].append({"params": [7]}), "is of 1 parameters without weight decay"),
+        (lambda state: state["param_groups"].append({"params": [7]}), "has 1 parameters without weight decay"),
         (
             lambda state: state["param_groups"][0]["params"].pop(),
-            "is of 5 parameters with weight decay",
+            "has 5 parameters with weight decay",
         ),
         (lambda state: state.pop("state"), "has no groups of parameters"),
-        (lambda state: state["state"].update({0: 1}), "of parameter 0 can't be used"),
-        (lambda state: state["state"][0].update(momentum_buffer=torch.ones(2)), "of another shape than its parameter"),
+        (lambda state: state["state"].update({0: 1}), "for parameter 0 can't be used"),
+        (lambda state: state["state"][0].update(momentum_buffer=torch.ones(2)), "has another shape than its parameter"),
     ],
 )
 def test_an_optimizer_of_another_network_is_refused(change: Callable, message: str) -> None:

@@ -224,7 +224,7 @@ def test_a_class_that_replaces_the_others_is_named():
 def test_networks_that_became_equal_are_reported():
     same = torch.eye(7) * 1000
     (warning,) = watch(same, 0.001, EVEN, checks=2)
-    assert "one network" in warning
+    assert "the same network" in warning
     assert watch(same, 0.1, EVEN) == []
     assert watch(same + 1, 0.001, EVEN) == []
 
@@ -238,7 +238,7 @@ def test_warnings_name_branch_class_and_shares_after_ten_records(branch: int):
     said = [collapse.step(agreement, 0.0, shown) for _ in range(RECORDS_PER_CHECK)]
     assert said[:-1] == [[]] * (RECORDS_PER_CHECK - 1)
     assert said[-1] == [
-        f"branch {branch} takes 99.0 % of the pixels for triangle, which the labels show on 80 %; if it stays so, "
+        f"branch {branch} predicts triangle for 99.0 % of the pixels, the labels for 80 %; if this persists, "
         "lower lr or unsup_weight"
     ]
 

@@ -89,7 +89,7 @@ def test_a_snapshot_of_another_run_in_the_folder_is_named(make_trainer, tmp_path
     make_trainer(run="other", nepochs=3).fit()
     (tmp_path / "other/snapshot/epoch-2.pth").rename(tmp_path / "log/snapshot/epoch-2.pth")
     (tmp_path / "log/snapshot/epoch-2.pth").touch()
-    with pytest.raises(UserError, match=r"epoch-2.pth: is of another run than .*run.json"):
+    with pytest.raises(UserError, match=r"epoch-2.pth: belongs to another run than .*run.json"):
         make_trainer("auto", nepochs=5)
 
 
@@ -115,10 +115,10 @@ def test_other_lists_are_not_continued_by_mistake(make_trainer, change: str, tmp
     path = Path(first.C.train_source)
     lines = path.read_text().split()
     path.write_text("\n".join(lines[::-1] if change == "order" else [*lines, lines[0]]))
-    with pytest.raises(UserError, match=r"learned from other lists: labeled .*train_aug_labeled.*-c .*epoch-1.pth"):
+    with pytest.raises(UserError, match=r"was trained on other lists: labeled .*train_aug_labeled.*-c .*epoch-1.pth"):
         make_trainer("auto", nepochs=4)
     again = make_trainer(str(tmp_path / "log/snapshot/epoch-last.pth"), nepochs=4)
-    assert any("learned from other lists" in note for note in again.notes)
+    assert any("was trained on other lists" in note for note in again.notes)
 
 
 def test_a_changed_image_is_noted(make_trainer) -> None:

@@ -35,5 +35,5 @@ def test_missing_processes_are_named(monkeypatch: pytest.MonkeyPatch, comes: int
     monkeypatch.setattr(meeting, "PATIENCE_SECONDS", 0.2)
     store = HashStore()
     store.set(f"present {1 - comes}", "0 killed")  # from an interrupted attempt
-    with pytest.raises(UserError, match=f"^process {missing} of 2 has not come"):
+    with pytest.raises(UserError, match=f"^process {missing} of 2 did not join"):
         meet(store, comes, 2, 0)

@@ -158,7 +158,7 @@ def test_a_run_that_can_not_begin_removes_no_other_run(settings, package: StandI
     other.touch()
     package.fails["init"] = package.Error("no API key\nmore")
     trainer = Trainer(settings(), CPU, overwrite=True, console=Console(quiet=True))
-    with pytest.raises(UserError, match=r"can't begin \(no API key\); run 'wandb login', or set WANDB_MODE=offline"):
+    with pytest.raises(UserError, match=r"can't start \(no API key\); run 'wandb login', or set WANDB_MODE=offline"):
         trainer.fit()
     assert other.exists()
 
@@ -170,7 +170,7 @@ def test_logging_errors_do_not_end_the_run(settings, package: StandIn) -> None:
     for iteration in range(3):
         writer.add_scalar("a", 1.0, iteration)
     writer.close()
-    assert said == ["wandb: can't log (gone); the run goes on without it"] and not package.ended
+    assert said == ["wandb: can't log (gone); the run continues without it"] and not package.ended
 
 
 @pytest.mark.parametrize(("error", "status"), [(None, 0), (KeyError, 1), (UserError, 1)])

@@ -149,9 +149,9 @@ def test_earlier_snapshots_are_only_replaced_on_request(make_trainer) -> None:
         make_trainer()
     finished = make_trainer("auto")
     finished.fit()
-    assert "the run of 2 epochs is finished; for more of them -o nepochs=N" in log_of(finished)
+    assert "the run of 2 epochs is finished; to train longer, use -o nepochs=N" in log_of(finished)
     assert saves(finished) == ["epoch-1.pth", LAST]
-    with pytest.raises(UserError, match="the run of 2 epochs is finished; for more of them -o nepochs=N"):
+    with pytest.raises(UserError, match="the run of 2 epochs is finished; to train longer, use -o nepochs=N"):
         make_trainer(str(Path(finished.C.snapshot_dir) / LAST))
     trainer = make_trainer(overwrite=True, nepochs=1)
     results = Path(trainer.C.log_dir) / RESULTS
@@ -175,10 +175,10 @@ def test_a_run_does_not_continue_in_its_folder_with_other_epochs_or_batches(make
     resume = str(folder / resume) if resume != "auto" else resume
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pth")}
     changed = r"C\.niters_per_epoch = 2 \(now 1\)"
-    with pytest.raises(UserError, match=rf"made with {changed}, in .* \(-o niters_per_epoch=2\), or, .* -o log_dir="):
+    with pytest.raises(UserError, match=rf"made with {changed}; .* \(-o niters_per_epoch=2\), or, .* -o log_dir="):
         make_trainer(resume, nepochs=4, niters_per_epoch=1)
     changed = rf"C\.batch_size = 3 \(now 6\) and {changed}"
-    with pytest.raises(UserError, match=rf"made with {changed}, .* \(-o batch_size=3 -o niters_per_epoch=2\), or, "):
+    with pytest.raises(UserError, match=rf"made with {changed}; .* \(-o batch_size=3 -o niters_per_epoch=2\), or, "):
         make_trainer(resume, nepochs=4, niters_per_epoch=1, batch_size=6)
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pth")} == before
     assert make_trainer("auto", nepochs=3, niters_per_epoch=2).start_iteration == 4, "more epochs are the same run"
@@ -192,7 +192,7 @@ def test_a_run_from_another_folder_continues_counted_in_epochs(make_trainer, tmp
         str(Path(first.C.snapshot_dir) / LAST), nepochs=3, niters_per_epoch=1, batch_size=6, **elsewhere
     )
     assert trainer.start_iteration == 2
-    assert any("is of iteration 4; counted in epochs, that is 2 here" in note for note in trainer.notes)
+    assert any("its iteration 4 is iteration 2 here, at the same epoch" in note for note in trainer.notes)
     trainer.fit()
     assert saves(trainer) == ["epoch-2.pth", LAST]
     assert torch.load(Path(trainer.C.snapshot_dir) / LAST, weights_only=True)["iteration"] == 3
@@ -307,7 +307,7 @@ def test_a_save_that_the_first_machine_sees_late_is_waited_for(settings, two_mac
 
 def test_a_save_that_only_another_machine_sees_is_named(settings, two_machines) -> None:
     two_machines.first, two_machines.seen = [(None, False, []), -1] * starting.LATE_TRIES, [[-1, 6]] * 10
-    with pytest.raises(UserError, match=r"snapshot: process 1 sees a save of iteration 6 there, the first process"):
+    with pytest.raises(UserError, match=r"snapshot: process 1 sees a save of iteration 6 there, but the first process"):
         starting.choose_together(settings(), "auto", False, CPU)
 
 
@@ -541,7 +541,7 @@ def test_a_killed_loader_is_reported_with_its_file_and_the_state_is_saved(make_t
     with pytest.raises(UserError) as error:
         trainer.fit()
     how = "(is killed by signal: Killed|exited unexpectedly)"  # PyTorch notices it by a signal or by the missing answer
-    told = rf"a loader process \(\d+\) {how}; files being read by loaders: {bad}; if none is to blame"
+    told = rf"a loader process \(\d+\) {how}; files being read by loaders: {bad}; if none is the cause"
     assert re.match(told, str(error.value)), error.value
     assert "\n" not in str(error.value)
     assert make_trainer("auto", **changes).start_iteration == trainer.iteration
@@ -552,7 +552,7 @@ def test_no_file_is_blamed_if_loaders_were_reading_nothing(make_trainer) -> None
     trainer.dataset.watch(2)
     error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly. Rerunning with fewer workers may help.")
     said = str(explain(error, trainer.C, trainer.dataset, iteration=0, processes=1))
-    assert said.startswith("a loader process (7) exited unexpectedly; files being read by loaders: none; if none is to")
+    assert said.startswith("a loader process (7) exited unexpectedly; files being read by loaders: none; if none is")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -638,13 +638,13 @@ def test_the_start_up_table_shows_how_a_batch_is_divided(settings) -> None:
     assert describe_division(C, CPU, 1) == [
         "4 images per device, in 2 parts of 2",
         "BatchNorm sees 2 of 4 images at a time",
-        "agreement, OHEM and normalisers are those of 2 images",
+        "agreement, OHEM and normalisers use 2 images",
     ]
     C = settings(batch_size=4)
     assert describe_division(C, CPU, 1) == []
     assert describe_division(C, torch.device("cuda"), 2)[-1] == "BatchNorm sees 4 of 4 images at a time"
     C = settings(batch_size=4, sync_bn=False)
-    assert describe_division(C, torch.device("cuda"), 2)[-1].endswith("; its running statistics are their means")
+    assert describe_division(C, torch.device("cuda"), 2)[-1].endswith("statistics are averaged over processes")
 
 
 def test_the_loss_scale_of_the_autosave_is_that_before_the_bad_iteration(make_trainer) -> None:

@@ -84,7 +84,7 @@ def test_classifiers_of_other_classes_are_initialised_anew(settings, tmp_path) -
     network = build_network(C)
     before = {name: value.clone() for name, value in network.branch1.classifier.state_dict().items()}
     note = WarmStart(str(path), build_method(C)).fill(network, C.model_dump())
-    assert "begin anew, as its classes are others" in note
+    assert "start with random weights, as the classes differ" in note
     for name, value in network.state_dict().items():
         kept = before.get(name.removeprefix("branch1.classifier."))
         if kept is not None and kept.shape != weights[name].shape:
@@ -115,7 +115,7 @@ def test_unusable_weights_are_one_line_before_anything_is_written(settings, tmp_
     torch.save({"conv1.weight": torch.zeros(1)}, bare)
     for path, message in (
         (other, r"tensors do not fit, such as branch1\.backbone\.\S+; .*C\.backbone = 'resnet34', here 'resnet18'"),
-        (bare, "holds no branch1"),
+        (bare, "contains no branch1"),
         (tmp_path / "none.pth", "no such file"),
     ):
         with pytest.raises(UserError, match=message) as error:
