@@ -1,4 +1,4 @@
-"""All checks of an experiment's data, weights and resources; their results are findings with advice."""
+"""Check an experiment's data, weights and resources; the results are findings with advice."""
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ LABELED, UNLABELED, EVALUATION = "labelled", "unlabelled", "evaluation"
 # Advice for the faults of images and labels, by check.
 ADVICE = {
     DECODES: "copy these files again",
-    SIZES: "give the labels that belong to the images",
+    SIZES: "use the labels that belong to these images",
     VALUES: "",
     EMPTY: "all of their pixels are ignored; training learns nothing from them",
 }
@@ -43,7 +43,7 @@ class Checkup:
     Args:
         C: the experiment's settings.
         device: device for training.
-        limit: number of images to decode of each list; None for all.
+        limit: number of images to decode per list; None for all.
     """
 
     def __init__(self, C: Settings, device: torch.device, limit: int | None):
@@ -130,7 +130,7 @@ class Checkup:
                 self._add(Level.OK, f"{title} files", f"all {what} exist")
 
     def check_contents(self) -> None:
-        """Check that images and labels can be decoded, have the same size, and hold classes."""
+        """Check that images and labels can be decoded and have the same size, and that labels have valid values."""
         for title, listing in self.listings.items():
             found = self.inspections[title] = inspect_all(listing, build_reader(self.C), self.limit)
             for check, advice in ADVICE.items():
@@ -140,7 +140,7 @@ class Checkup:
                     self._add(level, f"{title} {check}", f"{len(faults)} of {len(found)}: {few(faults)}", advice)
             if found and not any(inspection.faults for inspection in found):
                 read = "all" if len(found) == len(listing.samples) else f"{len(found)} of {len(listing.samples)}"
-                fine = "decode; sizes and values of the labels are right" if listing.labeled else "decode"
+                fine = "can be decoded; sizes and values of labels are correct" if listing.labeled else "can be decoded"
                 self._add(Level.OK, f"{title} contents", f"{read} {fine}")
 
     def check_classes(self) -> None:
@@ -151,13 +151,13 @@ class Checkup:
             absent = [name for name, count in zip(names, counts[: C.num_classes], strict=True) if not count]
             if absent and len(self.inspections[title]) == len(self.listings[title].samples):
                 text = f"no label shows {', '.join(absent)}"
-                level, advice = Level.NOTE, "choose other images to train or judge this class"
+                level, advice = Level.NOTE, "choose other images to train or evaluate this class"
                 if title == LABELED and not C.allow_absent_classes:
                     level, advice = Level.PROBLEM, "correct the labels, or set C.allow_absent_classes = True"
                 self._add(level, f"{title} classes", text, advice)
 
     def class_counts(self) -> dict[str, np.ndarray]:
-        """Number of pixels of each label value, (256,) int64, in the labels that were read, by title of the list."""
+        """Number of pixels per label value, (256,) int64, in the labels that were read, by title of the list."""
         counts = {
             title: [inspection.counts for inspection in found if inspection.counts is not None]
             for title, found in self.inspections.items()

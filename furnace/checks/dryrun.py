@@ -1,4 +1,4 @@
-"""A look at a run before it starts: its recipe, all checks, and what it will need, with nothing trained or written."""
+"""Dry run: show a run's recipe, all checks, and the resources it needs; nothing is trained or written."""
 
 import os
 import shutil
@@ -23,10 +23,12 @@ from furnace.utils.wording import byte_size
 
 
 def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
-    """Print recipe, checks and estimates of a run that could start now; returns 1 where there are problems, else 0.
+    """Print recipe, checks and estimates of a run that could start now; returns 1 if there are problems, else 0.
 
-    `asked`: that it should continue a run or replace it, so that snapshots in its folder are nothing to be noted;
-    `processes`: on how many devices it is to run, of which this is the first.
+    Args:
+        trainer: of the run.
+        asked: the run should continue or replace another one, so snapshots in its folder are not reported.
+        processes: number of devices of the run; this process uses the first one.
     """
     C, device, console = trainer.C, trainer.device, trainer.console
     console.print(recipe_table(C, trainer.dataset, trainer.network, device, trainer.start_iteration))
@@ -38,7 +40,7 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
         findings += check_folder(C)
     if processes > 1:
         findings += check_division(C, processes, device)
-        text = f"time and memory are those of the whole batch on {device}; each of {processes} will hold a share of it"
+        text = f"time and memory are for the whole batch on {device}; each of {processes} devices has a share of it"
         findings.append(Finding(Level.NOTE, "devices", text))
     console.print(findings_table(C, findings))
     problems = sum(finding.level == Level.PROBLEM for finding in findings)
@@ -65,7 +67,7 @@ def check_division(C: Settings, processes: int, device: torch.device) -> list[Fi
 
 
 def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Finding:
-    """Memory of a step: predicted, and, if steps have been `timed` on a GPU, measured."""
+    """Check the memory of a step: predicted, and also measured if steps were `timed` on a GPU."""
     try:
         needed = predicted_peak(C, device)
     except UserError as error:
@@ -76,7 +78,7 @@ def check_memory(C: Settings, device: torch.device, timed: bool = True) -> Findi
     if on_gpu and timed:
         return Finding(Level.OK, MEMORY, f"{text}; measured without torch.compile: {byte_size(peak_memory())}")
     if needed + PROCESS_BYTES <= total:
-        return Finding(Level.OK, MEMORY, f"{text}, and a few hundred MiB for each process")
+        return Finding(Level.OK, MEMORY, f"{text}, plus a few hundred MiB per process")
     found = remedies(C, device, total - PROCESS_BYTES)
     advice = f"any of: {', '.join(found)}" if found else "no setting makes it fit: choose a smaller C.backbone"
     return Finding(Level.PROBLEM, MEMORY, text, advice)
@@ -93,7 +95,7 @@ def with_checkpoint(C: Settings, device: torch.device) -> str:
 
 
 def check_disk(C: Settings, trainer: Trainer) -> Finding:
-    """Check the room for the snapshots that are still to come."""
+    """Check the disk space for the remaining snapshots."""
     folder = Path(C.snapshot_dir)
     epochs = [epoch for epoch in range(C.nepochs) if is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)]
     count = sum(not (folder / f"epoch-{epoch}.pth").exists() for epoch in epochs[-C.keep_snapshots :])
@@ -101,15 +103,15 @@ def check_disk(C: Settings, trainer: Trainer) -> Finding:
     momentum = sum(
         p.nbytes for optimizer in trainer.learner.optimizers for g in optimizer.param_groups for p in g["params"]
     )
-    needed = (count + 1) * (weights + momentum)  # and the autosave, or one that is being written
+    needed = (count + 1) * (weights + momentum)  # plus the autosave, or a snapshot that is being written
     existing = existing_part(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        advice = "name another folder (-o log_dir=... or -o snapshot_dir=...)"
-        return Finding(Level.PROBLEM, "snapshots", f"{folder}: can't be made, {existing} can't be written into", advice)
+        advice = "choose another folder (-o log_dir=... or -o snapshot_dir=...)"
+        return Finding(Level.PROBLEM, "snapshots", f"{folder}: can't be created, {existing} is not writable", advice)
     free = shutil.disk_usage(existing).free
     each = byte_size(weights + momentum)
-    text = f"{count} snapshots of {each}: {byte_size(needed)} at the most, {byte_size(free)} free in {folder}"
+    text = f"{count} snapshots of {each}: at most {byte_size(needed)}, {byte_size(free)} free in {folder}"
     if needed > free:
-        advice = "make room, set C.keep_snapshots or C.snapshot_iter, or name another folder (-o snapshot_dir=...)"
+        advice = "make room, set C.keep_snapshots or C.snapshot_iter, or choose another folder (-o snapshot_dir=...)"
         return Finding(Level.PROBLEM, "snapshots", text, advice)
     return Finding(Level.OK, "snapshots", text)

@@ -17,14 +17,14 @@ from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network, described_method
 from furnace.utils.settings import Settings
 
-STEPS, STEPS_SECONDS = 3, 5  # timed, after one that is not; fewer where they take longer
-PROBE_BATCH, PROBE_SIDES = 2, (64, 128)  # for a CPU, on which a whole step can take an hour
+STEPS, STEPS_SECONDS = 3, 5  # timed after an untimed one; fewer if they take longer
+PROBE_BATCH, PROBE_SIDES = 2, (64, 128)  # for a CPU, on which a full step can take an hour
 SAMPLE_SECONDS, MIN_SAMPLES, MAX_SAMPLES = 2, 2, 40
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of a step on the device and of loading its batch, and how they go together.
+    """Seconds per step on the device, seconds for loading its batch, and number of iterations.
 
     `parallel`: worker processes load while the device computes; otherwise one waits for the other.
     """
@@ -36,7 +36,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of all iterations, without evaluation."""
+        """Seconds of all iterations, without evaluation."""
         iteration = max(self.step, self.loading) if self.parallel else self.step + self.loading
         return self.iterations * iteration
 
@@ -50,7 +50,7 @@ def estimate(C: Settings, dataset: TrainSet, device: torch.device) -> Estimate:
 
 
 def step_seconds(C: Settings, device: torch.device) -> float:
-    """Seconds of a step, without torch.compile; on a CPU from smaller steps, as its time is linear in pixels."""
+    """Seconds per step without torch.compile; on a CPU extrapolated from smaller steps, linear in pixels."""
     whole = C.batch_size * C.image_height * C.image_width
     probes = [PROBE_BATCH * side**2 for side in PROBE_SIDES]
     if device.type == "cuda" or whole <= probes[-1]:
@@ -63,13 +63,13 @@ def step_seconds(C: Settings, device: torch.device) -> float:
 
 
 def random_learner(C: Settings, device: torch.device, accumulate: int) -> Learner:
-    """The settings' learner with random weights, not compiled."""
+    """The learner of the settings with random weights, not compiled."""
     network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
     return build_learner(C, network, accumulate=accumulate, compiled=False)
 
 
 def random_batch(C: Settings, device: torch.device, size: int, height: int, width: int) -> TrainBatch:
-    """Normalised noise with random labels, in as many streams as the method takes."""
+    """A batch of normalised noise and random labels, with all streams that the method needs."""
 
     def images() -> torch.Tensor:
         return torch.randn(size, 3, height, width, device=device).contiguous(memory_format=memory_format(device))
@@ -93,7 +93,7 @@ def random_batch(C: Settings, device: torch.device, size: int, height: int, widt
 
 
 def timed_step(learner: Learner, batch: TrainBatch) -> float:
-    """Median seconds of a step."""
+    """Median seconds per step."""
     found = []
     while len(found) < 2 or (len(found) <= STEPS and sum(found) < STEPS_SECONDS):
         begin = time.perf_counter()
@@ -105,14 +105,14 @@ def timed_step(learner: Learner, batch: TrainBatch) -> float:
 
 
 def sample_seconds(C: Settings, dataset: TrainSet) -> float:
-    """Median CPU seconds of one position of a batch, all its streams; with a cache, as from a filled one."""
+    """Median CPU seconds per batch position, for all its streams; with a cache, read from a filled one."""
     with TemporaryDirectory() as folder:
         if C.cache != OFF:
             dataset.files = build_cache(C, Path(folder))
         found = []
         begin = time.perf_counter()
         for position in range(min(MAX_SAMPLES, dataset.samples)):
-            for _ in range(1 if C.cache == OFF else 3):  # decoded, checked, and at last only read
+            for _ in range(1 if C.cache == OFF else 3):  # with a cache: decoded, checked, and finally only read
                 start = time.process_time()
                 dataset[0, position]
                 seconds = time.process_time() - start

@@ -1,4 +1,4 @@
-"""Findings of a check of an experiment, in words."""
+"""Findings of an experiment's checks, and their table."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -9,11 +9,11 @@ from rich.text import Text
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table
 
-SAMPLE = 64  # images of each list that are decoded unless all are wanted
+SAMPLE = 64  # images to decode per list, unless all are requested
 
 
 class Level(Enum):
-    """Severity of a finding: only problems stop a run or spoil its results."""
+    """Severity of a finding: only problems stop a run or make its results wrong."""
 
     OK = "ok"
     NOTE = "note"
@@ -34,7 +34,7 @@ class Finding:
 
 
 def findings_table(C: Settings, findings: list[Finding]) -> Table:
-    """Findings in the order of the checks, with what to do under what was found."""
+    """Table of findings in the order of the checks, with advice below each."""
     table = Table(box=SIMPLE_HEAD, title=f"{C.this_dir}: {C.method} on {C.dataset_name}", title_justify="left")
     table.add_column("")
     table.add_column("check", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Main memory that a process may have: that of the machine, or the lower limit of its container or job."""
+"""Main memory that a process may use: that of the machine, or the lower limit of its container or job."""
 
 import os
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ LIMIT_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # by contro
 
 
 def main_memory(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> int:
-    """Bytes of main memory that this process may have."""
+    """Bytes of main memory that this process may use."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *cgroup_limits(mount, membership)])
 
 
 def cgroup_limits(mount: Path, membership: Path) -> Iterator[int]:
-    """Limits in bytes of the process's control groups and of all above them, as any may be the least.
+    """Limits in bytes of the process's control groups and all their parents; any may be the lowest.
 
     Args:
-        mount: where the groups are mounted; in a container often its own group alone.
+        mount: folder where the groups are mounted; in a container often only its own group.
         membership: lines "number:controllers:path".
     """
     lines = membership.read_text(encoding="utf-8").splitlines() if membership.is_file() else []
@@ -32,7 +32,7 @@ def cgroup_limits(mount: Path, membership: Path) -> Iterator[int]:
 
 
 def read_limit(file: Path) -> int | None:
-    """The number of bytes in a file; None if it says "max", or is missing."""
+    """The number of bytes in a file; None if the file contains "max" or is missing."""
     try:
         text = file.read_text(encoding="utf-8").strip()
     except OSError:

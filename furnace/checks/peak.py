@@ -15,34 +15,34 @@ from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import byte_size, one_line
 
-# Memory within operations, which their libraries do not announce: 0 to 14 % on CPUs, 7 % of the Cityscapes recipe on an
-# H100. The factor is the middle.
+# Memory inside operations, which libraries do not report: 0 to 14 % on CPUs, 7 % for the Cityscapes recipe on an H100.
+# The factor is the middle.
 LIBRARIES = 1.07
 PROCESS_BYTES = 2**29  # of CUDA's context, or of Python and its libraries
-PARTS = 2  # of an accumulated batch: from the second on all gradients are there, and all need the same
-CROP_SHARES = (3 / 4, 1 / 2, 1 / 4)  # of the sides, to try
+PARTS = 2  # of an accumulated batch: from the second on, all gradients exist and each part needs the same memory
+CROP_SHARES = (3 / 4, 1 / 2, 1 / 4)  # of the sides, tried in this order
 
 
 def predicted_peak(C: Settings, device: torch.device = CPU) -> int:
-    """Bytes of tensors that a step on a device holds at most: networks, optimizers, batch, graph, gradients.
+    """Peak bytes of tensors in a step on a device: networks, optimizers, batch, graph, gradients.
 
-    The step is one of shapes, which takes seconds for any size on any machine, with the operations of a CPU.
+    The step computes only shapes, which takes seconds for any size on any machine, with the operations of a CPU.
 
     Raises:
-        UserError: the settings give no network, or an operation of it needs values.
+        UserError: the settings do not define a network, or one of its operations needs values.
     """
     try:
         return int(LIBRARIES * peak_of_shapes(C, device))
-    except RuntimeError as error:  # of tensors without memory
+    except RuntimeError as error:  # from tensors without memory
         raise UserError(f"a step can't be computed from shapes alone ({one_line(error)})") from error
 
 
 def peak_of_shapes(C: Settings, device: torch.device) -> int:
-    """Bytes of all tensors that are alive at the same time in a step, at most."""
+    """Peak bytes of all tensors that exist at the same time in a step."""
     with counted_without_memory() as counter:
         network = build_network(C, pretrained=False)
         for parameter in network.parameters():
-            if parameter.ndim == 4:  # `.to` would swap tensors, which those without memory refuse
+            if parameter.ndim == 4:  # `.to` would swap tensors, which fails without memory
                 parameter.data = parameter.data.contiguous(memory_format=memory_format(device))
         amp, parts = choose_amp(C.amp, device, network)[0], min(PARTS, C.accumulate)
         learner = build_learner(C, network, amp=amp, accumulate=parts, compiled=False)
@@ -54,7 +54,7 @@ def peak_of_shapes(C: Settings, device: torch.device) -> int:
 
 
 def fill_optimizers(learner: Learner) -> None:
-    """Give optimizers the state that they have from the first step on."""
+    """Create the state that optimizers have from the first step on."""
     for optimizer in learner.optimizers:
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             parameter.grad = torch.zeros_like(parameter)
@@ -62,9 +62,10 @@ def fill_optimizers(learner: Learner) -> None:
 
 
 def remedies(C: Settings, device: torch.device, room: int) -> list[str]:
-    """Changes of settings, gentlest first, that each make a step fit into `room` bytes, with the bytes predicted.
+    """Changes of settings, mildest first, each of which makes a step fit into `room` bytes, with predicted bytes.
 
-    If none is enough alone, a smaller crop is tried with all others together; empty if that does not help either.
+    If no single change is enough, recomputation and accumulation are combined, then also with smaller crops; empty if
+    nothing fits.
     """
     parts = [C.accumulate * 2**power for power in range(1, C.batch_size.bit_length())]
     parts = [count for count in parts if C.batch_size % count == 0 and C.batch_size // count > 1]
@@ -82,7 +83,7 @@ def remedies(C: Settings, device: torch.device, room: int) -> list[str]:
 
 
 def smaller_crops(C: Settings) -> Iterator[dict[str, int]]:
-    """Sides of crops, from the largest on; multiples of 16 or 14, as encoders of patches take them."""
+    """Sides of smaller crops, largest first, in multiples of 16 or 14, as patch encoders need them."""
     for share in CROP_SHARES:
         for multiple in (16, 14):
             sides = (int(side * share) // multiple * multiple for side in (C.image_height, C.image_width))
@@ -93,7 +94,7 @@ def smaller_crops(C: Settings) -> Iterator[dict[str, int]]:
 
 
 def is_right(C: Settings, changes: dict[str, Any]) -> bool:
-    """True if settings can be changed so."""
+    """True if the changed settings are valid."""
     try:
         C.updated(**changes)
     except UserError:
@@ -102,11 +103,11 @@ def is_right(C: Settings, changes: dict[str, Any]) -> bool:
 
 
 def first_that_fits(C: Settings, options: list[dict[str, Any]], device: torch.device, room: int) -> str | None:
-    """The first of some changes of settings with which a step fits into `room` bytes, in words; None if none does."""
+    """The first changes of settings with which a step fits into `room` bytes, as text; None if none fits."""
     for changes in filter(None, options):
         try:
             needed = predicted_peak(C.updated(**changes), device)
-        except UserError:  # an encoder that has no blocks to recompute
+        except UserError:  # the encoder has no blocks to recompute
             continue
         if needed <= room:
             given = " ".join(f"-o {name}={str(value).lower()}" for name, value in changes.items())

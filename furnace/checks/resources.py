@@ -1,4 +1,4 @@
-"""Checks of a machine for an experiment: weights, room for the cache, and time."""
+"""Check the resources for an experiment: weights, space for the cache, and time."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ MEMORY, TIME = "memory", "training time"
 
 
 def check_weights(C: Settings) -> Finding:
-    """Check that the encoders' weights are there and fit; nothing is downloaded."""
+    """Check that the encoders' weights exist and match; nothing is downloaded."""
     check = "pretrained weights"
     try:
         files = [imagenet_file(name) for name, source in zip(*encoders(C), strict=True) if source == IMAGENET]
         if missing := [file for file in files if not file.is_file()]:
-            return Finding(Level.NOTE, check, f"{missing[0]} is not there yet", "the first start downloads it")
+            return Finding(Level.NOTE, check, f"{missing[0]} does not exist yet", "the first start downloads it")
         report = build_network(C).weights_report.removeprefix("encoder weights: ")
     except UserError as error:
         return Finding(Level.PROBLEM, check, str(error), 'see DATA/README.md, or C.pretrained_model = "imagenet"')
@@ -36,7 +36,7 @@ def check_weights(C: Settings) -> Finding:
 
 
 def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
-    """Check the room for the decoded `images` and `labels`."""
+    """Check the disk space for the decoded `images` and `labels`."""
     try:
         files = build_files(C)
     except UserError as error:
@@ -50,12 +50,12 @@ def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
     needed, free = files.missing_bytes(images, labels), free_bytes(files.folder)
     text = f"C.cache = {C.cache}: {byte_size(needed)} still needed, {byte_size(free)} free in {files.folder}"
     if needed and needed + RESERVE > free:
-        return Finding(Level.PROBLEM, "cache", text, f"make room, name another folder, or set C.cache = {OFF}")
+        return Finding(Level.PROBLEM, "cache", text, f"make room, choose another folder, or set C.cache = {OFF}")
     return Finding(Level.OK, "cache", text)
 
 
 def check_time(C: Settings, device: torch.device) -> list[Finding]:
-    """Estimate the iterations of the recipe and their time on this machine."""
+    """Count the iterations of the recipe and estimate their time on this machine."""
     epochs, steps = counted(range(C.nepochs), "epoch"), counted(range(C.niters_per_epoch), "iteration")
     recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
     try:
@@ -67,8 +67,8 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
     except torch.OutOfMemoryError:
         return [recipe, Finding(Level.PROBLEM, MEMORY, out_of_memory(C, smaller_steps, on_gpu=True))]
     text = (
-        f"about {duration(found.seconds)} on {device_name(device)}, without evaluation: an iteration computes for "
-        f"{duration(found.step)} and loads for {duration(found.loading)}"
+        f"about {duration(found.seconds)} on {device_name(device)}, without evaluation; per iteration "
+        f"{duration(found.step)} of computing and {duration(found.loading)} of loading"
     )
     if found.parallel and found.loading > found.step:
         advice = f"{device} waits for the loader: raise C.num_workers, or set C.cache"

@@ -91,7 +91,7 @@ def test_nothing_is_downloaded(C, tmp_path, monkeypatch):
     C = C.updated(pretrained_model="imagenet")
     with no_downloads():
         _, said = dry_run_of(C)
-    assert "is not there yet" in said and "nothing is downloaded" in said and not (tmp_path / "hub").exists()
+    assert "does not exist yet" in said and "nothing is downloaded" in said and not (tmp_path / "hub").exists()
     with pytest.raises(AssertionError, match="downloaded"):
         Trainer(C, CPU)
 
@@ -101,14 +101,14 @@ def test_snapshots_that_can_not_be_written_are_a_problem(C, tmp_path):
     (tmp_path / "a_file").write_text("")
     C = C.updated(snapshot_dir=str(tmp_path / "a_file" / "snapshot"))
     found = check_disk(C, trainer)
-    assert found.level == Level.PROBLEM and "a_file can't be written into" in found.text
+    assert found.level == Level.PROBLEM and "a_file is not writable" in found.text
 
 
 def test_with_several_devices_the_report_says_what_was_measured(C):
     console = Console(file=StringIO(), width=400)
     trainer = Trainer(C, CPU, console=console)
     assert dry_run(trainer, processes=2) == dry_run(trainer) == 0
-    assert console.file.getvalue().count("those of the whole batch on cpu; each of 2 will hold a share of it") == 1
+    assert console.file.getvalue().count("for the whole batch on cpu; each of 2 devices has a share of it") == 1
     assert dry_run(trainer, processes=3) == 1, "the run would refuse it"
     assert "C.batch_size = 4 must give 3 process(es)" in console.file.getvalue()
 
@@ -132,7 +132,7 @@ def test_disk_needed_is_that_of_the_snapshots(C, tmp_path, monkeypatch):
 def test_a_run_that_is_nearly_done_needs_no_room_for_what_it_has_saved(C, monkeypatch):
     trainer = Trainer(C, CPU)
     whole = check_disk(C, trainer)
-    needed = re.search(r"(\d+) snapshots of ([\d.]+) MiB: ([\d.]+) MiB", whole.text)
+    needed = re.search(r"(\d+) snapshots of ([\d.]+) MiB: at most ([\d.]+) MiB", whole.text)
     count, each, room = int(needed[1]), float(needed[2]), float(needed[3])
     assert room == pytest.approx((count + 1) * each, rel=0.01), "and one that is being written"
     Path(C.snapshot_dir).mkdir(parents=True)
