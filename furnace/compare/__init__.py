@@ -1,4 +1,4 @@
-"""Comparing methods: the runs of a comparison, their plan, carrying them out, and the tables that come of it.
+"""Compare methods: plan the runs of a comparison, run them, and write tables and plots.
 
 The names here are imported at their first use, see `furnace/__init__.py`.
 """

@@ -1,4 +1,4 @@
-"""The plan of a comparison: how long its runs will take, from finished ones or else from a few iterations of each."""
+"""Plan a comparison: estimate the time of its runs from finished runs, or else from a few iterations per method."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ Results = dict[str, dict[str, Any]]  # of finished trials, by name
 
 
 def probes_needed(trials: Sequence[Trial], results: Results) -> list[Trial]:
-    """The first trial of each method of which none is finished yet."""
+    """The first trial of each method without a finished trial."""
     known = {trial.method for trial in trials if trial.name in results}
     return list({trial.method: trial for trial in reversed(trials) if trial.method not in known}.values())
 
 
 def step_seconds(trials: Sequence[Trial], results: Results, probed: dict[str, float | None]) -> dict[str, float | None]:
-    """Seconds of an iteration by method: median of the finished runs, else what was `probed`, None if neither."""
+    """Seconds per iteration by method: median of the finished runs, else the `probed` value, else None."""
     steps: dict[str, float | None] = {}
     for method in {trial.method for trial in trials}:
         finished = [results[trial.name] for trial in trials if trial.method == method and trial.name in results]
@@ -28,11 +28,11 @@ def step_seconds(trials: Sequence[Trial], results: Results, probed: dict[str, fl
 
 
 def overhead_seconds(results: Results) -> float:
-    """Seconds of a run besides its iterations (start, evaluation): mean of the finished ones, 0 without any."""
+    """Seconds per run besides its iterations (start, evaluation): mean of the finished runs, 0 without any."""
     rest = [
         max(0, result["train_seconds"] + result["evaluate_seconds"] - result["iterations"] * result["step_seconds"])
         for result in results.values()
-        if result["step_seconds"] is not None  # a full disk may have cost the run its metrics
+        if result["step_seconds"] is not None  # a full disk can leave a run without metrics
     ]
     return statistics.fmean(rest) if rest else 0
 
@@ -40,7 +40,7 @@ def overhead_seconds(results: Results) -> float:
 def expected_seconds(
     trials: Sequence[Trial], results: Results, steps: dict[str, float | None], at_once: int = 1
 ) -> float | None:
-    """Seconds until all trials are finished, `at_once` at the same time; None if a method's time is not known."""
+    """Seconds until all trials are finished, `at_once` in parallel; None if a method's time is unknown."""
     waiting = [trial for trial in trials if trial.name not in results]
     if any(steps[trial.method] is None for trial in waiting):
         return None
@@ -52,9 +52,9 @@ def expected_seconds(
 def plan_table(
     trials: Sequence[Trial], results: Results, steps: dict[str, float | None], at_once: int, title: str
 ) -> Table:
-    """Table of the plan, a line for each method and share of labels."""
+    """Table of the plan, one row per method and share of labels."""
     table = Table(title=f"{title}: {len(trials)} runs", title_justify="left")
-    for column in ("method", "labels", "seeds", "iterations", "finished", "time expected"):
+    for column in ("method", "labels", "seeds", "iterations", "finished", "expected time"):
         table.add_column(column, justify="left" if column == "method" else "right")
     groups: dict[tuple[int, str], list[Trial]] = {}
     for trial in trials:
@@ -69,8 +69,8 @@ def plan_table(
             f"{finished} of {len(group)}",
             "-" if finished == len(group) else duration(expected_seconds(group, results, steps)),
         )
-    note = "" if results else ", start and evaluation not counted"
+    note = "" if results else ", start and evaluation not included"
     in_all = expected_seconds(trials, results, steps, at_once)
-    known = "not known before a run of each method" if in_all is None else f"about {duration(in_all)}"
-    table.caption = f"in all {known} with {at_once} at a time{note}"
+    known = "unknown before a run of each method" if in_all is None else f"about {duration(in_all)}"
+    table.caption = f"total time: {known}, {at_once} at a time{note}"
     return table

@@ -11,11 +11,11 @@ from furnace.inference.plots import STYLE, to_svg
 from furnace.utils.fonts import drawable, plot_style, shortened
 
 PLOT_DPI = 150
-DODGE = 0.05  # doublings of the labels between two methods, so that their bars do not hide each other
+DODGE = 0.05  # offset of neighbouring methods in doublings of the labels: keeps error bars apart
 
 
 def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
-    """The first of the metrics `titles` as PNG, a panel each for last and best epoch, bars of one std."""
+    """PNG plot of the first metric of `titles`: one panel each for last and best epoch, error bars of one std."""
     metric = next(iter(titles))
     with mpl.rc_context(plot_style([title, *(row.method for row in rows)])):
         figure = draw(rows, metric, titles[metric], lambda method: shortened(drawable(method)))
@@ -26,16 +26,16 @@ def plot(title: str, rows: Sequence[Row], titles: dict[str, str]) -> bytes:
 
 
 def curves(rows: Sequence[Row], metric: str, title: str) -> str:
-    """The same of any metric as SVG, in the colours of a page."""
+    """SVG plot of one metric, otherwise as `plot`, in the colours of a page."""
     with mpl.rc_context({**STYLE, **plot_style([row.method for row in rows])}):
         return to_svg(draw(rows, metric, title, shortened))
 
 
 def draw(rows: Sequence[Row], metric: str, title: str, shown: Callable[[str], str]) -> Figure:
-    """The figure, whose legend has the methods as `shown` gives them."""
+    """The figure; `shown` gives the legend text of a method."""
     rows = [row for row in rows if row.metric == metric]
     kinds = [which for which in TITLES if any(row.which == which for row in rows)]
-    # Not pyplot: it would look for a screen and keep the figure.
+    # Not pyplot, which would look for a screen and keep the figure.
     figure = Figure(figsize=(1 + 5 * max(len(kinds), 1), 4), layout="constrained")
     panels = list(figure.subplots(1, max(len(kinds), 1), sharey=True, squeeze=False)[0])
     methods = list(dict.fromkeys(row.method for row in rows))
@@ -58,6 +58,6 @@ def draw(rows: Sequence[Row], metric: str, title: str, shown: Callable[[str], st
         axes.set(title=TITLES[which], xlabel="labelled images")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"test {title}, %")
-    # Given by name, labels with a leading "_" are shown, too.
+    # With explicit labels, those with a leading "_" are shown, too.
     panels[0].legend(panels[0].containers, list(map(shown, methods)))
     return figure

@@ -1,4 +1,4 @@
-"""Running trials: each trains and is evaluated in processes of its own, one after another or one per device."""
+"""Run trials: each is trained and evaluated in its own processes, one after another or one per device."""
 
 import json
 import shlex
@@ -31,15 +31,15 @@ PROBE_OVERRIDES = {"nepochs": "1", "record_info_iter": "1", "autosave_minutes": 
 
 
 class TrialFailed(Exception):
-    """A command of a trial ended with an error; the message says which, where its output is, and its last lines."""
+    """A command of a trial failed; the message names the command and the file of its output, and has its last lines."""
 
 
 class Runner:
-    """Runs trials of one experiment.
+    """Run trials of one experiment.
 
     Args:
-        file: config.py of the experiment, or another file beside its train.py and eval.py.
-        keep: snapshots that stay after a trial is evaluated: "all", "last" or "none".
+        file: config.py of the experiment, or another file next to its train.py and eval.py.
+        keep: snapshots to keep after a trial is evaluated: "all", "last" or "none".
     """
 
     def __init__(self, file: Path, keep: str = "last"):
@@ -48,10 +48,10 @@ class Runner:
         self.stopping = False
 
     def run_all(self, trials: Sequence[Trial], devices: Sequence[str]) -> Iterator[tuple[Trial, dict | TrialFailed]]:
-        """Each trial with its result or failure, as they come; `devices` work at the same time.
+        """Yield each trial with its result or failure as it ends; `devices` work in parallel.
 
         Raises:
-            Stopped: SIGINT, SIGTERM or SIGHUP came; the runs in progress have been asked to save and have ended.
+            Stopped: SIGINT, SIGTERM or SIGHUP was received; the current runs were asked to save and have ended.
             UserError: another process works on a trial.
         """
         free: SimpleQueue[str] = SimpleQueue()
@@ -80,20 +80,20 @@ class Runner:
                 raise
 
     def run(self, trial: Trial, device: str) -> dict[str, Any]:
-        """Train and evaluate one trial, from where an earlier attempt ended; returns and records its result."""
+        """Train and evaluate one trial, continuing an earlier attempt; records and returns its result."""
         trial.folder.mkdir(parents=True, exist_ok=True)
         with open(trial.folder / LOCK, "w", encoding="utf-8") as lock:
-            # Its processes inherit it: what a killed comparison left running counts as working, too.
+            # The trial's processes inherit the lock, so they still hold it if the comparison is killed.
             if not try_lock(lock.fileno()):
                 raise UserError(f"{trial.folder}: another process works on it; wait for it, or end it")
             record = trial.record()
             if not record:
                 if list_snapshots(trial.snapshots):
                     raise UserError(
-                        f"{trial.folder}: holds snapshots but no {RECORD}, which would say whose; choose another "
-                        "folder (--out), or remove that one"
+                        f"{trial.folder}: contains snapshots but no {RECORD} to identify their run; choose another "
+                        "folder (--out), or remove this one"
                     )
-                # Before the first command: what it leaves when all are killed must say which settings it had.
+                # Written before the first command, so that its settings are known even if everything is killed.
                 record = {"identity": trial.identity(), "attempts": []}
                 trial.write_record(record)
             if "result" not in record:
@@ -103,13 +103,13 @@ class Runner:
             return record["result"]
 
     def stop(self) -> None:
-        """Ask what is running to save and end; asked once more, it ends at once."""
+        """Ask the running processes to save and end; a second request ends them at once."""
         self.stopping = True
         for process in list(self.running):
             process.send_signal(signal.SIGTERM)
 
     def probe(self, trial: Trial, device: str, iterations: int, folder: Path) -> float | None:
-        """Seconds that an iteration of a trial takes, from a few in `folder`; None if the run failed."""
+        """Seconds per iteration of a trial, from a few iterations in `folder`; None if the run failed."""
         folder.mkdir(parents=True, exist_ok=True)
         places = {"log_dir": str(folder), "snapshot_dir": str(folder / "snapshot")}
         words = self._words("train.py", device, "--overwrite")
@@ -122,7 +122,7 @@ class Runner:
     def _carry_out(self, trial: Trial, record: dict[str, Any], device: str, lock: int) -> dict[str, Any]:
         last = trial.C.nepochs - 1
         if last not in list_epochs(trial.snapshots):
-            # What was evaluated was another attempt's.
+            # Existing results belong to another attempt.
             for folder in (VALIDATION, TEST):
                 (trial.folder / folder / RESULTS).unlink(missing_ok=True)
             words = self._words("train.py", device, "-c", "auto") + trial.arguments()
@@ -161,8 +161,10 @@ class Runner:
     def _evaluate(
         self, trial: Trial, record: dict[str, Any], device: str, lock: int, epochs: range, folder: str, **source: str
     ) -> dict[int, dict[str, float | None]]:
-        """Main values of the metrics by epoch, after evaluating those that have a snapshot and are not in
-        `folder`/results.json yet."""
+        """Main values of the metrics by epoch.
+
+        Epochs that have a snapshot and are not in `folder`/results.json yet are evaluated first.
+        """
         metrics = MetricList(trial.C.eval_metrics)
         known = scores_by_epoch(trial.folder / folder, metrics)
         missing = [epoch for epoch in list_epochs(trial.snapshots) if epoch in epochs and epoch not in known]
@@ -173,11 +175,11 @@ class Runner:
         scores = scores_by_epoch(trial.folder / folder, metrics)
         if any(values[metrics.main] is None for values in scores.values()):
             where = source.get("eval_source", trial.C.eval_source)
-            raise TrialFailed(f"{where}: no pixel has a label, so that there is nothing to compare")
+            raise TrialFailed(f"{where}: no pixel has a label, so nothing can be compared")
         return scores
 
     def _attempt(self, trial: Trial, record: dict[str, Any], what: str, words: list[str], lock: int) -> None:
-        """Run a command of a trial and record how long it took. Raises TrialFailed."""
+        """Run a command of a trial and record its duration. Raises TrialFailed."""
         begin = time.monotonic()
         attempt = {"what": what, "started": datetime.now().isoformat(timespec="seconds"), "command": words[1:]}
         record["attempts"].append(attempt)
@@ -195,7 +197,7 @@ class Runner:
     def _call(self, words: list[str], output, *inherited: int) -> int:
         if self.stopping:
             return -signal.SIGTERM
-        # A session of its own: Ctrl-C reaches us alone, and we pass it on once.
+        # In its own session: Ctrl-C reaches only this process, which passes it on once.
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -210,14 +212,14 @@ class Runner:
                 process.send_signal(signal.SIGTERM)
             return process.wait()
         finally:
-            process.wait()  # a signal may have interrupted the first one; the process has it, too, and is saving
+            process.wait()  # a signal may have interrupted the first wait; the process received it, too, and is saving
             self.running.discard(process)
 
     def _words(self, script: str, device: str, *options: str) -> list[str]:
         return [sys.executable, str(self.file.with_name(script)), "-f", self.file.name, "-d", device, *options]
 
     def _tidy(self, trial: Trial) -> None:
-        """Remove the snapshots that need not stay."""
+        """Remove the snapshots that are not to be kept."""
         if self.keep == "none":
             clear(trial.snapshots)
         elif self.keep == "last":
@@ -227,11 +229,11 @@ class Runner:
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
-        """Context in which SIGINT, SIGTERM and SIGHUP stop the runs, then end the command; SIGUSR1 lets them save."""
+        """Context in which SIGINT, SIGTERM and SIGHUP stop the runs, then end the command; SIGUSR1 makes them save."""
 
         def handle(signum: int, _) -> None:
             self.stop()
-            raise Stopped("the same command goes on from here", SIGNAL_BASE + signum)
+            raise Stopped("the same command continues from here", SIGNAL_BASE + signum)
 
         def pass_on(signum: int, _) -> None:
             for process in list(self.running):
@@ -247,7 +249,7 @@ class Runner:
 
 
 def scores_by_epoch(folder: Path, metrics: MetricList) -> dict[int, dict[str, float | None]]:
-    """Main value of each metric by its name, for each epoch of which `folder`/results.json has all of them."""
+    """Main value of each metric by name, for each epoch that has all of them in `folder`/results.json."""
     return {
         entry["epoch"]: {name: entry[name] for name in metrics.mains}
         for entry in read_results(folder / RESULTS)
@@ -256,6 +258,6 @@ def scores_by_epoch(folder: Path, metrics: MetricList) -> dict[int, dict[str, fl
 
 
 def median_step(folder: Path) -> float | None:
-    """Seconds that an iteration of the run in `folder` took, without its first half, which pays for warming up."""
+    """Median seconds per iteration of the run in `folder`, without the first half, which includes warm-up."""
     seconds = [entry["step_seconds"] for entry in read_metrics(folder / TRAINING_METRICS)]
     return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None

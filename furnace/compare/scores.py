@@ -12,8 +12,10 @@ LEVEL = 0.95  # of the confidence interval
 
 @dataclass(frozen=True)
 class Score:
-    """One finished run: `values` in [0, 1] on the evaluation images, by "last" or "best" (epoch on the validation
-    list), then by name."""
+    """One finished run.
+
+    `values` are in [0, 1] on the evaluation images, by "last" or "best" epoch (on the validation list), then by name.
+    """
 
     method: str
     ratio: int
@@ -26,12 +28,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """A value of a method at one share of labels, over its seeds. Statistics of too few seeds are None.
+    """Statistics of a metric for a method at one share of labels, over its seeds; None with too few seeds.
 
-    `std` is the sample's; `difference` is the mean over the seeds that the baseline has, too, of the method's value
-    minus the baseline's with the same seed, `standard_error` that of this mean, and `interval` the half width of its
-    95 % confidence interval (Student's t). `seconds` is the mean of a run's training and evaluation, `memory_gib` the
-    largest peak.
+    `std` is the sample standard deviation. `difference` is the mean, over the common seeds, of the method's value minus
+    the baseline's; `standard_error` and `interval` are its standard error and the half width of its 95 % confidence
+    interval (Student's t). `seconds` is the mean time of training and evaluation per run, `memory_gib` the largest
+    peak.
     """
 
     which: str
@@ -50,14 +52,13 @@ class Row:
 
 
 def aggregate(scores: Sequence[Score]) -> list[Row]:
-    """Rows of the last epoch, then of the best one if any was chosen; of each, one value after the other; of each,
-    fewest labels first, methods as they come."""
+    """Rows by epoch (last, then best if one was chosen), metric, labels (fewest first), and method (as given)."""
     names = dict.fromkeys(name for score in scores for values in score.values.values() for name in values)
     return [row for which in (LAST, BEST) for name in names for row in rows_of(scores, which, name)]
 
 
 def rows_of(scores: Sequence[Score], which: str, name: str) -> list[Row]:
-    """The rows of one value of the "last" or the "best" epoch."""
+    """The rows of one metric at the "last" or the "best" epoch."""
     groups: dict[tuple[int, str], dict[int, Score]] = {}
     for score in scores:
         if score.values.get(which, {}).get(name) is not None:
@@ -97,8 +98,10 @@ def make_row(which: str, name: str, by_seed: Mapping[int, Score], base: Mapping[
 def paired_difference(
     values: Mapping[int, float], base: Mapping[int, float]
 ) -> tuple[float | None, float | None, float | None]:
-    """Mean over the common seeds of values minus base, its standard error, and half of its 95 % interval; None with too
-    few seeds: one for the mean, two for the others."""
+    """Mean of values minus base over the common seeds, its standard error, and half width of its 95 % interval.
+
+    None with too few seeds: the mean needs one, the others need two.
+    """
     differences = [values[seed] - base[seed] for seed in values if seed in base]
     if len(differences) < 2:
         return differences[0] if differences else None, None, None

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV, JSON, a plot and a page."""
+"""Write a comparison as Markdown, CSV, JSON, a plot and an HTML page."""
 
 import csv
 import io
@@ -20,9 +20,9 @@ PAGE, TEMPLATE = "comparison.html", "comparison.html.j2"
 ABOUT = ("labels", "method", "seeds")
 STATISTICS = ("std", f"minus {BASELINE}", "standard error", "95 % interval", "time", "memory")
 NOTE = (
-    "Values on the evaluation images in percent, mean over the seeds and sample standard deviation, which is the bar "
-    f"in plots; the difference to {BASELINE} is paired by seed, with its standard error and 95 % confidence interval "
-    "(Student's t). Time is one run's training and evaluation."
+    "Values on the evaluation images in percent: mean over the seeds and sample standard deviation (error bars in "
+    f"plots). The difference to {BASELINE} is paired by seed, with its standard error and 95 % confidence interval "
+    "(Student's t). Time is for training and evaluation of one run."
 )
 ENOUGH_SEEDS = 5
 
@@ -30,15 +30,15 @@ ENOUGH_SEEDS = 5
 def write_files(
     folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], trials: list[dict], titles: dict[str, str]
 ) -> None:
-    """Write all five.
+    """Write all five files.
 
     Args:
-        folder: where to.
+        folder: for the files.
         title: of the comparison.
         rows: see `aggregate`.
-        facts: what to know of it (command, test list, hardware, ...), by name.
-        trials: everything known of each run.
-        titles: of the metrics, by name, the one to plot first.
+        facts: facts about it (command, test list, hardware, ...), by name.
+        trials: all data of each run.
+        titles: of the metrics, by name; the PNG shows the first one.
     """
     everything = {"title": title, **facts, "rows": [asdict(row) for row in rows], "trials": trials}
     write_atomically(folder / JSON, json.dumps(everything, indent=1).encode())
@@ -49,7 +49,7 @@ def write_files(
 
 
 def to_markdown(title: str, rows: Sequence[Row], facts: dict[str, str], titles: dict[str, str]) -> str:
-    """The page: facts, tables and plot."""
+    """The Markdown page: facts, tables and plot."""
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     plotted = next(iter(titles.values()))
     return (
@@ -60,7 +60,7 @@ def to_markdown(title: str, rows: Sequence[Row], facts: dict[str, str], titles: 
 def to_html(
     folder: Path, title: str, rows: Sequence[Row], facts: dict[str, str], trials: list[dict], titles: dict[str, str]
 ) -> bytes:
-    """The page for a browser, with links to the reports of the trials that lie in `folder`."""
+    """The HTML page, with links to the reports of the trials in `folder`."""
     reports = [f"{trial['folder']}/{TEST}/{REPORT}" for trial in trials]
     return render(
         TEMPLATE,
@@ -84,14 +84,14 @@ def to_html(
 
 
 def lines_of(rows: Sequence[Row], which: str, metric: str) -> list[tuple[tuple[str, ...], bool]]:
-    """The cells of each row of a table, and whether its method is the best with so many labels."""
+    """The cells of each row of a table, and True if its method is the best with as many labels."""
     chosen = [row for row in rows if (row.which, row.metric) == (which, metric)]
     best = {row.ratio: max(other.mean for other in chosen if other.ratio == row.ratio) for row in chosen}
     return [(cells_of(row), row.mean == best[row.ratio]) for row in chosen]
 
 
 def tables(rows: Sequence[Row], titles: dict[str, str]) -> str:
-    """Tables in Markdown, values in percent: under last and best epoch one for each metric of `titles`."""
+    """Markdown tables, values in percent: for last and best epoch, one per metric of `titles`."""
     parts = []
     for which, heading in TITLES.items():
         chosen = [[row for row in rows if (row.which, row.metric) == (which, name)] for name in titles]
@@ -104,7 +104,7 @@ def tables(rows: Sequence[Row], titles: dict[str, str]) -> str:
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
-    """A table whose first line is the header, its columns aligned; the first two to the left, the rest to the right."""
+    """A table with the first line as header; the first two columns are left-aligned, the others right-aligned."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
     def render(line: Sequence[str]) -> str:
@@ -147,13 +147,13 @@ def seeds_note(rows: Sequence[Row]) -> str:
     if fewest >= ENOUGH_SEEDS:
         return ""
     return (
-        f"With {fewest} seed{'s' if fewest > 1 else ''} a difference says little: other seeds may turn its sign. "
+        f"With {fewest} seed{'s' if fewest > 1 else ''} a difference is not reliable: other seeds may change its sign. "
         f"Use {ENOUGH_SEEDS} or more."
     )
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """One line per row, values as shares; seeds separated by blanks."""
+    """CSV with one line per row; values as shares, seeds separated by spaces."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()

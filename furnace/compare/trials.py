@@ -1,4 +1,4 @@
-"""The trials of a comparison: one for each method, share of labels and seed, with its record on disk."""
+"""Trials of a comparison: one per method, share of labels and seed, each with a record on disk."""
 
 import json
 import re
@@ -19,18 +19,18 @@ from furnace.utils.settings import COSTS, PLACES, Settings
 
 RECORD = "trial.json"
 LONGEST_NAME = 120
-# Told apart by the content of the lists instead.
+# Identities have the content of the lists instead of these settings.
 SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
-# What a comparison sets from trial to trial, and what must be the same in all, or its rows would not compare.
+# Settings that a comparison sets per trial, and settings that must be equal in all trials to compare rows.
 OF_A_TRIAL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
 OF_ALL = {"eval_source", "eval_folder", "eval_metrics"}
-# Lists in a record, in words.
+# Names of a record's lists in messages.
 LISTS = {"labeled": "labelled", "unlabeled": "unlabelled", "test": "evaluation", "validation": "validation"}
 
 
 @dataclass(frozen=True)
 class ValidationList:
-    """A labelled list on which the best epoch is chosen, and the sub-folder of its images for lists of ids."""
+    """A labelled list for choosing the best epoch, and the sub-folder of its images for lists of ids."""
 
     source: str
     folder: str
@@ -66,12 +66,12 @@ class Trial:
         return len(read_lines(self.C.train_source))
 
     def identity(self) -> dict[str, Any]:
-        """All that the result depends on: settings, and digests of the lists and of the files that they name.
+        """Everything that the result depends on: settings, and digests of the lists and the files in them.
 
         Raises:
             UserError: a list or one of its images is missing.
         """
-        # Of pruned epochs none can be the best.
+        # With a validation list, pruned epochs can't be chosen as the best.
         costs = COSTS - {"keep_snapshots"} if self.validation else COSTS
         samples = self.samples().items()
         digests = {name: engine.samples_digest(listed, name != "unlabeled") for name, listed in samples}
@@ -91,7 +91,7 @@ class Trial:
         return lists
 
     def record(self) -> dict[str, Any]:
-        """Content of `trial.json`, {} without one. Raises UserError if it can't be read, or is of another run."""
+        """Content of `trial.json`, {} without one. Raises UserError if it can't be read, or is from another run."""
         path = self.folder / RECORD
         if not path.is_file():
             return {}
@@ -99,10 +99,10 @@ class Trial:
             record = json.loads(path.read_text(encoding="utf-8"))
             difference = first_difference(record["identity"], self.identity())
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: can't be read ({error!r}); remove it and what lies beside it") from error
+            raise UserError(f"{path}: can't be read ({error!r}); remove it and the files next to it") from error
         if difference:
             raise UserError(
-                f"{self.folder}: is of another run: {difference}; choose another folder (--out), or remove that one"
+                f"{self.folder}: is from another run: {difference}; choose another folder (--out), or remove this one"
             )
         return record
 
@@ -120,7 +120,7 @@ class Trial:
 
 
 def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
-    """First difference of two identities, in words. Settings that did not exist then count with their defaults."""
+    """Text of the first difference of two identities, or None. Settings that `there` lacks have their defaults."""
     defaults = {name: field.default for name, field in all_settings().model_fields.items()}
     for name, value in here["settings"].items():
         old = there["settings"].get(name, defaults[name])
@@ -136,14 +136,14 @@ def parse_method(text: str) -> dict[str, str]:
     """The settings of `NAME[:key=value...]`, such as "cpcl:reweight=false".
 
     Raises:
-        UserError: there is no such method, or a setting is not the method's to choose.
+        UserError: the method is unknown, or a setting can't be chosen per method.
     """
     name, *pairs = (part.strip() for part in text.split(":"))
     if name not in METHODS.all():
         raise UserError(f"--methods {text}: {METHODS.unknown(name)}")
     settings = parse_overrides(pairs)
     if taken := OF_A_TRIAL & settings.keys():
-        raise UserError(f"--methods {text}: {min(taken)} is set from run to run; leave it out")
+        raise UserError(f"--methods {text}: {min(taken)} is set for each run; leave it out")
     if shared := OF_ALL & settings.keys():
         raise UserError(
             f"--methods {text}: all methods share the evaluation images and metrics; use -o {min(shared)}=..."
@@ -161,16 +161,16 @@ def plan_trials(
     validation: ValidationList | None = None,
     subsets: Path | None = None,
 ) -> list[Trial]:
-    """All trials, each seed of everything before the next: what there is when interrupted is a comparison already.
+    """All trials, seed by seed: if interrupted, the finished ones are already a comparison.
 
     Args:
         experiment: folder with config.py, train.py and eval.py.
-        out: gets a folder for each trial.
+        out: folder that gets one folder per trial.
         methods: as for `parse_method`.
-        ratios, seeds: of `C.labeled_ratio` and `C.seed`.
+        ratios, seeds: values of `C.labeled_ratio` and `C.seed`.
         overrides: settings of all trials.
         validation: list for choosing the best epoch.
-        subsets: folder with the lists of every seed in `seed-N`; without it all take those of config.py.
+        subsets: folder with the lists of each seed in `seed-N`; None: all trials use those of config.py.
     """
     trials = []
     for seed in seeds:
@@ -188,7 +188,7 @@ def plan_trials(
 
 
 def folder_name(method: str) -> str:
-    """A method with its settings as part of a folder's name; the end of a long one is its digest."""
+    """A method with its settings as part of a folder's name; long names are cut and end with a digest."""
     name = re.sub(r"[^\w.,+=-]+", "-", method.replace(":", "_").replace("=", "-"))
     if len(name) <= LONGEST_NAME:
         return name
@@ -196,7 +196,7 @@ def folder_name(method: str) -> str:
 
 
 def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
-    """The lists of a seed, named as those of config.py."""
+    """The lists of a seed, with the file names of config.py."""
     name = Path(C.train_source).name
     folder = subsets / f"seed-{seed}"
     return {
@@ -206,8 +206,12 @@ def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
 
 
 def check_validation(trial: Trial) -> None:
-    """Raise UserError if the validation list shares images with the evaluation images or with those that a trial learns
-    from, also as links or copies, or if the trial does not keep all epochs to choose from."""
+    """Check a trial's validation list.
+
+    Raises:
+        UserError: the list shares images, also as links or copies, with the evaluation or training images, or the trial
+            does not keep all epochs to choose from.
+    """
     if trial.validation is None:
         return
     if trial.C.keep_snapshots:
@@ -221,5 +225,5 @@ def check_validation(trial: Trial) -> None:
         if shared := held.keys() & {engine.file_digest(sample.image) for sample in samples}:
             raise UserError(
                 f"--validation {trial.validation.source}: shares {len(shared)} images with the {LISTS[name]} images, "
-                f"such as {min(held[digest] for digest in shared)}; an epoch chosen on them would not be an honest one"
+                f"such as {min(held[digest] for digest in shared)}; the choice of an epoch on them would be biased"
             )

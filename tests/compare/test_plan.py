@@ -59,7 +59,7 @@ def test_the_plan_has_a_line_for_each_method_and_share_of_labels() -> None:
     table = plan_table(trials, finished, {"cps": 60.0, "cpcl": 1.0}, 2, "exp_toy")
     assert str(table.title) == "exp_toy: 7 runs"
     assert [column.header for column in table.columns] == [
-        *("method", "labels", "seeds", "iterations", "finished", "time expected")
+        *("method", "labels", "seeds", "iterations", "finished", "expected time")
     ]
     assert [column.justify for column in table.columns] == ["left"] + ["right"] * 5
     assert cells(table)[:5] == [
@@ -71,14 +71,14 @@ def test_the_plan_has_a_line_for_each_method_and_share_of_labels() -> None:
     ]
     # Two runs of 10 iterations and one of 20 at one minute per iteration, and 10 s of overhead per run.
     assert cells(table)[5] == ["20 min", "-", "20 min"]
-    assert str(table.caption) == "in all about 20 min with 2 at a time"
+    assert str(table.caption) == "total time: about 20 min, 2 at a time"
 
 
 @pytest.mark.parametrize(
     ("step", "caption"),
     [
-        (6.0, "in all about 6 min with 1 at a time, start and evaluation not counted"),
-        (None, "in all not known before a run of each method with 1 at a time, start and evaluation not counted"),
+        (6.0, "total time: about 6 min, 1 at a time, start and evaluation not included"),
+        (None, "total time: unknown before a run of each method, 1 at a time, start and evaluation not included"),
     ],
 )
 def test_the_plan_says_what_is_not_known_yet(step: float | None, caption: str) -> None:
