@@ -12,10 +12,11 @@ from furnace.checks.memory import main_memory
 from furnace.checks.peak import PROCESS_BYTES, predicted_peak, remedies
 from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.monitor import peak_memory
+from furnace.engine.preconditions import check_shares
 from furnace.engine.record import recipe_table
 from furnace.engine.snapshots import is_snapshot_epoch
 from furnace.engine.starting import check_unused
-from furnace.engine.trainer import Trainer, check_shares
+from furnace.engine.trainer import Trainer
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part
 from furnace.utils.settings import Settings

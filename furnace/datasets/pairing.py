@@ -52,11 +52,11 @@ class Masks:
 
 def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     """The images with masks, and those without. Raises UserError if a folder is missing or masks fit no image."""
-    if images == masks:
-        raise UserError(f"{images}: contains both images and masks; put the masks into a separate folder")
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
+    if images == masks:
+        raise UserError(f"{images}: contains both images and masks; put the masks into a separate folder")
     samples = [s for s in read_list(images, images, labeled=False) if not s.image.is_relative_to(masks)]
     chosen = Masks(masks).choose([sample.image.relative_to(images).with_suffix("") for sample in samples])
     pairs = list(zip(samples, chosen, strict=True))

@@ -1,6 +1,5 @@
 """Training: data, step, log, snapshot, with handling of interruptions and faults."""
 
-import hashlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +11,19 @@ from rich.console import Console
 
 from furnace.base_model.network import synchronized
 from furnace.datasets.batch import TrainBatch
-from furnace.datasets.catalog import CATALOG, find_classes
-from furnace.datasets.dataset import TrainSet
-from furnace.datasets.inspection import absent_classes
+from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
-from furnace.datasets.reading import build_reader
 from furnace.engine.continuing import Found, Saver, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
 from furnace.engine.faults import SkippedImages, explain, files_being_read, not_finite
 from furnace.engine.guard import Fault
-from furnace.engine.identity import data_identity, learned_lists, new_run
+from furnace.engine.identity import data_identity, new_run
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import memory_format
+from furnace.engine.preconditions import check_classes, check_lists, check_shares
 from furnace.engine.record import RECORD, read_record, recipe_table, versions, write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
@@ -40,7 +37,6 @@ from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
 from furnace.utils.stopping import SAVING
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import few
 
 
 class Trainer:
@@ -300,50 +296,4 @@ class Trainer:
             run=self.identity["run"],
             tracker=tracker,
             opening="compiling" if self.learner.compiled else "",
-        )
-
-
-def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
-    """A note if a class of the catalog is in no training label, as is possible in small partitions.
-
-    Raises:
-        UserError: a class of the user's own data set is in no label, unless `C.allow_absent_classes`.
-    """
-    if C.allow_absent_classes or not (absent := absent_classes(dataset.labeled, build_reader(C))):
-        return []
-    classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
-    text = f"{C.train_source}: no label shows {few(classes.names[number] for number in absent)}"
-    if classes is CATALOG.get(C.dataset_name):
-        return [text]
-    raise UserError(f"{text}; correct the labels or C.num_classes, or set C.allow_absent_classes = True")
-
-
-def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:
-    """Raise UserError unless the batch can be split into equal shares in which BatchNorm sees at least two images.
-
-    Args:
-        C: settings of the batch, its parts, and the synchronisation of BatchNorm over processes.
-        processes: number of processes of the run; by default the current number.
-        device: of each process; by default a GPU. BatchNorm can't be synchronised on CPUs.
-    """
-    processes = processes or world_size()
-    together = C.sync_bn and (device is None or device.type == "cuda")
-    shares, least = processes * C.accumulate, 1 if together and processes > 1 else 2
-    if C.batch_size % shares or C.batch_size // shares < least:
-        raise UserError(
-            f"C.batch_size = {C.batch_size} must give {processes} process(es) x C.accumulate = {C.accumulate} equal "
-            f"shares of at least {least} image(s) for BatchNorm, for example {least * shares}"
-        )
-
-
-def check_lists(C: Settings, dataset: TrainSet, device: torch.device) -> None:
-    """Raise UserError unless all processes have the same training lists: each machine reads its own files."""
-    names = [[sample.name for sample in samples] for _, samples in learned_lists(C, dataset).values()]
-    own = int.from_bytes(hashlib.blake2b(repr(names).encode(), digest_size=7).digest(), "big")
-    digests = whole_batch().gather(torch.tensor([own], device=device)).tolist()
-    others = [str(number) for number, digest in enumerate(digests) if digest != digests[0]]
-    if others:
-        raise UserError(
-            f"C.train_source and C.unsup_source: process {', '.join(others)} has other images, or another order, than "
-            "the first; give all machines the same lists"
         )

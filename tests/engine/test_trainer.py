@@ -6,7 +6,6 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -263,20 +262,6 @@ def test_a_restarted_run_continues_even_with_overwrite(make_trainer, monkeypatch
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for overwrite in (False, True):
         assert make_trainer(overwrite=overwrite, nepochs=5, niters_per_epoch=1).start_iteration == 4
-
-
-def test_machines_with_other_lists_are_named(make_trainer, monkeypatch) -> None:
-    class Two(WholeBatch):
-        def gather(self, value: torch.Tensor) -> torch.Tensor:
-            return torch.cat([value, value + other])
-
-    trainer = make_trainer(method="cpcl")
-    monkeypatch.setattr(trainer_module, "whole_batch", Two)
-    other = 0
-    trainer_module.check_lists(trainer.C, trainer.dataset, CPU)
-    other = 5
-    with pytest.raises(UserError, match=r"^C\.train_source and C\.unsup_source: process 1 has other images"):
-        trainer_module.check_lists(trainer.C, trainer.dataset, CPU)
 
 
 @pytest.fixture
@@ -660,19 +645,6 @@ def test_the_loss_scale_of_the_autosave_is_that_before_the_bad_iteration(make_tr
         trainer.fit()
     saved = torch.load(Path(trainer.C.snapshot_dir) / AUTOSAVE, weights_only=True)
     assert (saved["iteration"], saved["scaler"]) == (3, undisturbed.learner.scale.state_dict())
-
-
-@pytest.mark.parametrize(
-    "processes, sync_bn, device, fits",
-    [(8, True, "cuda", True), (8, False, "cuda", False), (8, True, "cpu", False), (3, True, "cuda", False)],
-)
-def test_batches_are_divided_so_that_batchnorm_sees_two_images(
-    settings, processes: int, sync_bn: bool, device: str, fits: bool
-) -> None:
-    """If synchronised, BatchNorm sees the images of all processes: the published batch of eight fits eight GPUs."""
-    C = settings(batch_size=8, sync_bn=sync_bn)
-    with nullcontext() if fits else pytest.raises(UserError, match=r"C\.batch_size = 8 must give"):
-        trainer_module.check_shares(C, processes, torch.device(device))
 
 
 def test_adamw_continues_bit_for_bit_and_no_other_optimizer_does(make_trainer) -> None:

@@ -14,7 +14,7 @@ from furnace.datasets.loaders import build_train_set
 from furnace.datasets.pairing import pair
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import read_list, write_list
-from furnace.engine.trainer import check_shares
+from furnace.engine.preconditions import check_shares
 from furnace.methods.settings import load_config
 from furnace.tools import new_experiment
 from furnace.tools.new_experiment import main
@@ -155,6 +155,8 @@ def test_refusals(folder: Path):
             begin(folder, "--val", share)
     with pytest.raises(UserError, match="no such folder"):
         main(["mine", "--images", str(folder / "nowhere"), "--masks", str(folder / "masks"), "--root", str(folder)])
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        main(["mine", "--images", str(folder / "nowhere"), "--masks", str(folder / "nowhere"), "--root", str(folder)])
     with pytest.raises(UserError, match="masks into a separate folder"):
         main(["mine", "--images", str(folder), "--masks", str(folder), "--root", str(folder)])
     stray = write_palette_label(folder / "masks" / "stray.png", np.zeros((4, 4), dtype=np.uint8))

@@ -11,7 +11,7 @@ from furnace.datasets.loaders import build_eval_loader, build_files, build_train
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import read_list
-from furnace.engine.trainer import check_classes
+from furnace.engine.preconditions import check_classes
 from furnace.methods.settings import load_config
 from furnace.tools import doctor, make_splits
 from furnace.tools.prepare_ade20k import main

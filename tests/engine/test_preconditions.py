@@ -1,0 +1,68 @@
+"""Batches that can't be divided, lists that differ between machines, and classes in no training label."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from furnace.datasets.loaders import build_train_set
+from furnace.engine import preconditions
+from furnace.engine.distributed import CPU
+from furnace.engine.preconditions import check_classes, check_lists, check_shares
+from furnace.seg_opr.whole_batch import WholeBatch
+from furnace.utils.errors import UserError
+from tests.tiny_data import write_palette_label
+
+
+@pytest.fixture
+def without_most(voc_root: Path) -> None:
+    """Replace all training labels by labels of classes 0 and 1 only."""
+    for path in (voc_root / "train_aug/label").glob("*.png"):
+        write_palette_label(path, np.eye(40, dtype=np.uint8))
+
+
+def test_all_classes_are_shown(make_settings):
+    C = make_settings(dataset_name="mine")
+    assert check_classes(C, build_train_set(C)) == []
+
+
+@pytest.mark.usefixtures("without_most")
+def test_classes_that_no_label_shows(make_settings):
+    C = make_settings(dataset_name="mine", num_classes=3, class_names="sky,road,leaf")
+    with pytest.raises(UserError, match=r"no label shows leaf; .* set C\.allow_absent_classes = True"):
+        check_classes(C, build_train_set(C))
+    C = C.updated(allow_absent_classes=True)
+    assert check_classes(C, build_train_set(C)) == []
+    C = make_settings()
+    (note,) = check_classes(C, build_train_set(C))
+    assert note.endswith("no label shows bicycle, bird, boat and 16 more")
+
+
+@pytest.mark.parametrize(
+    "processes, sync_bn, device, fits",
+    [(8, True, "cuda", True), (8, False, "cuda", False), (8, True, "cpu", False), (3, True, "cuda", False)],
+)
+def test_batches_are_divided_so_that_batchnorm_sees_two_images(
+    make_settings, processes: int, sync_bn: bool, device: str, fits: bool
+):
+    """If synchronised, BatchNorm sees the images of all processes: the published batch of eight fits eight GPUs."""
+    C = make_settings(batch_size=8, sync_bn=sync_bn)
+    with nullcontext() if fits else pytest.raises(UserError, match=r"C\.batch_size = 8 must give"):
+        check_shares(C, processes, torch.device(device))
+
+
+def test_machines_with_other_lists_are_named(make_settings, monkeypatch: pytest.MonkeyPatch):
+    class Two(WholeBatch):
+        def gather(self, value: torch.Tensor) -> torch.Tensor:
+            return torch.cat([value, value + other])
+
+    C = make_settings()
+    dataset = build_train_set(C)
+    monkeypatch.setattr(preconditions, "whole_batch", Two)
+    other = 0
+    check_lists(C, dataset, CPU)
+    other = 5
+    with pytest.raises(UserError, match=r"^C\.train_source and C\.unsup_source: process 1 has other images"):
+        check_lists(C, dataset, CPU)
