@@ -14,6 +14,7 @@ from furnace.utils.checking import entries_of
 from furnace.utils.config import ENVIRONMENT
 from furnace.utils.settings import Settings
 from tests.tiny_data import write_voc
+from tests.tiny_encoder import TINY
 from tests.tiny_run import NARROW, write_lively
 
 REPOSITORY = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ TINY_RUN = {
     "nepochs": 2,
     "niters_per_epoch": 3,
     "num_workers": 0,
-    "backbone": "resnet18",
+    "backbone": TINY,
     "pretrained_model": None,
     "seed": 7,
 }

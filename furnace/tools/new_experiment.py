@@ -33,6 +33,7 @@ class Scope:
     """Recipe for a type of machine: settings, largest batch, crop and evaluation window, iterations per epoch."""
 
     backbone: str
+    weights: str
     head_channels: int
     scales: list[float]
     eval_scale: float
@@ -45,9 +46,21 @@ class Scope:
 
 
 EPOCH = "C.max_samples // C.batch_size"
-GPU = Scope("resnet50", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512, 4, EPOCH)
+GPU = Scope("resnet50", "downloaded once", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512, 4, EPOCH)
 # First results in minutes for any number of images: half the resolution and short training.
-CPU = Scope("resnet18", 64, [0.35, 0.5, 0.65], 0.5, 3, 4, 96, 256, 1, f"min({EPOCH}, 80)  # 80: for first results")
+CPU = Scope(
+    "tf_efficientnet_lite0",
+    "from an installed package",
+    64,
+    [0.35, 0.5, 0.65],
+    0.5,
+    3,
+    4,
+    96,
+    256,
+    1,
+    f"min({EPOCH}, 80)  # 80: for first results",
+)
 EXAMPLES = """examples:
   python -m furnace.tools.new_experiment leaves --images ~/leaves/images --masks ~/leaves/masks
   python -m furnace.tools.new_experiment roads --images a --masks b --classes sky,road,car --val 0.3
@@ -83,7 +96,7 @@ C.unsup_weight = 1
 # Network
 C.backbone = "{scope.backbone}"
 C.head_channels = {scope.head_channels}
-C.pretrained_model = None  # "imagenet" scores far higher; its weights are downloaded once
+C.pretrained_model = "imagenet"  # {scope.weights}; None: random weights, which score far lower
 
 # Optimization
 C.lr = 0.01

@@ -36,7 +36,9 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def C(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
-    return make_settings(log_dir=str(tmp_path / "log"), batch_size=4, nepochs=8, snapshot_iter=2, **NARROW)
+    return make_settings(
+        log_dir=str(tmp_path / "log"), batch_size=4, nepochs=8, snapshot_iter=2, backbone="resnet18", **NARROW
+    )
 
 
 def test_memory_is_predicted_with_checkpoint_and_without(C):

@@ -304,8 +304,8 @@ def test_the_latest_save_is_known_without_loading_it(make_trainer, tmp_path: Pat
 
 
 def test_settings_that_differ_from_the_snapshot_are_named(make_trainer) -> None:
-    make_trainer().fit()
-    trainer = make_trainer("auto", nepochs=3, lr=0.125, num_workers=1)
+    make_trainer(backbone="resnet18").fit()
+    trainer = make_trainer("auto", backbone="resnet18", nepochs=3, lr=0.125, num_workers=1)
     (note,) = (note for note in trainer.notes if "other settings" in note)
     assert "lr 0.005 -> 0.125" in note
     assert "nepochs 2 -> 3" in note

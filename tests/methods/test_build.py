@@ -26,7 +26,7 @@ def test_networks_have_encoders_and_norms_of_the_settings(make_settings) -> None
 def test_weights_of_the_settings_are_read_unless_a_snapshot_has_its_own(make_settings, pretrained, monkeypatch):
     read = []
     monkeypatch.setattr(module, "read_encoder_weights", lambda *asked: read.append(asked) or ({}, "random"))
-    C = make_settings(head_channels=8).updated(pretrained_model="imagenet")
+    C = make_settings(head_channels=8, backbone="resnet18").updated(pretrained_model="imagenet")
     stem = torch.zeros(64, 3, 7, 7)
     with torch.device("meta"):
         network = build_network(C, *(() if pretrained else (False, {"branch1.backbone.conv1.weight": stem})))

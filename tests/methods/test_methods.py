@@ -15,6 +15,7 @@ from furnace.methods.build import build_method, build_network
 from furnace.methods.method import Method, Teaching
 from furnace.seg_opr.losses import MeanCrossEntropy
 from tests.golden_values import relative_error
+from tests.tiny_encoder import TINY
 
 K, B, SIZE, WEIGHT = 4, 2, (20, 24), 1.7
 CUTMIX = pytest.mark.parametrize("cutmix", [True, False])
@@ -33,7 +34,7 @@ def make_batch(cutmix: bool = True) -> TrainBatch:
 
 def make_network(branches: int = 2) -> Network:
     torch.manual_seed(5)
-    return Network(K, "resnet18", head_channels=8, branches=branches).double()
+    return Network(K, TINY, head_channels=8, branches=branches).double()
 
 
 def full_logits(network: Network, images: Tensor, branch: int) -> Tensor:

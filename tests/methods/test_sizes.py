@@ -57,7 +57,7 @@ def test_normalisation_is_the_first_encoder_s_and_the_second_s_is_noted(make_set
         ({"backbone": ("resnet18", "resnet34")}, (["resnet18", "resnet34"], [None, None])),
         ({"backbone": "resnet18 , resnet34", "pretrained_model": ["imagenet", None]},
          (["resnet18", "resnet34"], ["imagenet", None])),
-        ({"pretrained_model": "none,imagenet"}, (["resnet18", "resnet18"], [None, "imagenet"])),
+        ({"backbone": "resnet18", "pretrained_model": "none,imagenet"}, (["resnet18", "resnet18"], [None, "imagenet"])),
     ],
 )  # fmt: skip
 def test_encoders_and_weights_of_each_branch(make_settings: Callable[..., Settings], given: dict, expected: tuple):

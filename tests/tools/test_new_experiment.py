@@ -56,6 +56,7 @@ def test_lists_and_settings_fit_the_images(folder: Path, capsys: pytest.CaptureF
     begin(folder, "--cpu")
     C = load_config(folder / "exp_mine")
     assert (C.num_classes, C.image_height, C.batch_size, C.head_channels) == (4, 64, 4, 64)
+    assert (C.backbone, C.pretrained_model) == ("tf_efficientnet_lite0", "imagenet"), "an installed package has them"
     assert C.niters_per_epoch == 2 and C.dataset_path == str(folder)
     labeled = read_list(C.train_source, C.dataset_path)
     val = read_list(C.eval_source, C.dataset_path)
