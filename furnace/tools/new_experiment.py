@@ -46,20 +46,32 @@ class Scope:
 
 
 EPOCH = "C.max_samples // C.batch_size"
-GPU = Scope("resnet50", "downloaded once", 256, [0.5, 0.75, 1, 1.5, 1.75, 2.0], 1, 40, 8, 512, 512, 4, EPOCH)
+GPU = Scope(
+    backbone="resnet50",
+    weights="downloaded once",
+    head_channels=256,
+    scales=[0.5, 0.75, 1, 1.5, 1.75, 2.0],
+    eval_scale=1,
+    nepochs=40,
+    batch=8,
+    crop=512,
+    window=512,
+    num_workers=4,
+    epoch=EPOCH,
+)
 # First results in minutes for any number of images: half the resolution and short training.
 CPU = Scope(
-    "tf_efficientnet_lite0",
-    "from an installed package",
-    64,
-    [0.35, 0.5, 0.65],
-    0.5,
-    3,
-    4,
-    96,
-    256,
-    1,
-    f"min({EPOCH}, 80)  # 80: for first results",
+    backbone="tf_efficientnet_lite0",
+    weights="from an installed package",
+    head_channels=64,
+    scales=[0.35, 0.5, 0.65],
+    eval_scale=0.5,
+    nepochs=3,
+    batch=4,
+    crop=96,
+    window=256,
+    num_workers=1,
+    epoch=f"min({EPOCH}, 80)  # 80: for first results",
 )
 EXAMPLES = """examples:
   python -m furnace.tools.new_experiment leaves --images ~/leaves/images --masks ~/leaves/masks
