@@ -138,7 +138,7 @@ class Diagnostics:
         return cutmix(stream(0), stream(1), batch.mask[-count:, 0])
 
     def compare(self, iteration: int, teaching: Teaching, truth: Tensor, writer: SummaryWriter) -> None:
-        """Accuracy and mIoU of the pseudo labels against withheld labels."""
+        """Accuracy, mIoU and IoU per class of the pseudo labels against withheld labels."""
         candidates, pseudo = {}, teaching.pseudo
         truth = truth.to(next(iter(teaching.predictions.values())).labels.device)
         known = (truth != IGNORE_INDEX).sum()
@@ -155,11 +155,13 @@ class Diagnostics:
         for name, (target, labels) in candidates.items():
             confusion = confusion_matrix(target, labels, self.C.num_classes)
             share = (confusion.sum() / known).item()
-            accuracy, miou = pixel_accuracy(confusion).item(), class_iou(confusion).nanmean().item()
+            iou = class_iou(confusion)
+            accuracy, miou = pixel_accuracy(confusion).item(), iou.nanmean().item()
             metrics |= {f"{name}_share": share, f"{name}_accuracy": accuracy, f"{name}_miou": miou}
+            metrics |= {f"{name}_iou/{c}": value for c, value in zip(self.classes.names, iou.tolist(), strict=True)}
             parts.append(f"{name} accuracy {percent(accuracy)} mIoU {percent(miou)} ({100 * share:.0f} %)")
         for name, value in metrics.items():
-            if name != "iteration":
+            if name != "iteration" and value == value:  # NaN if neither the labels nor the truth have the class
                 writer.add_scalar(f"truth/{name}", value, iteration)
         file = Path(self.C.log_dir) / TRUTH
         with self.best_effort(file):

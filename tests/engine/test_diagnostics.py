@@ -120,11 +120,15 @@ def test_metrics_are_naive_counts(C: Settings, diagnostics: Diagnostics, writer:
         judged = (truth != 255) & (labels != 255)
         assert record[f"{name}_accuracy"] == pytest.approx((labels == truth)[judged].mean())
         assert record[f"{name}_share"] == pytest.approx(judged.sum() / (truth != 255).sum())
-        ious = [
-            ((labels == c) & (truth == c) & judged).sum() / (((labels == c) | (truth == c)) & judged).sum()
-            for c in range(NUM_CLASSES)
-            if (((labels == c) | (truth == c)) & judged).any()
-        ]
+        ious = []
+        for c, class_name in enumerate(diagnostics.classes.names):
+            either = ((labels == c) | (truth == c)) & judged
+            if either.any():
+                ious.append(((labels == c) & (truth == c) & judged).sum() / either.sum())
+                assert record[f"{name}_iou/{class_name}"] == pytest.approx(ious[-1])
+            else:
+                assert record[f"{name}_iou/{class_name}"] is None
+                assert (3, f"truth/{name}_iou/{class_name}") not in events
         assert record[f"{name}_miou"] == pytest.approx(np.mean(ious))
         assert events[3, f"truth/{name}_miou"] == pytest.approx(np.mean(ious))
     assert record["iteration"] == 3
