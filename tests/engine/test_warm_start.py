@@ -110,11 +110,11 @@ def test_a_run_begins_with_the_weights_and_records_their_origin(settings, tmp_pa
 
 def test_unusable_weights_are_one_line_before_anything_is_written(settings, tmp_path) -> None:
     other = tmp_path / "other.pth"
-    write(settings(method="supervised", backbone="resnet34"), other)
+    write(settings(method="supervised", backbone="resnet18"), other)
     bare = tmp_path / "bare.pth"
     torch.save({"conv1.weight": torch.zeros(1)}, bare)
     for path, message in (
-        (other, r"tensors do not fit, such as branch1\.backbone\.\S+; .*C\.backbone = 'resnet34', here 'resnet18'"),
+        (other, r"tensors do not fit, such as branch1\.backbone\.\S+; .*C\.backbone = 'resnet18', here 'tiny'"),
         (bare, "contains no branch1"),
         (tmp_path / "none.pth", "no such file"),
     ):

@@ -85,7 +85,7 @@ def test_architecture_classes_and_normalisation_are_those_of_the_snapshot(make_s
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "plain.pth")
     theirs = {
         "num_classes": 3, "class_names": ["cat", "dog", "cow"], "dataset_name": "pets", "image_mean": [0.1, 0.2, 0.3],
-        "pretrained_model": str(tmp_path / "plain.pth"), "method": "supervised", **NARROW,
+        "backbone": "resnet18", "pretrained_model": str(tmp_path / "plain.pth"), "method": "supervised", **NARROW,
     }  # fmt: skip
     trained = make_settings(**theirs, log_dir=str(tmp_path), snapshot_dir=str(tmp_path), nepochs=1, niters_per_epoch=1)
     for name in ("labeled", "unlabeled"):

@@ -58,8 +58,8 @@ def test_labelling_does_not_change_the_teacher(learner: Learner) -> None:
 
 def test_average_with_decay_one_changes_counters_only() -> None:
     network = make_network()
-    network.branch1.backbone.bn1.num_batches_tracked += 3
+    network.branch1.head.aspp.map_bn.num_batches_tracked += 3
     before = copy.deepcopy(network.branch2.state_dict())
     update_average(network.branch2, network.branch1, 1.0)
     changed = {name for name, value in network.branch2.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"backbone.bn1.num_batches_tracked"}
+    assert changed == {"head.aspp.map_bn.num_batches_tracked"}
