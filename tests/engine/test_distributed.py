@@ -140,7 +140,7 @@ def test_a_launched_process_uses_the_gpu_of_its_local_rank(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    monkeypatch.setattr(distributed, "start", lambda device: None)
+    monkeypatch.setattr(cli.engine, "start", lambda device: None)
     args = cli.experiment_parser("", "").parse_args(["-d", "2-3"])
     with cli.prepared(REPOSITORY / "exp_toy", args) as (_, device):
         assert device == torch.device("cuda", 1)
@@ -171,7 +171,7 @@ def test_after_an_error_nobody_waits_for_the_others(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(distributed.dist, "get_backend", lambda: backend)
     monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: done.append("destroy"))
     monkeypatch.setattr(distributed.dist.distributed_c10d, "_abort_process_group", lambda: done.append("abort"))
-    monkeypatch.setattr(distributed, "start", lambda device: None)
+    monkeypatch.setattr(cli.engine, "start", lambda device: None)
     args = cli.experiment_parser("", "").parse_args(["-d", "cpu"])
     with pytest.raises(UserError, match="mine alone"), cli.prepared(REPOSITORY / "exp_toy", args):
         raise UserError("mine alone")
