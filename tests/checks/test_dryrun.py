@@ -36,9 +36,7 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def C(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
-    return make_settings(
-        log_dir=str(tmp_path / "log"), batch_size=4, nepochs=8, snapshot_iter=2, backbone="resnet18", **NARROW
-    )
+    return make_settings(log_dir=str(tmp_path / "log"), batch_size=4, nepochs=8, snapshot_iter=2, **NARROW)
 
 
 def test_memory_is_predicted_with_checkpoint_and_without(C):
@@ -85,6 +83,8 @@ def test_a_step_that_does_not_fit_is_a_problem_of_memory(C, monkeypatch):
 
 
 def test_nothing_is_downloaded(C, tmp_path, monkeypatch):
+    C = C.updated(backbone="resnet18")
+
     def download(*_, **__):
         raise AssertionError("downloaded")
 
@@ -116,6 +116,7 @@ def test_with_several_devices_the_report_says_what_was_measured(C):
 
 
 def test_disk_needed_is_that_of_the_snapshots(C, tmp_path, monkeypatch):
+    C = C.updated(backbone="resnet18")
     trainer = Trainer(C, CPU)
     found = check_disk(C, trainer)
     # After the first sixth of eight epochs, epochs 2, 4 and 6, and the last one, 7.
@@ -132,6 +133,7 @@ def test_disk_needed_is_that_of_the_snapshots(C, tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_nearly_done_needs_no_room_for_what_it_has_saved(C, monkeypatch):
+    C = C.updated(backbone="resnet18")
     trainer = Trainer(C, CPU)
     whole = check_disk(C, trainer)
     needed = re.search(r"(\d+) snapshots of ([\d.]+) MiB: at most ([\d.]+) MiB", whole.text)
