@@ -108,7 +108,7 @@ C.unsup_weight = 1
 # Network
 C.backbone = "{scope.backbone}"
 C.head_channels = {scope.head_channels}
-C.pretrained_model = "imagenet"  # {scope.weights}; None: random weights, which score far lower
+C.pretrained_model = "imagenet"  # {scope.weights}; None: random weights
 
 # Optimization
 C.lr = 0.01
