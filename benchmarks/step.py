@@ -21,7 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.published import STEP, published_losses, published_precision
+from benchmarks.published import STEP, published_convolutions, published_losses, published_precision
 from furnace.checks.estimate import random_batch
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.distributed import parse_devices
@@ -108,7 +108,7 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
 def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], None]:
     """Function that runs one step in the published arrangement."""
     torch.manual_seed(0)
-    network = build_network(C, pretrained=False).to(device).train()
+    network = published_convolutions(build_network(C, pretrained=False)).to(device).train()
     rates = {"lr": C.lr, "momentum": C.momentum, "weight_decay": C.weight_decay}
     optimizers = [build_optimizer(branch, **rates) for branch in network.branches]
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight, device=device)

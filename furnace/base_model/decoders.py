@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from furnace.seg_opr.interpolate import upsample
@@ -22,6 +23,28 @@ DPT_MAPS = 4
 LIBRARY_DECODERS = ("upernet", "dpt")
 
 
+class AtrousConv2d(nn.Conv2d):
+    """3x3 convolution with dilation `rate` and as much padding.
+
+    In training, taps that meet only padding are left out: a map that is no larger than `rate` needs the middle tap
+    alone, but libraries also compute the gradients of the others, all zero. Values and gradients are those of
+    `nn.Conv2d`, up to rounding. In evaluation it is `nn.Conv2d`: an exported network does not depend on the size
+    of its example.
+    """
+
+    def __init__(self, in_channels: int, channels: int, rate: int):
+        super().__init__(in_channels, channels, 3, padding=rate, dilation=rate, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(features)
+        weight, padding = self.weight, list(self.padding)
+        for axis, (side, rate) in enumerate(zip(features.shape[2:], self.dilation, strict=True)):
+            if side <= rate:
+                weight, padding[axis] = weight.narrow(2 + axis, 1, 1), 0
+        return F.conv2d(features, weight, None, self.stride, padding, self.dilation)
+
+
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: one BatchNorm over the four concatenated maps, the pooled branch added.
 
@@ -32,7 +55,7 @@ class ASPP(nn.Module):
         super().__init__()
         self.map_convs = nn.ModuleList(
             [nn.Conv2d(in_channels, channels, 1, bias=False)]
-            + [nn.Conv2d(in_channels, channels, 3, padding=r, dilation=r, bias=False) for r in ASPP_RATES]
+            + [AtrousConv2d(in_channels, channels, rate) for rate in ASPP_RATES]
         )
         self.map_bn = nn.BatchNorm2d(channels * (1 + len(ASPP_RATES)))
         self.global_pooling_conv = nn.Conv2d(in_channels, channels, 1, bias=False)

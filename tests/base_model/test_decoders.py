@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from furnace.base_model.decoders import ASPP, DECODERS, DeepLabHead
+from furnace.base_model.decoders import ASPP, DECODERS, AtrousConv2d, DeepLabHead
 from furnace.base_model.encoders import build_encoder
 from furnace.base_model.network import Branch
 from furnace.utils.errors import UserError
@@ -40,6 +41,32 @@ def test_aspp_is_the_plain_formula(generator):
     fill_deterministic(aspp)
     features = torch.randn(2, 6, 21, 25, dtype=torch.float64, generator=generator)
     assert relative_error(aspp(features), aspp_formula(features, aspp.state_dict())) < 1e-12
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("size", "taps"),
+    [((4, 4), 1), ((6, 6), 1), ((6, 7), 3), ((9, 5), 3), ((7, 7), 9)],
+    ids=lambda value: str(value).replace(" ", ""),
+)
+def test_atrous_convolution_computes_only_the_taps_that_meet_the_map(size, taps, training, generator):
+    conv = AtrousConv2d(3, 4, rate=6).double().train(training)
+    fill_deterministic(conv)
+    features = torch.randn(2, 3, *size, dtype=torch.float64, generator=generator, requires_grad=True)
+    weights = torch.randn(2, 4, *size, dtype=torch.float64, generator=generator)
+
+    with FlopCounterMode(display=False) as counter:
+        ours = conv(features)
+    padded = F.pad(features, (6, 6, 6, 6))
+    expected = F.conv2d(padded, conv.weight, dilation=6)
+    gradients, expected_gradients = (
+        torch.autograd.grad((output * weights).sum(), (features, conv.weight)) for output in (ours, expected)
+    )
+
+    assert relative_error(ours, expected) < 1e-12
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert relative_error(gradient, expected_gradient) < 1e-12
+    assert counter.get_total_flops() == 2 * ours.numel() * 3 * (taps if training else 9)
 
 
 def test_decoder_is_the_plain_formula(generator):
