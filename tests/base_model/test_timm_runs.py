@@ -48,7 +48,7 @@ def run(make_settings: Callable[..., Settings], tmp_path: Path) -> Callable[...,
     return whole
 
 
-@pytest.mark.parametrize("changes", [{"decoder": "dpt"}, {"backbone": "test_vit,resnet18", "eval_crop_size": 32}])
+@pytest.mark.parametrize("changes", [{"decoder": "dpt"}, {"backbone": "test_vit,test_resnet", "eval_crop_size": 32}])
 def test_a_small_vit(run: Callable, changes: dict):
     run(**{"backbone": "test_vit", "image_height": 32, "image_width": 48, "eval_crop_size": 48, **changes})
 

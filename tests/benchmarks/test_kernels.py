@@ -30,7 +30,7 @@ def test_operators_are_counted_and_timed_per_step():
 
 def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kernels, "WARM_UP", 0)
-    overrides = ["image_height=32", "image_width=32", "batch_size=2", "head_channels=8", "backbone=resnet18"]
+    overrides = ["image_height=32", "image_width=32", "batch_size=2", "head_channels=8", "backbone=test_resnet"]
     options = [word for override in overrides for word in ("-o", override)]
     kernels.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "--repeats", "1", "--kernels", "2", *options])
     output = capsys.readouterr().out

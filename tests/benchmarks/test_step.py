@@ -46,7 +46,7 @@ def test_benchmark_runs_small_on_a_cpu(capsys: pytest.CaptureFixture, monkeypatc
         return network
 
     monkeypatch.setattr(step, "build_network", recorded)
-    overrides = ["image_height=32", "image_width=32", "batch_size=2", "head_channels=8"]
+    overrides = ["image_height=32", "image_width=32", "batch_size=2", "head_channels=8", "backbone=test_resnet"]
     options = [word for override in overrides for word in ("-o", override)]
     step.main([str(REPOSITORY / "exp_toy"), "-d", "cpu", "--repeats", "1", *options])
     output = capsys.readouterr().out

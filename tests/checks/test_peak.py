@@ -15,7 +15,8 @@ from furnace.engine.internals import counted_without_memory
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 
-LITE = {"backbone": "tf_efficientnet_lite0", "head_channels": 32, "batch_size": 4, "amp": "off"}
+SMALL = {"backbone": "test_efficientnet", "head_channels": 32, "batch_size": 4, "amp": "off"}
+LITE = {"backbone": "tf_efficientnet_lite0"}
 LARGE = {"image_height": 96, "image_width": 96}  # at this size the graph takes half of the memory
 
 
@@ -39,7 +40,8 @@ def allocated_peak(C: Settings) -> int:
     "changes",
     [
         {"method": "cpcl"},
-        pytest.param({"method": "cpcl", "checkpoint": True}, marks=pytest.mark.slow),
+        pytest.param({"method": "cpcl", **LITE}, marks=pytest.mark.slow),
+        pytest.param({"method": "cpcl", "checkpoint": True, **LITE}, marks=pytest.mark.slow),
         {"method": "unimatch_v2", "optimizer": "adamw", "lr": 1e-4},
         pytest.param({"method": "mean_teacher", "backbone": "resnet18", "ohem": True}, marks=pytest.mark.slow),
         pytest.param({"method": "unimatch", "backbone": "resnet18", "amp": "bf16"}, marks=pytest.mark.slow),
@@ -48,7 +50,7 @@ def allocated_peak(C: Settings) -> int:
     ids=str,
 )
 def test_the_prediction_agrees_with_the_allocator(make_settings: Callable[..., Settings], changes: dict):
-    C = make_settings(**LITE | LARGE | changes)
+    C = make_settings(**SMALL | LARGE | changes)
     assert predicted_peak(C) == pytest.approx(allocated_peak(C), rel=0.15)
 
 
@@ -65,7 +67,7 @@ def test_a_counter_counts_live_tensors_without_allocating_them():
 
 
 def test_the_prediction_falls_with_parts_and_recomputed_blocks(make_settings: Callable[..., Settings]):
-    C = make_settings(**LITE, method="supervised", image_height=256, image_width=256)
+    C = make_settings(**SMALL | LITE, method="supervised", image_height=256, image_width=256)
     whole, parts, recomputed = (predicted_peak(C.updated(**c)) for c in ({}, {"accumulate": 2}, {"checkpoint": True}))
     assert whole / 2 < parts < 0.65 * whole
     assert recomputed < 0.5 * whole

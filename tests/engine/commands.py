@@ -26,7 +26,8 @@ class Command:
         defaults = {
             "volna": str(self.folder), "log_dir": str(self.log_dir), "labeled_ratio": 3, "method": "supervised",
             "nepochs": 2, "niters_per_epoch": 20, "batch_size": 4, "image_height": 32, "image_width": 32,
-            "head_channels": 8, "num_workers": 1, "display_iter": 1, "record_info_iter": 1, "autosave_minutes": 1e-9,
+            "backbone": "test_resnet", "head_channels": 8, "num_workers": 1, "display_iter": 1, "record_info_iter": 1,
+            "autosave_minutes": 1e-9,
         }  # fmt: skip
         return {**defaults, **settings}
 

@@ -28,8 +28,12 @@ BATCH, CLASSES, SIZE, STEPS = 8, 5, (33, 41), 10
 
 
 def in_processes(count: int, function, *arguments) -> None:
-    """Run `function(rank, *arguments)` in `count` processes that form one group, over gloo."""
-    mp.spawn(_enter, args=(count, free_port(), function, arguments), nprocs=count)
+    """Run `function(rank, *arguments)` in `count` processes that form one group, over gloo.
+
+    They are copies of one process that has imported this module, so that they start at once.
+    """
+    mp.set_forkserver_preload([__name__])
+    mp.start_processes(_enter, args=(count, free_port(), function, arguments), nprocs=count, start_method="forkserver")
 
 
 def _enter(rank: int, count: int, port: int, function, arguments) -> None:

@@ -26,6 +26,7 @@ from tests.stub_experiment import write_stub
 
 FAST = {
     "allow_absent_classes": "true",
+    "backbone": "test_resnet",
     "image_height": 32,
     "image_width": 32,
     "head_channels": 8,
@@ -67,17 +68,17 @@ def comparison(stub: Path) -> dict:
     return json.loads((stub.parent / "out" / "comparison.json").read_text(encoding="utf-8"))
 
 
-def test_two_methods_and_two_seeds_of_the_toy_experiment(toy: Path, capsys: pytest.CaptureFixture) -> None:
+def test_two_methods_of_the_toy_experiment(toy: Path, capsys: pytest.CaptureFixture) -> None:
     """The real commands, from data to tables."""
     out = toy / "out"
-    words = ["exp_toy", "--methods", "supervised,cpcl:reweight=false", "--ratios", "4", "--seeds", "0,1"]
+    words = ["exp_toy", "--methods", "supervised,cpcl:reweight=false", "--ratios", "4", "--seeds", "0"]
     words += ["--out", str(out), "--probe", "0", "-d", "cpu", "--keep", "none", "-o", f"volna={toy}"]
     words += [word for name, value in FAST.items() for word in ("-o", f"{name}={value}")]
     assert main(words) == 0
 
     found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert [(trial["method"], trial["seed"]) for trial in found["trials"]] == [
-        (method, seed) for seed in (0, 1) for method in ("supervised", "cpcl:reweight=false")
+        (method, 0) for method in ("supervised", "cpcl:reweight=false")
     ]
     for trial in found["trials"]:
         (evaluated,) = json.loads((Path(out) / folder_of(trial) / "test" / "results.json").read_text())
@@ -89,8 +90,8 @@ def test_two_methods_and_two_seeds_of_the_toy_experiment(toy: Path, capsys: pyte
         assert set(trial["identity"]["lists"]) == lists
         assert not list((out / folder_of(trial) / "snapshot").glob("*.pth"))
     row = found["rows"][1]
-    pairs = [[c["result"]["last"]["miou"] for c in found["trials"] if c["seed"] == seed] for seed in (0, 1)]
-    assert row["difference"] == pytest.approx(sum(b - a for a, b in pairs) / 2)
+    supervised, cpcl = (trial["result"]["last"]["miou"] for trial in found["trials"])
+    assert row["difference"] == pytest.approx(cpcl - supervised)
     page = (out / "comparison.md").read_text(encoding="utf-8")
     assert f"{100 * row['mean']:.2f}" in page and "cpu" in page
     assert (out / "comparison.png").stat().st_size > 10_000
