@@ -1,6 +1,7 @@
 """Functions that the processes of the distributed tests run; in a module, because spawned processes import them."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +28,25 @@ from tests.conftest import REPOSITORY
 BATCH, CLASSES, SIZE, STEPS = 8, 5, (33, 41), 10
 
 
-def in_processes(count: int, function, *arguments) -> None:
+def in_processes(count: int, function, *arguments, wait: float | None = None) -> None:
     """Run `function(rank, *arguments)` in `count` processes that form one group, over gloo.
 
-    They are copies of one process that has imported this module, so that they start at once.
+    They are copies of one process that has imported this module, so that they start at once. Collectives may `wait` for
+    so many seconds; None: the default.
     """
     mp.set_forkserver_preload([__name__])
-    mp.start_processes(_enter, args=(count, free_port(), function, arguments), nprocs=count, start_method="forkserver")
+    mp.start_processes(
+        _enter, args=(count, free_port(), wait, function, arguments), nprocs=count, start_method="forkserver"
+    )
 
 
-def _enter(rank: int, count: int, port: int, function, arguments) -> None:
+def _enter(rank: int, count: int, port: int, wait: float | None, function, arguments) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count)
     )
     torch.set_num_threads(1)
+    if wait is not None:
+        dist.distributed_c10d._get_default_timeout = lambda _: timedelta(seconds=wait)
     start(CPU)
     function(rank, *arguments)
     stop()

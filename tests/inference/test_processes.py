@@ -1,30 +1,27 @@
 """Prediction and training in several processes: none ends the others, and all continue from the same state."""
 
-import os
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from rich.console import Console
 
 from furnace.datasets.batch import TrainBatch
-from furnace.engine.distributed import CPU, start, stop
+from furnace.engine.distributed import CPU
 from furnace.engine.learner import StepOutput
 from furnace.engine.trainer import Trainer
 from furnace.inference.predictor import Outputs, Predictor
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
-from tests.engine.processes import free_port, in_processes
+from tests.engine.processes import in_processes
 from tests.tiny_data import write_image
 from tests.tiny_run import NARROW, place
 
-SIDE, WAIT = 40, 5  # window side in pixels; seconds that a collective may wait
+SIDE, WAIT = 40, 3  # window side in pixels; seconds that a collective may wait
 
 
 @pytest.fixture
@@ -34,13 +31,8 @@ def C(make_settings: Callable[..., Settings], tmp_path: Path, lively_snapshot: P
     return C
 
 
-def predict_share(rank: int, port: int, C: Settings, folder: Path) -> None:
+def predict_share(rank: int, C: Settings, folder: Path) -> None:
     """Run one process of `predict.py -d 0,1`; the video of one takes longer than a collective may wait."""
-    torch.distributed.distributed_c10d._get_default_timeout = lambda _: timedelta(seconds=WAIT)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ["WORLD_SIZE"] = "2"
-    torch.set_num_threads(1)
-    start(CPU)
     predictor = Predictor(C, CPU, "1", Outputs(folder / "out", overlay=False), Console(quiet=True))
 
     def late(*_) -> None:
@@ -53,14 +45,13 @@ def predict_share(rank: int, port: int, C: Settings, folder: Path) -> None:
         predictor.console = Console(file=told, width=300)
         predictor.run("last", [str(folder / "in")])
     (folder / f"status-{rank}.txt").write_text(str(predictor.status))
-    stop()
 
 
 def test_processes_wait_for_one_with_a_long_video(C: Settings, tmp_path: Path) -> None:
     write_image(tmp_path / "in/a.png", np.zeros((20, 20, 3), dtype=np.uint8))
     (tmp_path / "in/b.mp4").write_bytes(b"an hour of video")
     write_image(tmp_path / "in/c.png", np.zeros((20, 20, 3), dtype=np.uint8))
-    mp.spawn(predict_share, args=(free_port(), C, tmp_path), nprocs=2)
+    in_processes(2, predict_share, C, tmp_path, wait=WAIT)
     told = (tmp_path / "told-0.txt").read_text()
     assert "1 predicted by epoch-last.pth" in told
     assert "1 could not be read; 1 with missing or damaged frames" in told

@@ -28,7 +28,8 @@ ITERATION = re.compile(r"iteration \d+/\d+")
 WIDE = "1000"  # columns of the terminal, so that no message is wrapped
 POLL_SECONDS = 0.005
 SETTINGS = {
-    "method": "supervised",  # half the bytes to save; no fault depends on the method
+    "method": "supervised",
+    "backbone": "test_resnet",  # small and fast; no fault depends on method or encoder
     "labeled_ratio": 3,
     "nepochs": 3,
     "niters_per_epoch": 4,
