@@ -132,7 +132,7 @@ TRAIN_EXAMPLES = """examples:
 """
 EVAL_EXAMPLES = """examples:
   python eval.py                      the last snapshot
-  python eval.py -e 20-34 -d 0 -s     epochs 20 to 34 on GPU 0, with pictures
+  python eval.py -e 20-33 -d 0 -s     epochs 20 to 33 on GPU 0, with pictures
   python eval.py -e last --branch both -o eval_scale_array=0.75,1,1.25 -o eval_flip=true
   python eval.py -e last --submit upload -o test_source=../DATA/city/config_new/test.txt
 """
@@ -142,7 +142,7 @@ PREDICT_EXAMPLES = """examples:
 """
 EXPORT_EXAMPLES = """examples:
   python export.py -e last --format onnx --normalize --labels    pictures in, label maps out
-  python export.py -e 34 --format pt2 --branch both -p model.pt2
+  python export.py -e 32 --format pt2 --branch both -p model.pt2
 """
 STATUS = """
 exit status: 0 done; 1 problems found (--dry-run) or frames of a video missing (predict.py); 2 an error that one line

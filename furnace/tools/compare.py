@@ -31,7 +31,7 @@ from furnace.datasets.splits import list_hash
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
-from furnace.utils.config import config_file, experiment_name, parse_overrides
+from furnace.utils.config import experiment_name, find_config, parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part, write_atomically
 from furnace.utils.places import CHECKOUT
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     """Plan, run and report all trials; return the exit status: 1 if a run failed, else 0."""
     args = build_parser().parse_args(argv)
     console = open_console(highlight=False, markup=True)
-    experiment = find_experiment(args.experiment)
+    experiment = find_config(args.experiment)
     title = experiment_name(experiment)
     trials = make_plan(experiment, args)
     devices = [str(d.index) if d.type == "cuda" else "cpu" for d in engine.parse_devices(args.devices)] * args.jobs
@@ -130,14 +130,6 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the expected time, then stop")
     return parser
-
-
-def find_experiment(name: str) -> Path:
-    """Path of an experiment's config file, relative to the working directory or the checkout. Raises UserError."""
-    for place in (Path(name), CHECKOUT / name):
-        if (file := config_file(place)).is_file():
-            return file.resolve()
-    raise UserError(f"{name}: no such experiment (a folder with config.py, such as exp_camvid)")
 
 
 def make_plan(experiment: Path, args: Namespace) -> list[Trial]:

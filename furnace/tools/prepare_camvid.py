@@ -27,7 +27,7 @@ CAMVID_LAYOUT = Layout(
 def main(argv: list[str] | None = None) -> None:
     """Plan the files and make them."""
     args = build_parser().parse_args(argv)
-    source = args.source or download(args.target.parent)
+    source = args.source or download(args.target.parent, args.dry_run)
     prepare(plan_camvid(open_source(source), args.target), CAMVID_LAYOUT, args)
 
 
@@ -47,12 +47,18 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def download(folder: Path) -> Path:
-    """Path of the tutorial's archive in a folder, downloaded if missing. Raises UserError if the download fails."""
+def download(folder: Path, dry_run: bool = False) -> Path:
+    """Path of the tutorial's archive in a folder, downloaded if missing.
+
+    Raises:
+        UserError: the download fails, or a dry run would need it.
+    """
     import torch.hub  # slow to import
 
     archive = folder / ARCHIVE
     if not archive.is_file():
+        if dry_run:
+            raise UserError(f"--dry-run downloads nothing, and {archive} is missing; name the archive or its folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(f"{TUTORIAL}/archive/refs/heads/master.zip", str(archive))

@@ -14,6 +14,7 @@ import easydict
 
 from furnace.utils.checking import WRONG, Fault, check, parse, plain
 from furnace.utils.errors import UserError
+from furnace.utils.places import CHECKOUT
 from furnace.utils.settings import Settings
 from furnace.utils.wording import one_line
 
@@ -47,7 +48,7 @@ def load_config(
     """Run an experiment's config.py and return its checked settings.
 
     Args:
-        experiment: its folder, or another file in it, such as exp_voc/config_modern.py.
+        experiment: its folder, or another file in it, such as exp_voc/config_modern.py; see `find_config`.
         overrides: settings by name, as text or values; they override the environment variables of `ENVIRONMENT`, and
             those override config.py. Values that config.py computes from them change, too.
         schema: returns the class of the settings; config.py may add to it by registering a method.
@@ -56,11 +57,7 @@ def load_config(
     Raises:
         UserError: there is no config.py, or it fails; or its settings have faults, one line each.
     """
-    file = config_file(experiment).resolve()
-    if not file.is_file():
-        others = ", ".join(sorted(path.name for path in file.parent.glob(f"{CONFIG.stem}*.py")))
-        hint = f"there are {others}" if others else "name an experiment folder such as exp_voc"
-        raise UserError(f"{config_file(experiment)}: no such file; {hint}")
+    file = find_config(experiment)
     given, origins = _given(overrides or {})
     # Values that can't be parsed stay as in config.py here, and are reported below.
     pins = {name: value for name, text in given.items() if (value := parse(schema(), name, text)) is not WRONG}
@@ -80,6 +77,17 @@ def load_config(
         found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
     told = {name: value for name, value in concluded.items() if value != schema().model_fields[name].default}
     return schema().noted(found, _note(file, told, foreign))
+
+
+def find_config(experiment: str | Path) -> Path:
+    """Absolute path of an experiment's config file, in the working directory or the checkout. Raises UserError."""
+    named = config_file(experiment)
+    for file in (named, CHECKOUT / named):
+        if file.is_file():
+            return file.resolve()
+    others = ", ".join(sorted(path.name for path in named.parent.glob(f"{CONFIG.stem}*.py")))
+    hint = f"there are {others}" if others else "name an experiment folder such as exp_voc"
+    raise UserError(f"{named}: no such file; {hint}")
 
 
 def config_file(experiment: str | Path) -> Path:
@@ -170,12 +178,14 @@ def _run(file: Path, pins: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 @contextmanager
 def _in_folder(folder: Path) -> Iterator[None]:
-    """Run the block in a folder: published files find their root from the working directory."""
-    before = Path.cwd()
+    """Run the block in a folder and import its modules: published files find their root from the working directory."""
+    before, path = Path.cwd(), str(folder)
     os.chdir(folder)
+    sys.path.insert(0, path)
     try:
         yield
     finally:
+        sys.path.remove(path)
         os.chdir(before)
 
 

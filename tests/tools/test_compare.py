@@ -404,7 +404,7 @@ def test_bad_input_is_named(stub: Path, words: list[str], message: str) -> None:
 
 
 def test_no_such_experiment() -> None:
-    with pytest.raises(UserError, match="no such experiment"):
+    with pytest.raises(UserError, match="no such file; name an experiment folder"):
         main(["exp_nothing"])
 
 

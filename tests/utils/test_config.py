@@ -1,5 +1,6 @@
 """Settings: wrong values are named, overrides take precedence, and values computed in config.py follow them."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,24 @@ def test_debug_shortens_the_run_but_never_lengthens_it():
 def test_folder_without_config_is_named(tmp_path):
     with pytest.raises(UserError, match=r"config\.py: no such file; name an experiment folder"):
         load_config(tmp_path)
+
+
+def test_modules_beside_config_are_imported_by_every_command(tmp_path):
+    (tmp_path / "exp_own").mkdir()
+    (tmp_path / "exp_own" / "own_rates.py").write_text("lr = 0.75\n")
+    text = (VOC / "config.py").read_text() + "\nimport own_rates\nC.lr = own_rates.lr\n"
+    (tmp_path / "exp_own" / "config.py").write_text(text)
+    before = list(sys.path)
+    assert load_config(tmp_path / "exp_own").lr == 0.75
+    assert sys.path == before
+
+
+def test_an_experiment_of_the_checkout_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("exp_voc").this_dir == "exp_voc"
+    (tmp_path / "exp_voc").mkdir()
+    (tmp_path / "exp_voc" / "config.py").write_text((VOC / "config.py").read_text() + "\nC.lr = 0.75\n")
+    assert load_config("exp_voc").lr == 0.75, "that of the working directory comes first"
 
 
 def test_another_file_of_the_folder_is_a_separate_experiment(tmp_path):
