@@ -80,20 +80,18 @@ def load_config(
 
 
 def find_config(experiment: str | Path) -> Path:
-    """Absolute path of an experiment's config file, in the working directory or the checkout. Raises UserError."""
-    named = config_file(experiment)
+    """Absolute path of an experiment's config file: the config.py of a folder, or a named file.
+
+    It is looked for in the working directory, then in the checkout. Raises UserError if it is in neither.
+    """
+    path = Path(experiment)
+    named = path if path.suffix == CONFIG.suffix else path / CONFIG
     for file in (named, CHECKOUT / named):
         if file.is_file():
             return file.resolve()
     others = ", ".join(sorted(path.name for path in named.parent.glob(f"{CONFIG.stem}*.py")))
     hint = f"there are {others}" if others else "name an experiment folder such as exp_voc"
     raise UserError(f"{named}: no such file; {hint}")
-
-
-def config_file(experiment: str | Path) -> Path:
-    """The config file of an experiment: the config.py of a folder, or a named file."""
-    path = Path(experiment)
-    return path if path.suffix == CONFIG.suffix else path / CONFIG
 
 
 def experiment_name(file: Path) -> str:
