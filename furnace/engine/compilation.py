@@ -7,19 +7,30 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from furnace.engine.internals import compile_or_run_eagerly
+from furnace.engine.distributed import world_size
+from furnace.engine.internals import compile_or_run_eagerly, share_code
+from furnace.utils.settings import Settings
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's variable for all compiled code
-REDUCE_OVERHEAD = "reduce-overhead"  # value of `C.compile`, and PyTorch's name for CUDA graphs
+# Values of `C.compile`; the last is PyTorch's name for CUDA graphs.
+ON, OFF, BACKGROUND, REDUCE_OVERHEAD = "on", "off", "background", "reduce-overhead"
+WHEN = {
+    ON: "in the first iteration, which takes minutes the first time",
+    REDUCE_OVERHEAD: "in the first iteration, which takes minutes the first time, CUDA graphs",
+    BACKGROUND: "in another process, while training begins without compiled code",
+}
 
 
-def chosen_compile(setting: str, device: torch.device, synchronised: bool = False) -> bool:
-    """True if `C.compile` and the device ask for compiled networks.
+def chosen_compile(C: Settings, device: torch.device) -> str:
+    """`C.compile` with "auto" replaced by the choice for the device, and "background" by "on" in several processes.
 
-    "auto" means on a GPU, unless BatchNorm is `synchronised` over several GPUs: each of these layers splits the graph,
-    and compiling the pieces costs more time than it saves.
+    "auto" means in the background on one GPU, "off" elsewhere, and also if BatchNorm is synchronised over several GPUs:
+    each of these layers splits the graph, and compiling the pieces costs more time than it saves.
     """
-    return device.type == "cuda" and not synchronised if setting == "auto" else setting != "off"
+    chosen = C.compile
+    if chosen == "auto":
+        chosen = BACKGROUND if device.type == "cuda" and not (C.sync_bn and world_size() > 1) else OFF
+    return ON if chosen == BACKGROUND and world_size() > 1 else chosen
 
 
 def code_folder() -> Path | None:
@@ -38,6 +49,13 @@ def code_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
+def keep_code() -> None:
+    """Let PyTorch, in this process and those that it starts, keep compiled code in `code_folder`."""
+    share_code()
+    if folder := code_folder():
+        os.environ[VARIABLE] = str(folder)
+
+
 def compile_networks(networks: Sequence[nn.Module], graphs: bool = False) -> None:
     """Make networks compile at their first forward pass; with `graphs`, CUDA replays their kernels as one launch.
 
@@ -45,15 +63,13 @@ def compile_networks(networks: Sequence[nn.Module], graphs: bool = False) -> Non
     across blocks.
     """
     compile_or_run_eagerly()
-    if folder := code_folder():
-        os.environ[VARIABLE] = str(folder)
+    keep_code()
     for network in networks:
         network.compile(mode=REDUCE_OVERHEAD if graphs else None)
 
 
-def describe_compilation(setting: str) -> str:
+def describe_compilation(chosen: str) -> str:
     """Text about compilation for the start-up table."""
     folder = code_folder()
     kept = f"code kept in {folder}" if folder else "code not kept: the user's cache cannot be written"
-    graphs = ", CUDA graphs" if setting == REDUCE_OVERHEAD else ""
-    return f"in the first iteration, which takes minutes the first time{graphs}; {kept}"
+    return f"{WHEN[chosen]}; {kept}"

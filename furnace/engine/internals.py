@@ -1,15 +1,16 @@
 """All code that needs private names of PyTorch, with public names first or as the fallback where possible."""
 
+import copyreg
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 import torch._dynamo
 import torch._functorch.config
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,11 +54,56 @@ def step_unless(optimizer: Optimizer, skip: Tensor) -> None:
         optimizer.step()
 
 
+def memory_format_named(name: str) -> torch.memory_format:
+    """A memory format from its text, such as "torch.channels_last"."""
+    return getattr(torch, name.removeprefix("torch."))
+
+
+def share_code() -> None:
+    """Let processes share compiled code, whatever they have imported.
+
+    PyTorch finds compiled code by a pickle of the tensors' descriptions. The one of a memory format names the first
+    imported module with a variable `torch`.
+    """
+    copyreg.pickle(torch.memory_format, lambda value: (memory_format_named, (str(value),)))
+
+
+def compilations() -> int:
+    """Number of graphs that this process has compiled because PyTorch's cache did not have them."""
+    found = torch._dynamo.utils.counters["aot_autograd"]
+    return found["autograd_cache_miss"] + found["autograd_cache_bypass"]
+
+
 def compile_or_run_eagerly() -> None:
     """If compilation fails, run the code without it instead of raising; PyTorch logs the reason."""
     torch._dynamo.config.suppress_errors = True
     # This works only if the backward pass is compiled together with the forward pass.
     torch._functorch.config.force_non_lazy_backward_lowering = True
+
+
+def compile_without_running(network: nn.Module, *inputs: Any) -> None:
+    """Compile a forward pass, and its backward pass, as `network.compile()` would; then leave it.
+
+    Raises:
+        Exception: it can't be compiled.
+    """
+    from torch._inductor.compile_fx import compile_fx
+
+    class Left(Exception):
+        """Raised where the compiled code would run."""
+
+    def leave(*_: Any) -> None:
+        raise Left
+
+    def compile_and_leave(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Any:
+        compile_fx(graph, examples)
+        return leave
+
+    torch._dynamo.config.suppress_errors = False
+    torch._functorch.config.force_non_lazy_backward_lowering = True
+    network.compile(backend=compile_and_leave, fullgraph=True)  # in several pieces, only the first would be compiled
+    with suppress(Left):
+        network(*inputs)
 
 
 def abort_processes() -> None:

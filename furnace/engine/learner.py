@@ -10,7 +10,7 @@ from torch.nn.utils import get_total_norm
 from furnace.base_model.network import Network
 from furnace.base_model.recompute import recompute_blocks
 from furnace.datasets.batch import TrainBatch
-from furnace.engine.compilation import REDUCE_OVERHEAD, chosen_compile, compile_networks
+from furnace.engine.compilation import OFF, REDUCE_OVERHEAD, chosen_compile, compile_networks
 from furnace.engine.distributed import average_in_place, share_weights, whole_batch, world_size
 from furnace.engine.guard import SUM, Guard
 from furnace.engine.internals import step_unless
@@ -48,7 +48,8 @@ class Learner:
     Raises:
         UserError: `checkpoint` is set, and an encoder has no repeated blocks.
 
-    `guard` reports the iterations that were not finite; `intact` is False during an update of the networks.
+    `guard` reports the iterations that were not finite; `intact` is False during an update of the networks; `compiled`
+    tells whether the networks are, or will be in the next step.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Learner:
         self.network, self.method = network, method
         self.device = next(network.parameters()).device
         self.amp, self.accumulate = amp, accumulate
-        self.compiled, self.graphs = compiled, compiled and graphs
+        self.compiled, self.graphs = False, compiled and graphs
         set_precision(amp)
         share_weights(network)
         self.lr, self.lr_power, self.total_iterations = lr, lr_power, total_iterations
@@ -88,7 +89,12 @@ class Learner:
             for number in method.trained:
                 recompute_blocks(network.branches[number - 1].backbone)
         if compiled:
-            compile_networks(network.branches, graphs)
+            self.compile()
+
+    def compile(self) -> None:
+        """Compile the networks in the next step."""
+        compile_networks(self.network.branches, self.graphs)
+        self.compiled = True
 
     def step(self, batch: TrainBatch, iteration: int) -> StepOutput:
         """Update the networks on a normalised batch, with the learning rate of `iteration`.
@@ -180,7 +186,7 @@ def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
         "amp": choose_amp(C.amp, device, network)[0],
         "accumulate": C.accumulate,
         "checkpoint": C.checkpoint,
-        "compiled": chosen_compile(C.compile, device, C.sync_bn and world_size() > 1),
+        "compiled": chosen_compile(C, device) != OFF,
         "graphs": C.compile == REDUCE_OVERHEAD,
         "freeze": C.on_nan == "stop",
     }

@@ -93,6 +93,8 @@ class Monitor:
         tracker: receives TensorBoard's records, too.
         opening: text of the bar until the first iteration is done; by default the epoch, as later.
 
+    `note` stands after the epoch in the bar.
+
     Use it as a context manager: take the batches from `timed`, and call `record` after every iteration.
     """
 
@@ -111,7 +113,7 @@ class Monitor:
         tracker: WandbWriter | None = None,
         opening: str = "",
     ):
-        self.run, self.tracker = run, tracker
+        self.run, self.tracker, self.note = run, tracker, ""
         self.whole, self.first = whole, rank() == 0
         self.niters_per_epoch, self.total = niters_per_epoch, total
         self.record_iter, self.display_iter = record_iter, display_iter
@@ -157,7 +159,7 @@ class Monitor:
             self.sums[name] = self.sums.get(name, 0) + pair
         self.count += 1
         done = iteration + 1
-        self.bar.set_description_str(f"epoch {iteration // self.niters_per_epoch}", refresh=False)
+        self.bar.set_description_str(f"epoch {iteration // self.niters_per_epoch}{self.note}", refresh=False)
         if done % self.record_iter == 0 or done == self.total:
             self._report(iteration, lr)
         self.bar.advance_to(done)

@@ -16,7 +16,7 @@ import torchvision
 
 from furnace.base_model.network import Network
 from furnace.datasets.dataset import TrainSet
-from furnace.engine.compilation import chosen_compile, describe_compilation
+from furnace.engine.compilation import OFF, chosen_compile, describe_compilation
 from furnace.engine.distributed import world_size
 from furnace.engine.identity import learned_lists
 from furnace.engine.numerics import choose_amp, device_name
@@ -169,8 +169,8 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     amp, reason = choose_amp(C.amp, device, network)
     recomputed = ", encoder's blocks recomputed" if C.checkpoint else ""
     table.add_row("precision", PRECISIONS[amp] + (f" ({reason})" if reason else "") + recomputed)
-    if chosen_compile(C.compile, device, C.sync_bn and processes > 1):
-        table.add_row("compiled", describe_compilation(C.compile))
+    if (chosen := chosen_compile(C, device)) != OFF:
+        table.add_row("compiled", describe_compilation(chosen))
     table.add_row("seed", str(C.seed))
     table.add_row("snapshots", C.snapshot_dir)
     return table

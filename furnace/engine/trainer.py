@@ -14,6 +14,8 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
+from furnace.engine.background_compilation import BackgroundCompilation
+from furnace.engine.compilation import BACKGROUND, chosen_compile
 from furnace.engine.continuing import Found, Saver, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
@@ -85,7 +87,8 @@ class Trainer:
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = synchronized(self.network)
         self.total = C.nepochs * C.niters_per_epoch
-        self.learner = build_learner(C, self.network)
+        self.compiles_beside = chosen_compile(C, device) == BACKGROUND
+        self.learner = build_learner(C, self.network, **({"compiled": False} if self.compiles_beside else {}))
         self.identity["precision"] = self.learner.amp
         self.preparation = build_preparation(C, *views, method.students, device, memory_format(device))
         # Iterations done, and the number of them that were skipped because they were not finite.
@@ -123,11 +126,18 @@ class Trainer:
         if tracker:
             logger.info(f"Weights & Biases: {tracker.place}")
         signals = StopSignals(lambda: files_being_read(self.dataset))
-        with signals, self._monitor(tracker) as monitor, no_workers_left(), self._saved_after_faults(signals):
+        with (
+            signals,
+            self._monitor(tracker) as monitor,
+            no_workers_left(),
+            self._saved_after_faults(signals),
+            BackgroundCompilation(self.learner, monitor, self.compiles_beside) as compilation,
+        ):
             batches = iter(loader)
             signals.watch()
             for batch in monitor.timed(signals.awaited(batches)):
                 self._train(batch, monitor)
+                compilation.follow()
                 if self.iteration < self.total and (signum := signals.requested()):
                     self._answer(signum)
         self.skipped_images.report()

@@ -277,10 +277,10 @@ class Settings(BaseModel):
 
     # Speed
     amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 if it is faster")
-    compile: Literal["auto", "on", "off", "reduce-overhead"] = Field(
+    compile: Literal["auto", "on", "off", "background", "reduce-overhead"] = Field(
         "auto",
-        description="torch.compile; auto: on a GPU, unless sync_bn ties several together; "
-        "reduce-overhead: with CUDA graphs, for small steps (not measured)",
+        description="torch.compile; on: in the first iteration; background: in another process, while training begins; "
+        "auto: background on one GPU, on on several without sync_bn; reduce-overhead: CUDA graphs (not measured)",
     )
     accumulate: PositiveInt = Field(
         1, description="parts of a batch, computed one after another to save memory", le=2**16

@@ -27,16 +27,28 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("setting", "device", "compiled"),
-    [("auto", GPU, True), ("auto", CPU, False), ("on", CPU, True), ("reduce-overhead", CPU, True), ("off", GPU, False)],
+    ("setting", "device", "alone", "together"),
+    [
+        ("auto", GPU, "background", "on"),
+        ("auto", CPU, "off", "off"),
+        ("auto", torch.device("mps"), "off", "off"),
+        ("background", CPU, "background", "on"),
+        ("on", CPU, "on", "on"),
+        ("reduce-overhead", GPU, "reduce-overhead", "reduce-overhead"),
+        ("off", GPU, "off", "off"),
+    ],
 )
-def test_chosen_compile(setting: str, device: torch.device, compiled: bool):
-    assert chosen_compile(setting, device) is compiled
+def test_chosen_compile_alone_and_in_two_processes(make_settings, monkeypatch, setting, device, alone, together):
+    C = make_settings(compile=setting, sync_bn=False)
+    assert chosen_compile(C, device) == alone
+    monkeypatch.setattr("furnace.engine.compilation.world_size", lambda: 2)
+    assert chosen_compile(C, device) == together
 
 
-def test_networks_whose_batchnorm_is_synchronised_are_compiled_on_request_only():
-    assert not chosen_compile("auto", GPU, synchronised=True)
-    assert chosen_compile("on", GPU, synchronised=True)
+def test_networks_whose_batchnorm_is_synchronised_are_compiled_on_request_only(make_settings, monkeypatch):
+    monkeypatch.setattr("furnace.engine.compilation.world_size", lambda: 2)
+    assert chosen_compile(make_settings(compile="auto", sync_bn=True), GPU) == "off"
+    assert chosen_compile(make_settings(compile="on", sync_bn=True), GPU) == "on"
 
 
 def test_code_is_stored_in_the_user_s_cache_or_a_chosen_folder(home: Path, monkeypatch: pytest.MonkeyPatch):
@@ -95,7 +107,8 @@ def test_table_and_bar_say_that_the_first_iteration_compiles(home: Path, make_se
 
     monkeypatch.setattr("furnace.engine.monitor.ProgressBar", Bar)
     for setting in ("on", "off"):
-        C = make_settings(head_channels=8, nepochs=1, niters_per_epoch=1, method="supervised", compile=setting)
+        run = {"nepochs": 1, "niters_per_epoch": 1, "method": "supervised", "log_dir": str(home / "log")}
+        C = make_settings(head_channels=8, compile=setting, **run)
         Trainer(C, CPU, overwrite=True, console=Console(file=shown, width=400)).fit()
         assert (str(home / ".cache" / "cpcl" / "compiled") in shown.getvalue()) == (setting == "on")
         shown.truncate(0)

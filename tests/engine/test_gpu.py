@@ -1,20 +1,25 @@
 """Tests that need a GPU; run them with `pytest -m gpu`, as benchmarks/gpu.sh does."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
+from torch._dynamo.utils import counters
 
 from benchmarks.step import Arrangement, allocated, published_step
 from furnace.checks.peak import predicted_peak
+from furnace.engine.background_compilation import BackgroundCompilation
+from furnace.engine.compilation import VARIABLE
 from furnace.engine.trainer import Trainer
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.predictor import Outputs, Predictor
 from furnace.seg_opr.metrics import METRICS
 from furnace.utils.settings import Settings
-from tests.engine.steps import random_batch, seeded_learner
+from tests.engine.steps import follow_to_the_end, random_batch, seeded_learner
 
 pytestmark = pytest.mark.gpu
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -38,6 +43,23 @@ def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings],
     torch._dynamo.config.suppress_errors = False  # if compilation failed unnoticed, the losses would be close, too
     losses = [learner.step(batch, 0).scalars["loss"].item() for learner in (fast, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_training_begins_within_ten_seconds_and_goes_on_with_compiled_code(make_settings, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "code"))
+    torch.compiler.reset()
+    counters.clear()
+    C = make_settings(**SIZE)
+    begin = time.perf_counter()
+    learner, batch = seeded_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
+    with BackgroundCompilation(learner, SimpleNamespace(note=""), wanted=True) as compilation:
+        learner.step(batch, 0)
+        torch.cuda.synchronize(GPU)
+        assert time.perf_counter() - begin < 10
+        follow_to_the_end(compilation)
+    learner.step(batch, 1)
+    found = counters["aot_autograd"]
+    assert found["autograd_cache_hit"] > 1 and not found["autograd_cache_miss"]
 
 
 def test_steps_replayed_from_cuda_graphs_agree_with_launched_kernels(make_settings: Callable[..., Settings]):

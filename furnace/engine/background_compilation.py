@@ -1,0 +1,210 @@
+"""Compile the networks in another process, while training begins without compiled code."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from tempfile import TemporaryFile
+from threading import Thread
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+from torch.utils.hooks import RemovableHandle
+
+from furnace.engine.compilation import keep_code
+from furnace.engine.internals import compilations, compile_without_running
+from furnace.engine.learner import Learner
+from furnace.engine.monitor import Monitor, logger
+from furnace.engine.numerics import autocast, set_precision
+from furnace.utils.wording import byte_size, one_line
+
+LIMIT_SECONDS = 1800  # for the other process
+END_SECONDS = 10  # for the end of a killed process
+ROOM = 2**31  # bytes of a GPU: CUDA's context, images, and trials of matrix products
+POLL_SECONDS = 1
+COMMAND = "from furnace.engine.background_compilation import main; main()"
+NOTE = ", compiling"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What decides which compiled code a forward pass of a branch uses.
+
+    Attributes:
+        branch: its index.
+        inputs: tensors without memory.
+        gradients: True if the pass keeps a graph for the backward pass.
+        training: mode of the branch.
+    """
+
+    branch: int
+    inputs: tuple[Tensor | Sequence[Tensor], ...]
+    gradients: bool
+    training: bool
+
+    @property
+    def code(self) -> str:
+        """The same text for passes that use the same code."""
+        described = tree_map_only(Tensor, lambda tensor: (tensor.shape, tensor.stride(), tensor.dtype), self.inputs)
+        return repr((self.branch, described, self.gradients, self.training))
+
+
+class BackgroundCompilation:
+    """Another process compiles the passes of the first iteration; then the learner uses the code.
+
+    The code reaches this process through PyTorch's cache. The other process holds weights and images on the device, but
+    no maps. If it fails, the log says so, and the learner compiles in its next iteration.
+
+    Args:
+        learner: not compiled.
+        monitor: its bar says "compiling" until the learner uses the code.
+        wanted: False to do nothing.
+
+    Use it as a context manager around the iterations, and call `follow` after each.
+    """
+
+    def __init__(self, learner: Learner, monitor: Monitor, wanted: bool):
+        self.learner, self.monitor = learner, monitor
+        self.course = self._course() if wanted else None
+        self.passes: dict[str, Pass] = {}
+        self.hooks: list[RemovableHandle] = []
+        self.process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "BackgroundCompilation":
+        if self.course:
+            branches = enumerate(self.learner.network.branches)
+            self.hooks = [branch.register_forward_pre_hook(partial(self._note, number)) for number, branch in branches]
+            self.monitor.note = NOTE
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.course, self.monitor.note = None, ""
+        self._remove_hooks()
+        if self.process:
+            self.process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SECONDS)
+
+    def follow(self) -> None:
+        """Start the process after the first iteration; use the code after the iteration during which it is ready."""
+        if self.course is None:
+            return
+        try:
+            next(self.course)
+        except StopIteration:
+            self.__exit__()
+        except Exception as error:
+            self.__exit__()
+            reason = one_line(str(error).partition("\n")[0])
+            logger.warning(f"no compilation in the background ({reason}); the next iteration compiles, for minutes")
+            self.learner.compile()
+
+    def _course(self) -> Iterator[None]:
+        """What happens after each iteration. Raises any exception if the other process can't start, or fails."""
+        self._remove_hooks()
+        self._start()
+        yield
+        while not self._is_ready():
+            yield
+        logger.info("the networks are compiled; the next iteration loads the code")
+        self.learner.compile()
+        before = compilations()
+        yield
+        if compilations() > before:
+            logger.warning("PyTorch did not find the code of the other process, and compiled it again")
+
+    def _note(self, number: int, branch: nn.Module, inputs: tuple) -> None:
+        described = tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
+        noted = Pass(number, described, torch.is_grad_enabled(), branch.training)
+        self.passes.setdefault(noted.code, noted)
+
+    def _remove_hooks(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _start(self) -> None:
+        network, device = without_memory(self.learner.network), self.learner.device
+        check_room(network, device)
+        keep_code()
+        with TemporaryFile() as work:
+            pickle.dump((os.getpid(), device, self.learner.amp, list(self.passes.values())), work)
+            pickle.dump(network, work)
+            work.seek(0)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND],
+                stdin=work,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # signals to the group are for the training
+            )
+        self.end = time.monotonic() + LIMIT_SECONDS
+
+    def _is_ready(self) -> bool:
+        """Raises RuntimeError if the process has failed or takes too long."""
+        status = self.process.poll()
+        if status:
+            lines = self.process.stderr.read().decode(errors="replace").split("\n")
+            raise RuntimeError(next(filter(None, reversed(lines)), f"its process ended with status {status}"))
+        if status is None and time.monotonic() > self.end:
+            raise RuntimeError(f"not ready after {LIMIT_SECONDS / 60:g} minutes")
+        return status == 0
+
+
+def without_memory(network: nn.Module) -> nn.Module:
+    """A copy of a network whose tensors have shapes and strides only."""
+    copies = {id(buffer): buffer.to("meta") for buffer in network.buffers()}
+    for parameter in network.parameters():
+        copies[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    return copy.deepcopy(network, copies)
+
+
+def check_room(network: nn.Module, device: torch.device) -> None:
+    """Raise RuntimeError if a GPU has too little free memory for a second copy of the weights and what they need."""
+    if device.type == "cuda":
+        needed = ROOM + sum(tensor.nbytes for tensor in network.state_dict().values())
+        free, _ = torch.cuda.mem_get_info(device)
+        if free < needed:
+            raise RuntimeError(f"it needs {byte_size(needed)} of GPU memory, {byte_size(free)} are free")
+
+
+def main() -> None:
+    """Compile what standard input describes; if this fails, exit with 1 after a line on standard error."""
+    told = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # for compilers and other processes
+    parent, device, amp, passes = pickle.load(sys.stdin.buffer)
+    Thread(target=end_with, args=(parent,), daemon=True).start()
+    try:
+        compile_passes(pickle.load(sys.stdin.buffer), passes, device, amp)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        print(f"{type(error).__name__}: {first}", file=told, flush=True)
+        sys.exit(1)
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
+
+
+def compile_passes(network: nn.Module, passes: Sequence[Pass], device: torch.device, amp: str) -> None:
+    """Fill the cache with the code of passes through a network without memory."""
+    keep_code()
+    set_precision(amp)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # PyTorch asks the current GPU for its properties
+    branches = network.to_empty(device=device).branches
+    for each in passes:
+        branch = branches[each.branch].train(each.training)
+        inputs = tree_map_only(Tensor, partial(torch.empty_like, device=device), each.inputs)
+        with autocast(device, amp), torch.set_grad_enabled(each.gradients):
+            compile_without_running(branch, *inputs)
