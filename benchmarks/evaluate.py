@@ -2,6 +2,7 @@
 
 python benchmarks/evaluate.py exp_city -d 0
 python benchmarks/evaluate.py exp_toy -d cpu --size 96 128 -o eval_scale_array=0.75,1.25 -o eval_flip=true
+python benchmarks/evaluate.py exp_camvid -d cpu --snapshot epoch-last.pth --images 233 --rounds 0
 """
 
 import argparse
@@ -17,19 +18,53 @@ import numpy as np
 import torch
 
 from benchmarks.published import EVALUATION, published_precision, published_prediction
+from furnace.base_model.network import Network
+from furnace.datasets.loaders import build_eval_loader
+from furnace.datasets.splits import read_list
 from furnace.engine.distributed import parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.inference.folding import prepare_for_inference
+from furnace.inference.segmenter import Segmenter
 from furnace.methods.build import build_network
 from furnace.methods.settings import load_config
+from furnace.seg_opr.confusion import class_iou, confusion_matrix
 from furnace.seg_opr.normalize import Normalize
 from furnace.seg_opr.sliding import SlidingWindow
 from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import run
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
 
-ROUNDS = 3
+
+def networks(C: Settings, device: torch.device, snapshot: str | None) -> tuple[Network, Network, str]:
+    """The network of the published arrangement, ours with the same weights, and the precision of ours."""
+    if snapshot:
+        ways = [Segmenter(C.updated(amp=amp), device, "1") for amp in ("off", C.amp)]
+        for way in ways:
+            way.load(snapshot)
+        return ways[0].network, ways[1].network, ways[1].amp
+    torch.manual_seed(0)
+    network = build_network(C, pretrained=False).to(device).eval()
+    fast = deepcopy(network).to(memory_format=memory_format(device))
+    amp, _ = choose_amp(C.amp, device, network)
+    set_precision(amp)
+    if C.amp != "off":
+        prepare_for_inference(fast, amp)
+    return network, fast, amp
+
+
+def real_images(C: Settings, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The first images (H, W, 3) uint8 of the experiment's evaluation list, and their labels (H, W) uint8."""
+    samples = read_list(C.eval_source, C.dataset_path, C.eval_folder)[:count]
+    _, images, labels = zip(*build_eval_loader(C, samples), strict=True)
+    return [image.numpy() for image in images], [label.numpy() for label in labels]
+
+
+def mean_iou(labels: list[np.ndarray], predictions: list[np.ndarray], num_classes: int) -> float:
+    """mIoU in percent."""
+    pairs = (map(torch.from_numpy, pair) for pair in zip(labels, predictions, strict=True))
+    return 100 * class_iou(sum(confusion_matrix(*pair, num_classes) for pair in pairs)).nanmean().item()
 
 
 @torch.inference_mode()
@@ -40,18 +75,17 @@ def main(argv: list[str] | None = None) -> None:
     add_overrides(parser)
     parser.add_argument("--size", type=number("--size", 1), nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--images", type=number("--images", 1), default=16)
+    parser.add_argument("--snapshot", metavar="FILE", help="evaluate it on images of the experiment, and compare mIoU")
+    parser.add_argument("--rounds", type=number("--rounds", 0), default=3, help="timed rounds (default: 3)")
     args = parser.parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
     device = parse_devices(args.devices)[0]
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*args.size, 3), dtype=np.uint8) for _ in range(args.images)]
-    torch.manual_seed(0)
-    network = build_network(C, pretrained=False).to(device).eval()
-    fast = deepcopy(network).to(memory_format=memory_format(device))
-    amp, _ = choose_amp(C.amp, device, network)
-    set_precision(amp)
-    if C.amp != "off":
-        prepare_for_inference(fast, amp)
+    network, fast, amp = networks(C, device, args.snapshot)
+    if args.snapshot:
+        images, labels = real_images(C, args.images)
+    else:
+        rng = np.random.default_rng(0)
+        images = [rng.integers(0, 256, (*args.size, 3), dtype=np.uint8) for _ in range(args.images)]
     normalize = Normalize(C.image_mean, C.image_std).to(device)
     window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size)
 
@@ -78,20 +112,23 @@ def main(argv: list[str] | None = None) -> None:
 
     ways = {"published": published, "ours": ours}
     predictions = {name: evaluate() for name, evaluate in ways.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):  # in turn, so that a slowdown of the machine affects both
+    console = open_console()
+    seconds = {name: [] for name in ways}
+    for _ in range(args.rounds):  # in turn, so that a slowdown of the machine affects both
         for name, evaluate in ways.items():
             begin = time.perf_counter()
             evaluate()
-            rounds[name].append(time.perf_counter() - begin)
-    seconds = {name: median(found) for name, found in rounds.items()}
+            seconds[name].append((time.perf_counter() - begin) / len(images))
+    if args.rounds:
+        medians = {name: median(found) for name, found in seconds.items()}
+        for name, spent in medians.items():
+            console.print(f"{name:10} {1 / spent:8.2f} images/s {spent:8.4f} s per image")
+        console.print(f"speed-up {medians['published'] / medians['ours']:.2f} x")
     same = np.mean([np.mean(a == b) for a, b in zip(*predictions.values(), strict=True)])
-    console = open_console()
-    for name, total in seconds.items():
-        console.print(f"{name:10} {args.images / total:8.2f} images/s {total / args.images:8.4f} s per image")
-    console.print(
-        f"speed-up {seconds['published'] / seconds['ours']:.2f} x; {same:.3%} of the predicted pixels are the same"
-    )
+    console.print(f"{same:.3%} of the predicted pixels are the same")
+    if args.snapshot:
+        scores = {name: mean_iou(labels, found, C.num_classes) for name, found in predictions.items()}
+        console.print(f"mIoU published {scores['published']:.3f}, ours {scores['ours']:.3f}, {len(images)} images")
     console.print(EVALUATION)
 
 

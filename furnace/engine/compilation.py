@@ -22,15 +22,14 @@ WHEN = {
 
 
 def chosen_compile(C: Settings, device: torch.device) -> str:
-    """`C.compile` with "auto" replaced by the choice for the device, and "background" by "on" in several processes.
+    """`C.compile` with "auto" replaced by the choice for the device.
 
-    "auto" means in the background on one GPU, "off" elsewhere, and also if BatchNorm is synchronised over several GPUs:
-    each of these layers splits the graph, and compiling the pieces costs more time than it saves.
+    "auto" means in the background on a GPU, unless BatchNorm is synchronised over several GPUs: each of these layers
+    splits the graph, and compiling the pieces costs more time than it saves.
     """
-    chosen = C.compile
-    if chosen == "auto":
-        chosen = BACKGROUND if device.type == "cuda" and not (C.sync_bn and world_size() > 1) else OFF
-    return ON if chosen == BACKGROUND and world_size() > 1 else chosen
+    if C.compile != "auto":
+        return C.compile
+    return BACKGROUND if device.type == "cuda" and not (C.sync_bn and world_size() > 1) else OFF
 
 
 def code_folder() -> Path | None:

@@ -280,7 +280,7 @@ class Settings(BaseModel):
     compile: Literal["auto", "on", "off", "background", "reduce-overhead"] = Field(
         "auto",
         description="torch.compile; on: in the first iteration; background: in another process, while training begins; "
-        "auto: background on one GPU, on on several without sync_bn; reduce-overhead: CUDA graphs (not measured)",
+        "auto: background on a GPU, off if sync_bn ties several together; reduce-overhead: CUDA graphs (not measured)",
     )
     accumulate: PositiveInt = Field(
         1, description="parts of a batch, computed one after another to save memory", le=2**16

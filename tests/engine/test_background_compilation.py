@@ -2,10 +2,6 @@
 
 import logging
 import os
-import pickle
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -38,13 +34,6 @@ class Networks(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(3, 2, 1).to(memory_format=torch.channels_last) for _ in range(2))
         self.branches[1].requires_grad_(False)
-
-
-class Endless:
-    """Unpickling does not end."""
-
-    def __reduce__(self) -> tuple:
-        return time.sleep, (1000,)
 
 
 class TinyLearner:
@@ -210,13 +199,13 @@ def test_the_process_ends_with_the_run():
     assert not learner.compiled
 
 
-def test_the_process_ends_with_a_killed_run(tmp_path: Path):
-    work = tmp_path / "work"
-    with work.open("wb") as file:
-        pickle.dump((0, CPU, "off", []), file)  # no process has a parent of this number
-        pickle.dump(Endless(), file)
-    with work.open("rb") as file:
-        assert subprocess.run([sys.executable, "-c", module.COMMAND], stdin=file, timeout=60).returncode == 1
+def test_the_process_ends_after_its_parent(monkeypatch: pytest.MonkeyPatch):
+    parents, statuses = [7, 7, 1], []
+    monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0)
+    module.end_with(7)
+    assert statuses == [1] and not parents
 
 
 def test_copies_without_memory_keep_what_selects_the_code():
