@@ -34,7 +34,9 @@ def test_float32_step_agrees_with_the_cpu(make_settings: Callable[..., Settings]
 
 
 @pytest.mark.parametrize(
-    "options", [{"amp": "bf16"}, {"amp": "fp16"}, {"compiled": True}, {"compiled": True, "checkpoint": True}]
+    "options",
+    [{"amp": "bf16"}, {"amp": "fp16"}, {"compiled": True}, {"compiled": True, "checkpoint": True}],
+    ids=["bf16", "fp16", "compiled", "compiled, recomputed"],
 )
 def test_fast_steps_are_close_to_float32(make_settings: Callable[..., Settings], options: dict):
     C = make_settings(**SIZE)
