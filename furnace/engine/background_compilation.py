@@ -184,8 +184,8 @@ def main() -> None:
     try:
         compile_passes(pickle.load(sys.stdin.buffer), passes, device, amp)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        print(f"{type(error).__name__}: {first}", file=told, flush=True)
+        lines = str(error).strip().split("\n")[:2]  # PyTorch's first line can end in "raised:"
+        print(f"{type(error).__name__}:", *lines, file=told, flush=True)
         sys.exit(1)
 
 

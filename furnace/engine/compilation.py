@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from furnace.engine.distributed import world_size
-from furnace.engine.internals import compile_or_run_eagerly, share_code
+from furnace.engine.internals import compile_or_run_eagerly, find_python_first, share_code
 from furnace.utils.settings import Settings
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch's variable for all compiled code
@@ -49,7 +49,8 @@ def code_folder() -> Path | None:
 
 
 def keep_code() -> None:
-    """Let PyTorch, in this process and those that it starts, keep compiled code in `code_folder`."""
+    """Prepare PyTorch, in this process and those that it starts, to compile and keep the code in `code_folder`."""
+    find_python_first()
     share_code()
     if folder := code_folder():
         os.environ[VARIABLE] = str(folder)

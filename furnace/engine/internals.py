@@ -1,6 +1,8 @@
 """All code that needs private names of PyTorch, with public names first or as the fallback where possible."""
 
 import copyreg
+import os
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -66,6 +68,14 @@ def share_code() -> None:
     imported module with a variable `torch`.
     """
     copyreg.pickle(torch.memory_format, lambda value: (memory_format_named, (str(value),)))
+
+
+def find_python_first() -> None:
+    """Let the compiler's own processes find Python's modules before installed packages.
+
+    They would look beside PyTorch first. A package `typing` there, which cityscapesScripts installs, ends them.
+    """
+    os.environ.setdefault("TORCH_CUSTOM_PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def compilations() -> int:

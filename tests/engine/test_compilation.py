@@ -1,6 +1,7 @@
 """Compilation of networks, and the folder of the compiled code."""
 
 import os
+import sysconfig
 from io import StringIO
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch._inductor.utils import python_subprocess_env
 
-from furnace.engine.compilation import VARIABLE, chosen_compile, code_folder, compile_networks
+from furnace.engine.compilation import VARIABLE, chosen_compile, code_folder, compile_networks, keep_code
 from furnace.engine.trainer import Trainer
 from furnace.utils import progress
 from tests.engine.steps import random_batch, seeded_learner
@@ -69,6 +71,15 @@ def test_a_home_that_cannot_be_written_leaves_the_choice_to_pytorch(home: Path, 
     monkeypatch.delenv(VARIABLE)
     compile_networks([])
     assert VARIABLE not in os.environ
+
+
+def test_the_compiler_s_processes_find_python_s_modules_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_CUSTOM_PYTHONPATH", "")  # removed again after the test
+    monkeypatch.delenv("TORCH_CUSTOM_PYTHONPATH")
+    keep_code()
+    path = python_subprocess_env()["PYTHONPATH"].split(os.pathsep)
+    beside_torch = str(Path(torch.__file__).parents[1])
+    assert path.index(sysconfig.get_path("stdlib")) < path.index(beside_torch)
 
 
 @pytest.mark.parametrize(("graphs", "mode"), [(False, None), (True, "reduce-overhead")])
