@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
-from furnace.engine.compilation import keep_code
+from furnace.engine.compilation import prepare_compiler
 from furnace.engine.internals import compilations, compile_without_running
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import Monitor, logger
@@ -132,7 +132,7 @@ class BackgroundCompilation:
     def _start(self) -> None:
         network, device = without_memory(self.learner.network), self.learner.device
         check_room(network, device)
-        keep_code()
+        prepare_compiler()
         with TemporaryFile() as work:
             pickle.dump((os.getpid(), device, self.learner.amp, list(self.passes.values())), work)
             pickle.dump(network, work)
@@ -198,7 +198,7 @@ def end_with(parent: int) -> None:
 
 def compile_passes(network: nn.Module, passes: Sequence[Pass], device: torch.device, amp: str) -> None:
     """Fill the cache with the code of passes through a network without memory."""
-    keep_code()
+    prepare_compiler()
     set_precision(amp)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # PyTorch asks the current GPU for its properties

@@ -48,7 +48,7 @@ def code_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
-def keep_code() -> None:
+def prepare_compiler() -> None:
     """Prepare PyTorch, in this process and those that it starts, to compile and keep the code in `code_folder`."""
     find_python_first()
     share_code()
@@ -63,7 +63,7 @@ def compile_networks(networks: Sequence[nn.Module], graphs: bool = False) -> Non
     across blocks.
     """
     compile_or_run_eagerly()
-    keep_code()
+    prepare_compiler()
     for network in networks:
         network.compile(mode=REDUCE_OVERHEAD if graphs else None)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 from torch._inductor.utils import python_subprocess_env
 
-from furnace.engine.compilation import VARIABLE, chosen_compile, code_folder, compile_networks, keep_code
+from furnace.engine.compilation import VARIABLE, chosen_compile, code_folder, compile_networks, prepare_compiler
 from furnace.engine.trainer import Trainer
 from furnace.utils import progress
 from tests.engine.steps import random_batch, seeded_learner
@@ -76,7 +76,7 @@ def test_a_home_that_cannot_be_written_leaves_the_choice_to_pytorch(home: Path, 
 def test_the_compiler_s_processes_find_python_s_modules_first(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_CUSTOM_PYTHONPATH", "")  # removed again after the test
     monkeypatch.delenv("TORCH_CUSTOM_PYTHONPATH")
-    keep_code()
+    prepare_compiler()
     path = python_subprocess_env()["PYTHONPATH"].split(os.pathsep)
     beside_torch = str(Path(torch.__file__).parents[1])
     assert path.index(sysconfig.get_path("stdlib")) < path.index(beside_torch)
