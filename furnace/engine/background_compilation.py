@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
+from furnace.datasets.batch import TrainBatch
 from furnace.engine.compilation import prepare_compiler
+from furnace.engine.distributed import world_size
 from furnace.engine.internals import compilations, compile_without_running
-from furnace.engine.learner import Learner
+from furnace.engine.learner import Learner, StepOutput
 from furnace.engine.monitor import Monitor, logger
 from furnace.engine.numerics import autocast, set_precision
 from furnace.utils.wording import byte_size, one_line
@@ -67,7 +69,7 @@ class BackgroundCompilation:
         monitor: its bar says "compiling" until the learner uses the code.
         wanted: False to do nothing.
 
-    Use it as a context manager around the iterations, and call `follow` after each.
+    Use it as a context manager around the iterations, and take the steps from `step`.
     """
 
     def __init__(self, learner: Learner, monitor: Monitor, wanted: bool):
@@ -92,6 +94,19 @@ class BackgroundCompilation:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(END_SECONDS)
 
+    def step(self, batch: TrainBatch, iteration: int) -> StepOutput:
+        """The learner's step. Compiled code needs less memory: if there is too little without, compile now."""
+        try:
+            output = self.learner.step(batch, iteration)
+        except torch.OutOfMemoryError:
+            if self.course is None or self.learner.compiled or world_size() > 1:  # others would not repeat the step
+                raise
+            self._give_up("the GPU's memory is too small for a step without compiled code")
+            torch.cuda.empty_cache()
+            output = self.learner.step(batch, iteration)
+        self.follow()
+        return output
+
     def follow(self) -> None:
         """Start the process after the first iteration; use the code after the iteration during which it is ready."""
         if self.course is None:
@@ -101,10 +116,12 @@ class BackgroundCompilation:
         except StopIteration:
             self.__exit__()
         except Exception as error:
-            self.__exit__()
-            reason = one_line(str(error).partition("\n")[0])
-            logger.warning(f"no compilation in the background ({reason}); the next iteration compiles, for minutes")
-            self.learner.compile()
+            self._give_up(one_line(str(error).partition("\n")[0]))
+
+    def _give_up(self, reason: str) -> None:
+        self.__exit__()
+        logger.warning(f"no compilation in the background ({reason}); the next step compiles, for minutes")
+        self.learner.compile()
 
     def _course(self) -> Iterator[None]:
         """What happens after each iteration. Raises any exception if the other process can't start, or fails."""

@@ -136,8 +136,7 @@ class Trainer:
             batches = iter(loader)
             signals.watch()
             for batch in monitor.timed(signals.awaited(batches)):
-                self._train(batch, monitor)
-                compilation.follow()
+                self._train(batch, monitor, compilation)
                 if self.iteration < self.total and (signum := signals.requested()):
                     self._answer(signum)
         self.skipped_images.report()
@@ -167,10 +166,10 @@ class Trainer:
             identity["continues"] = {"run": before.get("run"), "snapshot": str(Path(found[1]).resolve())}
         return identity | {"versions": versions()}
 
-    def _train(self, batch: TrainBatch, monitor: Monitor) -> None:
+    def _train(self, batch: TrainBatch, monitor: Monitor, compilation: BackgroundCompilation) -> None:
         """Run one iteration, then record and save if due."""
         C, iteration = self.C, self.iteration
-        output = self.learner.step(self.prepare(batch), iteration)
+        output = compilation.step(self.prepare(batch), iteration)
         self.skipped_images.note(batch.skipped)
         self.iteration += 1
         epoch, step = divmod(iteration, C.niters_per_epoch)

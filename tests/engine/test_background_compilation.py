@@ -208,6 +208,24 @@ def test_the_process_ends_after_its_parent(monkeypatch: pytest.MonkeyPatch):
     assert statuses == [1] and not parents
 
 
+def test_a_step_without_memory_for_eager_code_compiles_at_once(told: pytest.LogCaptureFixture):
+    learner = TinyLearner()
+
+    def step(*step: object) -> tuple:
+        if not learner.compiled:
+            raise torch.OutOfMemoryError
+        return step
+
+    learner.step = step
+    with BackgroundCompilation(learner, SimpleNamespace(note=""), wanted=True) as compilation:
+        assert compilation.step("batch", 3) == ("batch", 3)
+        learner.compiled = False  # memory runs out later: an error, as without background compilation
+        with pytest.raises(torch.OutOfMemoryError):
+            compilation.step("batch", 4)
+    assert compilation.process is None
+    assert [record.levelname for record in told.records] == ["WARNING"] and "memory is too small" in told.text
+
+
 def test_copies_without_memory_keep_what_selects_the_code():
     network = Networks()
     copied = without_memory(network)
