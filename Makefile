@@ -24,7 +24,7 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
 
-demo: env ## toy data, training, evaluation and pictures in seven to eight minutes on two cores
+demo: env ## toy data, training, evaluation and pictures in eight minutes on two cores
 	$(PY) -m furnace.tools.make_toy
 	cd exp_toy && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(DEMO) -o nepochs=4 -o snapshot_iter=1
 	cd exp_toy && ../$(PY) eval.py -e 1- -o log_dir=$(CURDIR)/$(DEMO)

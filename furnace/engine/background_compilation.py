@@ -96,11 +96,13 @@ class BackgroundCompilation:
 
     def step(self, batch: TrainBatch, iteration: int) -> StepOutput:
         """The learner's step. Compiled code needs less memory: if there is too little without, compile now."""
+        output = None
         try:
             output = self.learner.step(batch, iteration)
         except torch.OutOfMemoryError:
             if self.course is None or self.learner.compiled or world_size() > 1:  # others would not repeat the step
                 raise
+        if output is None:  # not in the `except` clause: the exception keeps the tensors of the failed step
             self._give_up("the GPU's memory is too small for a step without compiled code")
             torch.cuda.empty_cache()
             output = self.learner.step(batch, iteration)

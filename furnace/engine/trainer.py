@@ -15,7 +15,7 @@ from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
 from furnace.datasets.randomness import Draws
 from furnace.engine.background_compilation import BackgroundCompilation
-from furnace.engine.compilation import BACKGROUND, chosen_compile
+from furnace.engine.compilation import BACKGROUND, OFF, chosen_compile
 from furnace.engine.continuing import Found, Saver, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
@@ -87,8 +87,8 @@ class Trainer:
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = synchronized(self.network)
         self.total = C.nepochs * C.niters_per_epoch
-        self.compiles_beside = chosen_compile(C, device) == BACKGROUND
-        self.learner = build_learner(C, self.network, **({"compiled": False} if self.compiles_beside else {}))
+        self.compile = chosen_compile(C, device)
+        self.learner = build_learner(C, self.network, compiled=self.compile not in (OFF, BACKGROUND))
         self.identity["precision"] = self.learner.amp
         self.preparation = build_preparation(C, *views, method.students, device, memory_format(device))
         # Iterations done, and the number of them that were skipped because they were not finite.
@@ -131,7 +131,7 @@ class Trainer:
             self._monitor(tracker) as monitor,
             no_workers_left(),
             self._saved_after_faults(signals),
-            BackgroundCompilation(self.learner, monitor, self.compiles_beside) as compilation,
+            BackgroundCompilation(self.learner, monitor, self.compile == BACKGROUND) as compilation,
         ):
             batches = iter(loader)
             signals.watch()
