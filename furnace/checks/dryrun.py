@@ -2,14 +2,16 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from furnace.checks.checkup import Checkup
 from furnace.checks.findings import SAMPLE, Finding, Level, findings_table
 from furnace.checks.memory import main_memory
-from furnace.checks.peak import PROCESS_BYTES, predicted_peak, remedies
+from furnace.checks.peak import PROCESS_BYTES, predicted_peak, remedies, snapshot_bytes
 from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.monitor import peak_memory
 from furnace.engine.preconditions import check_shares
@@ -36,11 +38,11 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
     findings = Checkup(C, device, SAMPLE).run()
     timed = any(finding.check == TIME and finding.level != Level.PROBLEM for finding in findings)
     findings.append(check_memory(C, device, timed))
-    findings.append(check_disk(C, trainer))
-    if not asked:
-        findings += check_folder(C)
+    findings.append(check_disk(C))
+    if not asked:  # snapshots that training would refuse to replace
+        findings += refused(Level.NOTE, "snapshots", check_unused, C.snapshot_dir)
     if processes > 1:
-        findings += check_division(C, processes, device)
+        findings += refused(Level.PROBLEM, "devices", check_shares, C, processes, device)
         text = f"time and memory are for the whole batch on {device}; each of {processes} devices has a share of it"
         findings.append(Finding(Level.NOTE, "devices", text))
     console.print(findings_table(C, findings))
@@ -49,21 +51,12 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
     return 1 if problems else 0
 
 
-def check_folder(C: Settings) -> list[Finding]:
-    """Check for snapshots that training would refuse to replace."""
+def refused(level: Level, name: str, check: Callable[..., object], *args: Any) -> list[Finding]:
+    """The UserError of `check(*args)` as a finding; empty if there is none."""
     try:
-        check_unused(C.snapshot_dir)
+        check(*args)
     except UserError as error:
-        return [Finding(Level.NOTE, "snapshots", str(error))]
-    return []
-
-
-def check_division(C: Settings, processes: int, device: torch.device) -> list[Finding]:
-    """Check that the batch can be divided among the processes."""
-    try:
-        check_shares(C, processes, device)
-    except UserError as error:
-        return [Finding(Level.PROBLEM, "devices", str(error))]
+        return [Finding(level, name, str(error))]
     return []
 
 
@@ -95,23 +88,22 @@ def with_checkpoint(C: Settings, device: torch.device) -> str:
         return ""
 
 
-def check_disk(C: Settings, trainer: Trainer) -> Finding:
+def check_disk(C: Settings) -> Finding:
     """Check the disk space for the remaining snapshots."""
     folder = Path(C.snapshot_dir)
     epochs = [epoch for epoch in range(C.nepochs) if is_snapshot_epoch(epoch, C.nepochs, C.snapshot_iter)]
     count = sum(not (folder / f"epoch-{epoch}.pth").exists() for epoch in epochs[-C.keep_snapshots :])
-    weights = sum(value.nbytes for value in trainer.network.state_dict().values())
-    momentum = sum(
-        p.nbytes for optimizer in trainer.learner.optimizers for g in optimizer.param_groups for p in g["params"]
-    )
-    needed = (count + 1) * (weights + momentum)  # plus the autosave, or a snapshot that is being written
     existing = existing_part(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
         advice = "choose another folder (-o log_dir=... or -o snapshot_dir=...)"
         return Finding(Level.PROBLEM, "snapshots", f"{folder}: can't be created, {existing} is not writable", advice)
+    try:
+        each = snapshot_bytes(C)
+    except UserError as error:
+        return Finding(Level.NOTE, "snapshots", f"size not predicted: {error}")
+    needed = (count + 1) * each  # plus the autosave, or a snapshot that is being written
     free = shutil.disk_usage(existing).free
-    each = byte_size(weights + momentum)
-    text = f"{count} snapshots of {each}: at most {byte_size(needed)}, {byte_size(free)} free in {folder}"
+    text = f"{count} snapshots of {byte_size(each)}: at most {byte_size(needed)}, {byte_size(free)} free in {folder}"
     if needed > free:
         advice = "make room, set C.keep_snapshots or C.snapshot_iter, or choose another folder (-o snapshot_dir=...)"
         return Finding(Level.PROBLEM, "snapshots", text, advice)

@@ -1,6 +1,6 @@
 """Predict the peak memory of a training step from shapes alone, and find settings with which it fits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from furnace.engine.distributed import CPU
 from furnace.engine.internals import counted_without_memory
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import choose_amp, memory_format
+from furnace.engine.optim import parameters
+from furnace.engine.snapshots import tensors_in
 from furnace.methods.build import build_network
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -31,9 +33,23 @@ def predicted_peak(C: Settings, device: torch.device = CPU) -> int:
     Raises:
         UserError: the settings do not define a network, or one of its operations needs values.
     """
+    return int(LIBRARIES * from_shapes(peak_of_shapes, C, device))
+
+
+def snapshot_bytes(C: Settings) -> int:
+    """Bytes of the tensors in a snapshot: weights, and the state that optimizers have from the first step on.
+
+    Raises:
+        UserError: as in `predicted_peak`.
+    """
+    return from_shapes(snapshot_of_shapes, C)
+
+
+def from_shapes(work: Callable[..., int], *args: Any) -> int:
+    """`work(*args)`, which uses tensors without memory. Raises UserError if it needs their values."""
     try:
-        return int(LIBRARIES * peak_of_shapes(C, device))
-    except RuntimeError as error:  # from tensors without memory
+        return work(*args)
+    except RuntimeError as error:
         raise UserError(f"a step can't be computed from shapes alone ({one_line(error)})") from error
 
 
@@ -53,10 +69,20 @@ def peak_of_shapes(C: Settings, device: torch.device) -> int:
     return counter.peak
 
 
+def snapshot_of_shapes(C: Settings) -> int:
+    """Bytes of the tensors in a snapshot."""
+    with counted_without_memory():
+        network = build_network(C, pretrained=False)
+        learner = build_learner(C, network, amp="off", compiled=False)
+        fill_optimizers(learner)
+        saved = [network.state_dict(), *(optimizer.state_dict() for optimizer in learner.optimizers)]
+        return sum(tensor.nbytes for tensor in tensors_in(saved))
+
+
 def fill_optimizers(learner: Learner) -> None:
     """Create the state that optimizers have from the first step on."""
     for optimizer in learner.optimizers:
-        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        for parameter in parameters(optimizer):
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
 

@@ -15,13 +15,12 @@ from threading import Thread
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.compilation import prepare_compiler
 from furnace.engine.distributed import world_size
-from furnace.engine.internals import compilations, compile_without_running
+from furnace.engine.internals import compilations, compile_without_running, map_tensors
 from furnace.engine.learner import Learner, StepOutput
 from furnace.engine.monitor import Monitor, logger
 from furnace.engine.numerics import autocast, set_precision
@@ -54,7 +53,7 @@ class Pass:
     @property
     def code(self) -> str:
         """The same text for passes that use the same code."""
-        described = tree_map_only(Tensor, lambda tensor: (tensor.shape, tensor.stride(), tensor.dtype), self.inputs)
+        described = map_tensors(lambda tensor: (tensor.shape, tensor.stride(), tensor.dtype), self.inputs)
         return repr((self.branch, described, self.gradients, self.training))
 
 
@@ -140,7 +139,7 @@ class BackgroundCompilation:
             logger.warning("PyTorch did not find the code of the other process, and compiled it again")
 
     def _note(self, number: int, branch: nn.Module, inputs: tuple) -> None:
-        described = tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
+        described = map_tensors(lambda tensor: tensor.detach().to("meta"), inputs)
         noted = Pass(number, described, torch.is_grad_enabled(), branch.training)
         self.passes.setdefault(noted.code, noted)
 
@@ -224,6 +223,6 @@ def compile_passes(network: nn.Module, passes: Sequence[Pass], device: torch.dev
     branches = network.to_empty(device=device).branches
     for each in passes:
         branch = branches[each.branch].train(each.training)
-        inputs = tree_map_only(Tensor, partial(torch.empty_like, device=device), each.inputs)
+        inputs = map_tensors(partial(torch.empty_like, device=device), each.inputs)
         with autocast(device, amp), torch.set_grad_enabled(each.gradients):
             compile_without_running(branch, *inputs)

@@ -4,7 +4,7 @@ import copyreg
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,9 +16,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 MATRIX_UNIT = "AMX"
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """Nested containers with each tensor replaced by the function of it."""
+    return tree_map_only(Tensor, function, tree)
 
 
 def copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

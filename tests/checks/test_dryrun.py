@@ -99,10 +99,9 @@ def test_nothing_is_downloaded(C, tmp_path, monkeypatch):
 
 
 def test_snapshots_that_can_not_be_written_are_a_problem(C, tmp_path):
-    trainer = Trainer(C, CPU)
     (tmp_path / "a_file").write_text("")
     C = C.updated(snapshot_dir=str(tmp_path / "a_file" / "snapshot"))
-    found = check_disk(C, trainer)
+    found = check_disk(C)
     assert found.level == Level.PROBLEM and "a_file is not writable" in found.text
 
 
@@ -115,27 +114,27 @@ def test_with_several_devices_the_report_says_what_was_measured(C):
     assert "C.batch_size = 4 must give 3 process(es)" in console.file.getvalue()
 
 
-def test_disk_needed_is_that_of_the_snapshots(C, tmp_path, monkeypatch):
-    C = C.updated(backbone="resnet18")
-    trainer = Trainer(C, CPU)
-    found = check_disk(C, trainer)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_disk_needed_is_that_of_the_snapshots(C, monkeypatch, optimizer):
+    C = C.updated(backbone="resnet18", optimizer=optimizer, method="supervised")
+    found = check_disk(C)
     # After the first sixth of eight epochs, epochs 2, 4 and 6, and the last one, 7.
     assert found.level == Level.OK and found.text.startswith("4 snapshots of ")
-    trainer.learner.step(random_batch(C, CPU), 0)  # the optimizers have momentum after the first step
+    trainer = Trainer(C, CPU)
+    trainer.learner.step(random_batch(C, CPU), 0)  # the optimizers have their state after the first step
     trainer.save(0)
     size = (Path(C.snapshot_dir) / "epoch-0.pth").stat().st_size / 2**20
     assert float(found.text.split()[3]) == pytest.approx(size, rel=0.01)
     C = C.updated(keep_snapshots=1)
-    assert check_disk(C, trainer).text.startswith("1 snapshots of ")
+    assert check_disk(C).text.startswith("1 snapshots of ")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
-    found = check_disk(C, trainer)
+    found = check_disk(C)
     assert found.level == Level.PROBLEM and "976.6 KiB free" in found.text
 
 
 def test_a_run_that_is_nearly_done_needs_no_room_for_what_it_has_saved(C, monkeypatch):
     C = C.updated(backbone="resnet18")
-    trainer = Trainer(C, CPU)
-    whole = check_disk(C, trainer)
+    whole = check_disk(C)
     needed = re.search(r"(\d+) snapshots of ([\d.]+) MiB: at most ([\d.]+) MiB", whole.text)
     count, each, room = int(needed[1]), float(needed[2]), float(needed[3])
     assert room == pytest.approx((count + 1) * each, rel=0.01), "and one that is being written"
@@ -144,4 +143,4 @@ def test_a_run_that_is_nearly_done_needs_no_room_for_what_it_has_saved(C, monkey
         (Path(C.snapshot_dir) / f"epoch-{epoch}.pth").write_bytes(b"")
     free = int((2.05 * each) * 2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
-    assert check_disk(C, trainer).level == Level.OK
+    assert check_disk(C).level == Level.OK
