@@ -53,7 +53,7 @@ class EncoderRegistry(Registry[Encoder]):
 
 
 def timm_encoders() -> ModuleType:
-    """The module `timm_encoders`, imported late because it imports this module."""
+    """The module `timm_encoders`, imported late because it imports PyTorch, and this module."""
     from furnace.base_model import timm_encoders
 
     return timm_encoders

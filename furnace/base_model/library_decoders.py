@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 DPT_STRIDE = 16
@@ -14,9 +17,6 @@ class UPerNetHead(nn.Module):
     """UPerNet (Xiao et al., ECCV 2018): `forward(maps)` gives (B, width, h, w) at the size of the first used map."""
 
     def __init__(self, channels: Sequence[int], used: Sequence[int], width: int):
-        from segmentation_models_pytorch.base.initialization import initialize_decoder
-        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
-
         super().__init__()
         self.used = list(used)
         # The library's encoders have two more maps first, of strides 1 and 2; its decoder ignores them.
@@ -31,9 +31,6 @@ class DPTHead(nn.Module):
     """DPT (Ranftl et al., ICCV 2021) on four maps of one stride: `forward(maps)` gives (B, width, 8h, 8w)."""
 
     def __init__(self, channels: Sequence[int], width: int):
-        from segmentation_models_pytorch.base.initialization import initialize_decoder
-        from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
-
         super().__init__()
         # The decoder's factors are defined for maps of stride 16; patches of 14 pixels use the same factors.
         strides, widths = [DPT_STRIDE] * len(channels), [factor * width for factor in DPT_WIDTHS]

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from furnace.base_model.encoders import ENCODERS, timm_encoders
+from furnace.base_model import timm_encoders
+from furnace.base_model.encoders import ENCODERS
 from furnace.base_model.resnet import BLOCKS
 from furnace.utils.errors import UserError
 from furnace.utils.terminal import Table
@@ -17,7 +18,7 @@ def encoder_table(word: str) -> Table:
     Raises:
         UserError: no name contains the word.
     """
-    names = list(dict.fromkeys(name for name in (*ENCODERS, *timm_encoders().names()) if word.lower() in name.lower()))
+    names = list(dict.fromkeys(name for name in (*ENCODERS, *timm_encoders.names()) if word.lower() in name.lower()))
     if not names:
         raise UserError(f"--list-encoders {word}: no encoder name contains this; try a shorter word, such as vit")
     more = f"{len(names) - LISTED} more: use a longer word" if len(names) > LISTED else None
@@ -45,7 +46,7 @@ def description(name: str) -> tuple[str, str, str, str]:
 def described(name: str) -> nn.Module:
     """The encoder, on the meta device (no memory for weights) unless users registered it."""
     if name not in ENCODERS:
-        return timm_encoders().on_meta(name)[0]
+        return timm_encoders.on_meta(name)[0]
     if name not in BLOCKS:
         return ENCODERS[name].build(None)
     with torch.device("meta"):

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from types import ModuleType
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from furnace.base_model.encoders import ENCODERS, build_encoder, timm_encoders
+from furnace.base_model import timm_encoders, timm_weights
+from furnace.base_model.encoders import ENCODERS, build_encoder
 from furnace.base_model.recognition import depth_name, recognize
 from furnace.base_model.resnet import BLOCKS
 from furnace.utils.errors import UserError
@@ -51,7 +51,7 @@ def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tenso
         return {}, f"encoder weights: random for now, nothing is downloaded; training uses {file.name}"
     read, taken = imagenet_weights(name) if source == IMAGENET else read_state_dict(source)
     bare, removed = strip_prefix(read, first_name(name), source)
-    tensors, origin = recognize(bare) if name in ENCODERS else timm_weights().convert(name, bare, source)
+    tensors, origin = recognize(bare) if name in ENCODERS else timm_weights.convert(name, bare, source)
     if name in BLOCKS and (other := depth_name(tensors)) not in (None, name):
         raise UserError(f"{source}: contains weights of {other}, not of C.backbone = {name}; change one of the two")
     return tensors, f"encoder weights ({'; '.join(filter(None, [origin, taken, removed]))}): "
@@ -62,16 +62,9 @@ def first_name(name: str) -> str:
     if name in BLOCKS:
         return r"layer1\.0\.conv1\."
     if name not in ENCODERS:
-        return re.escape(timm_weights().first_name(name)) + "$"
+        return re.escape(timm_weights.first_name(name)) + "$"
     with torch.random.fork_rng(devices=()):
         return re.escape(next(iter(build_encoder(name).state_dict()), "")) + "$"
-
-
-def timm_weights() -> ModuleType:
-    """The module `timm_weights`, imported only for encoders of timm."""
-    from furnace.base_model import timm_weights
-
-    return timm_weights
 
 
 def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -101,7 +94,7 @@ def fill(encoder: nn.Module, weights: dict[str, Tensor], source: str) -> str:
 
 def likely_encoder(weights: Mapping[str, Tensor], source: str) -> str:
     """The likely encoder of mismatched weights, by their blocks or by the name of their file."""
-    stem, known = Path(source).stem.replace("-", "_"), (*ENCODERS, *timm_encoders().names())
+    stem, known = Path(source).stem.replace("-", "_"), (*ENCODERS, *timm_encoders.names())
     named = [name for name in known if re.search(rf"(?<![a-z]){name}(?![0-9a-z])", stem)]
     bare = {key.removeprefix("model."): value for key, value in weights.items()}
     name = depth_name(bare) or max(named, key=len, default=None)
@@ -115,7 +108,7 @@ def imagenet_file(backbone: str) -> Path:
         UserError: they have no weights for it.
     """
     if backbone not in ENCODERS:
-        return timm_weights().weights_file(backbone)
+        return timm_weights.weights_file(backbone)
     if backbone not in BLOCKS:
         raise UserError(f'pretrained_model = "imagenet": there are no weights for {backbone}; name a file, or set None')
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(models.get_model_weights(backbone).DEFAULT.url).name
@@ -128,7 +121,7 @@ def imagenet_weights(backbone: str) -> Weights:
         UserError: the download fails, or the file in the cache is damaged.
     """
     if backbone not in ENCODERS:
-        return read_state_dict(timm_weights().download(backbone), DAMAGED)
+        return read_state_dict(timm_weights.download(backbone), DAMAGED)
     file, url = imagenet_file(backbone), models.get_model_weights(backbone).DEFAULT.url
     if not file.is_file():
         try:

@@ -36,17 +36,10 @@ def mean_cross_entropy(
     Returns:
         () of the dtype of `logits`.
     """
-
-    def band_loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, class_weight, ignore_index=ignore_index, reduction="sum")
-
     valid = labels != ignore_index
     weight = valid if class_weight is None else class_weight[labels.where(valid, 0)] * valid
     normalizer = whole.mean(weight.sum(dtype=logits.dtype))
-    if fused := kernels(logits):
-        total = (fused.cross_entropy(logits, labels, ignore_index) * weight).sum()
-    else:
-        total = sum_over_bands(band_loss, logits, labels)
+    total = cross_entropy_sum(logits, labels, None if class_weight is None else weight, ignore_index)
     # If no pixel is valid, the sum is 0: dividing by 1 keeps value and gradient at 0 instead of NaN.
     return total / normalizer.where(normalizer > 0, 1)
 
@@ -70,25 +63,29 @@ def weighted_cross_entropy(
     Returns:
         () of the dtype of `logits`; 0 if no pixel is counted.
     """
-
-    def band_loss(logits: Tensor, labels: Tensor, *weights: Tensor) -> Tensor:
-        if not weights:
-            return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
-        return (losses * weights[0]).sum()
-
     pixels = torch.full((), labels.numel(), dtype=logits.dtype, device=logits.device)
     if counted is not None:
         weight = counted if weight is None else weight * counted
         pixels = counted.sum(dtype=logits.dtype)
     pixels = whole.mean(pixels)
+    return cross_entropy_sum(logits, labels, weight) / pixels.where(pixels > 0, 1)
+
+
+def cross_entropy_sum(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Sum () over all pixels of cross entropy times `weight` (B, H, W), None for 1; ignored pixels count as 0."""
     if fused := kernels(logits):
-        losses = fused.cross_entropy(logits, labels, IGNORE_INDEX)
-        total = (losses if weight is None else losses * weight).sum()
-    else:
-        maps = () if weight is None else (weight,)
-        total = sum_over_bands(band_loss, logits, labels, *maps)
-    return total / pixels.where(pixels > 0, 1)
+        losses = fused.cross_entropy(logits, labels, ignore_index)
+        return (losses if weight is None else losses * weight).sum()
+
+    def of_band(logits: Tensor, labels: Tensor, *weights: Tensor) -> Tensor:
+        if not weights:
+            return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+        losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+        return (losses * weights[0]).sum()
+
+    return sum_over_bands(of_band, logits, labels, *([] if weight is None else [weight]))
 
 
 def hard_pixels(
