@@ -1,5 +1,6 @@
 """The commands of the experiment folders: help, settings, results and exit status."""
 
+import errno
 import os
 import shlex
 import signal
@@ -124,6 +125,7 @@ SHORTAGES = [
     (RuntimeError("CUDA error: out of memory"), "CUDA"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "CPU"),
     (MemoryError(), "CPU"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "CPU"),  # a loader that could not be started
 ]
 SMALLER_WINDOWS = r"lower C\.eval_batch_size = \d+ .*, C\.eval_crop_size = 40 or the largest of C\.eval_scale_array"
 SMALLER_STEPS = (

@@ -17,7 +17,8 @@ from furnace.utils.settings import Settings
 from furnace.utils.wording import few
 
 NO_MEMORY = re.compile(
-    r"DefaultCPUAllocator|not enough memory|can't allocate memory|out of memory|insufficient memory", re.IGNORECASE
+    r"DefaultCPUAllocator|not enough memory|can(?:'t|not) allocate memory|out of memory|insufficient memory",
+    re.IGNORECASE,
 )
 LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE)
 PEER_ENDED = (
@@ -29,31 +30,21 @@ LESS_LOADING = "lower C.num_workers and see dmesg"
 NAMES_SHOWN = 16
 
 
-def explain(error: Exception, C: Settings, dataset: TrainSet, iteration: int, processes: int) -> UserError | None:
+def explain_training(error: Exception, C: Settings, dataset: TrainSet, iteration: int) -> UserError | None:
     """The one-line error for an exception of the training loop; None if the traceback is more useful.
 
     Args:
         error: raised by the loader, the step or a save.
         C, dataset: settings and images of the run.
         iteration: the iteration that failed.
-        processes: number of processes of the run.
     """
     if isinstance(error, UserError):
         return UserError(last_message(error))
-    text = str(error)
-    if is_out_of_memory(error):
-        return UserError(out_of_memory(C, smaller_steps, is_of_gpu(error), f" in iteration {iteration}"))
-    if lost := WORKER_LOST.search(text):
-        return UserError(
-            f"{loader_lost(lost)}; files being read by loaders: {files_being_read(dataset)}; if none is the "
-            f"cause, memory ran out: {LESS_LOADING}"
-        )
-    if processes > 1 and is_lost_peer(error):
-        return UserError(PEER_ENDED)
     if isinstance(error, OSError) and error.errno in FULL:
         file = error.filename or "a temporary file"
         return UserError(f"{file}: no space left on the disk; make room, then -c auto continues from the last save")
-    return None
+    cause = f"files being read by loaders: {files_being_read(dataset)}; if none is the cause, memory ran out"
+    return explain(error, C, smaller_steps, f" in iteration {iteration}", cause)
 
 
 def files_being_read(dataset: TrainSet) -> str:
@@ -72,13 +63,20 @@ def faults_explained(C: Settings, advice: Advice) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise UserError(out_of_memory(C, advice, is_of_gpu(error))) from error
-        if lost := WORKER_LOST.search(str(error)):
-            raise UserError(f"{loader_lost(lost)}; usually memory ran out: {LESS_LOADING}") from error
-        if launched() and is_lost_peer(error):
-            raise UserError(PEER_ENDED) from error
+        if explained := explain(error, C, advice):
+            raise explained from error
         raise
+
+
+def explain(
+    error: Exception, C: Settings, advice: Advice, when: str = "", cause: str = "usually memory ran out"
+) -> UserError | None:
+    """The one-line error for lack of memory, a killed loader or a lost process; None for another exception."""
+    if is_out_of_memory(error):
+        return UserError(out_of_memory(C, advice, is_of_gpu(error), when))
+    if lost := WORKER_LOST.search(str(error)):
+        return UserError(f"{loader_lost(lost)}; {cause}: {LESS_LOADING}")
+    return UserError(PEER_ENDED) if launched() and is_lost_peer(error) else None
 
 
 def is_lost_peer(error: Exception) -> bool:

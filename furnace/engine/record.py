@@ -104,8 +104,9 @@ def begun(C: Settings, identity: dict[str, Any], device: torch.device) -> dict[s
         "command": sys.argv,
         "settings": C.model_dump(),
         "lists": identity["data"],
-        **{name: identity[name] for name in ("warm_start",) if name in identity},
+        **({"warm_start": identity["warm_start"]} if "warm_start" in identity else {}),
         "device": device_name(device),
+        "precision": identity["precision"],
         "processes": world_size(),
         "commit": commit(),
         "versions": identity["versions"],
@@ -146,8 +147,8 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     if start_iteration:
         table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
     streams = 0 if dataset.unlabeled is None else 2 if dataset.masks else 1
-    unlabeled = f" + {streams} x {C.batch_size} unlabeled" if streams else ""
-    table.add_row("batch", f"{C.batch_size} labeled{unlabeled}")
+    unlabeled = f" + {streams} x {C.batch_size} unlabelled" if streams else ""
+    table.add_row("batch", f"{C.batch_size} labelled{unlabeled}")
     for line in describe_division(C, device, world_size()):
         table.add_row("", line)
     table.add_row(

@@ -32,7 +32,8 @@ class Snapshot:
         scaler: state of the loss scale for C.amp = "fp16"; otherwise empty.
         skipped: iterations skipped so far because their loss was not finite.
         classes: "names" and "palette" of the data set; empty in older files.
-        identity: "run" (name of the run), "data" (its training lists) and "versions"; empty in older files.
+        identity: "run" (name of the run), "data" (its training lists), "precision", "versions", and, if they apply,
+            "warm_start" and "continues"; empty in older files.
         note: how the weights were found, for files of other programs; "" for ours.
     """
 

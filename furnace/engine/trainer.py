@@ -19,7 +19,7 @@ from furnace.engine.compilation import BACKGROUND, OFF, chosen_compile
 from furnace.engine.continuing import Found, Saver, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
-from furnace.engine.faults import SkippedImages, explain, files_being_read, not_finite
+from furnace.engine.faults import SkippedImages, explain_training, files_being_read, not_finite
 from furnace.engine.guard import Fault
 from furnace.engine.identity import data_identity, new_run
 from furnace.engine.learner import build_learner
@@ -181,7 +181,7 @@ class Trainer:
             monitor.record(iteration, self.learner.learning_rate(iteration), output.scalars)
             self.diagnostics.record(iteration, batch, output, monitor.writer)
         if is_due:
-            self.save(epoch)
+            self.saver.save_epoch(epoch)
         elif known and self.saver.is_due():
             self.saver.try_state()
 
@@ -189,10 +189,6 @@ class Trainer:
         """Prepare the loader's batch of this iteration for the networks."""
         first = rank() * self.C.batch_size // world_size()
         return self.preparation(batch, Draws(self.C.seed, self.iteration, first))
-
-    def save(self, epoch: int) -> None:
-        """Write the snapshot of an epoch."""
-        self.saver.save_epoch(epoch)
 
     def _capture(self) -> Snapshot:
         C = self.C
@@ -244,7 +240,7 @@ class Trainer:
                 raise Stopped(
                     f"after iteration {self.iteration}; -c auto continues from the last save", status
                 ) from error
-            explained = explain(error, self.C, self.dataset, self.iteration, world_size())
+            explained = explain_training(error, self.C, self.dataset, self.iteration)
             if explained is None:
                 raise
             raise explained from error

@@ -120,7 +120,8 @@ def begin_network(
     """
     if found:
         before = found[0].identity
-        return build_network(C, False, found[0].model), {key: before[key] for key in ("warm_start",) if key in before}
+        start = {"warm_start": before["warm_start"]} if "warm_start" in before else {}
+        return build_network(C, False, found[0].model), start
     if not C.warm_start:
         return build_network(C), {}
     start = WarmStart(C.warm_start, method)

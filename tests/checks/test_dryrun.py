@@ -122,7 +122,7 @@ def test_disk_needed_is_that_of_the_snapshots(C, monkeypatch, optimizer):
     assert found.level == Level.OK and found.text.startswith("4 snapshots of ")
     trainer = Trainer(C, CPU)
     trainer.learner.step(random_batch(C, CPU), 0)  # the optimizers have their state after the first step
-    trainer.save(0)
+    trainer.saver.save_epoch(0)
     size = (Path(C.snapshot_dir) / "epoch-0.pth").stat().st_size / 2**20
     assert float(found.text.split()[3]) == pytest.approx(size, rel=0.01)
     C = C.updated(keep_snapshots=1)

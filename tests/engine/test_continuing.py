@@ -115,7 +115,7 @@ def test_the_loss_scale_of_float16_is_restored(settings) -> None:
     trainer.learner.scale.scale.fill_(32.0)
     trainer.learner.scale.good_steps.fill_(7)
     Path(C.snapshot_dir).mkdir(parents=True)
-    trainer.save(0)
+    trainer.saver.save_epoch(0)
     again = Trainer(C, CPU, "auto", console=Console(quiet=True)).learner.scale
     assert again.enabled and (again.scale.item(), again.good_steps.item()) == (32.0, 7)
 

@@ -17,7 +17,7 @@ from furnace.utils.settings import Settings
 def test_continuations_are_added(make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch):
     C = make_settings(log_dir=str(tmp_path / "log"))
     path = Path(C.snapshot_dir) / RECORD
-    identity = {"run": "a", "data": data_identity(C, build_train_set(C)), "versions": versions()}
+    identity = {"run": "a", "data": data_identity(C, build_train_set(C)), "precision": "bf16", "versions": versions()}
 
     def note(command: str, continues: bool = True) -> dict:
         monkeypatch.setattr("sys.argv", [command])
@@ -27,6 +27,7 @@ def test_continuations_are_added(make_settings: Callable[..., Settings], tmp_pat
     note("earlier", continues=False)
     begun = note("first", continues=False)
     assert begun["command"] == ["first"] and "continuations" not in begun
+    assert begun["precision"] == "bf16", "what C.amp = auto became"
     assert begun["settings"]["lr"] == C.lr and begun["lists"]["labeled"]["images"] == 5
     first_lr = C.lr
     C = C.updated(lr=0.5)
@@ -48,7 +49,7 @@ def test_an_unreadable_record_is_replaced(make_settings: Callable[..., Settings]
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert read_record(path) == {}
-    write_record(C, {"run": "a", "data": {}, "versions": {}}, CPU, continues=True)
+    write_record(C, {"run": "a", "data": {}, "precision": "off", "versions": {}}, CPU, continues=True)
     assert read_record(path)["settings"]["lr"] == C.lr
 
 

@@ -19,7 +19,7 @@ from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
 from furnace.engine import best_effort, continuing, diagnostics, record, starting
 from furnace.engine import trainer as trainer_module
-from furnace.engine.faults import explain
+from furnace.engine.faults import explain_training
 from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
@@ -536,7 +536,7 @@ def test_no_file_is_blamed_if_loaders_were_reading_nothing(make_trainer) -> None
     trainer = make_trainer()
     trainer.dataset.watch(2)
     error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly. Rerunning with fewer workers may help.")
-    said = str(explain(error, trainer.C, trainer.dataset, iteration=0, processes=1))
+    said = str(explain_training(error, trainer.C, trainer.dataset, iteration=0))
     assert said.startswith("a loader process (7) exited unexpectedly; files being read by loaders: none; if none is")
 
 
