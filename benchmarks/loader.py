@@ -18,25 +18,24 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from furnace.datasets.cache import Cache  # noqa: E402
-from furnace.datasets.catalog import voc_palette  # noqa: E402
-from furnace.datasets.cutmix import BoxMaskGenerator  # noqa: E402
-from furnace.datasets.dataset import TrainSet, collate  # noqa: E402
-from furnace.datasets.loaders import BatchPositions, worker_settings  # noqa: E402
-from furnace.datasets.randomness import Purpose, random_stream  # noqa: E402
-from furnace.datasets.reading import Files  # noqa: E402
-from furnace.datasets.splits import Sample, read_list  # noqa: E402
-from furnace.datasets.transforms import Crop, draw_crop, scaled_side  # noqa: E402
-from furnace.datasets.views import MirrorScaleCrop, View  # noqa: E402
-from furnace.utils.arguments import whole_numbers  # noqa: E402
-from furnace.utils.errors import run  # noqa: E402
-from furnace.utils.files import write_atomically  # noqa: E402
-from furnace.utils.labels import IGNORE_INDEX  # noqa: E402
-from furnace.utils.terminal import Table, open_console  # noqa: E402# noqa: E402
-from furnace.utils.visualize import save_labels  # noqa: E402
+from furnace.datasets.cache import Cache
+from furnace.datasets.catalog import voc_palette
+from furnace.datasets.cutmix import BoxMaskGenerator
+from furnace.datasets.dataset import TrainSet, collate
+from furnace.datasets.loaders import BatchPositions, worker_settings
+from furnace.datasets.randomness import Purpose, random_stream
+from furnace.datasets.reading import Files
+from furnace.datasets.splits import Sample, read_list
+from furnace.datasets.transforms import Crop, draw_crop, scaled_side
+from furnace.datasets.views import MirrorScaleCrop, View
+from furnace.utils.arguments import whole_numbers
+from furnace.utils.errors import run
+from furnace.utils.files import write_atomically
+from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.terminal import Table, open_console
+from furnace.utils.visualize import save_labels
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 SCALES = [0.5, 0.75, 1, 1.5, 1.75, 2.0]

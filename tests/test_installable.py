@@ -1,11 +1,9 @@
 """The project as a package: consistent requirements, and all parts are installed."""
 
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from setuptools import find_packages
 from setuptools.config.pyprojecttoml import read_configuration
 
 from tests.conftest import REPOSITORY
@@ -35,9 +33,9 @@ def test_every_requirement_is_installed_in_a_fitting_version():
 
 
 def test_the_package_is_furnace_with_all_its_subpackages():
-    found = set(find_packages(str(REPOSITORY), include=["furnace*"]))
-    rooms = {path.parent.name for path in Path(REPOSITORY / "furnace").glob("*/__init__.py")}
-    assert found == {"furnace"} | {f"furnace.{room}" for room in rooms}
+    found = read_configuration(REPOSITORY / "pyproject.toml")["tool"]["setuptools"]["packages"]
+    rooms = {path.parent.relative_to(REPOSITORY) for path in (REPOSITORY / "furnace").rglob("*.py")}
+    assert set(found) == {".".join(room.parts) for room in rooms}
 
 
 def test_templates_styles_and_scripts_of_the_pages_are_installed():

@@ -85,7 +85,8 @@ class Checkup:
             self._add(Level.PROBLEM, check, f"{fault}{others}")
         if listing.lines:
             protocol = recognize(listing.source) or "no published protocol"
-            text = f"{counted(listing.lines, 'image')}; {protocol}; sha256 {list_hash(listing.source)[:HASH_SHOWN]}..."
+            sha256 = list_hash(listing.source)[:HASH_SHOWN]
+            text = f"{counted(len(listing.lines), 'image')}; {protocol}; sha256 {sha256}..."
             self._add(Level.OK, check, text)
             if repeated := len(listing.lines) - len(set(listing.lines)):
                 self._add(Level.PROBLEM, check, f"{repeated} repeated lines", "remove them")
@@ -106,7 +107,7 @@ class Checkup:
         if not shared:
             self._add(Level.OK, check, "no image in both")
             return
-        text = f"{counted(shared, 'image')} in both: {few(shared)}"
+        text = f"{counted(len(shared), 'image')} in both: {few(shared)}"
         published = all(listing.lines and recognize(listing.source) for listing in (one, other))
         if other.title == EVALUATION:
             advice = f"remove them from the {one.title} list; otherwise the scores are too high"
@@ -123,7 +124,7 @@ class Checkup:
         for title, listing in self.listings.items():
             missing = missing_files(listing)
             if missing:
-                text = f"{counted(missing, 'file')} missing: {few(missing)}"
+                text = f"{counted(len(missing), 'file')} missing: {few(missing)}"
                 self._add(Level.PROBLEM, f"{title} files", text, "see DATA/README.md, or correct the list")
             elif listing.samples:
                 what = "images and labels" if listing.labeled else "images"
@@ -172,7 +173,7 @@ class Checkup:
         for level, found, where in ((Level.PROBLEM, leaks, " in training and evaluation"), (Level.NOTE, others, "")):
             if found:
                 names = [" = ".join(str(path) for _, path in group) for group in found]
-                text = f"{counted(found, 'image')} with copies{where}: {few(names)}"
+                text = f"{counted(len(found), 'image')} with copies{where}: {few(names)}"
                 self._add(level, "duplicate images", text, "remove the copies from the lists")
         if not groups and any(listing.samples for listing in self.listings.values()):
             self._add(Level.OK, "duplicate images", "none")

@@ -56,7 +56,7 @@ def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
 
 def check_time(C: Settings, device: torch.device) -> list[Finding]:
     """Count the iterations of the recipe and estimate their time on this machine."""
-    epochs, steps = counted(range(C.nepochs), "epoch"), counted(range(C.niters_per_epoch), "iteration")
+    epochs, steps = counted(C.nepochs, "epoch"), counted(C.niters_per_epoch, "iteration")
     recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
     try:
         method = described_method(C)

@@ -16,6 +16,7 @@ from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import COSTS, PLACES, Settings
+from furnace.utils.wording import LISTS
 
 RECORD = "trial.json"
 LONGEST_NAME = 120
@@ -24,8 +25,6 @@ SOURCES = {"dataset_path", "train_source", "unsup_source", "eval_source"}
 # Settings that a comparison sets per trial, and settings that must be equal in all trials to compare rows.
 OF_A_TRIAL = {"method", "labeled_ratio", "seed", "log_dir", "snapshot_dir"}
 OF_ALL = {"eval_source", "eval_folder", "eval_metrics"}
-# Names of a record's lists in messages.
-LISTS = {"labeled": "labelled", "unlabeled": "unlabelled", "test": "evaluation", "validation": "validation"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = attach(
             "PNG_END",
             "check_jpeg",
             "check_png",
-            "check_values",
+            "require_values",
             "decode_indices",
             "encode_label",
         ],

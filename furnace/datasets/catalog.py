@@ -5,6 +5,7 @@ the 11 classes of Badrinarayanan et al. 2017), Zhou et al. 2017 (ADE20K, objectI
 COCO's instance annotations (Lin et al. 2014).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -98,7 +99,7 @@ PUBLISHED = {
 }
 
 
-def find_classes(dataset_name: str, num_classes: int, class_names: list[str] | None = None) -> Classes:
+def find_classes(dataset_name: str, num_classes: int, class_names: Sequence[str] | None = None) -> Classes:
     """Names and colours for a data set: the catalog's, or `class_names` and the VOC colour map.
 
     If neither has `num_classes` names, the classes are called "class 0", "class 1" and so on.

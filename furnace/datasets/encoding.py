@@ -41,7 +41,7 @@ def decode_indices(content: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def check_values(label: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> np.ndarray:
+def require_values(label: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> np.ndarray:
     """Return `label` (H, W) uint8 unchanged. Raises if a value is neither a class nor unlabelled, see `read_label`."""
     if (wrong := wrong_values(label, num_classes, reduce_zero_label)).size:
         classes, unlabelled = meaning(num_classes, reduce_zero_label)

@@ -13,11 +13,10 @@ from furnace.datasets.reading import Files, check_sizes, check_values, decode_la
 from furnace.datasets.splits import Sample, fields_of, read_lines, scan_list
 from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
-from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.labels import IGNORE_INDEX, LABEL_VALUES
 from furnace.utils.progress import parallel
 
 DECODES, SIZES, VALUES, EMPTY = "decodes", "same size", "values", "has a class"
-LABEL_VALUES = 256
 COMPARED_BYTES = 4096
 
 

@@ -4,6 +4,7 @@ The geometry is that of the published code: a scaled side has `int(side * scale)
 half-pixel centres (OpenCV's INTER_LINEAR), labels use the source pixel `floor(i * side / scaled_side)`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -25,7 +26,7 @@ class Crop:
     left: int
 
 
-def draw_crop(size: tuple[int, int], crop: tuple[int, int], scales: list[float], rng: np.random.Generator) -> Crop:
+def draw_crop(size: tuple[int, int], crop: tuple[int, int], scales: Sequence[float], rng: np.random.Generator) -> Crop:
     """Draw mirror, scale and position for an image of `size` (H, W) and a crop (h, w)."""
     flip = bool(rng.random() < 0.5)
     scale = float(scales[rng.integers(len(scales))])

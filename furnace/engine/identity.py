@@ -12,6 +12,7 @@ from furnace.datasets.splits import Sample, list_hash
 from furnace.engine.distributed import from_first
 from furnace.utils.background import ahead
 from furnace.utils.settings import Settings
+from furnace.utils.wording import LISTS
 
 END_BYTES = 2**16  # read at each end of a file: all of a Pascal VOC image, not all of a Cityscapes image
 CHUNK_BYTES = 2**20
@@ -97,5 +98,5 @@ def changed_data(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -
         if isinstance(old, dict) and old.get(what) not in (None, entry[what]):
             grown = old.get("images") != entry["images"]
             how = f"{old.get('images')} images, now {entry['images']}" if grown else f"other {what} or another order"
-            phrases.append(f"{name} {entry['path']} ({how})")
+            phrases.append(f"{LISTS[name]} images {entry['path']} ({how})")
     return phrases

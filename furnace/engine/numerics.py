@@ -64,7 +64,7 @@ def device_name(device: torch.device) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type != "cpu":
         return str(device)
-    return f"cpu ({counted(range(torch.get_num_threads()), 'thread')})"
+    return f"cpu ({counted(torch.get_num_threads(), 'thread')})"
 
 
 class LossScale:

@@ -24,6 +24,7 @@ from furnace.utils.files import append, write_atomically
 from furnace.utils.places import CHECKOUT
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table
+from furnace.utils.wording import LISTS
 
 TRAINING_METRICS = "figures.jsonl"  # metrics of training, one JSON object per line
 TRUTH = "truth.jsonl"  # pseudo labels compared with withheld labels, one JSON object per line
@@ -141,7 +142,7 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_column(style="bold")
     table.add_column()
     for name, (path, samples) in learned_lists(C, dataset).items():
-        table.add_row(name, f"{len(samples)} images, {path}")
+        table.add_row(LISTS[name], f"{len(samples)} images, {path}")
     total = C.nepochs * C.niters_per_epoch
     table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in total")
     if start_iteration:

@@ -83,7 +83,7 @@ def check_unused(folder: str) -> None:
     """Raise UserError if a folder contains snapshots of a run."""
     if present := list_snapshots(folder):
         raise UserError(
-            f"{folder}: holds {counted(present, 'snapshot')} of a run, the latest {present[0].name}; continue it "
+            f"{folder}: holds {counted(len(present), 'snapshot')} of a run, the latest {present[0].name}; continue it "
             "(-c auto), replace it (--overwrite), or choose another folder (-o log_dir=...)"
         )
 

@@ -52,7 +52,7 @@ class WarmStart:
         parts = {path: branches(path, snapshot.model) for path, snapshot in snapshots.items()}
         self.settings = {path: snapshot.settings for path, snapshot in snapshots.items()}
         self.sources: dict[int, Source] = {}
-        for branch in range(1, method.branches() + 1):
+        for branch in range(1, method.branch_count + 1):
             student = method.averaged.get(branch, branch)
             path = self.paths[student - 1 if self.several else 0]
             own = not self.several and student in parts[path]

@@ -47,7 +47,7 @@ class Evaluator:
     Args:
         C: checked settings.
         device: where to compute.
-        branch: "1", "2", "both" or None, as in `Segmenter`.
+        branch: as in `Segmenter`.
         save_to: folder for pictures of every image, or None.
         console: for tables and progress.
 

@@ -75,7 +75,7 @@ class Exporter:
 
     Args:
         C: checked settings.
-        branch: "1", "2", "both" or None, as in `Segmenter`.
+        branch: as in `Segmenter`.
         form: of the file.
         console: for messages.
     """

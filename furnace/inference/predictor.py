@@ -45,7 +45,7 @@ class Predictor:
     Args:
         C: checked settings.
         device: where to compute.
-        branch: "1", "2", "both" or None, as in `Segmenter`.
+        branch: as in `Segmenter`.
         outputs: what to write, and where: `label/NAME.png` (palette PNG), `overlay/NAME.png` (or `.mp4`) and
             `confidence/NAME.png` (255 is certain); NAME includes the sub-folders of the input. Maps of a video are
             numbered pictures in folders NAME, except the overlay.

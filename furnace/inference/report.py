@@ -16,6 +16,7 @@ from furnace.methods.settings import all_settings
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import write_atomically
 from furnace.utils.settings import PLACES, Settings
+from furnace.utils.wording import LISTS
 
 TEMPLATE = "report.html.j2"
 COSTS = ("step_seconds", "data_seconds")
@@ -92,6 +93,7 @@ def write_report(
         errors=frequent_errors(rows, classes.names),
         legend=[(name, css(entry)) for name, entry in zip(classes.names, classes.palette, strict=True)],
         record=training.record,
+        words=LISTS,
         settings=training.settings,
         changed=changed_settings(training.settings),
         origin=origin,

@@ -64,7 +64,7 @@ class Segmenter:
         self.C = C = open_settings(snapshot.settings, path, self.given)
         method = described_method(C)
         self.branch = self.asked or method.reported
-        count = method.branches()
+        count = method.branch_count
         if (2 if self.branch == "both" else int(self.branch)) > count:
             has = "trains one branch only; use --branch 1" if count == 1 else f"has {count} branches"
             raise UserError(f"--branch {self.branch}: method {C.method!r} {has}")

@@ -74,7 +74,7 @@ class Submission:
     Args:
         C: checked settings.
         device: where to compute.
-        branch: "1", "2", "both" or None, as in `Segmenter`.
+        branch: as in `Segmenter`.
         folder: for the files.
         console: for progress and messages.
 

@@ -40,7 +40,7 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
         head_channels=C.head_channels,
         bn_eps=C.bn_eps,
         bn_momentum=C.bn_momentum,
-        branches=method.branches(),
+        branches=method.branch_count,
         tensors=tensors,
     )
     for name, value in method.state(C.num_classes).items():
@@ -66,7 +66,7 @@ def encoders(C: Settings) -> tuple[list[str], list[str | None]]:
             raise UserError(f"{told}: method {C.method!r} trains {len(method.trained)} network(s)")
     of_average = [student - 1 for _, student in sorted(method.averaged.items())]
     names, files = (
-        values * method.branches() if len(values) == 1 else values + [values[student] for student in of_average]
+        values * method.branch_count if len(values) == 1 else values + [values[student] for student in of_average]
         for values in given.values()
     )
     return names, [None if file is None or file.strip().lower() in NO_FILE else file.strip() for file in files]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,7 @@ from furnace.methods.average import decay_at, update_average
 from furnace.methods.unlabeled import Students, counted_pixels, student_passes, teacher_predictions
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.names import STRONG, WEAK, Registry
+from furnace.utils.settings import Share
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from furnace.seg_opr.pseudo_label import Predictions, PseudoLabels
 
 METHODS: Registry[type[Method]] = Registry("method", __package__)
-Share = Annotated[float, Field(ge=0, le=1)]
 # `known` of a method without students.
 NO_STUDENT = {
     "teacher": ("self",), "student_views": (1,), "strong": (False,), "feature_dropout": (0,),
@@ -105,7 +105,8 @@ class Method:
         self.criterion.to(place)
         return self
 
-    def branches(self) -> int:
+    @property
+    def branch_count(self) -> int:
         """Number of networks, including moving averages."""
         return len(self.trained) + len(self.averaged)
 

@@ -18,6 +18,7 @@ from furnace.methods.settings import load_config
 from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
+from furnace.utils.labels import LABEL_VALUES
 from furnace.utils.progress import parallel
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import Table, open_console
@@ -25,7 +26,6 @@ from furnace.utils.terminal import Table, open_console
 if TYPE_CHECKING:
     from furnace.datasets.reading import Files
 
-LABEL_VALUES = 256
 DEFAULT_RATIOS = [2, 4, 8, 16]
 EXAMPLES = """examples:
   python -m furnace.tools.make_splits exp_voc --ratios 2,4,8,16 --seed 0

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from furnace import datasets
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.splits import Sample, check_replaceable, write_list
@@ -143,24 +141,8 @@ def main(argv: list[str] | None = None) -> None:
     labeled, unlabeled = datasets.pairing.pair(images, masks)
     kinds, size = datasets.pairing.survey(labeled)
     datasets.pairing.check_binary(kinds)
-    values = np.array(sorted(set().union(*kinds) - {IGNORE_INDEX}))
-    names = [name.strip() for name in args.classes.split(",")] if args.classes else []
-    if not are_class_names(names):
-        raise UserError(f"--classes {one_line(args.classes)}: {NAMES_MUST}")
-    num_classes = len(names) or int(values.max()) + 1
-    if not names and 2 * len(values) < num_classes:
-        raise UserError(
-            f"{masks}: the masks contain {few(values, 6)} instead of class indices 0, 1, 2 and so on; renumber them, "
-            f"or name all {num_classes} classes with --classes"
-        )
-    if values.max() >= num_classes:
-        raise UserError(
-            f"--classes: {num_classes} names, but the masks contain the value {values.max()}; name them all"
-        )
-    if num_classes < 2:
-        raise UserError(
-            f"{masks}: the masks contain only class 0 ({IGNORE_INDEX} means unknown); mark the objects with 1"
-        )
+    values = sorted(set().union(*kinds) - {IGNORE_INDEX})
+    names, num_classes = chosen_classes(args.classes, values, masks)
     train, val = datasets.pairing.divide(labeled, args.val)
     if len(unlabeled) < MIN_UNLABELED:
         raise UserError(
@@ -188,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     write_folder(folder, text, args.root.resolve())
     console = open_console(highlight=False)
-    if missing := sorted(set(range(num_classes)) - set(values.tolist())):
+    if missing := sorted(set(range(num_classes)) - set(values)):
         advice = "; do the indices start at 1? They must start at 0" if missing == [0] else ""
         console.print(f"note: no mask contains {few(missing)}{advice}", style="yellow", soft_wrap=True)
     console.print(
@@ -196,6 +178,30 @@ def main(argv: list[str] | None = None) -> None:
         f"images, {num_classes} classes; next: cd {shlex.quote(os.path.relpath(folder))} && python train.py --dry-run",
         soft_wrap=True,
     )
+
+
+def chosen_classes(given: str | None, values: list[int], masks: Path) -> tuple[list[str], int]:
+    """Names of the classes, empty if none are `given`, and their number, for the sorted `values` in the masks.
+
+    Raises:
+        UserError: the names can't be used, or the values are not the indices of the classes.
+    """
+    names = [name.strip() for name in given.split(",")] if given else []
+    if not are_class_names(names):
+        raise UserError(f"--classes {one_line(given)}: {NAMES_MUST}")
+    num_classes = len(names) or values[-1] + 1
+    if not names and 2 * len(values) < num_classes:
+        raise UserError(
+            f"{masks}: the masks contain {few(values, 6)} instead of class indices 0, 1, 2 and so on; renumber them, "
+            f"or name all {num_classes} classes with --classes"
+        )
+    if values[-1] >= num_classes:
+        raise UserError(f"--classes: {num_classes} names, but the masks contain the value {values[-1]}; name them all")
+    if num_classes < 2:
+        raise UserError(
+            f"{masks}: the masks contain only class 0 ({IGNORE_INDEX} means unknown); mark the objects with 1"
+        )
+    return names, num_classes
 
 
 def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> None:

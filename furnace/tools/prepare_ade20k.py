@@ -24,8 +24,6 @@ ADE20K_LAYOUT = Layout(UNIMATCH_DESTINATIONS, paths=str.split, everything=LISTS[
 def main(argv: list[str] | None = None) -> None:
     """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
-    if not (args.source or args.splits_from):
-        raise UserError("nothing to do: name the archive, or use --splits-from if the data are already prepared")
     plan = plan_ade20k(open_source(args.source), args.target) if args.source else Plan()
     prepare(plan, ADE20K_LAYOUT, args)
 
@@ -66,7 +64,7 @@ def plan_ade20k(source: Source, target: Path) -> Plan:
 
 def check_label(content: bytes) -> bytes:
     """Return `content`, an official label PNG, unchanged. Raises ValueError for values other than 0 and class + 1."""
-    datasets.check_values(datasets.decode_indices(content), NUM_CLASSES, reduce_zero_label=True)
+    datasets.require_values(datasets.decode_indices(content), NUM_CLASSES, reduce_zero_label=True)
     return content
 
 

@@ -90,7 +90,7 @@ def convert_label(content: bytes) -> bytes:
     label = datasets.decode_indices(content)
     classes = CATALOG["camvid"]
     label = np.where(label == VOID, np.uint8(IGNORE_INDEX), label)
-    return datasets.encode_label(datasets.check_values(label, len(classes.names)), classes.palette)
+    return datasets.encode_label(datasets.require_values(label, len(classes.names)), classes.palette)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,6 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if bool(args.images) != bool(args.labels):
         raise UserError("both --images and --labels are needed; see DATA/README.md for the downloads")
-    if not (args.images or args.splits_from):
-        raise UserError(
-            "nothing to do: give --images and --labels, or use --splits-from if the data are already prepared"
-        )
     plan = plan_city(open_source(args.images), open_source(args.labels), args.target) if args.images else Plan()
     prepare(plan, CITY_LAYOUT, args)
 

@@ -26,8 +26,6 @@ COCO_LAYOUT = Layout(UNIMATCH_DESTINATIONS, paths=str.split, everything="train.t
 def main(argv: list[str] | None = None) -> None:
     """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
-    if not (args.sources or args.splits_from):
-        raise UserError("nothing to do: name the archives, or use --splits-from if the data are already prepared")
     plan = plan_coco(open_sources(args.sources), args.target) if args.sources else Plan()
     prepare(plan, COCO_LAYOUT, args)
 

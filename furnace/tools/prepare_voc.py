@@ -57,8 +57,6 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if bool(args.voc) != bool(args.sbd):
         raise UserError("the augmented data need both --voc and --sbd; see DATA/README.md for the downloads")
-    if not (args.voc or args.splits_from):
-        raise UserError("nothing to do: give --voc and --sbd, or use --splits-from if the data are already prepared")
     plan = Plan()
     if args.voc:
         sbd = open_source(args.sbd)
@@ -153,13 +151,13 @@ def read_ids(source: Source, folder: str, name: str) -> list[str]:
 
 def check_label(content: bytes) -> bytes:
     """Return `content`, one of VOC's own label PNGs, unchanged. Raises ValueError for values that are not classes."""
-    datasets.check_values(datasets.decode_indices(content), NUM_CLASSES)
+    datasets.require_values(datasets.decode_indices(content), NUM_CLASSES)
     return content
 
 
 def convert_label(decode: Callable[[bytes], np.ndarray], palette: Palette | None, content: bytes) -> bytes:
     """Convert a member to a label PNG: indices into `palette`, or grey values if `palette` is None."""
-    return datasets.encode_label(datasets.check_values(decode(content), NUM_CLASSES), palette)
+    return datasets.encode_label(datasets.require_values(decode(content), NUM_CLASSES), palette)
 
 
 def decode_matrix(content: bytes) -> np.ndarray:

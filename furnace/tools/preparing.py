@@ -110,8 +110,12 @@ def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
     Complete files are kept, so an interrupted run can continue.
 
     Raises:
-        UserError: a member or list can't be used, or a file can't be written.
+        UserError: there is nothing to do, a member or list can't be used, or a file can't be written.
     """
+    if not (plan.tasks or args.splits_from):
+        raise UserError(
+            "nothing to do: name the archives, or --splits-from if the data are prepared already; see --help"
+        )
     for warning in plan.warnings:
         Console(stderr=True, markup=False, soft_wrap=True).print(f"warning: {warning}", style="yellow")
     partitions = read_partitions(plan, layout, args) if args.splits_from else []

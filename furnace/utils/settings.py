@@ -34,8 +34,6 @@ EVALUATION = {
     "eval_source", "eval_folder", "test_source", "test_folder", "eval_crop_size", "eval_stride_rate",
     "eval_scale_array", "eval_flip", "eval_metrics", "class_names",
 }  # fmt: skip
-
-
 NO_FILE = ("none", "")
 
 

@@ -175,7 +175,7 @@ def strip_prefix(tensors: Mapping[str, Tensor], mark: str, path: str | Path) -> 
     outside = {name for name in named if name in BESIDE or not name.startswith(prefix)}
     own = {name.removeprefix(prefix): value for name, value in named.items() if name not in outside}
     removed = [f"{name}." for name in wrappers] + [prefix] * bool(prefix)
-    notes = [f"removed from its names: {few(removed, len(removed))}"] if removed else []
+    notes = [f"removed from its names: {', '.join(removed)}"] if removed else []
     if outside:
         notes.append(f"not used: {few(sorted(outside))}")
     return Weights(own, "; ".join(notes))

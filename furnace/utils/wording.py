@@ -1,13 +1,15 @@
 """Format counts, names, shares, sizes and times for messages, tables and pages."""
 
 import math
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from unicodedata import category
 
 SHOWN = 3  # names before "and 7 more"
 UNITS = ("KiB", "MiB", "GiB", "TiB")
 MINUTE, HOUR = 60, 3600
 UNKNOWN = "-"
+# Words for the lists of a run, by their names in records and snapshots.
+LISTS = {"labeled": "labelled", "unlabeled": "unlabelled", "test": "evaluation", "validation": "validation"}
 UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
 
 
@@ -23,9 +25,9 @@ def one_line(text: object) -> str:
     return "".join(repr(c)[1:-1] if category(c) in UNSHOWN else c for c in str(text))
 
 
-def counted(items: Sized, what: str) -> str:
+def counted(count: int, what: str) -> str:
     """ "1 image", "2 images"."""
-    return f"{len(items)} {what}{'s' if len(items) != 1 else ''}"
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def percent(share: float | None, signed: bool = False) -> str:

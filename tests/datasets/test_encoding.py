@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from furnace.datasets.catalog import voc_palette
-from furnace.datasets.encoding import check_jpeg, check_png, check_values, decode_indices, encode_label
+from furnace.datasets.encoding import check_jpeg, check_png, decode_indices, encode_label, require_values
 from tests.official_archives import jpeg, png
 
 LABEL = np.append(np.arange(21), 255).astype(np.uint8).reshape(2, 11)
@@ -38,9 +38,9 @@ def test_colour_pictures_are_refused_as_labels(shape):
 
 
 def test_values_beyond_the_classes_are_refused():
-    assert check_values(LABEL, 21) is LABEL
+    assert require_values(LABEL, 21) is LABEL
     with pytest.raises(ValueError, match="label value 20 is neither a class"):
-        check_values(LABEL, 20)
+        require_values(LABEL, 20)
 
 
 def test_truncated_files_are_refused():

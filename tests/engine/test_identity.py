@@ -115,7 +115,7 @@ def test_other_lists_are_not_continued_by_mistake(make_trainer, change: str, tmp
     path = Path(first.C.train_source)
     lines = path.read_text().split()
     path.write_text("\n".join(lines[::-1] if change == "order" else [*lines, lines[0]]))
-    with pytest.raises(UserError, match=r"was trained on other lists: labeled .*train_aug_labeled.*-c .*epoch-1.pth"):
+    with pytest.raises(UserError, match=r"was trained on other lists: labelled images .*_labeled.*-c .*epoch-1.pth"):
         make_trainer("auto", nepochs=4)
     again = make_trainer(str(tmp_path / "log/snapshot/epoch-last.pth"), nepochs=4)
     assert any("was trained on other lists" in note for note in again.notes)
@@ -126,7 +126,7 @@ def test_a_changed_image_is_noted(make_trainer) -> None:
     first.fit()
     image = first.dataset.labeled[0].image
     image.write_bytes(image.read_bytes() + b"\0")
-    assert any("files have changed since: labeled" in note for note in make_trainer("auto", nepochs=4).notes)
+    assert any("files have changed since: labelled images" in note for note in make_trainer("auto", nepochs=4).notes)
 
 
 def test_the_identity_of_data_is_its_content_not_its_place(make_settings, voc_root: Path, tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_different_lists_are_reported_and_missing_ones_are_not() -> None:
         return changed_data({"labeled": now["labeled"] | changes, "more": {"names": "y"}}, now, "names")
 
     assert told() == told(content="d") == told(names=None) == []
-    assert told(names="m") == ["labeled a.txt (other names or another order)"]
-    assert told(names="m", images=4) == ["labeled a.txt (4 images, now 5)"]
+    assert told(names="m") == ["labelled images a.txt (other names or another order)"]
+    assert told(names="m", images=4) == ["labelled images a.txt (4 images, now 5)"]
     assert changed_data({"labeled": "damaged"}, now, "names") == []
 
 

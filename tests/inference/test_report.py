@@ -132,7 +132,8 @@ def test_the_best_snapshot_and_the_picture_come_first(report):
     assert sorted(order, key=text.index) == order
     assert re.search(r'id="miou">84\.40<[^\n]*over 2 of 3 classes', text)
     assert "leaves out classes that are absent from labels and predictions" in text
-    assert [text.index(f"image_{i}: mIoU {70 + 10 * i}.00") for i in range(3)]
+    places = [text.index(f"image_{i}: mIoU {70 + 10 * i}.00") for i in range(3)]
+    assert places == sorted(places), "the worst image comes first"
 
 
 def test_recipe_and_versions(report):

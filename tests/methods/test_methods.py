@@ -136,7 +136,7 @@ def naive_cpcl(
 
 def check(method: Method, naive, batch: TrainBatch, **options) -> None:
     """Assert that loss and gradients agree with the naive formula, and that nothing else gets a gradient."""
-    network = make_network(method.branches()).train()
+    network = make_network(method.branch_count).train()
     reference = copy.deepcopy(network)
     for branch in [n.branches[number - 1] for n in (network, reference) for number in method.averaged]:
         branch.requires_grad_(False)

@@ -146,7 +146,7 @@ def test_averages_begin_as_copies_and_leave_the_networks_unchanged(
     torch.manual_seed(1)
     network = build_network(C)
     found = build_method(C)
-    assert (found.averaged, found.reported, found.branches()) == (averaged, reported, len(network.branches))
+    assert (found.averaged, found.reported, found.branch_count) == (averaged, reported, len(network.branches))
     for teacher, student in averaged.items():
         pair = network.branches[teacher - 1].parameters(), network.branches[student - 1].parameters()
         assert all(torch.equal(a, b) for a, b in zip(*pair, strict=True))

@@ -184,7 +184,7 @@ def test_another_or_incomplete_archive_is_refused(archive, tmp_path):
         UserError, match=rf"{label} can't be used \(label value 151 is neither a class \(1 to 150\) nor 0"
     ):
         main([str(write_zip(tmp_path / "wrong.zip", members | {label: wrong})), *target])
-    with pytest.raises(UserError, match="nothing to do: name the archive"):
+    with pytest.raises(UserError, match="nothing to do: name the archives"):
         main(target)
 
 

@@ -34,8 +34,8 @@ from furnace.utils.wording import byte_size, counted, duration, few, percent
         (few("abc"), "a, b, c"),
         (few("abcd"), "a, b, c and 1 more"),
         (few([1, 2], shown=1), "1 and 1 more"),
-        (counted("a", "image"), "1 image"),
-        (counted("ab", "image"), "2 images"),
+        (counted(1, "image"), "1 image"),
+        (counted(2, "image"), "2 images"),
     ],
 )
 def test_words(written, text):
