@@ -13,6 +13,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from furnace.checks.estimate import random_batch
@@ -97,6 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     console.print(
         f"first step {first:.1f} s; step {seconds:.4f} s, {seconds / total:.2f} x its kernels ({total:.4f} s)"
     )
+    if learner.graphs:
+        console.print(f"passes that could not become CUDA graphs: {counters['inductor']['cudagraph_skips']}")
 
 
 if __name__ == "__main__":

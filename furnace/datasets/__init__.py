@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     submodules=["pairing", "toy"],
     submod_attrs={
+        "batch": ["uploaded"],
         "cutmix": ["draw_box"],
         "encoding": [
             "COLOUR_TYPE",

@@ -64,5 +64,12 @@ class TrainBatch:
         return self.map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "TrainBatch":
-        """A copy on `device`; asynchronous from pinned memory."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        """A copy on `device`."""
+        return self.map(lambda tensor: uploaded(tensor, device))
+
+
+def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a CPU's tensor on `device`; the host does not wait for a GPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -99,7 +99,9 @@ class BackgroundCompilation:
         try:
             output = self.learner.step(batch, iteration)
         except torch.OutOfMemoryError:
-            if self.course is None or self.learner.compiled or world_size() > 1:  # others would not repeat the step
+            done = self.course is None or self.learner.compiled
+            # Not during an update, which would be done twice; and other processes would not repeat the step.
+            if done or not self.learner.intact or world_size() > 1:
                 raise
         if output is None:  # not in the `except` clause: the exception keeps the tensors of the failed step
             self._give_up("the GPU's memory is too small for a step without compiled code")

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from furnace.utils.errors import UserError
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 T = TypeVar("T")
 POLL_SECONDS = 0.2
+PATIENCE = timedelta(minutes=30)  # with other processes: one may have to compile alone
 _store: dist.Store | None = None  # of the processes that `start` joined
 _restarts = 0  # number known to these processes
 MESSAGE_ELEMENTS = 2**24  # a message is sent once it has this many
@@ -60,7 +62,8 @@ def start(device: torch.device) -> None:
     name, _restarts = meet(store, number, count, restarts())
     _store = store = dist.PrefixStore(name, store)
     device_id = device if device.type == "cuda" else None
-    dist.init_process_group(backend, store=store, rank=number, world_size=count, device_id=device_id)
+    options = {"store": store, "rank": number, "world_size": count, "device_id": device_id}
+    dist.init_process_group(backend, timeout=PATIENCE, **options)
 
 
 def stop() -> None:

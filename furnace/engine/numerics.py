@@ -10,6 +10,7 @@ from furnace.engine.internals import MATRIX_UNIT, bfloat16_unit, multiply_all
 from furnace.utils.wording import counted
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+FLOAT16_UNITS = (7, 0)  # compute capability of NVIDIA GPUs with tensor cores for float16
 FIRST_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # as in PyTorch's GradScaler
 
 
@@ -17,12 +18,17 @@ def choose_amp(setting: str, device: torch.device, network: nn.Module) -> tuple[
     """`C.amp` with "auto" replaced by the choice, and the reason for it; "" without "auto".
 
     On a CPU bfloat16 is faster only with matrix or dot-product units for it; matrix units do not speed up depthwise
-    convolutions, dot-product units do.
+    convolutions, dot-product units do. GPUs older than Ampere emulate bfloat16, which is slow, but many have units for
+    float16.
     """
     if setting != "auto":
         return setting, ""
     if device.type == "cuda":
-        return "bf16", "on a GPU"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "on a GPU"
+        if torch.cuda.get_device_capability(device) >= FLOAT16_UNITS:
+            return "fp16", "this GPU only emulates bfloat16"
+        return "off", "this GPU has no units for 16 bits"
     if device.type != "cpu":
         return "off", f"on {device.type}"
     unit = bfloat16_unit()

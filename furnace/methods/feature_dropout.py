@@ -40,10 +40,9 @@ def channel_factors(
         rows = [plain(batch.draws, branch, index, channels, share) for index in images]
     else:
         rows = [complementary(batch.draws, branch, index, channels, share)[complement] for index in images]
-    ends = np.cumsum(channels)[:-1]
-    maps = np.split(np.stack(rows), ends, axis=1)
-    like = batch.unlabeled_0  # convert the dtype first: Apple's GPUs have no float64
-    return [torch.from_numpy(factors).to(like.dtype).to(like.device)[:, :, None, None] for factors in maps]
+    like = batch.unlabeled_0
+    factors = torch.from_numpy(np.stack(rows)).to(like.dtype)  # before the upload: Apple's GPUs have no float64
+    return list(datasets.uploaded(factors[:, :, None, None], like.device).split(channels, dim=1))
 
 
 def plain(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:

@@ -88,4 +88,4 @@ def draw_boxes(batch: TrainBatch, number: int = 0) -> Tensor:
     images = batch.images  # same size and number as the unlabelled images
     streams = [batch.draws.stream(datasets.Purpose.BOX, number, index=index) for index in range(len(images))]
     masks = [torch.from_numpy(datasets.draw_box(images.shape[-2:], rng)) for rng in streams]
-    return torch.stack(masks)[:, None].to(images.device)
+    return datasets.uploaded(torch.stack(masks)[:, None], images.device)

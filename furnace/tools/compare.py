@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     experiment = find_config(args.experiment)
     title = experiment_name(experiment)
     trials = make_plan(experiment, args)
-    devices = [str(d.index) if d.type == "cuda" else "cpu" for d in engine.parse_devices(args.devices)] * args.jobs
+    devices = [str(d.index) if d.type == "cuda" else d.type for d in engine.parse_devices(args.devices)] * args.jobs
     # Check each set of lists once, not for every method and seed.
     for trial in {tuple(trial.identity()["lists"].items()): trial for trial in trials}.values():
         check_validation(trial)

@@ -41,7 +41,8 @@ class TinyLearner:
     """A stand-in with all that the compilation needs of a learner."""
 
     def __init__(self):
-        self.network, self.device, self.amp, self.compiled = Networks(), CPU, "off", False
+        self.network, self.device, self.amp = Networks(), CPU, "off"
+        self.compiled, self.intact = False, True
         set_precision(self.amp)
 
     def step(self, side: int = 8) -> None:
@@ -226,6 +227,22 @@ def test_a_step_without_memory_for_eager_code_compiles_at_once(told: pytest.LogC
             compilation.step("batch", 4)
     assert compilation.process is None
     assert [record.levelname for record in told.records] == ["WARNING"] and "memory is too small" in told.text
+
+
+def test_a_step_without_memory_for_its_update_is_not_repeated(told: pytest.LogCaptureFixture):
+    learner = TinyLearner()
+
+    def step(*_: object) -> None:
+        learner.intact = False  # some of the weights have changed
+        raise torch.OutOfMemoryError
+
+    learner.step = step
+    with (
+        BackgroundCompilation(learner, SimpleNamespace(note=""), wanted=True) as compilation,
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        compilation.step("batch", 3)
+    assert not learner.compiled and not told.records
 
 
 def test_copies_without_memory_keep_what_selects_the_code():

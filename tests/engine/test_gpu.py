@@ -11,19 +11,21 @@ from rich.console import Console
 from torch._dynamo.utils import counters
 
 from benchmarks.step import Arrangement, allocated, published_step
+from furnace.checks import estimate
 from furnace.checks.peak import predicted_peak
 from furnace.engine.background_compilation import BackgroundCompilation
 from furnace.engine.compilation import VARIABLE
 from furnace.engine.trainer import Trainer
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.predictor import Outputs, Predictor
+from furnace.methods.method import METHODS
 from furnace.seg_opr.metrics import METRICS
 from furnace.utils.settings import Settings
 from tests.engine.steps import follow_to_the_end, random_batch, seeded_learner
 
 pytestmark = pytest.mark.gpu
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-SIZE = {"head_channels": 32, "image_height": 65, "image_width": 97, "batch_size": 4}
+SIZE = {"backbone": "resnet18", "head_channels": 32, "image_height": 65, "image_width": 97, "batch_size": 4}
 
 
 def test_float32_step_agrees_with_the_cpu(make_settings: Callable[..., Settings]):
@@ -70,8 +72,11 @@ def test_steps_replayed_from_cuda_graphs_agree_with_launched_kernels(make_settin
     plain = seeded_learner(C, GPU, compiled=True)
     expected = [plain.step(batch, i).scalars["loss"].item() for i in range(4)]
     replayed = seeded_learner(C, GPU, compiled=True, graphs=True)
+    torch._dynamo.config.suppress_errors = False
+    counters.clear()
     found = [replayed.step(batch, i).scalars["loss"].item() for i in range(4)]  # warm-up, recording, two replays
     assert found == pytest.approx(expected, rel=1e-3)
+    assert not counters["inductor"]["cudagraph_skips"]
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -92,10 +97,14 @@ def test_metrics_agree_with_the_cpu_and_do_not_synchronise(name: str):
     assert torch.equal(there.state.cpu(), here.state)
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_no_synchronisation_within_a_step(make_settings: Callable[..., Settings], checkpoint: bool):
-    C = make_settings(**SIZE, checkpoint=checkpoint)
-    learner, batch = seeded_learner(C, GPU, amp="bf16"), random_batch(C, GPU)
+@pytest.mark.parametrize(
+    "changes",
+    [{"checkpoint": True}, {"feature_dropout": 0.5}, *({"method": name} for name in METHODS.all())],
+    ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()),
+)
+def test_no_synchronisation_within_a_step(make_settings: Callable[..., Settings], changes: dict):
+    C = make_settings(**SIZE, **changes)
+    learner, batch = seeded_learner(C, GPU, amp="bf16"), estimate.random_batch(C, GPU, 4, 65, 97)
     learner.step(batch, 0)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -23,10 +23,19 @@ CPU, GPU, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps"
 
 @pytest.mark.parametrize(
     ("setting", "device", "amp"),
-    [("auto", GPU, "bf16"), ("auto", MPS, "off"), ("off", GPU, "off"), ("fp16", GPU, "fp16"), ("bf16", CPU, "bf16")],
+    [("auto", MPS, "off"), ("off", GPU, "off"), ("fp16", GPU, "fp16"), ("bf16", CPU, "bf16")],
 )
 def test_chosen_amp(setting: str, device: torch.device, amp: str):
     assert choose_amp(setting, device, nn.Conv2d(4, 4, 3))[0] == amp
+
+
+@pytest.mark.parametrize(
+    ("native", "capability", "amp"), [(True, (9, 0), "bf16"), (False, (7, 5), "fp16"), (False, (6, 1), "off")]
+)
+def test_a_gpu_uses_the_16_bits_that_it_has_units_for(native: bool, capability: tuple[int, int], amp: str, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_amp("auto", GPU, nn.Conv2d(4, 4, 3))[0] == amp
 
 
 @pytest.mark.parametrize(
