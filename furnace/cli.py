@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace import base_model, checks, engine, inference
-from furnace.engine.launcher import OVERWRITE
 from furnace.inference.options import BRANCHES, FORMATS, OPACITY
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import Parser, add_overrides, snapshot
@@ -31,7 +30,7 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
     parser = experiment_parser("Train the experiment that config.py beside this file describes.", TRAIN_EXAMPLES)
     either = parser.add_mutually_exclusive_group()
     either.add_argument("-c", "--continue", dest="resume", type=snapshot("-c"), metavar="PATH", help=CONTINUE)
-    either.add_argument(OVERWRITE, action="store_true", help="start anew where there are snapshots already")
+    either.add_argument("--overwrite", action="store_true", help="start anew where there are snapshots already")
     parser.add_argument(
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )

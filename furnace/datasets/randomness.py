@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     METHOD = 10
     FEATURE_DROPOUT = 11
     BOX = 12
+    NETWORK = 13
 
 
 def random_stream(seed: int, epoch: int, position: int, purpose: Purpose) -> np.random.Generator:

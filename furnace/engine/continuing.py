@@ -13,7 +13,7 @@ from furnace.engine.learner import Learner
 from furnace.engine.monitor import logger
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
 from furnace.engine.snapshots import Snapshot, load_network, read_progress, save_snapshot
-from furnace.engine.traces import clear_traces, set_apart
+from furnace.engine.traces import clear_traces, move_traces, set_apart
 from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
@@ -23,6 +23,8 @@ SECONDS = 60  # per minute
 # Settings that affect neither the training data nor the trained weights.
 IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
 Found = tuple[Snapshot, str]
+GROUPS = dict.fromkeys(("params", "lr", "weight_decay", "lr_factor"))  # ours
+OF_ONE_SHAPE = (torch.optim.SGD, torch.optim.AdamW)  # their state has the shape of the parameter, or is a number
 
 
 class Saver:
@@ -39,24 +41,31 @@ class Saver:
         self.C, self.capture, self.folder = C, capture, Path(C.snapshot_dir)
         self.saved_at = time.monotonic()
 
-    def begin(self, fresh: bool, branched_at: int | None = None) -> None:
+    def begin(self, fresh: bool, overwrite: bool = False, branched_at: int | None = None) -> None:
         """Prepare the folders for this run, so that nothing continues from another run or is compared with it.
 
         Args:
-            fresh: remove the snapshots of an earlier run and its other files.
+            fresh: this is a new run: files of an earlier one are moved to another folder or, with `overwrite`, removed.
             branched_at: iteration to which a run goes back; its later files are moved to another folder.
         """
         self.saved_at = time.monotonic()
-        if fresh:
+        if fresh and overwrite:
             if count := clear(self.folder):
                 logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {self.folder}")
             clear_traces(self.C.log_dir)
+        elif fresh and (earlier := move_traces(self.C.log_dir)):
+            logger.info(f"results and records of an earlier run, whose snapshots are gone, are now in {earlier}")
         sweep(self.folder)
         if branched_at is not None:
             if apart := set_apart(self.C, branched_at):
                 logger.info(f"the run goes back to iteration {branched_at}: its later files are now in {apart}")
             self.save_state()  # now the latest save
         (self.folder / PENDING).unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """Undo what this run has prepared in the folder, as it may not use it."""
+        if rank() == 0:
+            (self.folder / PENDING).unlink(missing_ok=True)
 
     def save_epoch(self, epoch: int) -> None:
         """Write `epoch-N.pth` and its copy `epoch-last.pth`; remove epochs beyond `C.keep_snapshots`."""
@@ -194,6 +203,10 @@ def load_optimizer(optimizer: Optimizer, state: dict, path: str | Path) -> None:
             if not isinstance(entry, dict):
                 raise UserError(f"{path}: an optimizer's state for parameter {str(index)[:40]} can't be used")
             optimizer.state[parameter] = _adapted(optimizer, parameter, entry, path)
+    if len(groups) == len(own):
+        # Some optimizers count their steps in the groups. What `defaults` names comes from the settings.
+        for group, saved in zip(own, groups, strict=True):
+            group |= {name: value for name, value in saved.items() if name not in optimizer.defaults | GROUPS}
 
 
 def _has_ids(group: object) -> bool:
@@ -210,10 +223,12 @@ def _adapted(optimizer: Optimizer, parameter: Tensor, entry: dict, path: str | P
     for name, value in entry.items():
         if value is None:  # PyTorch's momentum before the first step
             continue
-        if not isinstance(value, Tensor) or value.shape not in (parameter.shape, torch.Size()):
-            raise UserError(f"{path}: {str(name)[:40]!r} in an optimizer's state has another shape than its parameter")
-        if value.shape == parameter.shape:
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
             found[name] = torch.zeros_like(parameter).copy_(value)
-        else:
+        elif isinstance(value, Tensor) and value.ndim == 0:
             found[name] = value.to(parameter.device if optimizer.defaults.get("fused") else "cpu")
+        elif isinstance(optimizer, OF_ONE_SHAPE):
+            raise UserError(f"{path}: {str(name)[:40]!r} in an optimizer's state has another shape than its parameter")
+        else:  # such as the factors of a matrix, or a number
+            found[name] = value.to(parameter.device) if isinstance(value, Tensor) else value
     return found

@@ -102,7 +102,7 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
 def launch(devices: Sequence[torch.device], restarts: int = 0) -> None:
     """Run one process per device and exit; do nothing for one device or if torchrun started this process.
 
-    If a process is killed, all start again with `-c auto`, up to `restarts` times.
+    If a process is killed, all start again and continue from the last save, up to `restarts` times.
     """
     if launched() or len(devices) == 1:
         return

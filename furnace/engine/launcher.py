@@ -13,8 +13,6 @@ import time
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.stopping import SAVING, STOPPING, heeded, ignore_saving
 
-CONTINUE = ("-c", "auto")
-OVERWRITE = "--overwrite"
 SAVED = tuple(SIGNAL_BASE + signum for signum in STOPPING)
 ECHO_SECONDS = 0.5  # launchers signal a process and its group: a signal so soon after the first repeats it
 POLL_SECONDS = 0.1
@@ -26,8 +24,9 @@ HOST = "127.0.0.1"
 def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
     """Run `command`, a Python script with arguments, in `count` connected processes; return their status.
 
-    If one is killed, all are started again with `-c auto`, up to `restarts` times; not after an error of the program,
-    which would only be repeated. Signals are forwarded, and the processes get the time that they need.
+    If one is killed, all are started again, up to `restarts` times, and learn that from the environment, as from
+    torchrun: they continue from the last save. Not after an error of the program, which would only be repeated. Signals
+    are forwarded, and the processes get the time that they need.
 
     Raises:
         Stopped: a signal came, and not all processes ended by themselves.
@@ -36,8 +35,7 @@ def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     hint = "; -c auto continues from the last save" if restarts else ""
     for attempt in range(restarts + 1):
-        words = [*(word for word in command if word != OVERWRITE), *CONTINUE] if attempt else command
-        processes = Processes(count, words)
+        processes = Processes(count, command, attempt)
         statuses = processes.run()
         if received := processes.received:
             name, status = signal.Signals(received[0]).name, SIGNAL_BASE + received[0]
@@ -63,8 +61,8 @@ class Processes:
         failed: number of the first process that ended by an error or by a signal from elsewhere, None if none did.
     """
 
-    def __init__(self, count: int, command: list[str]):
-        self.count, self.command = count, [sys.executable, *command]
+    def __init__(self, count: int, command: list[str], attempt: int):
+        self.count, self.command, self.attempt = count, [sys.executable, *command], attempt
         self.processes: list[subprocess.Popen] = []
         self.received: list[int] = []
         self.pending: list[int] = []  # signals to forward
@@ -78,7 +76,7 @@ class Processes:
         # The store is in this process, so that none has to find a free port.
         store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
         common = {"MASTER_ADDR": HOST, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-        common |= {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(self.count)}
+        common |= {"TORCHELASTIC_RESTART_COUNT": str(self.attempt), "WORLD_SIZE": str(self.count)}
         passed_on = (*heeded(), signal.SIGQUIT, SAVING)
         previous = {signum: signal.signal(signum, self._note) for signum in passed_on}
         try:

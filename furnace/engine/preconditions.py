@@ -10,6 +10,7 @@ from furnace.datasets.inspection import absent_classes
 from furnace.datasets.reading import build_reader
 from furnace.engine.distributed import whole_batch, world_size
 from furnace.engine.identity import learned_lists
+from furnace.methods.method import METHODS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import few
@@ -31,7 +32,7 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
 
 
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:
-    """Raise UserError unless the batch can be split into equal shares in which BatchNorm sees at least two images.
+    """Raise UserError unless the batch can be split into equal shares of enough images for BatchNorm and CutMix.
 
     Args:
         C: settings of the batch, its parts, and the synchronisation of BatchNorm over processes.
@@ -40,11 +41,12 @@ def check_shares(C: Settings, processes: int | None = None, device: torch.device
     """
     processes = processes or world_size()
     together = C.sync_bn and (device is None or device.type == "cuda")
-    shares, least = processes * C.accumulate, 1 if together and processes > 1 else 2
+    mixes = METHODS[C.method].mixes_itself
+    shares, least = processes * C.accumulate, 1 if together and processes > 1 and not mixes else 2
     if C.batch_size % shares or C.batch_size // shares < least:
         raise UserError(
             f"C.batch_size = {C.batch_size} must give {processes} process(es) x C.accumulate = {C.accumulate} equal "
-            f"shares of at least {least} image(s) for BatchNorm, for example {least * shares}"
+            f"shares of at least {least} image(s) for BatchNorm{' and CutMix' * mixes}, for example {least * shares}"
         )
 
 

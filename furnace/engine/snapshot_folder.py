@@ -1,12 +1,12 @@
 """The folder of a run's snapshots: list them, choose one to continue from, remove old ones."""
 
+import math
 import os
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 
-from furnace.engine.snapshots import Snapshot, check_finite, load_snapshot, read_progress
+from furnace.engine.snapshots import UNKNOWN, Snapshot, check_finite, load_snapshot, read_progress
 from furnace.utils.errors import UserError
 from furnace.utils.files import replacing, unfinished
 from furnace.utils.weights import SUFFIXES
@@ -25,24 +25,18 @@ def list_epochs(folder: str | Path) -> dict[int, Path]:
 
 
 def list_snapshots(folder: str | Path) -> list[Path]:
-    """Every snapshot from which a run can be continued, the latest save first.
+    """Every snapshot from which a run can be continued, the furthest first, after files of unknown progress.
 
-    The latest save may have fewer iterations: a run may have gone back to an earlier epoch. Files with the same time,
-    from coarse clocks or copies, are sorted by progress.
+    The furthest is the latest: a run that goes back moves its later saves to another folder. Times of files do not
+    tell it after a copy, or with a wrong clock.
     """
-    folder = Path(folder)
-    named = [path for path in (folder / AUTOSAVE, folder / LAST) if path.is_file()]
-    epochs = list(reversed(list_epochs(folder).values()))
-    found = {path: path.stat() for path in [*epochs, *named]}
-    # Hard links are one file: the order of its names does not matter.
-    files = {(status.st_mtime_ns, status.st_ino) for status in found.values()}
-    sharing = Counter(time for time, _ in files)
-
-    def order(path: Path) -> tuple:
-        time = found[path].st_mtime_ns
-        return (time, *read_progress(path)) if sharing[time] > 1 else (time,)
-
-    return sorted(found, key=order, reverse=True)
+    progress: dict[Path, tuple[float, int]] = {path: (epoch, 0) for epoch, path in list_epochs(folder).items()}
+    for path in (Path(folder) / AUTOSAVE, Path(folder) / LAST):
+        if path.is_file():
+            epoch, iteration = read_progress(path)
+            known = (epoch, iteration if path.name == AUTOSAVE else -1)  # the last one is a copy of its epoch's
+            progress[path] = (math.inf, 0) if (epoch, iteration) == UNKNOWN else known
+    return sorted(progress, key=progress.__getitem__, reverse=True)
 
 
 def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
@@ -76,11 +70,8 @@ def copy_as_last(path: Path) -> None:
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Remove all epochs but the `keep` that were saved last (0: keep all); return the removed files.
-
-    Among files with the same time, later epochs stay.
-    """
-    epochs = sorted(list_epochs(folder).values(), key=lambda path: path.stat().st_mtime_ns)  # stable for equal times
+    """Remove all epochs but the last `keep` (0: keep all); return the removed files."""
+    epochs = list(list_epochs(folder).values())
     surplus = epochs[: len(epochs) - keep] if keep else []
     for path in surplus:
         path.unlink(missing_ok=True)

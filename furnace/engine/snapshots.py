@@ -1,5 +1,6 @@
 """Snapshots: their format, atomic writing, and checks when loading."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from furnace.utils.errors import UserError
 from furnace.utils.files import replacing
 from furnace.utils.weights import find_state_dict, load_file, strip_prefix
 
-OPTIMIZERS = ("optimizer_1", "optimizer_2")
+OPTIMIZER = re.compile(r"optimizer_(\d{1,3})")  # one per trained branch
+UNKNOWN = (-1, -1)  # progress
 ARCHITECTURE = ("num_classes", "backbone", "decoder", "head_channels", "method", "teacher")
 OF_NETWORK = r"branch\d+\."  # start of all tensor names
 SHOWN = 80  # characters of a setting in a message
@@ -113,7 +115,9 @@ def load_snapshot(path: str | Path) -> Snapshot:
     if found is content:
         return Snapshot(model, [], -1, None, {}, note=note)
     content = {key: value.item() if isinstance(value, np.generic) else value for key, value in content.items()}
-    dicts = dict.fromkeys(("settings", "scaler", "classes", "identity", *OPTIMIZERS), dict)
+    numbers = sorted(int(match[1]) for key in content if (match := OPTIMIZER.fullmatch(str(key))))
+    optimizers = [f"optimizer_{number}" for number in numbers]
+    dicts = dict.fromkeys(("settings", "scaler", "classes", "identity", *optimizers), dict)
     for key, kind in {"epoch": int, "skipped": int, **dicts}.items():
         if key in content and not isinstance(content[key], kind):
             raise UserError(f"{path}: not a snapshot ({key!r} is a {type(content[key]).__name__})")
@@ -122,7 +126,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
         raise UserError(f"{path}: not a snapshot ('iteration' is {str(iteration)[:40]})")
     return Snapshot(
         model,
-        [content[key] for key in OPTIMIZERS if key in content],
+        [content[key] for key in optimizers],
         content.get("epoch", -1),
         iteration if settings else None,  # the published code counts iterations within the epoch
         settings,
@@ -135,12 +139,12 @@ def load_snapshot(path: str | Path) -> Snapshot:
 
 
 def read_progress(path: Path) -> tuple[int, int]:
-    """Epoch and iteration of a snapshot, without reading its tensors; -1 and -1 if the file has none or is damaged."""
+    """Epoch and iteration of a snapshot, without reading its tensors; `UNKNOWN` if the file has none or is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return int(content["epoch"]), int(content["iteration"])
     except Exception:  # the unpickler raises nearly anything for a damaged file
-        return -1, -1
+        return UNKNOWN
 
 
 def load_network(

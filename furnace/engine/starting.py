@@ -102,7 +102,7 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     pending = Path(folder) / PENDING
     if restarts() and not pending.exists():
         resume = AUTO
-    elif resume != AUTO and (list_snapshots(folder) or (resume and launched())):
+    elif launched() and resume != AUTO and (resume or list_snapshots(folder)):  # others are not started again
         with explained(pending):
             pending.parent.mkdir(parents=True, exist_ok=True)
             pending.touch()

@@ -13,20 +13,31 @@ from furnace.utils.settings import Settings
 
 STRIPS, PREDICTIONS, TENSORBOARD = "strips", "predictions", "tb"
 LINES = (TRAINING_METRICS, TRUTH)  # records by iteration
-ABANDONED = "abandoned"
+# Files of a run beside its snapshots, but for text logs and folders of wandb, whose names contain the time.
+TRACES = (RESULTS, REPORT, *LINES, STRIPS, PREDICTIONS, TENSORBOARD)
+ABANDONED, EARLIER = "abandoned", "earlier"
 
 
 def clear_traces(log_dir: str | Path) -> None:
-    """Remove results, report, records and pictures of an earlier run.
+    """Remove results, report, records and pictures of an earlier run."""
+    with explained(log_dir):
+        for path in (Path(log_dir) / name for name in TRACES):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
-    Its text logs and folders of wandb stay: their names contain the time.
-    """
-    folder = Path(log_dir)
-    with explained(folder):
-        for name in (RESULTS, REPORT, *LINES):
-            (folder / name).unlink(missing_ok=True)
-        for name in (STRIPS, PREDICTIONS, TENSORBOARD):
-            shutil.rmtree(folder / name, ignore_errors=True)
+
+def move_traces(log_dir: str | Path) -> Path | None:
+    """Move results, report, records and pictures of an earlier run into a new folder; None if there are none."""
+    if not (found := [path for name in TRACES if (path := Path(log_dir) / name).exists()]):
+        return None
+    earlier = unused(Path(log_dir) / EARLIER)
+    with explained(earlier):
+        earlier.mkdir()
+        for path in found:
+            shutil.move(path, earlier / path.name)
+    return earlier
 
 
 def set_apart(C: Settings, iteration: int) -> Path | None:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from furnace.base_model.network import synchronized
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
-from furnace.datasets.randomness import Draws
+from furnace.datasets.randomness import Draws, Purpose
 from furnace.engine.background_compilation import BackgroundCompilation
 from furnace.engine.compilation import BACKGROUND, OFF, chosen_compile
 from furnace.engine.continuing import Found, Saver, restore
@@ -30,7 +30,7 @@ from furnace.engine.record import RECORD, read_record, recipe_table, versions, w
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
-from furnace.engine.starting import check_data, choose_together
+from furnace.engine.starting import check_data, check_unused, choose_together
 from furnace.engine.tracking import WandbWriter, begin_tracking, check_wandb
 from furnace.engine.warm_start import begin_network
 from furnace.methods.build import build_method
@@ -64,7 +64,7 @@ class Trainer:
         console: Console | None = None,
     ):
         check_wandb(C)
-        self.C, self.device = C, device
+        self.C, self.device, self.overwrite = C, device, overwrite
         self.console = console or open_console(quiet=rank() > 0)
         found, own, self.notes = choose_together(C, resume, overwrite, device)
         self.fresh = not own
@@ -110,7 +110,14 @@ class Trainer:
                 folders.
         """
         folders = (self.C.log_dir, self.C.snapshot_dir) if rank() == 0 else ()
-        with locked(*folders, warn=self.notes.append):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(*folders, warn=self.notes.append))
+                if rank() == 0 and self.fresh and not self.overwrite:
+                    check_unused(self.C.snapshot_dir)  # again: another run may have saved since this one started
+            except UserError:
+                self.saver.withdraw()
+                raise
             self._fit()
 
     def _fit(self) -> None:
@@ -154,7 +161,7 @@ class Trainer:
         self.console.print(recipe_table(C, self.dataset, self.network, self.device, self.start_iteration))
         if self.fresh and list_snapshots(C.snapshot_dir):
             self.dataset[0, 0]  # may fail: an earlier run is removed only if images can be read
-        self.saver.begin(self.fresh, self.iteration if self.branched else None)
+        self.saver.begin(self.fresh, self.overwrite, self.iteration if self.branched else None)
         write_record(C, self.identity, self.device, continues=not self.fresh)
 
     def _identify(self, found: Found | None, own: bool) -> dict[str, Any]:
@@ -169,7 +176,10 @@ class Trainer:
     def _train(self, batch: TrainBatch, monitor: Monitor, compilation: BackgroundCompilation) -> None:
         """Run one iteration, then record and save if due."""
         C, iteration = self.C, self.iteration
-        output = compilation.step(self.prepare(batch), iteration)
+        prepared = self.prepare(batch)
+        # Dropout and stochastic depth of networks use PyTorch's own generators.
+        torch.manual_seed(int(prepared.draws.stream(Purpose.NETWORK).integers(2**63)))
+        output = compilation.step(prepared, iteration)
         self.skipped_images.note(batch.skipped)
         self.iteration += 1
         epoch, step = divmod(iteration, C.niters_per_epoch)

@@ -54,13 +54,15 @@ def plain(draws: Draws, branch: int, index: int, channels: Sequence[int], share:
 def complementary(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:
     """Factors (2, sum of channels) of one image's two views: 0 or 2, and 2 minus these; 1 for half of the images.
 
-    In each pair of neighbours in the batch, a random draw chooses the image that stays unchanged.
+    Maps of one width, as from a plain ViT, lose the same channels: they are sums along the same residual stream. In
+    each pair of neighbours in the batch, a random draw chooses the image that stays unchanged.
     """
     place = draws.first + index
     untouched = stream(draws, branch, index - place % 2, pair=1).integers(2)
     if place % 2 == untouched:
         return np.ones((2, sum(channels)))
-    factors = 2.0 * (stream(draws, branch, index).random(sum(channels)) >= share)
+    repeats = len(channels) if len(set(channels)) == 1 else 1
+    factors = np.tile(2.0 * (stream(draws, branch, index).random(sum(channels) // repeats) >= share), repeats)
     return np.stack([factors, 2 - factors])
 
 

@@ -69,6 +69,7 @@ class Method:
         `labeled_view`: view (`furnace/datasets/views.py`) of the labelled images; `teacher_view`, `students`: views of
         the unlabelled images; `strong_view`: view of students with `C.strong`; `needs_valid`: True if the batch needs
         maps of the valid pixels.
+        `mixes_itself`: True if CutMix takes the other image from the same part of the batch.
         `published`: the method's own defaults of settings, used if config.py does not assign them.
         `known`: allowed values of settings that the method restricts.
         `Settings`: the method's settings; methods may share a name with the same type and meaning.
@@ -89,6 +90,7 @@ class Method:
     strong_view: ClassVar[str] = STRONG
     students: tuple[str, ...] = (WEAK,)
     needs_valid: bool = False
+    mixes_itself: ClassVar[bool] = False
     published: ClassVar[dict[str, Any]] = {}
     known: ClassVar[dict[str, tuple]] = {}
 

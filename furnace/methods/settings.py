@@ -10,7 +10,7 @@ from pydantic import BaseModel, create_model
 from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
 from furnace.methods import sizes
-from furnace.methods.method import METHODS, NO_STUDENT
+from furnace.methods.method import METHODS
 from furnace.utils import config
 from furnace.utils.checking import check
 from furnace.utils.errors import UserError
@@ -38,7 +38,6 @@ def _is_known(name: str) -> tuple[tuple[str, ...], str, Callable[[Any], bool]]:
 RULES = [
     *Settings.rules,
     *sizes.RULES,
-    *map(_is_known, [*NO_STUDENT, "cutmix"]),
     (
         ("student_views", "strong", "feature_dropout"),
         "two views would be the same; set strong or feature_dropout, or student_views = 1",
@@ -69,7 +68,9 @@ def all_settings() -> type[Settings]:
 def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
     own = dict.fromkeys(parts)  # methods may share a class
     bases = [part for part in own if not any(other is not part and issubclass(other, part) for other in own)]
-    return create_model("Settings", __base__=(*bases, AllSettings))
+    schema = create_model("Settings", __base__=(*bases, AllSettings))
+    schema.rules = [*RULES, *map(_is_known, schema.model_fields)]
+    return schema
 
 
 def load_config(experiment: str | Path, overrides: dict[str, Any] | None = None) -> Settings:

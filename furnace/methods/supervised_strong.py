@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SupervisedStrong(Supervised):
     """Measures the effect of augmentation alone; CutMix mixes the batch with itself in reversed order."""
 
-    labeled_view = STRONG
+    labeled_view, mixes_itself = STRONG, True
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         mask = draw_boxes(batch)

@@ -21,7 +21,7 @@ class UniMatchV2(SemiSupervised):
     """(sup + (strong_1 + strong_2) / 2) / 2; CutMix mixes the batch with itself in reversed order."""
 
     trained = (STUDENT,)
-    second_stream = False
+    second_stream, mixes_itself = False, True
     published = {  # noqa: RUF012
         "teacher": "ema", "ema_decay": 0.996, "student_views": 2, "strong": True, "feature_dropout": 0.5,
         "confidence_threshold": 0.95, "ignore_padding": True,

@@ -81,7 +81,8 @@ def _locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
     except (OSError, NotImplementedError, UserWarning) as error:
         warn(_without_locks(folder, error))
     else:
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        with suppress(OSError):  # a full disk: the lock itself is held
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield
     finally:

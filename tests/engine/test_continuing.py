@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
+from furnace.base_model.decoders import DECODERS
 from furnace.engine.continuing import load_optimizer
 from furnace.engine.optim import OPTIMIZERS, tell_decay
 from furnace.engine.snapshot_folder import AUTOSAVE
@@ -107,6 +108,44 @@ def test_a_run_cut_in_an_epoch_continues_bit_for_bit(settings, stop_after: int, 
     assert len(begin) == stop_after
     assert_same_state(final(C), final(settings("whole")))
     assert bool(final(C)["scaler"]) == (changes.get("amp") == "fp16")
+
+
+def dropping(channels, strides, num_classes: int, width: int) -> tuple[nn.Module, nn.Module]:
+    """The published decoder with dropout, which uses PyTorch's own generator."""
+    head, classifier = DECODERS["deeplabv3plus"](channels, strides, num_classes, width)
+    return head, nn.Sequential(nn.Dropout2d(0.5), classifier)
+
+
+def test_dropout_of_a_network_continues_bit_for_bit(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DECODERS, "dropping", dropping)
+    changes = {"method": "supervised", "decoder": "dropping"}
+    whole = train(settings("whole", **changes))
+    assert len({entry["loss"] for entry in whole}) == TOTAL
+    C = settings("cut", **changes)
+    assert train(C, "auto", 2) + train(C, "auto") == whole
+    assert_same_state(final(C), final(settings("whole", **changes)))
+
+
+class Counting(Optimizer):
+    """It counts its steps in the groups, and keeps a number and a tensor of another shape than the parameter's."""
+
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            group["steps"] = group.get("steps", 0) + 1
+            for parameter in group["params"]:
+                self.state[parameter]["rows"] = torch.full(parameter.shape[:1], 2.0 * group["steps"])
+                self.state[parameter]["number"] = group["steps"]
+
+
+def test_states_of_any_optimizer_are_restored() -> None:
+    network = nn.Linear(3, 4)
+    groups = [{"params": [network.weight]}, {"params": [network.bias]}]
+    saved, again = (Counting([dict(group) for group in groups], {"lr": lr}) for lr in (0.1, 0.2))
+    for _ in range(3):
+        saved.step()
+    load_optimizer(again, saved.state_dict(), "a.pth")
+    assert [(group["steps"], group["lr"]) for group in again.param_groups] == [(3, 0.2)] * 2
+    assert again.state[network.weight]["number"] == 3 and again.state[network.weight]["rows"].tolist() == [6.0] * 4
 
 
 def test_the_loss_scale_of_float16_is_restored(settings) -> None:

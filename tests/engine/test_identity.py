@@ -26,7 +26,9 @@ from furnace.engine.identity import (
 from furnace.engine.record import RECORD, TRAINING_METRICS
 from furnace.engine.traces import STRIPS
 from furnace.engine.trainer import Trainer
+from furnace.utils import locks
 from furnace.utils.errors import UserError
+from furnace.utils.locks import locked
 from tests.tiny_run import NARROW
 
 EPOCHS = {"niters_per_epoch": 1, "snapshot_iter": 1}
@@ -52,6 +54,7 @@ def run_of(path: Path) -> str:
 
 def test_a_run_that_is_killed_before_it_began_does_not_continue_the_one_that_it_replaces(make_trainer, monkeypatch):
     make_trainer(nepochs=2).fit()
+    monkeypatch.setenv("LOCAL_RANK", "0")  # started by torchrun or by -d 0-3, which may start it again
     make_trainer(overwrite=True, nepochs=4)  # killed before fit()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     again = make_trainer(overwrite=True, nepochs=4)
@@ -64,9 +67,33 @@ def test_a_run_that_is_killed_before_it_began_does_not_continue_the_one_that_it_
 def test_a_run_killed_before_it_went_back_goes_back_after_a_restart(make_trainer, monkeypatch, tmp_path: Path) -> None:
     make_trainer(nepochs=4).fit()
     earlier = str(tmp_path / "log/snapshot/epoch-1.pth")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     make_trainer(earlier, nepochs=5)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert make_trainer(earlier, nepochs=5).start_iteration == 2
+
+
+def test_a_refused_start_leaves_no_mark_on_the_run_that_is_training(make_trainer, monkeypatch, tmp_path: Path) -> None:
+    make_trainer(nepochs=2).fit()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    second = make_trainer(overwrite=True, nepochs=4)
+    with locked(tmp_path / "log", warn=pytest.fail), pytest.raises(UserError, match="is training here"):
+        second.fit()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert make_trainer(nepochs=4).start_iteration == 2
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_run_that_started_before_another_one_saved_does_not_replace_it(
+    make_trainer, resume: str | None, tmp_path: Path
+) -> None:
+    late = make_trainer(resume, nepochs=3)
+    make_trainer(nepochs=2).fit()
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"log/snapshot: holds 2 snapshots of a run.*-c auto"):
+        late.fit()
+    assert files(tmp_path) == before
 
 
 def test_a_run_from_elsewhere_is_not_continued_into_the_folder_of_another(make_trainer, tmp_path: Path) -> None:
@@ -76,7 +103,7 @@ def test_a_run_from_elsewhere_is_not_continued_into_the_folder_of_another(make_t
     last = str(tmp_path / "other/snapshot/epoch-last.pth")
     with pytest.raises(UserError, match=r"log/snapshot: holds 4 snapshots of a run"):
         make_trainer(last, nepochs=4, seed=99)
-    assert files(tmp_path) - before <= {f"log/snapshot/{PENDING}"}
+    assert files(tmp_path) == before
     make_trainer(last, overwrite=True, nepochs=4, seed=99).fit()
     record = json.loads((tmp_path / "log/snapshot" / RECORD).read_text())
     assert record["run"] != run_of(tmp_path / "other/snapshot/epoch-last.pth")

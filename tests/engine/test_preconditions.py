@@ -53,6 +53,14 @@ def test_batches_are_divided_so_that_batchnorm_sees_two_images(
         check_shares(C, processes, torch.device(device))
 
 
+@pytest.mark.parametrize("method", ["unimatch_v2", "supervised_strong"])
+def test_a_share_that_is_mixed_with_itself_has_two_images(make_settings, method: str):
+    C = make_settings(batch_size=8, sync_bn=True, method=method)
+    check_shares(C, 4, torch.device("cuda"))
+    with pytest.raises(UserError, match=r"at least 2 image\(s\) for BatchNorm and CutMix, for example 16"):
+        check_shares(C, 8, torch.device("cuda"))
+
+
 def test_machines_with_other_lists_are_named(make_settings, monkeypatch: pytest.MonkeyPatch):
     class Two(WholeBatch):
         def gather(self, value: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from furnace.engine.traces import (
     clear_traces,
     move_lines,
     move_results,
+    move_traces,
     strips_from,
     unused,
 )
@@ -104,6 +105,19 @@ def test_text_logs_and_unknown_files_stay_when_traces_are_cleared(tmp_path: Path
         (tmp_path / name / "deep").mkdir(parents=True)
     clear_traces(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"log_last.log", "mine.png", "abandoned-2"}
+
+
+def test_a_new_run_keeps_the_results_of_an_earlier_one_whose_snapshots_are_gone(make_trainer, tmp_path: Path) -> None:
+    assert move_traces(tmp_path / "log") is None
+    for _ in range(2):
+        (tmp_path / "log" / PREDICTIONS).mkdir(parents=True)
+        (tmp_path / "log" / RESULTS).write_text("scores")
+        make_trainer(nepochs=1).fit()
+        shutil.rmtree(tmp_path / "log/snapshot")
+    for name in ("earlier", "earlier-2"):
+        assert (tmp_path / "log" / name / RESULTS).read_text() == "scores"
+        assert (tmp_path / "log" / name / PREDICTIONS).is_dir()
+    assert not (tmp_path / "log" / RESULTS).exists()
 
 
 def test_a_name_that_is_taken_is_numbered(tmp_path: Path) -> None:

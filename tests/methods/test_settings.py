@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from furnace.base_model.encoders import ENCODERS
+from furnace.methods.method import METHODS
 from furnace.methods.settings import OF_SNAPSHOT, conclude, open_settings
 from furnace.utils.errors import UserError
 
@@ -40,6 +41,16 @@ def test_the_longest_encoder_name_in_a_file_name_counts(monkeypatch) -> None:
     for name in ("net", "big_net"):
         monkeypatch.setitem(ENCODERS, name, ENCODERS.find("resnet18"))
     assert conclude({"pretrained_model": "big_net.pth"})["backbone"] == "big_net"
+
+
+def test_a_method_can_restrict_any_setting(make_settings, monkeypatch) -> None:
+    known = {"unsup_warmup": (0,), "ohem": (False,), "union_choice": ("confidence",)}
+    monkeypatch.setattr(METHODS["cpcl"], "known", known)
+    allowed = {"unsup_warmup": 0, "ohem": False, "union_choice": "confidence"}
+    make_settings(**allowed)
+    for name, value in {"unsup_warmup": 0.5, "ohem": True, "union_choice": "disagreement"}.items():
+        with pytest.raises(UserError, match=rf"{name}.*the method does not support this value"):
+            make_settings(**allowed | {name: value})
 
 
 def test_settings_are_pickled_completely(make_settings) -> None:

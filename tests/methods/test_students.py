@@ -125,6 +125,12 @@ def test_complementary_dropout_splits_the_channels_of_half_of_the_images() -> No
     np.testing.assert_array_equal(parts, rows[[0, 1, 3, 4, 5, 6]])
 
 
+def test_maps_of_one_width_lose_the_same_channels() -> None:
+    factors = np.stack([complementary(DRAWS, 1, index, (200, 200, 200), 0.5) for index in range(4)])
+    maps = np.split(factors, 3, axis=2)
+    assert (maps[0] == maps[1]).all() and (maps[0] == maps[2]).all() and set(np.unique(factors)) == {0, 1, 2}
+
+
 def test_factors_fit_the_maps_of_the_encoder() -> None:
     network, batch = make_network(1), with_views(make_batch(), 1)
     assert channel_factors(network, batch, 1, 0) is None
