@@ -15,6 +15,7 @@ from furnace.datasets.inspection import (
     Listing,
     duplicates,
     inspect_all,
+    masks_among,
     missing_files,
     open_listing,
     shared_images,
@@ -94,8 +95,13 @@ class Checkup:
             self._add(Level.OK, check, f"{images} images in the folder {listing.source}")
 
     def check_overlaps(self) -> None:
-        """Check that no image is in two lists."""
+        """Check that no image is in two lists, and that no mask is among the unlabelled images."""
         listings = list(self.listings.values())
+        unlabeled = self.listings.get(UNLABELED)
+        labeled = [sample for one in listings if one is not unlabeled for sample in one.samples]
+        if unlabeled and (found := masks_among(unlabeled.samples, labeled)):
+            text = f"{counted(len(found), 'image')} are masks of other lists, such as {found[0]}"
+            self._add(Level.PROBLEM, "unlabelled list", text, "name a folder or a list of images alone")
         for index, other in enumerate(listings):
             for one in listings[:index]:
                 shared = shared_images(one, other)

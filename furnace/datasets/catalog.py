@@ -92,6 +92,8 @@ CATALOG = {
     "toy": Classes(TOY_NAMES, voc_palette(len(TOY_NAMES))),
 }
 
+BACKGROUNDS = ("background", "other", "others", "rest", "nothing", "none", "void", "unlabelled", "unlabeled")
+
 # Settings that the published code does not take from config.py, by the name of the data set's folder.
 PUBLISHED = {
     "pascal_voc": {"dataset_name": "pascal_voc", "train_folder": "train_aug", "eval_folder": "val"},
@@ -108,4 +110,6 @@ def find_classes(dataset_name: str, num_classes: int, class_names: Sequence[str]
     if known and not class_names and len(known.names) == num_classes:
         return known
     names = class_names or [f"class {i}" for i in range(num_classes)]
-    return Classes(tuple(names), voc_palette(num_classes))
+    # Overlays show nothing in black, which is for backgrounds.
+    first = int(bool(class_names) and class_names[0].lower() not in BACKGROUNDS)
+    return Classes(tuple(names), voc_palette(first + num_classes)[first:])

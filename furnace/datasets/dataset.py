@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.cutmix import BoxMaskGenerator
 from furnace.datasets.randomness import Purpose, epoch_order, random_stream
-from furnace.datasets.reading import Files, read_label
+from furnace.datasets.reading import Files, check_sizes, read_label
 from furnace.datasets.splits import Sample
 from furnace.datasets.views import Pixels, View
 from furnace.utils.errors import UserError
@@ -109,9 +109,14 @@ class TrainSet(Dataset):
         return found if pixels.valid is None else found | {f"valid_{number}": pixels.valid[None]}
 
     def withheld_label(self, epoch: int, position: int, number: int) -> np.ndarray:
-        """Crop (h, w) uint8 of the label for `unlabeled_sample`. It must not be used for training."""
-        path = self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number).label
-        label = read_label(path, self.files.num_classes, self.files.reduce_zero_label)  # not through the cache
+        """Crop (h, w) uint8 of the label for `unlabeled_sample`. It must not be used for training.
+
+        Raises:
+            UserError: it can't be read, or does not fit its image.
+        """
+        sample = self.sample(epoch, position, Purpose.ORDER_UNLABELED_0 + number)
+        label = read_label(sample.label, self.files.num_classes, self.files.reduce_zero_label)  # not through the cache
+        check_sizes(sample, self.files.image(sample.image).shape[:2], label.shape)
         return self._crop_unlabeled(Pixels(label=label), epoch, position, number).label
 
     def _crop_unlabeled(self, pixels: Pixels, epoch: int, position: int, number: int) -> Pixels:

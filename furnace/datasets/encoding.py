@@ -8,11 +8,11 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from furnace.datasets.picture import completed
+from furnace.datasets.picture import PNG_START, check_chunks, completed
 from furnace.datasets.reading import meaning, wrong_values
 from furnace.utils.visualize import Palette, full_palette
 
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+PNG_END = b"IEND\xaeB`\x82"
 COLOUR_TYPE = 25  # position of a PNG's colour type, which is one of these
 GREY, INDEXED = 0, 3
 
@@ -38,6 +38,7 @@ def decode_indices(content: bytes) -> np.ndarray:
     with Image.open(BytesIO(check_png(content)), formats=["PNG"]) as image:
         if image.mode not in ("L", "P"):
             raise ValueError(f"a {image.mode} image; a label contains one class index per pixel")
+        check_chunks(content)
         return np.asarray(image)
 
 

@@ -62,6 +62,12 @@ def shared_images(one: Listing, other: Listing) -> list[str] | None:
     return None
 
 
+def masks_among(images: Sequence[Sample], labeled: Sequence[Sample]) -> list[Path]:
+    """The images that are the label of a labelled sample, as in a folder with images and masks."""
+    masks = {file_identity(sample.label) for sample in labeled if sample.label}
+    return [sample.image for sample in images if file_identity(sample.image) in masks]
+
+
 def file_identity(path: Path) -> tuple[int, int] | str:
     """A key that is the same for every path to a file, including links and hard links."""
     try:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ ORIENTATION = 274  # EXIF tag
 PNG_BITS = 24  # position of the bits per sample
 JPEG_START, JPEG_END, SCAN, PROGRESSIVE = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc2"
 FILLER = b"\x55\xaa" * 64
+# What may follow a complete image without changing it, here or after each of the eight restart markers.
+FILLERS = (FILLER, *(bytes([0xFF, 0xD0 + number]) + FILLER for number in range(8)))
+PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 class Picture:
@@ -66,6 +70,8 @@ class Picture:
                 note("animated images", f"{self.path}: the first of {count} frames is read")
         if header.format == "PNG" and self.data[PNG_BITS] == 16:
             return to_levels(self._by_opencv(cv2.IMREAD_UNCHANGED), self.path)
+        if header.mode.startswith("I"):  # a PGM of 16 bits
+            return np.repeat(to_levels(self._by_pillow(None), self.path)[..., None], 3, axis=2)
         if header.format in BY_OPENCV and header.mode != "CMYK":
             return self._by_opencv(cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return self._by_pillow("RGB")
@@ -104,6 +110,8 @@ class Picture:
 
     def _by_pillow(self, mode: str | None) -> np.ndarray:
         with damage_named(self.path), Image.open(BytesIO(self._complete()), formats=FORMATS) as image:
+            if image.format == "PNG":
+                check_chunks(self.data)
             return np.array(image.convert(mode) if mode else image)
 
 
@@ -144,10 +152,21 @@ def completed(data: bytes) -> bytes | None:
         return data
     if progressive:
         return None  # whole scans may be missing
-    data = data.rstrip(b"\xff")  # half of the marker
-    # Data after a complete image do not change its pixels.
-    one, other = (decode_jpeg(data + more + JPEG_END) for more in (b"", FILLER))
-    return None if one is None or not np.array_equal(one, other) else data + JPEG_END
+    data = data.rstrip(b"\0\xff")  # half of the marker, or space that a download has reserved
+    found = decode_jpeg(data + JPEG_END)
+    if found is None or any(not np.array_equal(found, decode_jpeg(data + more + JPEG_END)) for more in FILLERS):
+        return None
+    return data + JPEG_END
+
+
+def check_chunks(data: bytes) -> None:
+    """Raise ValueError if a checksum of a PNG's pixels or palette is wrong: Pillow does not compare it."""
+    at = len(PNG_START)
+    while at + 8 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 5].isupper() and data[end : end + 4] != crc32(data[at + 4 : end]).to_bytes(4, "big"):
+            raise ValueError(f"wrong checksum of {data[at + 4 : at + 8]!r}")
+        at = end + 4
 
 
 def decode_jpeg(data: bytes) -> np.ndarray | None:

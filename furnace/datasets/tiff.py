@@ -77,13 +77,14 @@ class Tiff:
         kind = self.page.photometric
         if kind in (INK, LAB) or (kind == YCBCR and self.page.compression == 1):
             with damage_named(self.path), Image.open(BytesIO(self.data), formats=["TIFF"]) as image:
+                self.orientation = 1  # Pillow turns the pixels
                 return np.array(image.convert("RGB"))
         values = self.values()
         if kind == INDEXED:
             with damage_named(self.path):
                 return (self.page.colormap >> 8).astype(np.uint8).T[values[..., 0]]
         bits = self.page.bitspersample if values.dtype.kind in "ub" else None
-        levels = to_levels(first_bands(values, self.path), self.path, None if bits == 16 else bits)
+        levels = to_levels(first_bands(values, self.path), self.path, None if bits is not None and bits >= 16 else bits)
         return np.ascontiguousarray(255 - levels if kind == INVERTED else levels)
 
     def indices(self) -> np.ndarray:

@@ -122,7 +122,10 @@ class Diagnostics:
             add_histogram(writer, f"confidence/branch_{branch}", predictions.confidence, iteration)
 
     def withheld(self, iteration: int, batch: TrainBatch, count: int) -> Tensor | None:
-        """Labels (count, H, W) int64 for the last `count` mixed images of a batch; None if any image was replaced."""
+        """Labels (count, H, W) int64 for the last `count` mixed images of a batch.
+
+        None if any image was replaced, or if a label can't be used, which the log says: training does not need it.
+        """
         if batch.skipped:
             return None
         epoch, step = divmod(iteration, self.C.niters_per_epoch)
@@ -133,9 +136,11 @@ class Diagnostics:
             crops = [self.dataset.withheld_label(epoch, position, number) for position in positions]
             return torch.from_numpy(np.stack(crops)).long()
 
-        if batch.mask is None:
-            return stream(0)
-        return cutmix(stream(0), stream(1), batch.mask[-count:, 0])
+        try:
+            return stream(0) if batch.mask is None else cutmix(stream(0), stream(1), batch.mask[-count:, 0])
+        except UserError as error:
+            logger.warning(f"iteration {iteration + 1}: pseudo labels are not compared with withheld labels: {error}")
+            return None
 
     def compare(self, iteration: int, teaching: Teaching, truth: Tensor, writer: SummaryWriter) -> None:
         """Accuracy, mIoU and IoU per class of the pseudo labels against withheld labels."""

@@ -23,18 +23,18 @@ def new_run() -> str:
     return uuid.uuid4().hex
 
 
-def file_digest(path: Path) -> str:
-    """Hexadecimal digest of a file's size and its first and last 64 KiB."""
+def file_digest(path: Path, whole: bool = False) -> str:
+    """Hexadecimal digest of a file's size, and its first and last 64 KiB or its `whole` content."""
     status = path.stat()
-    return _digest_at(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    return _digest_at(path, whole, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=2**20)  # the trials of a comparison need the same files
-def _digest_at(path: Path, size: int, *_) -> str:
+def _digest_at(path: Path, whole: bool, size: int, *_) -> str:
     with path.open("rb") as file:
         digest = hashlib.blake2b(f"{size}:".encode() + file.read(END_BYTES), digest_size=16)
         if size > END_BYTES:
-            file.seek(max(END_BYTES, size - END_BYTES))
+            file.seek(END_BYTES if whole else max(END_BYTES, size - END_BYTES))
             digest.update(file.read())
     return digest.hexdigest()
 
@@ -60,8 +60,9 @@ def samples_digest(samples: Sequence[Sample], labels: bool = True) -> str:
 
 
 def _contents(sample: Sample, labels: bool) -> str:
-    paths = [sample.image, sample.label] if labels and sample.label else [sample.image]
-    return " ".join(file_digest(path) if path.is_file() else "missing" for path in paths)
+    # A correction of a label without compression changes neither its size nor its ends.
+    paths = {sample.image: False} | ({sample.label: True} if labels and sample.label else {})
+    return " ".join(file_digest(path, whole) if path.is_file() else "missing" for path, whole in paths.items())
 
 
 def data_identity(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:

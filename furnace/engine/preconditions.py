@@ -6,14 +6,14 @@ import torch
 
 from furnace.datasets.catalog import CATALOG, find_classes
 from furnace.datasets.dataset import TrainSet
-from furnace.datasets.inspection import absent_classes
+from furnace.datasets.inspection import absent_classes, masks_among
 from furnace.datasets.reading import build_reader
 from furnace.engine.distributed import whole_batch, world_size
 from furnace.engine.identity import learned_lists
 from furnace.methods.method import METHODS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
-from furnace.utils.wording import few
+from furnace.utils.wording import counted, few
 
 
 def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
@@ -29,6 +29,15 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
     if classes is CATALOG.get(C.dataset_name):
         return [text]
     raise UserError(f"{text}; correct the labels or C.num_classes, or set C.allow_absent_classes = True")
+
+
+def check_masks(C: Settings, dataset: TrainSet) -> None:
+    """Raise UserError if masks are among the unlabelled images, as in a folder with images and masks."""
+    if found := masks_among(dataset.unlabeled or (), dataset.labeled):
+        raise UserError(
+            f"C.unsup_source = {C.unsup_source}: has {counted(len(found), 'mask')} of C.train_source, such as "
+            f"{found[0]}; name a folder or a list of images alone"
+        )
 
 
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:

@@ -25,7 +25,7 @@ from furnace.engine.identity import data_identity, new_run
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import memory_format
-from furnace.engine.preconditions import check_classes, check_lists, check_shares
+from furnace.engine.preconditions import check_classes, check_lists, check_masks, check_shares
 from furnace.engine.record import RECORD, read_record, recipe_table, versions, write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
@@ -76,6 +76,7 @@ class Trainer:
         check_shares(C, device=device)
         check_lists(C, self.dataset, device)
         if not own:
+            from_first(lambda: check_masks(C, self.dataset))
             self.notes += from_first(lambda: check_classes(C, self.dataset))
         self.identity = self._identify(found, own)
         if found:

@@ -121,7 +121,8 @@ class Evaluator:
         classes = self.segmenter.classes
         write_report(self.C, training, self.metrics, entries, shown, examples, classes, origin)
         folder = Path(self.C.log_dir)
-        logger.info(f"results: {folder / RESULTS}; report on {path.name}: {folder / REPORT}")
+        where = path.name if path.parent == Path(self.C.snapshot_dir).resolve() else path
+        logger.info(f"results: {folder / RESULTS}; report on {where}: {folder / REPORT}")
 
     @torch.inference_mode()
     def evaluate(self, path: Path, epoch: int) -> Result:

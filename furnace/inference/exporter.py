@@ -164,11 +164,11 @@ class Exporter:
         """The first images of the evaluation list, if it exists, at a size that the file takes."""
         try:
             samples = read_list(self.C.eval_source, self.C.dataset_path, self.C.eval_folder, labeled=False)
+            images = [(sample, read_image(sample.image)) for sample in samples[:REAL_IMAGES]]
         except UserError as error:
             self.console.print(f"not compared on real images: {error}", markup=False, soft_wrap=True)
             return
-        for sample in samples[:REAL_IMAGES]:
-            image = read_image(sample.image)
+        for sample, image in images:
             enlarged = [side or max(own, SMALLEST_SIDE) for own in image.shape[1::-1]]
             pixels = torch.from_numpy(cv2.resize(image, enlarged)).permute(2, 0, 1)[None]
             yield sample.name, pixels if self.form.normalize else self.segmenter.normalize(pixels)

@@ -1,6 +1,7 @@
 """Write the report: one self-contained HTML page with an experiment's results, next to `results.json`."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from furnace.engine.snapshots import Snapshot
 from furnace.inference.examples import Example, example_row, frequent_errors
 from furnace.inference.page import render
 from furnace.inference.plots import curves_plot, epochs_plot
+from furnace.inference.results import compare_fairly
 from furnace.methods.settings import all_settings
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.files import write_atomically
@@ -85,6 +87,8 @@ def write_report(
         title=f"{C.this_dir}: {training.method} on {C.dataset_name}",
         metrics=metrics,
         entries=ranked(entries, shown, metrics.main),
+        rivals=sum(compare_fairly(entry, shown) for entry in entries),
+        names=snapshot_names(entries),
         varied=varied(entries),
         told=told,
         shown=shown,
@@ -101,6 +105,13 @@ def write_report(
     path = Path(C.log_dir) / REPORT
     write_atomically(path, page)
     return path
+
+
+def snapshot_names(entries: Sequence[dict]) -> dict[str, str]:
+    """What the page calls each snapshot: its file's name, or its path if another folder has a file of that name."""
+    paths = {entry["snapshot"] for entry in entries}
+    counts = Counter(Path(path).name for path in paths)
+    return {path: path if counts[Path(path).name] > 1 else Path(path).name for path in paths}
 
 
 def ranked(entries: Sequence[dict], shown: dict, value: str) -> list[dict]:

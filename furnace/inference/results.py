@@ -139,16 +139,22 @@ def evaluation_of(entry: dict) -> tuple:
     return str(Path(entry["snapshot"]).resolve()), *hashable
 
 
+def compare_fairly(one: dict, other: dict) -> bool:
+    """True for scores of one run that differ in the snapshot alone: conditions and classes are the same."""
+    same = evaluation_of(one)[1:] == evaluation_of(other)[1:]
+    return same and all(one.get(name) == other.get(name) for name in ("classes", "run"))
+
+
 def best_entry(entries: Sequence[dict], entry: dict, metrics: MetricList) -> dict:
-    """The best of the entries with the same conditions as `entry` and an existing snapshot; if equal, the latest.
+    """The best of the entries that compare fairly with `entry` and have an existing snapshot; if equal, the latest.
 
     `entry` is one of them.
     """
     needed = {"per_image", "finished", *metrics.numbers, *metrics.per_class, *metrics.matrices}
 
     def fits(other: dict) -> bool:
-        same = evaluation_of(other)[1:] == evaluation_of(entry)[1:] and other.get("classes") == entry["classes"]
-        return other is entry or (same and needed <= other.keys() and Path(other["snapshot"]).is_file())
+        fair = compare_fairly(other, entry) and needed <= other.keys()
+        return other is entry or (fair and Path(other["snapshot"]).is_file())
 
     return max(filter(fits, entries), key=lambda other: (metrics.rank_of(other), other["epoch"], other is entry))
 

@@ -104,10 +104,16 @@ class Submission:
         """Predict with the snapshot named by `which`; returns the files that this process wrote.
 
         Raises:
-            UserError: several snapshots, or an image is missing or damaged.
+            UserError: several snapshots, one of another data set, or an image is missing or damaged.
         """
         snapshot = find_snapshot(which, self.C.snapshot_dir, "a submission")
         self.segmenter.load(snapshot)
+        own = self.segmenter.C
+        if (own.dataset_name, own.num_classes) != (self.C.dataset_name, self.server.num_classes):
+            raise UserError(
+                f"{snapshot}: was trained on {own.dataset_name} with {own.num_classes} classes; --submit needs one of "
+                f"{self.C.dataset_name} with {self.server.num_classes}"
+            )
         for note in self.segmenter.notes:
             self.console.print(note, soft_wrap=True, highlight=False)
         share = self.samples[rank() :: world_size()]

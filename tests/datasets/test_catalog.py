@@ -61,7 +61,8 @@ def test_classes_of_ade20k_are_at_their_places():
 def test_class_names_in_the_settings_take_precedence():
     classes = find_classes("pascal_voc", 2, ["wood", "rust"])
     assert classes.names == ("wood", "rust")
-    assert classes.palette == voc_palette(2)
+    assert classes.palette == voc_palette(3)[1:], "black, which overlays do not show, is for backgrounds"
+    assert find_classes("mine", 2, ["Background", "rust"]).palette == voc_palette(2)
 
 
 @pytest.mark.parametrize("name, count", [("pascal_voc", 3), ("unheard_of", 3)])

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageCms
 
 from furnace.datasets.levels import to_levels
 from furnace.datasets.reading import image_size, read_image, read_label
@@ -22,6 +22,7 @@ rng = np.random.default_rng(0)
 PHOTO = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
 BANDS = rng.integers(0, 256, (40, 60, 5), dtype=np.uint8)
 GREY = PHOTO[..., 0]
+PROFILES = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
 LABEL = rng.integers(0, 4, (40, 60), dtype=np.uint8)
 
 
@@ -54,6 +55,8 @@ TIFFS = {
     "12 of 16 bits": (TWELVE, RGB, PHOTO),
     "8 of 16 bits": (PHOTO.astype(np.uint16), RGB, PHOTO),
     "8 of 32 bits": (PHOTO.astype(np.int32), RGB, PHOTO),
+    "12 of 32 bits": (TWELVE.astype(np.uint32), RGB, PHOTO),
+    "16 of 64 bits": (PHOTO.astype(np.uint64) * 257, RGB, PHOTO),
     "fractions": (PHOTO.astype(np.float32) / 255, RGB, PHOTO),
     "levels as fractions": (PHOTO.astype(np.float64), RGB, PHOTO),
     "palette": (
@@ -150,6 +153,27 @@ def test_other_modes_become_rgb(mode, suffix, options, tmp_path):
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(PHOTO).convert(mode).save(path, **options)
     np.testing.assert_allclose(read_image(path).astype(int), np.asarray(Image.open(path).convert("RGB")), atol=1)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "RGB"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_of_a_tiff_are_turned_once(mode, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    flat = np.zeros_like(PHOTO)
+    flat[:20, :10] = 255
+    image = Image.fromarray(flat)
+    image = ImageCms.profileToProfile(image, *PROFILES, outputMode="LAB") if mode == "LAB" else image.convert(mode)
+    image.save(tmp_path / "image.tif", exif=exif)
+    expected = shown(flat, orientation)
+    found = read_image(tmp_path / "image.tif")
+    assert found.shape == expected.shape and ((found > 99) == (expected > 99)).all()
+
+
+def test_a_pgm_of_16_bits_is_scaled(tmp_path):
+    for largest, scaled in ((65535, GREY.astype(">u2") * 257), (4095, GREY.astype(">u2") * 16)):
+        (tmp_path / "image.pgm").write_bytes(f"P5 60 40 {largest}\n".encode() + scaled.astype(">u2").tobytes())
+        np.testing.assert_allclose(read_image(tmp_path / "image.pgm").astype(int), repeated(GREY), atol=1)
 
 
 def test_colours_of_transparent_pixels_are_kept(tmp_path, capsys, monkeypatch):

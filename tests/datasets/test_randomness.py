@@ -26,6 +26,7 @@ def test_purposes_keep_their_numbers():
         "METHOD": 10,
         "FEATURE_DROPOUT": 11,
         "BOX": 12,
+        "NETWORK": 13,
     }
 
 

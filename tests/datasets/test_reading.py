@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
+from furnace.datasets.encoding import decode_indices
 from furnace.datasets.picture import completed
 from furnace.datasets.reading import Files, read_image, read_label
 from furnace.datasets.splits import Sample
@@ -203,12 +204,14 @@ def test_truncated_jpeg_is_refused_even_if_the_decoder_fills_it_up(photo, tmp_pa
 
 
 @pytest.mark.parametrize("thumbnail", [False, True])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_truncated_at_any_byte_after_its_first_scan_is_detected(progressive, thumbnail, photo, tmp_path):
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}, {"restart_marker_blocks": 4}], ids=str
+)
+def test_a_jpeg_truncated_at_any_byte_after_its_first_scan_is_detected(options, thumbnail, photo, tmp_path):
     exif = b""
     if thumbnail:
         exif = b"Exif\0\0" + write_image(tmp_path / "thumbnail.jpg", photo[::4, ::4]).read_bytes()
-    path = write_image(tmp_path / "image.jpg", photo, progressive=progressive, exif=exif)
+    path = write_image(tmp_path / "image.jpg", photo, exif=exif, **options)
     content = path.read_bytes()
     np.testing.assert_allclose(read_image(path), np.asarray(Image.open(path)).astype(int), atol=2)
     assert completed(content) is content
@@ -216,7 +219,8 @@ def test_a_jpeg_truncated_at_any_byte_after_its_first_scan_is_detected(progressi
     whole = np.asarray(Image.open(path))
     for end in range(first_scan + 2, len(content) - 2, 7):
         path.write_bytes(content[:end] + b"\xff\xd9")
-        assert completed(content[:end]) is None or np.array_equal(np.asarray(Image.open(path)), whole)
+        for tail in (b"", bytes(1000)):  # zeros: space that an interrupted download had reserved
+            assert completed(content[:end] + tail) is None or np.array_equal(np.asarray(Image.open(path)), whole)
     assert completed(content[: -len(content) // 10]) is None
 
 
@@ -251,6 +255,23 @@ def test_image_that_claims_an_enormous_size_is_refused(read, side, complaint, tm
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10))) + chunk(b"IEND", b""))
     with pytest.raises(UserError, match=rf"bomb\.png: {complaint}"):
         read(path)
+
+
+@pytest.mark.parametrize("tail", ["zeros", "sector"])
+def test_a_label_png_with_other_bytes_in_its_pixels_is_refused(tail, tmp_path):
+    label = np.random.default_rng(0).integers(0, 3, (200, 300), dtype=np.uint8).repeat(3, axis=1)
+    path = tmp_path / "label.png"
+    Image.fromarray(label).save(path)
+    content = path.read_bytes()
+    begin, end = content.index(b"IDAT") + 4, content.index(b"IEND") - 8
+    for at in range(begin, end, 509):
+        stop = len(content) if tail == "zeros" else min(at + 16, end)
+        if content[at:stop].strip(b"\0"):
+            path.write_bytes(content[:at] + bytes(stop - at) + content[stop:])
+            with pytest.raises(UserError, match="can't be decoded"):
+                read_label(path, 3)
+            with pytest.raises(Exception):  # noqa: B017  (as its docstring says, any of a decoder's)
+                decode_indices(path.read_bytes())
 
 
 def encoded(kind: str) -> bytes:

@@ -29,7 +29,7 @@ from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.visualize import CAPTION_HEIGHT
 from tests.engine.test_monitor import read_events
-from tests.tiny_data import NUM_CLASSES, PALETTE
+from tests.tiny_data import NUM_CLASSES, PALETTE, write_palette_label
 
 SIZE = (16, 20)
 TILE_WIDTH = TILE_HEIGHT * SIZE[1] // SIZE[0]
@@ -196,6 +196,16 @@ def test_replaced_images_are_not_compared(diagnostics: Diagnostics):
     batch = loaded_batch(diagnostics, 0)
     batch.skipped = ["a.png: damaged"]
     assert diagnostics.withheld(0, batch, 3) is None
+
+
+@pytest.mark.parametrize("fault", ["size", "value"])
+def test_a_withheld_label_that_can_not_be_used_does_not_stop_the_training(diagnostics, fault: str, caplog):
+    batch = loaded_batch(diagnostics, 0)
+    for sample in diagnostics.dataset.unlabeled:
+        label = np.asarray(Image.open(sample.label))
+        write_palette_label(sample.label, label[1:] if fault == "size" else np.full_like(label, 99))
+    assert diagnostics.withheld(0, batch, 3) is None
+    assert "pseudo labels are not compared with withheld labels" in caplog.text
 
 
 def test_missing_labels_are_named(C: Settings):

@@ -180,6 +180,16 @@ def test_digests_depend_on_size_beginning_and_end(size: int, tmp_path: Path) -> 
     assert len(digests) == len(wholes) == len(contents)
 
 
+def test_a_label_is_digested_completely(tmp_path: Path) -> None:
+    sample = Sample("a", tmp_path / "a.png", tmp_path / "a.bmp")
+    digests = set()
+    for value in (b"x", b"y"):
+        sample.image.write_bytes(b"image")
+        sample.label.write_bytes(b"x" * END_BYTES + value + b"x" * END_BYTES)
+        digests.add(samples_digest([sample]))
+    assert len(digests) == 2
+
+
 def test_digests_of_samples_depend_on_names_order_files_and_labels(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "b.png", "a_label.png", "b_label.png")]
     for number, path in enumerate(paths):

@@ -10,7 +10,7 @@ import torch
 from furnace.datasets.loaders import build_train_set
 from furnace.engine import preconditions
 from furnace.engine.distributed import CPU
-from furnace.engine.preconditions import check_classes, check_lists, check_shares
+from furnace.engine.preconditions import check_classes, check_lists, check_masks, check_shares
 from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_palette_label
@@ -59,6 +59,14 @@ def test_a_share_that_is_mixed_with_itself_has_two_images(make_settings, method:
     check_shares(C, 4, torch.device("cuda"))
     with pytest.raises(UserError, match=r"at least 2 image\(s\) for BatchNorm and CutMix, for example 16"):
         check_shares(C, 8, torch.device("cuda"))
+
+
+def test_masks_among_the_unlabelled_images_are_refused(make_settings, voc_root: Path):
+    C = make_settings(unsup_source=str(voc_root / "train_aug/image"))
+    check_masks(C, build_train_set(C))
+    C = make_settings(unsup_source=str(voc_root / "train_aug"))
+    with pytest.raises(UserError, match=r"^C\.unsup_source = .*train_aug: has 5 masks of C\.train_source, such as "):
+        check_masks(C, build_train_set(C))
 
 
 def test_machines_with_other_lists_are_named(make_settings, monkeypatch: pytest.MonkeyPatch):

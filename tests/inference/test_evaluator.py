@@ -274,7 +274,7 @@ def test_the_report_shows_the_best_snapshot_evaluated_so_far(C, lively_snapshot,
 
     def shown(C: Settings) -> str:
         Evaluator(C, CPU, console=console).run("3")
-        return re.search(r"(epoch-\d)\.pth, the best of", (tmp_path / "log" / REPORT).read_text())[1]
+        return re.search(r"(epoch-\d)\.pth(?:, the best of \d)?, branch", (tmp_path / "log" / REPORT).read_text())[1]
 
     assert shown(C) == "epoch-1"
     assert shown(C.updated(eval_flip=True)) == "epoch-3", "other conditions do not compare"

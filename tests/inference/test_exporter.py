@@ -1,6 +1,7 @@
 """Exported files, run by onnxruntime and PyTorch's loaders at other image sizes, against the network."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,13 +114,17 @@ def test_a_file_that_differs_is_refused(C, export, console, monkeypatch):
     assert kept.read_text() == "the one before" and list(folder.iterdir()) == [kept]
 
 
-def test_without_images_and_with_several_snapshots(C, lively_snapshot, console):
+def test_without_images_and_with_several_snapshots(C, tmp_path, lively_snapshot, console):
     place(lively_snapshot, C, "epoch-3.pth")
     with pytest.raises(UserError, match="names 2 snapshots"):
         Exporter(C, "1", Form("torchscript")).run("1-")
     C = C.updated(eval_source="nowhere.txt")
     path = Exporter(C, "1", Form("torchscript", labels=True), console).run("last")
     assert "not compared on real images: nowhere.txt" in console.file.getvalue() and path.is_file()
+    (tmp_path / "list.txt").write_text("gone.png")
+    C = C.updated(eval_source=str(tmp_path / "list.txt"))
+    Exporter(C, "1", Form("torchscript", labels=True), console).run("last")
+    assert re.search(r"not compared on real images: .*gone\.png: no such file", console.file.getvalue())
 
 
 @pytest.mark.parametrize("name", ["", "model.onnx"])

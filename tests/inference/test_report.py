@@ -127,13 +127,21 @@ def test_page_shows_the_values_of_the_json(report, browser):
 
 def test_the_best_snapshot_and_the_picture_come_first(report):
     text = report.read_text(encoding="utf-8")
-    order = ["epoch-4.pth, the best of 3", 'id="stage"', 'id="miou">84.40<', 'id="gallery"', 'id="classes"']
+    order = ["epoch-4.pth, the best of 2, branch 1", 'id="stage"', 'id="miou">84.40<', 'id="gallery"', 'id="classes"']
     order += ['id="evaluations"', "<figcaption>losses", 'id="recipe"']
     assert sorted(order, key=text.index) == order
     assert re.search(r'id="miou">84\.40<[^\n]*over 2 of 3 classes', text)
     assert "leaves out classes that are absent from labels and predictions" in text
     places = [text.index(f"image_{i}: mIoU {70 + 10 * i}.00") for i in range(3)]
     assert places == sorted(places), "the worst image comes first"
+
+
+def test_files_of_one_name_are_told_apart(C):
+    elsewhere = make_entry(2, "1", 0.9) | {"snapshot": "/other/epoch-2.pth", "run": "another"}
+    path = write(C, [ENTRIES[0], elsewhere, ENTRIES[1]], elsewhere)
+    assert "/other/epoch-2.pth, branch 1" in path.read_text(encoding="utf-8"), "no other evaluation of this run"
+    names = [row[0] for row in read(path).tables["evaluations"][1:]]
+    assert sorted(names) == sorted(["/other/epoch-2.pth", ENTRIES[0]["snapshot"], "epoch-4.pth"])
 
 
 def test_recipe_and_versions(report):

@@ -6,6 +6,7 @@ from pathlib import Path
 import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
 import numpy as np
 import pytest
+import torch
 from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
@@ -98,6 +99,12 @@ def test_refusals(C, tmp_path, lively_snapshot, console):
     place(lively_snapshot, C, "epoch-2.pth")
     with pytest.raises(UserError, match="takes one"):
         Submission(C, CPU, None, tmp_path, console).run("1-")
+    snapshot = torch.load(lively_snapshot, weights_only=True)
+    snapshot["settings"]["dataset_name"] = "mine"
+    torch.save(snapshot, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth: was trained on mine with 21 classes; --submit needs one of pas"):
+        Submission(C, CPU, None, tmp_path / "out", console).run(str(tmp_path / "other.pth"))
+    assert not (tmp_path / "out").exists()
     C = C.updated(test_source="nowhere.txt")
     with pytest.raises(UserError, match="no such list"):
         Submission(C, CPU, None, tmp_path, console)
