@@ -173,6 +173,8 @@ def experiment_parser(description: str, examples: str) -> argparse.ArgumentParse
     parser.add_argument("-d", "--devices", help="0, 0,2, 0-3, * (every GPU), mps or cpu; default: what is there")
     parser.add_argument("-f", "--file", metavar="FILE", help="another file in place of config.py, with logs of its own")
     add_overrides(parser)
+    # From torch.distributed.launch, which sets the environment variable, too.
+    parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--settings", nargs="?", const="", metavar="WORD", help="show every setting, or those with WORD, and stop"
     )
@@ -188,6 +190,7 @@ def prepared(
     `alone`: on the first device only. `trains`: all processes start again when one is killed.
     """
     ignore_saving()
+    engine.check_launch()
     C = load_config(Path(folder) / (args.file or ""), parse_overrides(args.override))
     if args.settings is not None:
         open_console().print(settings_table(C, args.settings))

@@ -188,6 +188,26 @@ def test_the_closest_option_is_named(wrong: str, meant: str):
         cli.train(REPOSITORY / "exp_toy", [wrong])
 
 
+@pytest.mark.parametrize(("wrong", "setting"), [("--lr", "lr"), ("--batch-size", "batch_size"), ("--debug", "debug")])
+def test_a_setting_given_as_an_option_is_explained(wrong: str, setting: str):
+    with pytest.raises(UserError, match=f"unrecognized arguments: {wrong} .*settings follow -o: -o {setting}=VALUE"):
+        cli.train(REPOSITORY / "exp_toy", [wrong, "1"])
+
+
+@pytest.mark.parametrize("name", ["--local-rank", "--local_rank"])
+def test_the_option_of_pytorchs_old_launcher_is_accepted(name: str, capsys):
+    with pytest.raises(SystemExit):
+        cli.train(REPOSITORY / "exp_toy", [f"{name}=0", "--settings", "momentum"])
+    assert "bn_momentum" in capsys.readouterr().out
+
+
+def test_one_of_several_processes_without_its_number_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(UserError, match=r"WORLD_SIZE = 2, but no LOCAL_RANK.*docs/machines\.md"):
+        cli.train(REPOSITORY / "exp_toy", ["--settings"])
+
+
 def test_settings_are_filtered_by_a_word(capsys):
     with pytest.raises(SystemExit):
         cli.train(REPOSITORY / "exp_toy", ["--settings", "momentum"])

@@ -49,7 +49,14 @@ def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tenso
         return {}, "encoder weights: random"
     if source == IMAGENET and not _downloading.get() and not (file := imagenet_file(name)).is_file():
         return {}, f"encoder weights: random for now, nothing is downloaded; training uses {file.name}"
+    if source != IMAGENET and not Path(source).exists():
+        raise UserError(
+            f"C.pretrained_model = {source}: no such file; docs/lists.md says where the published weights are, or use "
+            "-o pretrained_model=imagenet"
+        )
     read, taken = imagenet_weights(name) if source == IMAGENET else read_state_dict(source)
+    if len({match[0] for tensor in read if (match := re.search(r"\bbranch\d+\.", tensor))}) > 1:
+        raise UserError(f"C.pretrained_model = {source}: is a snapshot of several networks; use it as C.warm_start")
     bare, removed = strip_prefix(read, first_name(name), source)
     tensors, origin = recognize(bare) if name in ENCODERS else timm_weights.convert(name, bare, source)
     if name in BLOCKS and (other := depth_name(tensors)) not in (None, name):

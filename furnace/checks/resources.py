@@ -29,9 +29,11 @@ def check_weights(C: Settings) -> Finding:
             return Finding(Level.NOTE, check, f"{missing[0]} does not exist yet", "the first start downloads it")
         report = build_network(C).weights_report.removeprefix("encoder weights: ")
     except UserError as error:
-        return Finding(Level.PROBLEM, check, str(error), 'see DATA/README.md, or C.pretrained_model = "imagenet"')
+        return Finding(Level.PROBLEM, check, str(error))
     if C.pretrained_model is None:
         return Finding(Level.NOTE, check, report, 'scores will be far lower than with "imagenet" or a v1c file')
+    if "plain stem" in report and any("v1c" in Path(str(source)).name for _, source in zip(*encoders(C), strict=True)):
+        return Finding(Level.NOTE, check, report, "the published v1c weights have a deep stem; scores will differ")
     return Finding(Level.OK, check, report)
 
 

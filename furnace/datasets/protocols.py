@@ -12,6 +12,7 @@ from pathlib import Path
 from furnace.datasets.splits import list_hash, read_lines
 from furnace.utils.errors import UserError
 
+FEW_LABELS = "VOC few labels"  # start of the names of these protocols
 # sha256 of the sorted lines joined by newlines, as splits.list_hash computes it.
 PROTOCOLS = {
     "a3257dd770f8198bf42a01a9b6cb040a1cb12a0fa89894a1cb0cf4e05d518691": "Cityscapes train, all 2975",

@@ -162,7 +162,7 @@ def likely_cause(values: np.ndarray, num_classes: int, reduce_zero_label: bool =
     if set(values.tolist()) <= greys:
         return "a palette image was probably read as grey values: write the palette's indices"
     if num_classes == len(CITYSCAPES_LABEL_IDS) and values.max() <= max(CITYSCAPES_LABEL_IDS):
-        return "the official label ids were probably not converted to train ids"
+        return "the official label ids were probably not converted to train ids, as prepare_city does"
     if values.tolist() == [num_classes] and not reduce_zero_label:
         return "if 0 is unlabelled in these files, as in ADE20K, set C.reduce_zero_label = True; or check C.num_classes"
     return "check C.num_classes and how the labels were made"

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = attach(
     submod_attrs={
         "distributed": [
             "abandon",
+            "check_launch",
             "choose_devices",
             "launch",
             "launched",

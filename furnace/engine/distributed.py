@@ -42,6 +42,16 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def check_launch() -> None:
+    """Raise UserError if this process should be one of several, but does not know its number on this machine."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1" and not launched():
+        raise UserError(
+            f"the environment has WORLD_SIZE = {count}, but no LOCAL_RANK: each process would train alone; set "
+            "LOCAL_RANK, too (docs/machines.md), or unset WORLD_SIZE"
+        )
+
+
 def restarts() -> int:
     """Number of times that torchrun restarted the run after a process, on any machine, had ended."""
     return max(_restarts, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
@@ -154,6 +164,8 @@ def parse_devices(text: str | None) -> list[torch.device]:
     missing = [index for index in indices if index >= count]
     if missing or not indices:
         have = f"0 to {count - 1}" if count else "none; use -d cpu"
+        if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+            have += f" (numbered within CUDA_VISIBLE_DEVICES={visible})"
         raise UserError(f"-d {text}: no GPU {missing[0] if missing else ''}".rstrip() + f"; available: {have}")
     if len(set(indices)) < len(indices):
         raise UserError(f"-d {text}: names a device twice")

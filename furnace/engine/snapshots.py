@@ -1,7 +1,7 @@
 """Snapshots: their format, atomic writing, and checks when loading."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,12 +167,21 @@ def load_network(
     if not (missing or extra or shapes):
         network.load_state_dict(snapshot.model)
         return
+    if (theirs := count_branches(snapshot.model)) != (ours := count_branches(own)):
+        method = f"C.method = {settings['method']}" if settings else "the network"
+        advice = "-o method=... with the snapshot's method, such as supervised" if theirs else "name them branch1.*"
+        raise UserError(f"{path}: has tensors of {theirs} branches, {method} has {ours}; {advice}")
     if shapes:
         name = shapes[0]
         what = f"{name} has shape {tuple(snapshot.model[name].shape)}, the network's has {tuple(own[name].shape)}"
     else:
         what = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {(missing + extra)[0][:80]}"
     raise UserError(f"{path}: {what}; it was made with {differing(snapshot.settings, settings or {})}")
+
+
+def count_branches(names: Iterable[str]) -> int:
+    """Number of branches that tensors belong to."""
+    return len({name.partition(".")[0] for name in names if re.match(OF_NETWORK, name)})
 
 
 def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 
 
 class Parser(ArgumentParser):
@@ -18,11 +19,16 @@ class Parser(ArgumentParser):
         super().__init__(formatter_class=RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError, with the closest option for one that does not exist."""
-        wrong = next((word for word in message.split() if word.startswith("--")), "")
-        close = get_close_matches(wrong.partition("=")[0], self._option_string_actions, n=1)
-        unknown = message.startswith("unrecognized arguments")
-        hint = f"did you mean {close[0]}?" if unknown and close else "--help shows all options"
+        """Raise UserError; for an option that does not exist, with the setting of its name or the closest option."""
+        wrong = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0]
+        close = get_close_matches(wrong, self._option_string_actions, n=1)
+        setting = wrong.strip("-").replace("-", "_")
+        hint = "--help shows all options"
+        if message.startswith("unrecognized arguments"):
+            if setting in Settings.model_fields and "-o" in self._option_string_actions:
+                hint = f"settings follow -o: -o {setting}=VALUE"
+            elif close:
+                hint = f"did you mean {close[0]}?"
         raise UserError(f"{self.prog}: {message}; {hint}")
 
 

@@ -36,8 +36,9 @@ MESSAGES = {
 def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
     """Return the values of all settings, defaults included, and all faults."""
     found, faults = {}, []
-    for name in values.keys() - schema.model_fields.keys():
-        faults.append(Fault("unknown", (name,), " ".join(schema.model_fields)))
+    for name in values:
+        if name not in schema.model_fields:
+            faults.append(Fault("unknown", (name,), " ".join(schema.model_fields)))
     for name, field in schema.model_fields.items():
         if name not in values and field.is_required():
             faults.append(Fault("unset", (name,), field.description))

@@ -31,7 +31,10 @@ ENVIRONMENT = {
 FOREIGN = {
     "repo_name", "abs_dir", "log_dir_link", "train_log_file", "val_log_file", "link_val_log_file", "img_root_folder",
     "gt_root_folder", "device", "background", "num_eval_imgs", "warm_up_epoch", "eval_iter", "demo_source",
+    # of CPS and TorchSeg
+    "log_file", "link_log_file", "is_test", "fix_bias", "eval_base_size",
 }  # fmt: skip
+MEANT = {"cps_weight": "unsup_weight"}  # names of CPS for our settings
 CONFIG = Path("config.py")
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 SHOWN = 80  # characters of a value in a message
@@ -224,8 +227,9 @@ def _explained(
 
 def closest(name: str, known: list[str]) -> str:
     """Hint at the setting that an unknown name may mean."""
-    close = get_close_matches(name, [*known, *ENVIRONMENT], n=1)
-    return f"did you mean {ENVIRONMENT.get(close[0], close[0])}?" if close else "--settings lists the known ones"
+    ours = MEANT | ENVIRONMENT
+    close = get_close_matches(name, [*ours, *known], n=1)
+    return f"did you mean {ours.get(close[0], close[0])}?" if close else "--settings lists the known ones"
 
 
 def _note(file: Path, concluded: Mapping[str, Any], foreign: list[str]) -> tuple[str, ...]:

@@ -196,6 +196,17 @@ def test_branches_may_have_encoders_and_weights_of_their_own(weights_file, backb
     assert network.eval()(torch.zeros(1, 3, 32, 32), 2).shape == (1, 3, 32, 32)
 
 
+def test_a_snapshot_and_a_missing_file_are_refused_with_advice(backbone_weights, tmp_path):
+    both = called(backbone_weights, {}, "branch1.backbone.") | called(backbone_weights, {}, "branch2.backbone.")
+    torch.save({"model": both}, tmp_path / "epoch-3.pth")
+    with pytest.raises(
+        UserError, match=r"^C\.pretrained_model = .*epoch-3\.pth: is a snapshot .* use it as C\.warm_start"
+    ):
+        network_with(tmp_path / "epoch-3.pth")
+    with pytest.raises(UserError, match=r"nowhere\.pth: no such file; docs/lists\.md .* -o pretrained_model=imagenet"):
+        network_with(tmp_path / "nowhere.pth")
+
+
 def test_a_file_of_two_encoders_is_refused(backbone_weights, tmp_path):
     both = called(backbone_weights, {}, "module.encoder_q.") | called(backbone_weights, {}, "module.encoder_k.")
     torch.save({"state_dict": both}, tmp_path / "moco.pth")

@@ -99,6 +99,14 @@ def test_any_text_is_devices_or_one_clear_error(text: str):
         assert str(error).startswith("-d ")
 
 
+def test_numbers_of_gpus_are_within_the_visible_ones(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with pytest.raises(UserError, match=r"no GPU 2; available: 0 to 1 \(numbered within CUDA_VISIBLE_DEVICES=2,3\)"):
+        parse_devices("2,3")
+
+
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert parse_devices(None) == parse_devices("cpu") == [CPU]

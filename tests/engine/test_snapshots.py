@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,22 @@ def test_missing_and_unknown_tensors_are_named(saved: Path, change: Callable, me
     change(snapshot.model)
     with pytest.raises(UserError, match=message):
         load_network(Small(), snapshot, saved)
+
+
+@pytest.mark.parametrize(
+    "rename, counts, advice",
+    [
+        (lambda name: name, "1 branches, C.method = cpcl has 2", "-o method="),
+        (lambda name: name.removeprefix("branch1."), "0 branches, C.method = cpcl has 2", "name them branch1"),
+    ],
+)
+def test_another_number_of_branches_is_named(saved: Path, rename: Callable, counts: str, advice: str) -> None:
+    snapshot = load_snapshot(saved)
+    snapshot = replace(snapshot, model={rename(name): tensor for name, tensor in snapshot.model.items()})
+    network = Small()
+    network.branch2 = network.branch1
+    with pytest.raises(UserError, match=f"has tensors of {counts}; .*{advice}"):
+        load_network(network, snapshot, saved, {"method": "cpcl"})
 
 
 def test_another_number_of_classes_is_named_with_the_settings(saved: Path) -> None:

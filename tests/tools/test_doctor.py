@@ -161,7 +161,7 @@ def test_a_fault_is_named_and_only_problems_change_the_status(examine, voc_root:
     ("setting", "expected"),
     [
         ("train_source=/nowhere.txt", r"problem labelled list /nowhere\.txt: no such list"),
-        ("pretrained_model=/nowhere.pth", r"problem pretrained weights /nowhere\.pth: no such file"),
+        ("pretrained_model=/nowhere.pth", r"problem pretrained weights C\.pretrained_model = /nowhere\.pth: no such file; docs/lists\.md"),
     ],
 )
 def test_a_faulty_setting_is_named(examine, setting: str, expected: str) -> None:
@@ -181,12 +181,16 @@ def test_too_little_room_for_the_cache_is_a_problem(examine, tmp_path: Path, mon
 
 def test_the_known_fault_of_the_published_few_label_lists_is_a_note(examine, voc_root, monkeypatch) -> None:
     share(voc_root)
-    known = {list_hash(voc_root / LABELED): "few, labelled", list_hash(voc_root / UNLABELED): "few, unlabelled"}
+    lists = {LABELED: "", UNLABELED: "un"}
+    known = {list_hash(voc_root / path): f"VOC few labels 5, {kind}labelled" for path, kind in lists.items()}
     monkeypatch.setattr(protocols, "PROTOCOLS", known)
     status, output = examine()
     assert status == 0
-    assert "ok labelled list 5 images; few, labelled;" in output
+    assert "ok labelled list 5 images; VOC few labels 5, labelled;" in output
     assert "note labelled / unlabelled 1 image in both: 2007_000004 -> a known fault" in output
+    monkeypatch.setattr(protocols, "PROTOCOLS", dict.fromkeys(known, "Cityscapes 1/8"))
+    status, output = examine()
+    assert status == 1 and "problem labelled / unlabelled 1 image in both" in output, "other lists have no such fault"
 
 
 def test_lists_of_unimatch_over_the_official_folders_are_read_and_named(examine, tmp_path: Path, monkeypatch) -> None:

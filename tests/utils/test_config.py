@@ -1,5 +1,6 @@
 """Settings: wrong values are named, overrides take precedence, and values computed in config.py follow them."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -179,6 +180,7 @@ def test_an_epoch_without_an_iteration_is_refused():
         ("batch_siz", "did you mean batch_size?"),
         ("learning_rate", r"did you mean lr\?"),
         ("learning_rat", r"did you mean lr\?"),
+        ("cps_weight", r"did you mean unsup_weight\?"),
         ("zzz", "--settings lists the known ones"),
     ],
 )
@@ -187,6 +189,12 @@ def test_unknown_setting_is_refused_with_a_hint(name, hint, write_config):
         load_config(VOC, {name: "1"})
     with pytest.raises(UserError, match=rf"exp_own/config\.py, line \d+: unknown setting '{name}'; .*({hint})"):
         load_config(write_config(f"C.{name} = 1"))
+
+
+def test_unknown_settings_are_told_in_the_order_of_the_file(write_config):
+    with pytest.raises(UserError) as error:
+        load_config(write_config("".join(f"C.{name}{name} = 1\n" for name in "zyxwv")))
+    assert re.findall(r"unknown setting '(\w)", str(error.value)) == list("zyxwv")
 
 
 def test_wrong_or_empty_environment_variables(monkeypatch):
