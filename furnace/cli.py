@@ -190,11 +190,11 @@ def prepared(
     `alone`: on the first device only. `trains`: all processes start again when one is killed.
     """
     ignore_saving()
-    engine.check_launch()
     C = load_config(Path(folder) / (args.file or ""), parse_overrides(args.override))
     if args.settings is not None:
         open_console().print(settings_table(C, args.settings))
         sys.exit()
+    engine.check_launch()
     if not engine.launched() or os.environ.get("RANK") == "0":
         for note in C.notes:
             print(f"note: {note}", file=sys.stderr)

@@ -205,7 +205,7 @@ def test_one_of_several_processes_without_its_number_is_refused(monkeypatch: pyt
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UserError, match=r"WORLD_SIZE = 2, but no LOCAL_RANK.*docs/machines\.md"):
-        cli.train(REPOSITORY / "exp_toy", ["--settings"])
+        cli.train(REPOSITORY / "exp_toy", [])
 
 
 def test_settings_are_filtered_by_a_word(capsys):

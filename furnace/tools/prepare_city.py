@@ -30,8 +30,8 @@ CITY_LAYOUT = Layout(
 def main(argv: list[str] | None = None) -> None:
     """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
-    if bool(args.images) != bool(args.labels):
-        raise UserError("both --images and --labels are needed; see DATA/README.md for the downloads")
+    if bool(args.images) != bool(args.labels) or not (args.images or args.splits_from):
+        raise UserError("name --images and --labels (see DATA/README.md for the downloads), or --splits-from alone")
     plan = plan_city(open_source(args.images), open_source(args.labels), args.target) if args.images else Plan()
     prepare(plan, CITY_LAYOUT, args)
 

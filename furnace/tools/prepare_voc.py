@@ -55,8 +55,8 @@ VOC_LAYOUT = Layout(
 def main(argv: list[str] | None = None) -> None:
     """Check the arguments, plan the files and make them."""
     args = build_parser().parse_args(argv)
-    if bool(args.voc) != bool(args.sbd):
-        raise UserError("the augmented data need both --voc and --sbd; see DATA/README.md for the downloads")
+    if bool(args.voc) != bool(args.sbd) or not (args.voc or args.splits_from):
+        raise UserError("name --voc and --sbd (see DATA/README.md for the downloads), or --splits-from alone")
     plan = Plan()
     if args.voc:
         sbd = open_source(args.sbd)
