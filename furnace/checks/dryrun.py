@@ -22,7 +22,7 @@ from furnace.engine.trainer import Trainer
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part
 from furnace.utils.settings import Settings
-from furnace.utils.wording import byte_size
+from furnace.utils.wording import byte_size, counted
 
 
 def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
@@ -103,7 +103,8 @@ def check_disk(C: Settings) -> Finding:
         return Finding(Level.NOTE, "snapshots", f"size not predicted: {error}")
     needed = (count + 1) * each  # plus the autosave, or a snapshot that is being written
     free = shutil.disk_usage(existing).free
-    text = f"{count} snapshots of {byte_size(each)}: at most {byte_size(needed)}, {byte_size(free)} free in {folder}"
+    saved = f"{counted(count, 'snapshot')} of {byte_size(each)}"
+    text = f"{saved}: at most {byte_size(needed)}, {byte_size(free)} free in {folder}"
     if needed > free:
         advice = "make room, set C.keep_snapshots or C.snapshot_iter, or choose another folder (-o snapshot_dir=...)"
         return Finding(Level.PROBLEM, "snapshots", text, advice)

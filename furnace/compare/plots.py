@@ -11,6 +11,7 @@ from furnace.inference.plots import STYLE, to_svg
 from furnace.utils.fonts import drawable, plot_style, shortened
 
 PLOT_DPI = 150
+MARGIN = 1.4  # of the number of labels, on both sides
 DODGE = 0.05  # offset of neighbouring methods in doublings of the labels: keeps error bars apart
 
 
@@ -55,6 +56,7 @@ def draw(rows: Sequence[Row], metric: str, title: str, shown: Callable[[str], st
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(counts), [f"{labeled}\n1/{ratio}" for labeled, ratio in counts.items()])
         axes.minorticks_off()
+        axes.set_xlim(min(counts) / MARGIN, max(counts) * MARGIN)
         axes.set(title=TITLES[which], xlabel="labelled images")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"test {title}, %")

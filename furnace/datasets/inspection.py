@@ -141,21 +141,27 @@ def inspect(sample: Sample, files: Files, labeled: bool) -> Inspection:
     return found
 
 
-def absent_classes(samples: Sequence[Sample], files: Files) -> list[int]:
-    """The classes that no label of the samples shows; labels are read until all classes have been seen."""
+def absent_classes(samples: Sequence[Sample], files: Files, skip_unreadable: bool = False) -> list[int]:
+    """The classes that no label of the samples shows; labels are read until all classes have been seen.
+
+    Raises:
+        UserError: a label can't be used, unless `skip_unreadable`.
+    """
     seen: set[int] = set()
-    for _, found in ahead(lambda sample: _classes_of(sample, files), samples):
+    for _, found in ahead(lambda sample: _classes_of(sample, files, skip_unreadable), samples):
         seen |= found
         if len(seen) == files.num_classes:
             return []
     return sorted(set(range(files.num_classes)) - seen)
 
 
-def _classes_of(sample: Sample, files: Files) -> set[int]:
+def _classes_of(sample: Sample, files: Files, skip_unreadable: bool) -> set[int]:
     try:
         return set(np.unique(files.label(sample.label)).tolist()) - {IGNORE_INDEX}
     except UserError:
-        return set()  # training reports it
+        if not skip_unreadable:
+            raise
+        return set()
 
 
 def _attempt(found: Inspection, check: str, work: Callable[[], np.ndarray | None]) -> np.ndarray | None:

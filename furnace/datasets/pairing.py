@@ -1,5 +1,6 @@
 """Pair users' images and masks, check the values of the masks, and choose validation images."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Masks:
             UserError: a mask fits two images or none.
         """
         placed = {image: mask for image in images if (mask := self._first(self.by_path, image.as_posix()))}
+        if twice := [image for image, count in Counter(images).items() if count > 1 and image in placed]:
+            raise UserError(f"{placed[twice[0]]}: fits two images named {twice[0]}; move one of them away")
         taken = {mask: image for image, mask in placed.items()}
         by_name = {name: paths[0] for name, paths in self.by_stem.items() if len(paths) == 1 and paths[0] not in taken}
         for image in images:

@@ -80,7 +80,7 @@ class Picture:
         """The values of a label map (H, W). Raises UserError if it can't be decoded, or has colours or lossy values."""
         header = self.header
         if header.mode not in ("L", "P", "1", "I;16", "I"):
-            raise no_label(self.path, f"a {header.mode} image")
+            raise no_label(self.path, f"an image of mode {header.mode}")
         if header.format == "JPEG":
             raise UserError(f"{self.path}: a JPEG changes the values of labels; write them as PNG")
         if header.format == "PPM" and header.tile[0].codec_name != "raw":
@@ -133,7 +133,9 @@ def damage_named(path: Path) -> Iterator[None]:
 
 def no_label(path: Path, what: str) -> UserError:
     """Message about an image that can't be a label map."""
-    return UserError(f"{path}: a label must contain one class index per pixel, this is {what}; convert its colours")
+    return UserError(
+        f"{path}: a label must contain one class index per pixel, this is {what}; docs/own-dataset.md converts colours"
+    )
 
 
 def completed(data: bytes) -> bytes | None:

@@ -28,6 +28,7 @@ PEER_ENDED = (
 WORKER_LOST = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (.*)", re.DOTALL)
 LESS_LOADING = "lower C.num_workers and see dmesg"
 NAMES_SHOWN = 16
+GRAPH_USED = "backward through the graph a second time"
 
 
 def explain_training(error: Exception, C: Settings, dataset: TrainSet, iteration: int) -> UserError | None:
@@ -43,6 +44,10 @@ def explain_training(error: Exception, C: Settings, dataset: TrainSet, iteration
     if isinstance(error, OSError) and error.errno in FULL:
         file = error.filename or "a temporary file"
         return UserError(f"{file}: no space left on the disk; make room, then -c auto continues from the last save")
+    if GRAPH_USED in str(error):
+        return UserError(
+            f"method {C.method!r}: two losses depend on one pass; yield their sum as one Loss (docs/doors.md)"
+        )
     cause = f"files being read by loaders: {files_being_read(dataset)}; if none is the cause, memory ran out"
     return explain(error, C, smaller_steps, f" in iteration {iteration}", cause)
 

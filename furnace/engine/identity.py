@@ -11,6 +11,7 @@ from furnace.datasets.dataset import TrainSet
 from furnace.datasets.splits import Sample, list_hash
 from furnace.engine.distributed import from_first
 from furnace.utils.background import ahead
+from furnace.utils.files import explained
 from furnace.utils.settings import Settings
 from furnace.utils.wording import LISTS
 
@@ -52,6 +53,9 @@ def samples_digest(samples: Sequence[Sample], labels: bool = True) -> str:
     """Hexadecimal digest of samples in order: names, and contents of images and, with `labels`, of labels.
 
     A missing file is no error here: its reader reports it.
+
+    Raises:
+        UserError: a file can't be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     for sample, contents in ahead(partial(_contents, labels=labels), samples):
@@ -62,7 +66,8 @@ def samples_digest(samples: Sequence[Sample], labels: bool = True) -> str:
 def _contents(sample: Sample, labels: bool) -> str:
     # A correction of a label without compression changes neither its size nor its ends.
     paths = {sample.image: False} | ({sample.label: True} if labels and sample.label else {})
-    return " ".join(file_digest(path, whole) if path.is_file() else "missing" for path, whole in paths.items())
+    with explained(sample.image):
+        return " ".join(file_digest(path, whole) if path.is_file() else "missing" for path, whole in paths.items())
 
 
 def data_identity(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:

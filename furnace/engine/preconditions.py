@@ -20,9 +20,12 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
     """A note if a class of the catalog is in no training label, as is possible in small partitions.
 
     Raises:
-        UserError: a class of the user's own data set is in no label, unless `C.allow_absent_classes`.
+        UserError: a class of the user's own data set is in no label, unless `C.allow_absent_classes`; or a label can't
+            be used.
     """
-    if C.allow_absent_classes or not (absent := absent_classes(dataset.labeled, build_reader(C))):
+    if C.allow_absent_classes or not (
+        absent := absent_classes(dataset.labeled, build_reader(C), C.on_bad_image == "skip")
+    ):
         return []
     classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
     text = f"{C.train_source}: no label shows {few(classes.names[number] for number in absent)}"

@@ -121,7 +121,9 @@ def begin_network(
     if found:
         before = found[0].identity
         start = {"warm_start": before["warm_start"]} if "warm_start" in before else {}
-        return build_network(C, False, found[0].model), start
+        network = build_network(C, False, found[0].model)
+        network.weights_report = f"weights of {found[1]}"
+        return network, start
     if not C.warm_start:
         return build_network(C), {}
     start = WarmStart(C.warm_start, method)

@@ -113,6 +113,9 @@ class Exporter:
                 SAVE[self.form.kind](model, self.example(self.shapes(model.side)[0]), metadata, part)
             self.compare(model, LOAD[self.form.kind](part), path)
         self.console.print(f"{path}: {byte_size(path.stat().st_size)}", soft_wrap=True)
+        if self.C.eval_scale_array != (1,):
+            scales = " and ".join(f"{scale:g}" for scale in self.C.eval_scale_array)
+            self.console.print(f"it does not scale images: evaluation does, by {scales}", soft_wrap=True)
         return path
 
     def deployed(self) -> Deployed:
@@ -144,6 +147,7 @@ class Exporter:
             "input": f"(B, 3, {side or 'H'}, {side or 'W'}) RGB "
             + ("uint8" if self.form.normalize else "float32, (pixel / 255 - mean) / std"),
             "smallest_side": side or SMALLEST_SIDE,
+            "scales": self.C.eval_scale_array,
             "mean": C.image_mean,
             "std": C.image_std,
             "output": "(B, H, W) uint8 labels" if self.form.labels else f"(B, K, H, W) float32 {scores}",

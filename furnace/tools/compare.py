@@ -134,13 +134,14 @@ def build_parser() -> ArgumentParser:
 
 def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
     """Plan all trials; with --draw-subsets, draw their labelled subsets first."""
+    overrides = parse_overrides(args.override)
+    load_config(experiment, overrides)  # it may register methods
     methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     for method in methods:
         parse_method(method)
     out = (args.out or CHECKOUT / "log" / "compare" / experiment_name(experiment)).resolve()
     if not (existing := existing_part(out)).is_dir():
         raise UserError(f"--out {out}: {existing} is a file; name another folder")
-    overrides = parse_overrides(args.override)
     if taken := OF_A_TRIAL & overrides.keys():
         raise UserError(f"-o {min(taken)}=...: differs between runs; use --methods, --ratios, --seeds or --out")
     validation = None

@@ -36,6 +36,7 @@ class Scope:
     scales: list[float]
     eval_scale: float
     nepochs: int
+    snapshot_iter: int
     batch: int
     crop: int
     window: int
@@ -51,6 +52,7 @@ GPU = Scope(
     scales=[0.5, 0.75, 1, 1.5, 1.75, 2.0],
     eval_scale=1,
     nepochs=40,
+    snapshot_iter=5,
     batch=8,
     crop=512,
     window=512,
@@ -65,6 +67,7 @@ CPU = Scope(
     scales=[0.35, 0.5, 0.65],
     eval_scale=0.5,
     nepochs=3,
+    snapshot_iter=1,
     batch=4,
     crop=96,
     window=256,
@@ -117,7 +120,7 @@ C.num_unsup_imgs = {unlabeled}
 C.max_samples = max(C.num_train_imgs, C.num_unsup_imgs)
 C.niters_per_epoch = {scope.epoch}
 C.num_workers = {scope.num_workers}
-C.snapshot_iter = 1
+C.snapshot_iter = {scope.snapshot_iter}
 C.image_iter = 50
 
 # Evaluation
@@ -150,6 +153,8 @@ def main(argv: list[str] | None = None) -> None:
             "similar images, which need no masks"
         )
 
+    if not os.access(args.root, os.W_OK):
+        raise UserError(f"{args.root}: is not writable; name another folder with --root")
     root = Path(os.path.commonpath([images, masks]))
     write_lists(lists, {"labeled": train, "val": val, "unlabeled": unlabeled}, root)
     scope = CPU if args.cpu else GPU

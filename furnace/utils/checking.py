@@ -30,6 +30,12 @@ MESSAGES = {
     "int_parsing": "is not a whole number",
     "int_from_float": "is not a whole number",
     "bool_parsing": "is neither true nor false",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "tuple_type": "must be a list, such as [1, 2]",
+    "list_type": "must be a list, such as [1, 2]",
 }
 
 
@@ -49,7 +55,8 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
                 found[name] = _adapter(schema, name).validate_python(plain(values[name]))
             except ValidationError as error:
                 first = error.errors()[0]
-                message = MESSAGES.get(first["type"], first["msg"])
+                ours = MESSAGES.get(first["type"])
+                message = ours.format(**first.get("ctx", {})) if ours else first["msg"]
                 faults.append(Fault("value", (name,), f"{message} ({field.description})"))
     C = SimpleNamespace(**found)
     known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))

@@ -271,7 +271,11 @@ class Settings(BaseModel):
         REQUIRED, description="labelled images per step, and as many from each unlabelled stream", le=2**16
     )
     nepochs: PositiveInt = Field(REQUIRED, description="epochs", le=10**6)
-    niters_per_epoch: PositiveInt = Field(REQUIRED, description="iterations per epoch", le=10**7)
+    niters_per_epoch: PositiveInt = Field(
+        REQUIRED,
+        description="iterations per epoch; usually images // batch_size, so that 0 means too few images",
+        le=10**7,
+    )
 
     # Speed
     amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 if it is faster")

@@ -126,7 +126,7 @@ def test_disk_needed_is_that_of_the_snapshots(C, monkeypatch, optimizer):
     size = (Path(C.snapshot_dir) / "epoch-0.pth").stat().st_size / 2**20
     assert float(found.text.split()[3]) == pytest.approx(size, rel=0.01)
     C = C.updated(keep_snapshots=1)
-    assert check_disk(C).text.startswith("1 snapshots of ")
+    assert check_disk(C).text.startswith("1 snapshot of ")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
     found = check_disk(C)
     assert found.level == Level.PROBLEM and "976.6 KiB free" in found.text
@@ -135,7 +135,7 @@ def test_disk_needed_is_that_of_the_snapshots(C, monkeypatch, optimizer):
 def test_a_run_that_is_nearly_done_needs_no_room_for_what_it_has_saved(C, monkeypatch):
     C = C.updated(backbone="resnet18")
     whole = check_disk(C)
-    needed = re.search(r"(\d+) snapshots of ([\d.]+) MiB: at most ([\d.]+) MiB", whole.text)
+    needed = re.search(r"(\d+) snapshots? of ([\d.]+) MiB: at most ([\d.]+) MiB", whole.text)
     count, each, room = int(needed[1]), float(needed[2]), float(needed[3])
     assert room == pytest.approx((count + 1) * each, rel=0.01), "and one that is being written"
     Path(C.snapshot_dir).mkdir(parents=True)

@@ -9,6 +9,7 @@ from furnace.datasets import inspection
 from furnace.datasets.inspection import COMPARED_BYTES, Listing, absent_classes, duplicates, inspect_all, open_listing
 from furnace.datasets.reading import Files
 from furnace.datasets.splits import Sample
+from furnace.utils.errors import UserError
 from tests.tiny_data import write_image, write_palette_label
 
 
@@ -44,7 +45,10 @@ def test_classes_that_no_label_shows(tmp_path: Path, shown, absent):
     labels = [write_palette_label(tmp_path / f"{v}.png", np.full((4, 4), v, np.uint8)) for v in shown]
     samples = [Sample(label.stem, tmp_path / "x.png", label) for label in labels]
     damaged = Sample("bad", tmp_path / "x.png", tmp_path / "nowhere.png")
-    assert absent_classes([damaged, *samples], Files(3)) == absent
+    assert absent_classes(samples, Files(3)) == absent
+    assert absent_classes([damaged, *samples], Files(3), skip_unreadable=True) == absent
+    with pytest.raises(UserError, match=r"nowhere\.png: no such file"):
+        absent_classes([damaged, *samples], Files(3))
 
 
 def test_labels_are_read_until_all_classes_have_been_seen(tmp_path: Path, monkeypatch):

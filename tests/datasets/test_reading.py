@@ -87,7 +87,10 @@ NO_CLASS = r"is neither a class \(C\.num_classes = 21: 0 to 20\)"
 
 @pytest.mark.parametrize(
     "mode, complaint",
-    [("L", rf"label value \d+ {NO_CLASS}.*palette's indices"), ("RGB", ".* this is a RGB image; convert its colours")],
+    [
+        ("L", rf"label value \d+ {NO_CLASS}.*palette's indices"),
+        ("RGB", ".* this is an image of mode RGB; docs/own-dataset"),
+    ],
 )
 def test_palette_label_saved_as_levels_or_colours_is_recognised(mode, complaint, label, tmp_path):
     palette_image = Image.open(write_palette_label(tmp_path / "label.png", label.clip(max=NUM_CLASSES - 1)))

@@ -190,6 +190,16 @@ def test_a_label_is_digested_completely(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.png"
+    path.touch()
+    monkeypatch.setattr(
+        Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path)))
+    )
+    with pytest.raises(UserError, match=r"a\.png: .*[Pp]ermission"):
+        samples_digest([Sample("a", path, None)])
+
+
 def test_digests_of_samples_depend_on_names_order_files_and_labels(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "b.png", "a_label.png", "b_label.png")]
     for number, path in enumerate(paths):

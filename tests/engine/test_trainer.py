@@ -23,6 +23,7 @@ from furnace.engine.faults import explain_training
 from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
+from furnace.methods.method import METHODS, Loss
 from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils import files, locks
 from furnace.utils.errors import UserError
@@ -538,6 +539,17 @@ def test_no_file_is_blamed_if_loaders_were_reading_nothing(make_trainer) -> None
     error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly. Rerunning with fewer workers may help.")
     said = str(explain_training(error, trainer.C, trainer.dataset, iteration=0))
     assert said.startswith("a loader process (7) exited unexpectedly; files being read by loaders: none; if none is")
+
+
+def test_two_losses_of_one_pass_are_explained(make_trainer, monkeypatch) -> None:
+    def losses(self, networks, batch):
+        loss = self.criterion(networks.logits(batch.images, 1), batch.labels)
+        yield Loss("sup", loss)
+        yield Loss("more", 2 * loss)
+
+    monkeypatch.setattr(METHODS["supervised"], "losses", losses)
+    with pytest.raises(UserError, match=r"^method 'supervised': two losses .* yield their sum as one Loss \("):
+        make_trainer(method="supervised").fit()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -90,6 +90,7 @@ def test_scores_of_normalised_images(C, export, kind, branch):
     torch.testing.assert_close(run((PIXELS / 255 - MEAN) / STD), expected, rtol=rtol, atol=atol)
     assert "float32, (pixel / 255 - mean) / std" in metadata["input"] and json.loads(metadata["branch"]) == branch
     assert ("probabilities" if branch == "both" else "logits") in metadata["output"]
+    assert json.loads(metadata["scales"]) == [1.0]
     branches = load_plain(Path(C.snapshot_dir) / "epoch-1.pth", C).branches
     chosen = branches if branch == "both" else [branches[int(branch) - 1]]
     expected_count = sum(parameter.numel() for one in chosen for parameter in one.parameters())

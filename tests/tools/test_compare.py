@@ -17,6 +17,7 @@ from furnace.compare.plan import expected_seconds, overhead_seconds, step_second
 from furnace.compare.runner import Runner
 from furnace.compare.trials import SOURCES, first_difference, folder_name, plan_trials
 from furnace.datasets.toy import make_toy
+from furnace.methods.method import METHODS
 from furnace.seg_opr.metrics import METRICS, Metric
 from furnace.tools.compare import main
 from furnace.utils.errors import UserError
@@ -154,6 +155,25 @@ def test_a_new_metric_has_a_table_and_columns(stub: Path, capsys: pytest.Capture
     assert "good luck" in shown
     assert [(row["metric"], row["mean"]) for row in comparison(stub)["rows"]][2:] == [("luck", 0.5)] * 2
     assert ",luck,cpcl," in (stub.parent / "out" / "comparison.csv").read_text()
+
+
+BESIDE = """
+from furnace.methods.method import METHODS
+from furnace.methods.supervised import Supervised
+
+METHODS.register("beside")(type("Beside", (Supervised,), {}))
+"""
+
+
+def test_a_method_in_a_file_beside_config_py_is_known(stub: Path) -> None:
+    (stub / "beside.py").write_text(BESIDE)
+    with open(stub / "config.py", "a") as file:
+        file.write("import beside\n")
+    try:
+        assert main(arguments(stub, "--dry-run", methods="supervised,beside")) == 0
+    finally:
+        METHODS.pop("beside", None)
+        sys.modules.pop("beside", None)
 
 
 def test_an_unknown_metric_is_refused_before_anything_runs(stub: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from furnace.datasets.loaders import build_train_set
 from furnace.datasets.pairing import pair
@@ -165,7 +166,7 @@ def test_refusals(folder: Path):
         begin(folder)
     stray.unlink()
     write_image(folder / "masks" / "p00.png", np.zeros((70, 90, 3), dtype=np.uint8))
-    with pytest.raises(UserError, match="RGB image"):
+    with pytest.raises(UserError, match=r"mode RGB; docs/own-dataset\.md"):
         begin(folder)
     write_palette_label(folder / "masks" / "p00.png", np.zeros((9, 9), dtype=np.uint8))
     with pytest.raises(UserError, match="9x9 pixels"):
@@ -240,6 +241,13 @@ def test_an_interrupted_creation_can_be_repeated(folder: Path, monkeypatch, inte
             begin(folder)
     assert not (folder / "exp_mine").exists()
     begin(folder)
+
+
+def test_two_images_of_one_mask_are_refused(folder: Path):
+    image = next((folder / "photos").rglob("p01.*"))
+    Image.open(image).save(image.with_suffix(".bmp"))
+    with pytest.raises(UserError, match=r"p01.*\.png: fits two images named .*p01; move one of them away"):
+        begin(folder)
 
 
 @pytest.mark.parametrize("white, rest", [(range(10), ()), (range(5), range(5, 10))])

@@ -281,7 +281,7 @@ def test_all_errors_are_reported_at_once(write_config):
         f", line {begin}: lr = 'fast': is not a number (learning rate",
         f", line {begin + 1}: unknown setting 'nepoch'; did you mean nepochs?",
         f", line {begin + 2}: image_mean = [1]: must be three numbers",
-        "-o batch_size=0: Input should be greater than 0 (labelled images",
+        "-o batch_size=0: must be greater than 0 (labelled images",
         "-o zzz=1: unknown setting 'zzz'; --settings lists the known ones",
         ": num_classes not set; assign C.num_classes (classes, without",
     ]
