@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,10 +150,11 @@ explains; 128 + N ended by signal N, such as 130 by Ctrl-C
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1. Raises ValueError otherwise, as argparse wants it."""
-    if not 0 <= float(text) <= 1:
-        raise ValueError(text)
-    return float(text)
+    """A number from 0 to 1. Raises ArgumentTypeError otherwise."""
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: must lie between 0 and 1")
 
 
 def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:

@@ -177,7 +177,7 @@ def test_a_loader_killed_while_evaluating_is_one_line(options: list[str], lively
 
 @pytest.mark.parametrize("opacity", ["2", "-0.1", "much"])
 def test_wrong_arguments_are_one_line(options: list[str], opacity: str):
-    with pytest.raises(UserError, match=r"--opacity: invalid share value: .*; --help shows all options$") as told:
+    with pytest.raises(UserError, match=r"--opacity: .*: must lie between 0 and 1; --help shows all options$") as told:
         cli.predict(REPOSITORY / "exp_voc", [*options, "a.png", "--opacity", opacity])
     assert "\n" not in str(told.value)
 

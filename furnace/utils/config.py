@@ -34,6 +34,7 @@ FOREIGN = {
     # of CPS and TorchSeg
     "log_file", "link_log_file", "is_test", "fix_bias", "eval_base_size",
 }  # fmt: skip
+OF_ENCODER = {"image_mean", "image_std"}  # follow from the encoder, without a note
 MEANT = {"cps_weight": "unsup_weight"}  # names of CPS for our settings
 CONFIG = Path("config.py")
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
@@ -78,7 +79,11 @@ def load_config(
     if found["debug"]:
         found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
         found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
-    told = {name: value for name, value in concluded.items() if value != schema().model_fields[name].default}
+    told = {
+        name: value
+        for name, value in concluded.items()
+        if value != schema().model_fields[name].default and name not in OF_ENCODER
+    }
     return schema().noted(found, _note(file, told, foreign))
 
 
