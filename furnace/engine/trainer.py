@@ -30,7 +30,7 @@ from furnace.engine.record import RECORD, read_record, recipe_table, versions, w
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
-from furnace.engine.starting import check_data, check_unused, choose_together, latest_iteration
+from furnace.engine.starting import check_data, check_unused, choose_together
 from furnace.engine.tracking import WandbWriter, begin_tracking, check_wandb
 from furnace.engine.warm_start import begin_network
 from furnace.methods.build import build_method
@@ -67,7 +67,7 @@ class Trainer:
         self.C, self.device, self.overwrite = C, device, overwrite
         self.console = console or open_console(quiet=rank() > 0)
         found, own, self.notes = choose_together(C, resume, overwrite, device)
-        self.fresh, self.latest = not own, from_first(lambda: latest_iteration(C.snapshot_dir))
+        self.fresh = not own
         self.branched = found is not None and found[1] == resume
         torch.manual_seed(C.seed)
         method = build_method(C)
@@ -114,20 +114,12 @@ class Trainer:
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(*folders, warn=self.notes.append))
-                if rank() == 0 and not self.overwrite:
-                    self._check_alone()
+                if rank() == 0 and self.fresh and not self.overwrite:
+                    check_unused(self.C.snapshot_dir)  # again: another run may have saved since this one started
             except UserError:
                 self.saver.withdraw()
                 raise
             self._fit()
-
-    def _check_alone(self) -> None:
-        """Raise UserError if another run has saved since this one started, which did not hold the lock then."""
-        folder = self.C.snapshot_dir
-        if self.fresh:
-            check_unused(folder)
-        elif latest_iteration(folder) != self.latest:
-            raise UserError(f"{folder}: another run has saved here since this one started; use -c auto again")
 
     def _fit(self) -> None:
         C = self.C
