@@ -55,7 +55,7 @@ def read_encoder_weights(name: str, source: str | None) -> tuple[dict[str, Tenso
             "-o pretrained_model=imagenet"
         )
     read, taken = imagenet_weights(name) if source == IMAGENET else read_state_dict(source)
-    if len({match[0] for tensor in read if (match := re.search(r"\bbranch\d+\.", tensor))}) > 1:
+    if len({match[1] for tensor in read if (match := re.match(r"(?:module\.)?(branch\d+)\.", tensor))}) > 1:
         raise UserError(f"C.pretrained_model = {source}: is a snapshot of several networks; use it as C.warm_start")
     bare, removed = strip_prefix(read, first_name(name), source)
     tensors, origin = recognize(bare) if name in ENCODERS else timm_weights.convert(name, bare, source)

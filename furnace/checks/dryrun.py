@@ -14,7 +14,7 @@ from furnace.checks.memory import main_memory
 from furnace.checks.peak import PROCESS_BYTES, predicted_peak, remedies, snapshot_bytes
 from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.monitor import peak_memory
-from furnace.engine.preconditions import check_shares
+from furnace.engine.preconditions import check_classes, check_shares
 from furnace.engine.record import recipe_table
 from furnace.engine.snapshots import is_snapshot_epoch
 from furnace.engine.starting import check_unused
@@ -39,6 +39,8 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
     timed = any(finding.check == TIME and finding.level != Level.PROBLEM for finding in findings)
     findings.append(check_memory(C, device, timed))
     findings.append(check_disk(C))
+    if not any(finding.level == Level.PROBLEM for finding in findings):  # else its labels may be known to be damaged
+        findings += refused(Level.PROBLEM, "classes", check_classes, C, trainer.dataset)
     if not asked:  # snapshots that training would refuse to replace
         findings += refused(Level.NOTE, "snapshots", check_unused, C.snapshot_dir)
     if processes > 1:

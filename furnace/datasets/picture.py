@@ -24,6 +24,7 @@ JPEG_START, JPEG_END, SCAN, PROGRESSIVE = b"\xff\xd8", b"\xff\xd9", b"\xff\xda",
 FILLER = b"\x55\xaa" * 64
 # What may follow a complete image without changing it, here or after each of the eight restart markers.
 FILLERS = (FILLER, *(bytes([0xFF, 0xD0 + number]) + FILLER for number in range(8)))
+CHECKED = (b"IHDR", b"PLTE", b"IDAT")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -164,10 +165,10 @@ def completed(data: bytes) -> bytes | None:
 def check_chunks(data: bytes) -> None:
     """Raise ValueError if a checksum of a PNG's pixels or palette is wrong: Pillow does not compare it."""
     at = len(PNG_START)
-    while at + 8 <= len(data):
+    while at + 8 <= len(data) and (kind := data[at + 4 : at + 8]) != b"IEND":
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 5].isupper() and data[end : end + 4] != crc32(data[at + 4 : end]).to_bytes(4, "big"):
-            raise ValueError(f"wrong checksum of {data[at + 4 : at + 8]!r}")
+        if kind in CHECKED and data[end : end + 4] != crc32(data[at + 4 : end]).to_bytes(4, "big"):
+            raise ValueError(f"wrong checksum of {kind.decode()}")
         at = end + 4
 
 

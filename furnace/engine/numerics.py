@@ -10,7 +10,7 @@ from furnace.engine.internals import MATRIX_UNIT, bfloat16_unit, multiply_all
 from furnace.utils.wording import counted
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
-FLOAT16_UNITS = (7, 0)  # compute capability of NVIDIA GPUs with tensor cores for float16
+FLOAT16_UNITS = (7, 0)  # compute capability from which NVIDIA GPUs compute fast in float16
 FIRST_SCALE, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # as in PyTorch's GradScaler
 
 

@@ -75,9 +75,6 @@ class Trainer:
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid, method.second_stream)
         check_shares(C, device=device)
         check_lists(C, self.dataset, device)
-        if not own:
-            from_first(lambda: check_masks(C, self.dataset))
-            self.notes += from_first(lambda: check_classes(C, self.dataset))
         self.identity = self._identify(found, own)
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
@@ -110,6 +107,9 @@ class Trainer:
             UserError: a fault; the state before it is saved, if it is sound. Or another run writes into the same
                 folders.
         """
+        if self.fresh:  # not in a dry run, which has findings of all files instead of the first error
+            from_first(lambda: check_masks(self.C, self.dataset))
+            self.notes += from_first(lambda: check_classes(self.C, self.dataset))
         folders = (self.C.log_dir, self.C.snapshot_dir) if rank() == 0 else ()
         with ExitStack() as stack:
             try:

@@ -42,7 +42,9 @@ def channel_factors(
         rows = [complementary(batch.draws, branch, index, channels, share)[complement] for index in images]
     like = batch.unlabeled_0
     factors = torch.from_numpy(np.stack(rows)).to(like.dtype)  # before the upload: Apple's GPUs have no float64
-    return list(datasets.uploaded(factors[:, :, None, None], like.device).split(channels, dim=1))
+    parts = factors[:, :, None, None].split(channels, dim=1)
+    # Compiled code is for these strides, and the process that compiles in the background has no others.
+    return [datasets.uploaded(part.contiguous(), like.device) for part in parts]
 
 
 def plain(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from furnace.datasets.catalog import CATALOG
 from furnace.datasets.splits import Sample, check_replaceable, write_list
 from furnace.utils.arguments import Parser
 from furnace.utils.errors import UserError, run
-from furnace.utils.files import explained
+from furnace.utils.files import existing_part, explained
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.places import CHECKOUT, data_root
 from furnace.utils.settings import NAMES_MUST, are_class_names
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
             "similar images, which need no masks"
         )
 
-    if not os.access(args.root, os.W_OK):
+    if not os.access(existing_part(args.root), os.W_OK):
         raise UserError(f"{args.root}: is not writable; name another folder with --root")
     root = Path(os.path.commonpath([images, masks]))
     write_lists(lists, {"labeled": train, "val": val, "unlabeled": unlabeled}, root)

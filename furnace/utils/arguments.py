@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings
 
 
 class Parser(ArgumentParser):
@@ -25,6 +24,8 @@ class Parser(ArgumentParser):
         setting = wrong.strip("-").replace("-", "_")
         hint = "--help shows all options"
         if message.startswith("unrecognized arguments"):
+            from furnace.utils.settings import Settings  # not at every start: it imports pydantic
+
             if setting in Settings.model_fields and "-o" in self._option_string_actions:
                 hint = f"settings follow -o: -o {setting}=VALUE"
             elif close:

@@ -278,7 +278,9 @@ class Settings(BaseModel):
     )
 
     # Speed
-    amp: Literal["auto", "bf16", "fp16", "off"] = Field("auto", description="precision; auto: bf16 if it is faster")
+    amp: Literal["auto", "bf16", "fp16", "off"] = Field(
+        "auto", description="precision; auto: bf16 or fp16 where it is faster"
+    )
     compile: Literal["auto", "on", "off", "background", "reduce-overhead"] = Field(
         "auto",
         description="torch.compile; on: in the first iteration; background: in another process, while training begins; "

@@ -197,7 +197,8 @@ def test_branches_may_have_encoders_and_weights_of_their_own(weights_file, backb
 
 
 def test_a_snapshot_and_a_missing_file_are_refused_with_advice(backbone_weights, tmp_path):
-    both = called(backbone_weights, {}, "branch1.backbone.") | called(backbone_weights, {}, "branch2.backbone.")
+    both = called(backbone_weights, {}, "module.branch1.backbone.")
+    both |= called(backbone_weights, {}, "module.branch2.backbone.")
     torch.save({"model": both}, tmp_path / "epoch-3.pth")
     with pytest.raises(
         UserError, match=r"^C\.pretrained_model = .*epoch-3\.pth: is a snapshot .* use it as C\.warm_start"

@@ -98,6 +98,15 @@ def test_nothing_is_downloaded(C, tmp_path, monkeypatch):
         Trainer(C, CPU)
 
 
+def test_every_faulty_label_is_a_finding(C):
+    trainer = Trainer(C, CPU)
+    faulty = [sample.label for sample in trainer.dataset.labeled[:2]]
+    for path in faulty:
+        path.write_bytes(path.read_bytes()[:-60])
+    status, said = dry_run_of(C)
+    assert status == 1 and f"2 of {len(trainer.dataset.labeled)}: {faulty[0]}" in said and str(faulty[1]) in said
+
+
 def test_snapshots_that_can_not_be_written_are_a_problem(C, tmp_path):
     (tmp_path / "a_file").write_text("")
     C = C.updated(snapshot_dir=str(tmp_path / "a_file" / "snapshot"))

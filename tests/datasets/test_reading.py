@@ -277,6 +277,14 @@ def test_a_label_png_with_other_bytes_in_its_pixels_is_refused(tail, tmp_path):
                 decode_indices(path.read_bytes())
 
 
+@pytest.mark.parametrize("appended", [b"PK\3\4ABCDEFGH", b"\r\n--Boundary--\r\n", bytes(40)])
+def test_a_label_png_with_something_appended_is_read(appended, label, tmp_path):
+    path = write_palette_label(tmp_path / "label.png", label)
+    expected = read_label(path, 21)
+    path.write_bytes(path.read_bytes() + appended)
+    np.testing.assert_array_equal(read_label(path, 21), expected)
+
+
 def encoded(kind: str) -> bytes:
     """A small label map, encoded in a format and mode such as "png P"."""
     suffix, mode = kind.split()

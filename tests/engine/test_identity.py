@@ -185,7 +185,7 @@ def test_a_label_is_digested_completely(tmp_path: Path) -> None:
     digests = set()
     for value in (b"x", b"y"):
         sample.image.write_bytes(b"image")
-        sample.label.write_bytes(b"x" * END_BYTES + value + b"x" * END_BYTES)
+        sample.label.write_bytes(b"x" * END_BYTES + value + b"x" * END_BYTES)  # without compression
         digests.add(samples_digest([sample]))
     assert len(digests) == 2
 

@@ -137,6 +137,7 @@ def test_factors_fit_the_maps_of_the_encoder() -> None:
     factors = channel_factors(network, batch, 1, 0.5)
     maps = network.branch1.backbone(batch.images)
     assert [f.shape for f in factors] == [(B, m.shape[1], 1, 1) for m in maps]
+    assert all(factor.is_contiguous() for factor in factors), "compiled code is for these strides"
     expected = plain(DRAWS, 1, 1, network.branch1.backbone.channels, 0.5)
     np.testing.assert_array_equal(torch.cat(factors, 1)[1, :, 0, 0], expected)
 
