@@ -1,4 +1,4 @@
-"""Choose the snapshot from which a run starts, in the first process, and check it before any file changes."""
+"""Choose the snapshot from which a run starts, check it before any file changes, and identify the run."""
 
 import time
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from furnace.datasets.dataset import TrainSet
 from furnace.engine.continuing import PENDING, Found
 from furnace.engine.distributed import from_first, launched, restarts, whole_batch, world_size
-from furnace.engine.identity import changed_data
-from furnace.engine.record import RECORD, read_record
+from furnace.engine.identity import changed_data, data_identity, new_run
+from furnace.engine.record import RECORD, read_record, versions
 from furnace.engine.snapshot_folder import list_snapshots, newest_sound
 from furnace.engine.snapshots import SHOWN, Snapshot, check_finite, load_snapshot, read_progress
 from furnace.utils.errors import UserError
@@ -118,6 +119,16 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
     path, snapshot, faults = newest
     notes = [f"-c auto: {fault}" for fault in faults]
     return (snapshot, str(path)), [*notes, f"-c auto: continues from {path}"]
+
+
+def identify(C: Settings, dataset: TrainSet, found: Found | None, own: bool) -> dict[str, Any]:
+    """Name, training lists and versions of a run; a run that continues in its own folder keeps its name."""
+    before = found[0].identity if found else {}
+    known = before.get("run") or read_record(Path(C.snapshot_dir) / RECORD).get("run") if own else None
+    identity = {"run": from_first(lambda: known or new_run()), "data": data_identity(C, dataset)}
+    if found and not own:
+        identity["continues"] = {"run": before.get("run"), "snapshot": str(Path(found[1]).resolve())}
+    return identity | {"versions": versions()}
 
 
 def check_run(snapshot: Snapshot, path: str, folder: str | Path) -> None:

@@ -4,7 +4,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,21 +15,20 @@ from furnace.datasets.loaders import build_preparation, build_train_loader, buil
 from furnace.datasets.randomness import Draws, Purpose
 from furnace.engine.background_compilation import BackgroundCompilation
 from furnace.engine.compilation import BACKGROUND, OFF, chosen_compile
-from furnace.engine.continuing import Found, Saver, restore
+from furnace.engine.continuing import Saver, restore
 from furnace.engine.diagnostics import Diagnostics
 from furnace.engine.distributed import from_first, rank, whole_batch, world_size
 from furnace.engine.faults import SkippedImages, explain_training, files_being_read, not_finite
 from furnace.engine.guard import Fault
-from furnace.engine.identity import data_identity, new_run
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import memory_format
 from furnace.engine.preconditions import check_classes, check_lists, check_masks, check_shares
-from furnace.engine.record import RECORD, read_record, recipe_table, versions, write_record
+from furnace.engine.record import recipe_table, write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
-from furnace.engine.starting import check_data, check_unused, choose_together
+from furnace.engine.starting import check_data, check_unused, choose_together, identify
 from furnace.engine.tracking import WandbWriter, begin_tracking, check_wandb
 from furnace.engine.warm_start import begin_network
 from furnace.methods.build import build_method
@@ -75,7 +73,7 @@ class Trainer:
         self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid, method.second_stream)
         check_shares(C, device=device)
         check_lists(C, self.dataset, device)
-        self.identity = self._identify(found, own)
+        self.identity = identify(C, self.dataset, found, own)
         if found:
             check_data(*found, self.identity["data"], resume, self.notes)
         self.diagnostics = Diagnostics(C, self.dataset, self.identity["run"])
@@ -164,15 +162,6 @@ class Trainer:
             self.dataset[0, 0]  # may fail: an earlier run is removed only if images can be read
         self.saver.begin(self.fresh, self.overwrite, self.iteration if self.branched else None)
         write_record(C, self.identity, self.device, continues=not self.fresh)
-
-    def _identify(self, found: Found | None, own: bool) -> dict[str, Any]:
-        """Name, training lists and versions of this run; a run that continues in its own folder keeps its name."""
-        before = found[0].identity if found else {}
-        known = before.get("run") or read_record(Path(self.C.snapshot_dir) / RECORD).get("run") if own else None
-        identity = {"run": from_first(lambda: known or new_run()), "data": data_identity(self.C, self.dataset)}
-        if found and not own:
-            identity["continues"] = {"run": before.get("run"), "snapshot": str(Path(found[1]).resolve())}
-        return identity | {"versions": versions()}
 
     def _train(self, batch: TrainBatch, monitor: Monitor, compilation: BackgroundCompilation) -> None:
         """Run one iteration, then record and save if due."""
