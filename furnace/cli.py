@@ -39,6 +39,8 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
     if args.list_encoders is not None:
         open_console().print(base_model.encoder_table(args.list_encoders))
         return 0
+    if args.dry_run and engine.launched():
+        raise UserError("train.py --dry-run: needs one process only; start it with python instead of torchrun")
     with prepared(folder, args, alone=args.dry_run, trains=True) as (C, device):
         if args.dry_run:
             with base_model.no_downloads():

@@ -108,6 +108,12 @@ def test_dry_run_notes_the_snapshots_of_an_earlier_run(options: list[str], tmp_p
     assert (tmp_path / "log" / "snapshot" / "epoch-last.pth").is_file()
 
 
+def test_dry_run_is_refused_in_several_processes(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(UserError, match="--dry-run: needs one process only"):
+        cli.train(REPOSITORY / "exp_voc", ["--dry-run"])
+
+
 def test_diagnosed_training_leaves_pictures_and_figures(options: list[str], tmp_path: Path):
     extra = ["-o", "image_iter=3", "-o", "diagnose=true", "-o", "record_info_iter=2"]
     assert cli.train(REPOSITORY / "exp_voc", [*options, *extra]) == 0

@@ -1,5 +1,6 @@
 """Recompute an encoder's blocks in the backward pass, to save memory (Chen et al., 2016, arXiv 1604.06174)."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -31,7 +32,7 @@ def recompute_blocks(encoder: nn.Module) -> None:
         )
     for block in found:
         block.forward = partial(recomputed, block, block.forward)
-    if hasattr(encoder, "stem"):
+    if inspect.ismethod(getattr(encoder, "stem", None)):
         encoder.stem = partial(recomputed, encoder, encoder.stem)
 
 

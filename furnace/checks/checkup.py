@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from furnace.checks.findings import Finding, Level
-from furnace.checks.resources import check_cache, check_time, check_weights
+from furnace.checks.resources import WEIGHTS, check_cache, check_time, check_weights
 from furnace.datasets.catalog import find_classes
 from furnace.datasets.inspection import (
     DECODES,
@@ -45,10 +45,11 @@ class Checkup:
         C: the experiment's settings.
         device: device for training.
         limit: number of images to decode per list; None for all.
+        start: report on the snapshot that training continues; empty if it starts with the weights of the settings.
     """
 
-    def __init__(self, C: Settings, device: torch.device, limit: int | None):
-        self.C, self.device, self.limit = C, device, limit
+    def __init__(self, C: Settings, device: torch.device, limit: int | None, start: str = ""):
+        self.C, self.device, self.limit, self.start = C, device, limit, start
         self.findings: list[Finding] = []
         self.listings: dict[str, Listing] = {}
         self.inspections: dict[str, list[Inspection]] = {}
@@ -61,7 +62,7 @@ class Checkup:
         self.check_contents()
         self.check_classes()
         self.check_duplicates()
-        self.findings.append(check_weights(self.C))
+        self.findings.append(Finding(Level.OK, WEIGHTS, self.start) if self.start else check_weights(self.C))
         self.check_cache()
         if not any(listing.faults for listing in self.listings.values()):
             self.findings += check_time(self.C, self.device)

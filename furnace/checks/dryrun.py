@@ -35,7 +35,8 @@ def dry_run(trainer: Trainer, asked: bool = False, processes: int = 1) -> int:
     """
     C, device, console = trainer.C, trainer.device, trainer.console
     console.print(recipe_table(C, trainer.dataset, trainer.network, device, trainer.start_iteration))
-    findings = Checkup(C, device, SAMPLE).run()
+    start = trainer.network.weights_report if trainer.branched or not trainer.fresh else ""
+    findings = Checkup(C, device, SAMPLE, start).run()
     timed = any(finding.check == TIME and finding.level != Level.PROBLEM for finding in findings)
     findings.append(check_memory(C, device, timed))
     findings.append(check_disk(C))

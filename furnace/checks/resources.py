@@ -12,29 +12,31 @@ from furnace.datasets.cache_folder import OFF, free_bytes
 from furnace.datasets.loaders import build_cache, build_files, build_train_set
 from furnace.engine.faults import out_of_memory, smaller_steps
 from furnace.engine.numerics import device_name
+from furnace.engine.warm_start import begin_network
 from furnace.methods.build import build_network, described_method, encoders
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import byte_size, counted, duration
 
-MEMORY, TIME = "memory", "training time"
+MEMORY, TIME, WEIGHTS = "memory", "training time", "pretrained weights"
 
 
 def check_weights(C: Settings) -> Finding:
-    """Check that the encoders' weights exist and match; nothing is downloaded."""
-    check = "pretrained weights"
+    """Check that the weights from which training starts exist and match; nothing is downloaded."""
     try:
+        if C.warm_start:
+            return Finding(Level.OK, WEIGHTS, begin_network(C, described_method(C), None, [])[0].weights_report)
         files = [imagenet_file(name) for name, source in zip(*encoders(C), strict=True) if source == IMAGENET]
         if missing := [file for file in files if not file.is_file()]:
-            return Finding(Level.NOTE, check, f"{missing[0]} does not exist yet", "the first start downloads it")
+            return Finding(Level.NOTE, WEIGHTS, f"{missing[0]} does not exist yet", "the first start downloads it")
         report = build_network(C).weights_report.removeprefix("encoder weights: ")
     except UserError as error:
-        return Finding(Level.PROBLEM, check, str(error))
+        return Finding(Level.PROBLEM, WEIGHTS, str(error))
     if C.pretrained_model is None:
-        return Finding(Level.NOTE, check, report, 'scores will be far lower than with "imagenet" or a v1c file')
+        return Finding(Level.NOTE, WEIGHTS, report, 'scores will be far lower than with "imagenet" or a v1c file')
     if "plain stem" in report and any("v1c" in Path(str(source)).name for _, source in zip(*encoders(C), strict=True)):
-        return Finding(Level.NOTE, check, report, "the published v1c weights have a deep stem; scores will differ")
-    return Finding(Level.OK, check, report)
+        return Finding(Level.NOTE, WEIGHTS, report, "the published v1c weights have a deep stem; scores will differ")
+    return Finding(Level.OK, WEIGHTS, report)
 
 
 def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:

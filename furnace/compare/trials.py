@@ -122,9 +122,9 @@ def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
     """Text of the first difference of two identities, or None. Settings that `there` lacks have their defaults."""
     defaults = {name: field.default for name, field in all_settings().model_fields.items()}
     for name, value in here["settings"].items():
-        old = there["settings"].get(name, defaults[name])
-        if json.loads(json.dumps(value)) != old:
-            return f"{name} = {old} there, {value} here"
+        old, new = (json.loads(json.dumps(it)) for it in (there["settings"].get(name, defaults[name]), value))
+        if old != new:
+            return f"{name} = {old} there, {new} here"
     names = sorted(
         name for name in {*there["lists"], *here["lists"]} if there["lists"].get(name) != here["lists"].get(name)
     )

@@ -106,9 +106,12 @@ def duplicates(listings: Iterable[Listing]) -> list[list[tuple[str, Path]]]:
 
 
 def _digest(path: Path, length: int) -> bytes:
-    """Digest of the first `length` bytes of a file, or of all with -1."""
-    with path.open("rb", buffering=0) as file:
-        return hashlib.blake2b(file.read(length)).digest()
+    """Digest of the first `length` bytes of a file, or of all with -1; a file that can't be read is like no other."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.blake2b(file.read(length)).digest()
+    except OSError:  # its decoding reports it
+        return os.fsencode(path)
 
 
 def _files(sample: Sample, labeled: bool) -> list[Path]:

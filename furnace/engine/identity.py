@@ -11,7 +11,7 @@ from furnace.datasets.dataset import TrainSet
 from furnace.datasets.splits import Sample, list_hash
 from furnace.engine.distributed import from_first
 from furnace.utils.background import ahead
-from furnace.utils.files import explained
+from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import LISTS
 
@@ -68,8 +68,10 @@ def _contents(sample: Sample, labels: bool) -> str:
     paths = {sample.image: False}
     if labels and sample.label:
         paths[sample.label] = sample.label.suffix.lower() != ".png"
-    with explained(sample.image):
+    try:
         return " ".join(file_digest(path, whole) if path.is_file() else "missing" for path, whole in paths.items())
+    except OSError as error:
+        raise UserError(f"{error.filename or sample.image}: can't be read ({error.strerror or error})") from error
 
 
 def data_identity(C: Settings, dataset: TrainSet) -> dict[str, dict[str, Any]]:

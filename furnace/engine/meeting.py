@@ -68,6 +68,8 @@ def _name(roll: list[str]) -> str:
 
 
 def _missing(store: Store, count: int) -> str:
-    name = _name(_read_roll(store))
-    missing = [str(number) for number in range(count) if not store.check([f"{name} {number}"])]
+    """Numbers of the processes that never came or, if the first one has called the roll, did not answer."""
+    roll = _read_roll(store)
+    sign = _name(roll) if roll else "present"
+    missing = [str(number) for number in range(count) if not store.check([f"{sign} {number}"])]
     return ", ".join(missing) or "0"

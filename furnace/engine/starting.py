@@ -36,6 +36,7 @@ def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Foun
     folder = C.snapshot_dir
     if not (resume or overwrite or restarts()):
         check_unused(folder)
+    mark_pending(resume, folder)
     found, notes = find_resume(resume, folder)
     own = found is not None and Path(found[1]).resolve().parent == Path(folder).resolve()
     if own:
@@ -89,24 +90,32 @@ def check_unused(folder: str) -> None:
         )
 
 
+def mark_pending(resume: str | None, folder: str) -> None:
+    """Mark the snapshots in a folder as another run's, until this run has prepared it, if torchrun may start it again.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    if launched() and not restarts() and resume != AUTO and (resume or list_snapshots(folder)):
+        pending = Path(folder) / PENDING
+        with explained(pending):
+            pending.parent.mkdir(parents=True, exist_ok=True)
+            pending.touch()
+
+
 def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
     """The snapshot to continue from, None for a run from its start, and notes about the choice.
 
     Args:
         resume: a path, "auto" or None. After a restart by torchrun it becomes "auto", unless the processes ended
-            before they had prepared the folder.
+            before they had prepared the folder (`mark_pending`).
         folder: the folder in which "auto" searches.
 
     Raises:
         UserError: the file is missing or damaged, or "auto" finds only damaged ones.
     """
-    pending = Path(folder) / PENDING
-    if restarts() and not pending.exists():
+    if restarts() and not (Path(folder) / PENDING).exists():
         resume = AUTO
-    elif launched() and resume != AUTO and (resume or list_snapshots(folder)):  # others are not started again
-        with explained(pending):
-            pending.parent.mkdir(parents=True, exist_ok=True)
-            pending.touch()
     if resume is None:
         return None, []
     if resume != AUTO:

@@ -23,6 +23,7 @@ from furnace.inference.report import Training, write_report
 from furnace.inference.results import (
     Result,
     best_entry,
+    best_of,
     epochs_table,
     identify,
     result_entry,
@@ -87,7 +88,7 @@ class Evaluator:
             origin = from_first(lambda p=path, s=snapshot: identify(p, s, self.samples, self.segmenter.amp))
             results.append(self.evaluate(path, snapshot.epoch))
             own.append(result_entry(self.C, results[-1], self.segmenter.classes, origin))
-            best = max(own, key=self.metrics.rank_of)
+            best = best_of(own, self.metrics)
             for result, entry in zip(results, own, strict=True):
                 if entry is not best:
                     result.labels.clear()  # the report needs only the labels of the best
@@ -154,7 +155,7 @@ class Evaluator:
         for metric in metrics:
             metric.state = whole_batch().total(metric.state).cpu()
             values |= metric.compute()
-        per_image, shows = (whole_batch().total(values).cpu() for values in (per_image, shows))
+        per_image, shows = (whole_batch().total(of_images).cpu() for of_images in (per_image, shows))
         seconds = time.perf_counter() - begin
         names = [sample.name for sample in self.samples]
         return Result(str(path), epoch, self.segmenter.branch, seconds, values, names, per_image, shows > 0, labels)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -145,18 +145,19 @@ def compare_fairly(one: dict, other: dict) -> bool:
     return same and all(one.get(name) == other.get(name) for name in ("classes", "run"))
 
 
-def best_entry(entries: Sequence[dict], entry: dict, metrics: MetricList) -> dict:
-    """The best of the entries that compare fairly with `entry` and have an existing snapshot; if equal, the latest.
-
-    `entry` is one of them.
-    """
+def best_entry(entries: Iterable[dict], entry: dict, metrics: MetricList) -> dict:
+    """The best of `entry` and the entries that compare fairly with it and have an existing snapshot."""
     needed = {"per_image", "finished", *metrics.numbers, *metrics.per_class, *metrics.matrices}
 
     def fits(other: dict) -> bool:
-        fair = compare_fairly(other, entry) and needed <= other.keys()
-        return other is entry or (fair and Path(other["snapshot"]).is_file())
+        return compare_fairly(other, entry) and needed <= other.keys() and Path(other["snapshot"]).is_file()
 
-    return max(filter(fits, entries), key=lambda other: (metrics.rank_of(other), other["epoch"], other is entry))
+    return best_of([entry, *filter(fits, entries)], metrics)
+
+
+def best_of(entries: Iterable[dict], metrics: MetricList) -> dict:
+    """The best entry; of equal scores that of the latest epoch, and of one epoch the first."""
+    return max(entries, key=lambda entry: (metrics.rank_of(entry), entry["epoch"]))
 
 
 def identify(path: Path, snapshot: Snapshot, samples: Sequence[Sample], amp: str) -> dict:

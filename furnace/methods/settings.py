@@ -143,6 +143,6 @@ def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | 
         values["class_weight"] = None
     found, faults = check(schema, values)
     if faults:
-        told = "; ".join(f"{', '.join(fault.names)}: {fault.message}" for fault in faults[:FAULTS_SHOWN])
+        told = "; ".join(map(str, faults[:FAULTS_SHOWN]))
         raise UserError(f"{path}: its settings can't be used ({told})")
     return schema.noted(found)

@@ -82,7 +82,7 @@ class MetricList:
         return [metric(num_classes, device) for metric in self.metrics]
 
     def rank_of(self, values: Mapping[str, Any]) -> float:
-        """The value of results.json that ranks snapshots; -1 if it is missing."""
+        """The value of results.json that ranks snapshots; -1 if it is undefined."""
         value = values[self.main]
         return -1.0 if value is None else value
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import PurePath
 from types import SimpleNamespace
@@ -20,8 +21,12 @@ class Fault:
     names: tuple[str, ...]
     message: str
 
+    def __str__(self) -> str:
+        return self.message if self.kind == "unknown" else f"{', '.join(self.names)}: {self.message}"
+
 
 WRONG = object()
+MEANT = {"cps_weight": "unsup_weight", "learning_rate": "lr"}  # names of CPS for our settings
 # Our wording of pydantic's messages.
 MESSAGES = {
     "float_parsing": "is not a number",
@@ -44,7 +49,7 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
     found, faults = {}, []
     for name in values:
         if name not in schema.model_fields:
-            faults.append(Fault("unknown", (name,), " ".join(schema.model_fields)))
+            faults.append(Fault("unknown", (name,), _unknown(name, schema)))
     for name, field in schema.model_fields.items():
         if name not in values and field.is_required():
             faults.append(Fault("unset", (name,), field.description))
@@ -64,6 +69,13 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
     faults += [Fault("rule", names, must(C) if callable(must) else must) for names, must in broken]
     # Last: a registry may import PyTorch, and other faults need not wait for it.
     return found, faults or [Fault("value", (name,), message) for name, message in _unknown_entries(schema, found)]
+
+
+def _unknown(name: str, schema: type[BaseModel]) -> str:
+    """One line about a name that is no setting, with the setting that it may mean."""
+    close = get_close_matches(name, [*MEANT, *schema.model_fields], n=1)
+    hint = f"did you mean {MEANT.get(close[0], close[0])}?" if close else "--settings lists the known ones"
+    return f"unknown setting {name!r}; {hint}"
 
 
 def parse(schema: type[BaseModel], name: str, value: Any) -> Any:

@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ FOREIGN = {
     "log_file", "link_log_file", "is_test", "fix_bias", "eval_base_size",
 }  # fmt: skip
 OF_ENCODER = {"image_mean", "image_std"}  # follow from the encoder, without a note
-MEANT = {"cps_weight": "unsup_weight"}  # names of CPS for our settings
 CONFIG = Path("config.py")
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 SHOWN = 80  # characters of a value in a message
@@ -179,6 +177,8 @@ def _run(file: Path, pins: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
             easydict.EasyDict = original
     if not isinstance(C, dict):
         raise UserError(f"{file}: defines no C = EasyDict()")
+    if owner and C is not owner[0]:
+        raise UserError(f"{file}: makes another EasyDict before C; make C first, so that -o can change what follows")
     return {str(name): plain(value) for name, value in C.items() if not str(name).startswith("_")}, lines
 
 
@@ -221,20 +221,13 @@ def _explained(
     for fault in faults:
         where = ", ".join(dict.fromkeys(places.get(name, str(file)) for name in fault.names))
         if fault.kind == "unknown":
-            yield f"{where}: unknown setting {fault.names[0]!r}; {closest(fault.names[0], fault.message.split())}"
+            yield f"{where}: {fault.message}"
         elif fault.kind == "value":
             value = "" if fault.names[0] in given else f"{fault.names[0]} = {repr(values[fault.names[0]])[:SHOWN]}: "
             yield f"{where}: {value}{fault.message}"
         elif fault.kind == "rule":
             told = ", ".join(f"{name} = {one_line(values[name])[:SHOWN]}" for name in fault.names if name in values)
             yield f"{where}: {told}: {fault.message}"
-
-
-def closest(name: str, known: list[str]) -> str:
-    """Hint at the setting that an unknown name may mean."""
-    ours = MEANT | ENVIRONMENT
-    close = get_close_matches(name, [*ours, *known], n=1)
-    return f"did you mean {ours.get(close[0], close[0])}?" if close else "--settings lists the known ones"
 
 
 def _note(file: Path, concluded: Mapping[str, Any], foreign: list[str]) -> tuple[str, ...]:

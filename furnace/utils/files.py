@@ -97,7 +97,7 @@ def replacing(path: Path, needed: int | None = None, flush: bool = True) -> Iter
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError within the block into a UserError, about `path` if the error names no file."""
+    """Turn an OSError of writing within the block into a UserError, about `path` if the error names no file."""
     try:
         yield
     except OSError as error:

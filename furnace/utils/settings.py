@@ -164,7 +164,7 @@ class Settings(BaseModel):
         """A checked copy with other values. Raises UserError, one line for each fault."""
         found, faults = check(type(self), self.model_dump() | changes)
         if faults:
-            raise UserError("\n".join(f"{', '.join(fault.names)}: {fault.message}" for fault in faults))
+            raise UserError("\n".join(map(str, faults)))
         return self.noted(found, self._notes)
 
     # Folders

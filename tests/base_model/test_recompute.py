@@ -1,6 +1,7 @@
 """Encoders with recomputed blocks: the same gradients and buffers, fewer saved tensors."""
 
 from collections import Counter
+from copy import deepcopy
 
 import pytest
 import torch
@@ -119,6 +120,30 @@ def test_an_encoder_without_repeated_blocks_is_refused():
     encoder = Chain(Wrapped(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)))
     with pytest.raises(UserError, match=r"C\.checkpoint = True: .* no repeated blocks; raise C\.accumulate"):
         recompute_blocks(encoder)
+
+
+def test_an_encoder_with_a_module_as_stem_is_recomputed():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).relu()
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 3)
+            self.blocks = nn.Sequential(Block(), Block())
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return (self.blocks(self.stem(images)),)
+
+    plain = Own()
+    other = deepcopy(plain)
+    recompute_blocks(other)
+    assert_same(passed(other)[0], passed(plain)[0])
 
 
 @pytest.mark.slow

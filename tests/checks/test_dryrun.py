@@ -16,6 +16,7 @@ from furnace.base_model.pretrained import no_downloads
 from furnace.checks import dryrun, peak, resources
 from furnace.checks.dryrun import check_disk, check_memory, dry_run
 from furnace.checks.findings import Level
+from furnace.checks.resources import check_weights
 from furnace.engine.distributed import CPU
 from furnace.engine.trainer import Trainer
 from furnace.utils.errors import UserError
@@ -96,6 +97,18 @@ def test_nothing_is_downloaded(C, tmp_path, monkeypatch):
     assert "does not exist yet" in said and "nothing is downloaded" in said and not (tmp_path / "hub").exists()
     with pytest.raises(AssertionError, match="downloaded"):
         Trainer(C, CPU)
+
+
+def test_weights_of_a_snapshot_need_no_pretrained_file(C, tmp_path):
+    first = C.updated(nepochs=1, niters_per_epoch=1, log_dir=str(tmp_path / "a"), snapshot_dir=str(tmp_path / "a"))
+    Trainer(first, CPU, console=Console(quiet=True)).fit()
+    missing, path = C.updated(pretrained_model="/nowhere.pth"), str(tmp_path / "a" / "epoch-0.pth")
+    assert check_weights(missing).level == Level.PROBLEM
+    found = check_weights(missing.updated(warm_start=path))
+    assert found.level == Level.OK and f"C.warm_start = {path}: " in found.text
+    console = Console(file=StringIO(), width=400)
+    assert dry_run(Trainer(missing, CPU, path, console=console)) == 0
+    assert re.search(f"ok *pretrained weights *weights of {path}", console.file.getvalue())
 
 
 def test_every_faulty_label_is_a_finding(C):

@@ -52,6 +52,7 @@ def test_the_lists_of_each_seed_have_their_own_folder() -> None:
         ({}, {}, None),
         ({"lr": 1.0}, {"lr": 2.0}, "lr = 1.0 there, 2.0 here"),
         ({"train_scale_array": [1, 2]}, {"train_scale_array": (1, 2)}, None),
+        ({}, {"eval_metrics": ("iou",)}, None),  # the default, which an older record lacks
         ({"of_an_older_version": 1}, {}, None),
     ],
 )

@@ -40,6 +40,20 @@ def test_files_with_the_same_beginning_are_compared_to_their_ends(folder: Path):
     assert copies(folder) == [{"a.png", "c.png"}]
 
 
+def test_a_file_that_can_not_be_read_is_no_copy(folder: Path, monkeypatch):
+    for name in "abc":
+        (folder / f"{name}.png").write_bytes(b"1")
+    whole = Path.open
+
+    def opened(path: Path, *args, **options):
+        if path.name == "b.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert copies(folder) == [{"a.png", "c.png"}]
+
+
 @pytest.mark.parametrize("shown, absent", [((0, 1, 2), []), ((0, 2, 255), [1]), ((255,), [0, 1, 2])])
 def test_classes_that_no_label_shows(tmp_path: Path, shown, absent):
     labels = [write_palette_label(tmp_path / f"{v}.png", np.full((4, 4), v, np.uint8)) for v in shown]

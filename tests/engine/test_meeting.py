@@ -30,8 +30,23 @@ def test_on_a_new_store_a_process_that_knows_of_restarts_tells_the_others() -> N
     assert all_meet(HashStore(), 0, 2)[1] == 2
 
 
-@pytest.mark.parametrize(("comes", "missing"), [(0, "1"), (1, "0, 1")])
-def test_missing_processes_are_named(monkeypatch: pytest.MonkeyPatch, comes: int, missing: str) -> None:
+@pytest.mark.parametrize("missing", [0, 2])
+def test_a_process_that_never_came_is_named(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
+    monkeypatch.setattr(meeting, "PATIENCE_SECONDS", 0.2)
+    store = HashStore()
+
+    def told(number: int) -> str:
+        with pytest.raises(UserError) as caught:
+            meet(store, number, 4, 0)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(3) as pool:
+        for text in pool.map(told, {0, 1, 2, 3} - {missing}):
+            assert text.startswith(f"process {missing} of 4 did not join")
+
+
+@pytest.mark.parametrize(("comes", "missing"), [(0, "1"), (1, "0")])
+def test_processes_of_an_interrupted_attempt_are_missing(monkeypatch, comes: int, missing: str) -> None:
     monkeypatch.setattr(meeting, "PATIENCE_SECONDS", 0.2)
     store = HashStore()
     store.set(f"present {1 - comes}", "0 killed")  # from an interrupted attempt

@@ -287,10 +287,18 @@ def test_of_equal_snapshots_the_latest_is_the_best(C, lively_snapshot, tmp_path,
     evaluator = Evaluator(C, CPU, console=console)
     evaluator.run("1-")
     first, second = read_results(tmp_path / "log" / RESULTS)
-    assert first["miou"] == second["miou"]
+    assert first["miou"] == second["miou"] and first["epoch"] == second["epoch"]
     second["epoch"] += 2
     for entry in (first, second):
         assert best_entry([first, second], entry, evaluator.metrics) is second
     assert best_entry([first, second | {"classes": ["others"]}], first, evaluator.metrics) is first
     del second["confusion"]
     assert best_entry([first, second], first, evaluator.metrics) is first
+
+
+def test_log_and_report_agree_on_the_best_of_equal_snapshots(C, lively_snapshot, tmp_path, console) -> None:
+    later = torch.load(lively_snapshot, weights_only=True)
+    torch.save(later | {"epoch": 7}, Path(C.snapshot_dir) / "epoch-7.pth")
+    Evaluator(C, CPU, console=console).run("1-")
+    assert "best of 2: epoch-7.pth" in (tmp_path / "log" / "val_last.log").read_text()
+    assert "epoch-7.pth, the best of 2, branch" in (tmp_path / "log" / REPORT).read_text()

@@ -289,6 +289,12 @@ def test_all_errors_are_reported_at_once(write_config):
     assert all(line.startswith(begins) for line, begins in zip(lines, expected, strict=True)), lines
 
 
+def test_an_easydict_before_C_is_refused(write_config):
+    text = (VOC / "config.py").read_text().replace("C = config", "D = edict(a=1)\nC = config")
+    with pytest.raises(UserError, match=r"config\.py: makes another EasyDict before C; make C first"):
+        load_config(write_config(text=text), {"labeled_ratio": "8"})
+
+
 @pytest.mark.parametrize("name", all_settings().model_fields)
 def test_every_setting_refuses_invalid_values(name):
     with pytest.raises(UserError, match=rf"^-o {name}=<object .*{all_settings().model_fields[name].description[:10]}"):
@@ -302,6 +308,12 @@ def test_checked_settings_do_not_change_and_a_copy_is_checked():
     assert (C.updated(lr="0.5").lr, C.lr) == (0.5, 0.005)
     with pytest.raises(UserError, match="class_weight, num_classes: must be None or one weight for each class"):
         C.updated(class_weight=[1, 2])
+
+
+def test_an_unknown_name_in_a_copy_is_one_line_with_the_closest_setting():
+    with pytest.raises(UserError) as caught:
+        load_config(VOC).updated(eval_scales=(1,))
+    assert str(caught.value) == "unknown setting 'eval_scales'; did you mean eval_scale_array?"
 
 
 # The environment variables of the published files.
