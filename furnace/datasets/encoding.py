@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from furnace.datasets.picture import PNG_START, check_chunks, completed
+from furnace.datasets.picture import PNG_START, check_sums, completed
 from furnace.datasets.reading import meaning, wrong_values
 from furnace.utils.visualize import Palette, full_palette
 
@@ -38,7 +38,7 @@ def decode_indices(content: bytes) -> np.ndarray:
     with Image.open(BytesIO(check_png(content)), formats=["PNG"]) as image:
         if image.mode not in ("L", "P"):
             raise ValueError(f"a {image.mode} image; a label contains one class index per pixel")
-        check_chunks(content)
+        check_sums(content)
         return np.asarray(image)
 
 

@@ -28,7 +28,8 @@ class Tiff:
 
     Attributes:
         size: (width, height) as stored.
-        orientation: EXIF orientation, 1 to 8.
+        converted: True if Pillow converts the colours to RGB.
+        orientation: EXIF orientation of the pixels that this class gives, 1 to 8.
 
     Raises:
         UserError: the file is damaged.
@@ -41,7 +42,10 @@ class Tiff:
             self.page = file.pages.first
             self.count = len(file.pages)
             self.size = int(self.page.imagewidth), int(self.page.imagelength)
-            self.orientation = int(self.page.tags.valueof(ORIENTATION) or 1)
+            kind, plain = self.page.photometric, self.page.compression == 1
+            self.converted = kind in (INK, LAB) or (kind == YCBCR and plain)
+            # Pillow turns the pixels.
+            self.orientation = 1 if self.converted else int(self.page.tags.valueof(ORIENTATION) or 1)
 
     def values(self) -> np.ndarray:
         """The values of the file, (H, W, bands), in its own type. Raises UserError if they can't be read."""
@@ -74,12 +78,10 @@ class Tiff:
 
     def rgb(self) -> np.ndarray:
         """The image as (H, W, 3) uint8. Raises UserError if it can't be read or its values are not grey levels."""
-        kind = self.page.photometric
-        if kind in (INK, LAB) or (kind == YCBCR and self.page.compression == 1):
+        if self.converted:
             with damage_named(self.path), Image.open(BytesIO(self.data), formats=["TIFF"]) as image:
-                self.orientation = 1  # Pillow turns the pixels
                 return np.array(image.convert("RGB"))
-        values = self.values()
+        kind, values = self.page.photometric, self.values()
         if kind == INDEXED:
             with damage_named(self.path):
                 return (self.page.colormap >> 8).astype(np.uint8).T[values[..., 0]]
