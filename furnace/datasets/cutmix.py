@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Random = np.random.Generator | np.random.RandomState
-MAX_DRAWS = 100  # attempts until a box fits; after them the mask has no box, as for images a few pixels high
+MAX_DRAWS = 100  # ratios until a box fits; after them the mask has no box, as for images a few pixels high
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def draw_box(
     Args:
         shape: (H, W).
         rng: source of all random numbers.
-        area: smallest and largest share of the image.
+        area: smallest and largest share of the image; all between are equally likely.
         aspect: smallest and largest ratio of the box's height and width, in pixels.
         probability: of a box.
 
@@ -83,8 +83,9 @@ def draw_box(
     mask = np.zeros(shape, bool)
     if rng.random() >= probability:
         return mask
+    pixels = rng.uniform(*area) * mask.size
     for _ in range(MAX_DRAWS):
-        pixels, ratio = rng.uniform(*area) * mask.size, rng.uniform(*aspect)
+        ratio = rng.uniform(*aspect)
         sides = np.sqrt([pixels * ratio, pixels / ratio]).astype(int)
         if (sides <= shape).all():
             top, left = rng.integers(0, shape - sides + 1)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from furnace.base_model.network import Network
     from furnace.datasets.batch import TrainBatch
-    from furnace.seg_opr.pseudo_label import Predictions
 
 # Names of the losses of branch 1 and 2, and their pseudo labels.
 TARGETS = {
@@ -61,8 +60,9 @@ class CPCL(SemiSupervised):
             yield Loss(f"sup_{branch}", self.criterion(networks.logits(batch.images, branch), batch.labels))
 
         (first, students_1), (second, students_2) = (self.teach_and_study(networks, batch, branch) for branch in (1, 2))
-        counts = self.running_counts(networks, first, second)
-        pseudo = seg_opr.combine(first, second, networks.num_classes, self.whole, self.settings.union_choice, counts)
+        counts = seg_opr.agreement(first, second, networks.num_classes, self.counted(batch), self.whole)
+        running = self.running_counts(networks, counts)
+        pseudo = seg_opr.combine(first, second, counts, self.settings.union_choice, running)
         targets = TARGETS[self.settings.pseudo_labels].items()
         for students, (name, target) in zip((students_1, students_2), targets, strict=True):
             target = "intersection" if self.early else target
@@ -72,10 +72,9 @@ class CPCL(SemiSupervised):
 
         return Teaching({1: first, 2: second}, pseudo, {"overlap": pseudo.overlap})
 
-    def running_counts(self, networks: Network, first: Predictions, second: Predictions) -> Tensor | None:
+    def running_counts(self, networks: Network, counts: Tensor) -> Tensor | None:
         """Moving average (K, K) of the counts of both branches' labels; None: use the counts of the batch."""
         momentum = self.settings.disagreement_momentum
         if not momentum:
             return None
-        counts = self.whole.total(seg_opr.confusion_matrix(first.labels, second.labels, networks.num_classes))
         return networks.agreement.mul_(momentum).add_(seg_opr.exact(counts), alpha=1 - momentum)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from furnace import seg_opr
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
+from furnace.methods.unlabeled import mean_counted
 
 if TYPE_CHECKING:
     from furnace.base_model.network import Network
@@ -24,5 +24,5 @@ class CPS(SemiSupervised):
         yield from self.learn("cross_1", batch, students_1, *second)
         yield from self.learn("cross_2", batch, students_2, *first)
 
-        overlap = seg_opr.exact(first.labels == second.labels).mean()
+        overlap = mean_counted(first.labels == second.labels, self.counted(batch))
         return Teaching({1: first, 2: second}, scalars={"overlap": overlap})

@@ -54,7 +54,10 @@ def plain(draws: Draws, branch: int, index: int, channels: Sequence[int], share:
 
 
 def complementary(draws: Draws, branch: int, index: int, channels: Sequence[int], share: float) -> np.ndarray:
-    """Factors (2, sum of channels) of one image's two views: 0 or 2, and 2 minus these; 1 for half of the images.
+    """Factors (2, sum of channels) of one image's two views; 1 for half of the images.
+
+    The first view loses a channel with probability `share`, the second view all others. The factors of the channels
+    that a view keeps preserve the mean; for a share of 0.5 they are 2.
 
     Maps of one width, as from a plain ViT, lose the same channels: they are sums along the same residual stream. In
     each pair of neighbours in the batch, a random draw chooses the image that stays unchanged.
@@ -64,8 +67,8 @@ def complementary(draws: Draws, branch: int, index: int, channels: Sequence[int]
     if place % 2 == untouched:
         return np.ones((2, sum(channels)))
     repeats = len(channels) if len(set(channels)) == 1 else 1
-    factors = np.tile(2.0 * (stream(draws, branch, index).random(sum(channels) // repeats) >= share), repeats)
-    return np.stack([factors, 2 - factors])
+    kept = np.tile(stream(draws, branch, index).random(sum(channels) // repeats) >= share, repeats)
+    return np.stack([kept / (1 - share), ~kept / share])
 
 
 def stream(draws: Draws, branch: int, index: int, pair: int = 0) -> np.random.Generator:

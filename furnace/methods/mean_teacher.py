@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
+from furnace.methods.unlabeled import mean_counted
 
 if TYPE_CHECKING:
     from furnace.base_model.network import Network
@@ -34,4 +35,5 @@ class MeanTeacher(SemiSupervised):
         predictions, students = self.teach_and_study(networks, batch, STUDENT)
         yield from self.learn("teacher", batch, students, *predictions)
 
-        return Teaching({TEACHER: predictions}, scalars={"confidence": predictions.confidence.mean()})
+        confidence = mean_counted(predictions.confidence, self.counted(batch))
+        return Teaching({TEACHER: predictions}, scalars={"confidence": confidence})

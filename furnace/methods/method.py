@@ -187,6 +187,10 @@ class SemiSupervised(Method):
         predictions = teacher_predictions(networks, batch, teacher, average=teacher != branch)
         return predictions, student_passes(networks, batch, branch, dropout)
 
+    def counted(self, batch: TrainBatch) -> Tensor | None:
+        """Pixels of the mixed unlabelled images that count, (B, H, W) bool; None if all do."""
+        return counted_pixels(batch) if self.settings.ignore_padding else None
+
     def learn(
         self,
         name: str,
@@ -197,7 +201,7 @@ class SemiSupervised(Method):
         weight: Tensor | None = None,
     ) -> Losses:
         """Losses of a student's views; labels, confidence and `weight` (B, H, W), None for weight 1."""
-        counted = counted_pixels(batch) if self.settings.ignore_padding else None
+        counted = self.counted(batch)
         for number, student in enumerate(students, 1):
             value = self.pseudo_loss(student(), labels, confidence, counted, weight)
             yield Loss(name if len(students) == 1 else f"{name}_{number}", value, self.unsup_weight / len(students))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from furnace import seg_opr
 from furnace.methods.feature_dropout import channel_factors
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
-from furnace.methods.unlabeled import Target, draw_boxes
+from furnace.methods.unlabeled import Target, draw_boxes, mean_counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class UniMatch(SemiSupervised):
             yield Loss("dropout", self.pseudo_loss(networks.logits(batch.unlabeled_0, 1, factors), *target), share)
 
         shown = target if partner is None else target.mixed(partner, batch.mask)
-        return Teaching({1: seg_opr.Predictions(*shown[:2])}, scalars={"confidence": target.confidence.mean()})
+        return Teaching({1: seg_opr.Predictions(*shown[:2])}, scalars={"confidence": mean_counted(*target[1:])})
 
     def partner(self, networks: Network, batch: TrainBatch) -> Target | None:
         """Target of the second stream, from eval mode; None without CutMix."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from furnace import seg_opr
 from furnace.methods.feature_dropout import channel_factors
 from furnace.methods.method import METHODS, Loss, Losses, SemiSupervised, Teaching
-from furnace.methods.unlabeled import Target, draw_boxes, teacher_predictions
+from furnace.methods.unlabeled import Target, draw_boxes, mean_counted, teacher_predictions
 
 if TYPE_CHECKING:
     from furnace.base_model.network import Network
@@ -42,4 +42,4 @@ class UniMatchV2(SemiSupervised):
             loss = self.pseudo_loss(networks.logits(images, STUDENT, factors), *of_view)
             yield Loss(f"strong_{number + 1}", loss, self.unsup_weight / 2 / len(views))
 
-        return Teaching({TEACHER: predictions}, scalars={"confidence": predictions.confidence.mean()})
+        return Teaching({TEACHER: predictions}, scalars={"confidence": mean_counted(predictions.confidence, valid)})

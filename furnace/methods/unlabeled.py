@@ -81,6 +81,12 @@ def counted_pixels(batch: TrainBatch) -> Tensor:
     return seg_opr.cutmix(batch.valid_0, batch.valid_1, batch.mask)[:, 0].bool()
 
 
+def mean_counted(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean () of values (B, H, W) over the pixels that count, (B, H, W) bool or None for all; 0 if none does."""
+    values = values.float()
+    return values.mean() if counted is None else (values * counted).sum() / counted.sum().clamp(min=1)
+
+
 def draw_boxes(batch: TrainBatch, number: int = 0) -> Tensor:
     """UniMatch's CutMix masks (B, 1, H, W) bool for view `number`, each with at most one box."""
     import torch

@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = attach(
         "confusion": ["confusion_matrix", "exact"],
         "losses": ["MeanCrossEntropy", "OhemCrossEntropy", "mean_cross_entropy", "weighted_cross_entropy"],
         "metrics": ["MetricList"],
-        "pseudo_label": ["Predictions", "combine", "cutmix", "predict_mixed", "predict_upsampled"],
+        "pseudo_label": ["Predictions", "agreement", "combine", "cutmix", "predict_mixed", "predict_upsampled"],
     },
 )

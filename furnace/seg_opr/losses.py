@@ -27,7 +27,7 @@ def mean_cross_entropy(
     """Cross entropy, averaged (with the class weights) over the pixels that are not ignored; 0 if all are.
 
     Args:
-        logits: (B, K, h, w) floating point, at the resolution of the labels or lower.
+        logits: (B, K, h, w) float32 or float64, at the resolution of the labels or lower.
         labels: (B, H, W) int64.
         class_weight: (K,) or None.
         ignore_index: label of the pixels that do not count.
@@ -54,7 +54,7 @@ def weighted_cross_entropy(
     """Cross entropy times a weight per pixel, averaged over all counted pixels; ignored pixels count as 0.
 
     Args:
-        logits: (B, K, h, w) floating point, at the resolution of the labels or lower.
+        logits: (B, K, h, w) float32 or float64, at the resolution of the labels or lower.
         labels: (B, H, W) int64.
         weight: (B, H, W), None for 1.
         counted: (B, H, W) bool, False for pixels outside the image, such as padding; None if all count.

@@ -29,7 +29,7 @@ class PseudoLabels:
             disagreement; for the progressive network.
         weight_intersection, weight_union: (B, H, W), confidence of these labels.
         class_weight: (K,) float64, share of each class in the disagreement.
-        overlap: () float64, share of the pixels on which the teachers agree.
+        overlap: () float64, share of the counted pixels on which the teachers agree.
         predictions: of each teacher.
     """
 
@@ -44,7 +44,8 @@ class PseudoLabels:
 
 def make_pseudo_labels(logits_1: Tensor, logits_2: Tensor, whole: WholeBatch = ALONE) -> PseudoLabels:
     """Combine the mixed teacher logits (B, K, H, W) of both networks; agreement is counted over the whole batch."""
-    return combine(predict(logits_1), predict(logits_2), logits_1.shape[1], whole)
+    teachers = predict(logits_1), predict(logits_2)
+    return combine(*teachers, agreement(*teachers, logits_1.shape[1], whole=whole))
 
 
 def predict(logits: Tensor) -> Predictions:
@@ -76,24 +77,43 @@ def cutmix(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.bool(), inside, outside)
 
 
+def agreement(
+    first: Predictions, second: Predictions, num_classes: int, counted: Tensor | None = None, whole: WholeBatch = ALONE
+) -> Tensor:
+    """Number of pixels of the whole batch by both teachers' labels, (K, K) int64.
+
+    Args:
+        first, second: of the teachers.
+        num_classes: K.
+        counted: (B, H, W) bool, False for pixels outside the image, such as padding; None if all count.
+        whole: sums over the processes that share the batch.
+    """
+    labels = first.labels if counted is None else first.labels.where(counted, IGNORE_INDEX)
+    return whole.total(confusion_matrix(labels, second.labels, num_classes))
+
+
 def combine(
     first: Predictions,
     second: Predictions,
-    num_classes: int,
-    whole: WholeBatch = ALONE,
+    counts: Tensor,
     choice: str = "disagreement",
-    counts: Tensor | None = None,
+    running: Tensor | None = None,
 ) -> PseudoLabels:
-    """Intersection and union of two teachers' predictions; agreement is counted over the whole batch.
+    """Intersection and union of two teachers' predictions.
 
-    If they differ, the union takes the class with more "disagreement" or the prediction with more "confidence".
-    `counts` (K, K) of both labels replace those of the batch in the disagreement.
+    Args:
+        first, second: of the teachers.
+        counts: (K, K), their `agreement`.
+        choice: where they differ, the union takes the class with more "disagreement" or the prediction with more
+            "confidence".
+        running: (K, K), replaces `counts` in the disagreement; None: `counts`.
     """
-    agreement = whole.total(confusion_matrix(first.labels, second.labels, num_classes))
     # The identity keeps the shares finite for classes without predictions.
-    identity = torch.eye(num_classes, dtype=agreement.dtype, device=agreement.device)
-    agreement = agreement + identity
-    class_weight = disagreement(agreement if counts is None else counts + identity)
+    counts, seen = (
+        matrix + torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        for matrix in (counts, counts if running is None else running)
+    )
+    class_weight = disagreement(seen)
 
     agree = first.labels == second.labels
     if choice == "confidence":
@@ -107,14 +127,14 @@ def combine(
         weight_intersection=mean_confidence,
         weight_union=mean_confidence.where(agree, first.confidence.where(take_first, second.confidence)),
         class_weight=class_weight,
-        overlap=exact(agreement.diag().sum()) / agreement.sum(),
+        overlap=exact(counts.diag().sum()) / counts.sum(),
         predictions=(first, second),
     )
 
 
-def disagreement(agreement: Tensor) -> Tensor:
+def disagreement(counts: Tensor) -> Tensor:
     """Share of each class in the disagreement of two label maps, (K,) float64, from their counts (K, K)."""
-    counts = exact(agreement)
+    counts = exact(counts)
     same, of_first, of_second = counts.diag(), counts.sum(1), counts.sum(0)
     shares = (of_second - same) / of_second + (of_first - same) / of_first
     return shares / (shares.sum() + 1e-6)

@@ -96,12 +96,14 @@ def naive_mean_teacher(network: Network, batch: TrainBatch) -> Tensor:
     return supervised(network, batch, 1) + WEIGHT * plain_loss(study(network, batch, 1), labels)
 
 
-def naive_targets(network: Network, batch: TrainBatch, choice: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def naive_targets(
+    network: Network, batch: TrainBatch, choice: str = "disagreement", counted: np.ndarray | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """CPCL's labels and weights for "intersection" and "union", pixel by pixel."""
     (labels_1, sure_1), (labels_2, sure_2) = teach(network, batch, 1), teach(network, batch, 2)
     counts = np.eye(K)
-    for pair in zip(labels_1.ravel(), labels_2.ravel(), strict=True):
-        counts[pair] += 1
+    for at in np.argwhere(np.ones(labels_1.shape) if counted is None else counted):
+        counts[labels_1[tuple(at)], labels_2[tuple(at)]] += 1
     apart = np.zeros(K)
     for k in range(K):
         row, column = counts[k].sum(), counts[:, k].sum()

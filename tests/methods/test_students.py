@@ -12,6 +12,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.randomness import Draws
 from furnace.methods.build import build_method, build_network
 from furnace.methods.feature_dropout import channel_factors, complementary, plain
+from furnace.methods.unlabeled import mean_counted
 from furnace.utils.errors import UserError
 from tests.methods.test_methods import (
     SIZE,
@@ -22,6 +23,7 @@ from tests.methods.test_methods import (
     make_batch,
     make_network,
     mixed,
+    naive_targets,
     plain_loss,
     study,
     supervised,
@@ -104,6 +106,31 @@ def test_pixels_of_low_confidence_and_padding_do_not_count(make_method, threshol
     check(method, naive_threshold, batch, threshold=threshold, padding=padding)
 
 
+def naive_padded_cpcl(network: Network, batch: TrainBatch) -> Tensor:
+    counted = mixed(batch.valid_0, batch.valid_1, batch.mask)[:, 0].numpy() > 0
+    targets = naive_targets(network, batch, counted=counted)
+    loss = supervised(network, batch, 1) + supervised(network, batch, 2)
+    for branch, target in enumerate(("intersection", "union"), 1):
+        labels, weights = targets[target]
+        mean = plain_loss(study(network, batch, branch), labels, weights * counted)  # over all pixels
+        loss = loss + WEIGHT * mean * counted.size / counted.sum()
+    return loss
+
+
+def test_padding_does_not_count_in_the_disagreement(make_method) -> None:
+    batch = replace(with_views(make_batch(), 1), students_0=(), students_1=())
+    check(make_method(ignore_padding=True), naive_padded_cpcl, batch)
+
+
+def test_shares_are_those_of_the_counted_pixels() -> None:
+    rng = np.random.default_rng(0)
+    values, counted = rng.random((2, 5, 6)), rng.random((2, 5, 6)) < 0.6
+    found = mean_counted(torch.from_numpy(values), torch.from_numpy(counted))
+    assert found.item() == pytest.approx(values[counted].mean(), rel=1e-6)
+    assert mean_counted(torch.from_numpy(values), None).item() == pytest.approx(values.mean(), rel=1e-6)
+    assert mean_counted(torch.from_numpy(values), torch.zeros(2, 5, 6, dtype=torch.bool)) == 0
+
+
 def test_plain_dropout_keeps_the_mean_and_depends_on_the_image() -> None:
     draws = Draws(1, 2)
     rows = np.stack([plain(draws, 1, index, (3000, 1000), 0.3) for index in range(6)])
@@ -123,6 +150,15 @@ def test_complementary_dropout_splits_the_channels_of_half_of_the_images() -> No
     assert set(np.unique(rows[~untouched])) == {0, 2} and (rows.sum(1) == 2).all()
     parts = [complementary(DRAWS.part(first), 1, index, (200, 100), 0.5) for first in (0, 3, 5) for index in range(2)]
     np.testing.assert_array_equal(parts, rows[[0, 1, 3, 4, 5, 6]])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_complementary_dropout_keeps_the_mean(share: float) -> None:
+    rows = np.stack([complementary(DRAWS, 1, index, (3000,), share) for index in range(16)])
+    touched = rows[(rows != 1).any((1, 2))]
+    assert ((touched == 0).sum(1) == 1).all(), "each channel is in one of the views"
+    np.testing.assert_allclose((touched == 0).mean((0, 2)), [share, 1 - share], atol=0.02)
+    np.testing.assert_allclose(touched.mean((0, 2)), 1, atol=0.05)
 
 
 def test_maps_of_one_width_lose_the_same_channels() -> None:

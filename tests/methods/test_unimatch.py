@@ -118,6 +118,12 @@ def test_boxes_are_as_published() -> None:
     assert all(corner.min() < 5 < 50 < corner.max() for corner in corners)
 
 
+def test_areas_of_boxes_are_uniform() -> None:
+    shares = [draw_box((300, 300), np.random.default_rng(seed), probability=1).mean() for seed in range(4000)]
+    found = np.quantile(shares, [0.1, 0.25, 0.5, 0.75, 0.9])
+    np.testing.assert_allclose(found, np.interp([0.1, 0.25, 0.5, 0.75, 0.9], [0, 1], [0.02, 0.4]), atol=0.012)
+
+
 def test_a_box_that_can_not_fit_gives_an_empty_mask() -> None:
     assert not draw_box((1, 5000), np.random.default_rng(0), probability=1).any()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from furnace.seg_opr import upsampled
 from furnace.seg_opr.interpolate import upsample
 from furnace.seg_opr.losses import hard_pixels, mean_cross_entropy, weighted_cross_entropy
-from furnace.seg_opr.pseudo_label import combine, predict_mixed, predict_upsampled
+from furnace.seg_opr.pseudo_label import agreement, predict_mixed, predict_upsampled
 from furnace.seg_opr.upsampled import bands, map_bands, rows_at, sum_over_bands
 from tests.golden_values import relative_error
 from tests.largest import Largest
@@ -109,7 +109,7 @@ CLASSES, BATCH, SMALL, SIDE = 150, 5, 9, 33
         lambda logits, labels, mask: weighted_cross_entropy(logits, labels, torch.rand(labels.shape)).backward(),
         lambda logits, labels, mask: hard_pixels(logits.detach(), labels, 0.7, 100),
         lambda logits, labels, mask: predict_mixed(logits, logits, mask),
-        lambda logits, labels, mask: combine(*[predict_upsampled(logits, labels.shape[-2:])] * 2, CLASSES),
+        lambda logits, labels, mask: agreement(*[predict_upsampled(logits, labels.shape[-2:])] * 2, CLASSES),
     ],
     ids=["supervised", "unsupervised", "hard pixels", "mixed", "pseudo labels"],
 )
