@@ -73,8 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("experiment", help="experiment folder; it defines window and network")
     parser.add_argument("-d", "--devices", help="0, or cpu")
     add_overrides(parser)
-    parser.add_argument("--size", type=number("--size", 1), nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--images", type=number("--images", 1), default=16)
+    sides = {"nargs": 2, "default": (1024, 2048), "metavar": ("HEIGHT", "WIDTH")}
+    parser.add_argument("--size", type=number("--size", 1), **sides, help="of random images (default: 1024 2048)")
+    parser.add_argument("--images", type=number("--images", 1), default=16, help="number of images (default: 16)")
     parser.add_argument("--snapshot", metavar="FILE", help="evaluate it on images of the experiment, and compare mIoU")
     parser.add_argument("--rounds", type=number("--rounds", 0), default=3, help="timed rounds (default: 3)")
     args = parser.parse_args(argv)

@@ -68,7 +68,9 @@ CAMVID = Kind("CamVid", (360, 480), "", (352, 352), 11, 367)
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print the results, and write them as JSON with `--json`."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="example: python benchmarks/loader.py --camvid DATA/camvid --quick"
+    )
     parser.add_argument(
         "--camvid", type=Path, metavar="FOLDER", help="also measure on CamVid, prepared by prepare_camvid"
     )

@@ -32,7 +32,7 @@ from furnace.methods.build import build_network
 from furnace.methods.settings import load_config
 from furnace.methods.unlabeled import student_images
 from furnace.seg_opr.losses import weighted_cross_entropy
-from furnace.seg_opr.pseudo_label import combine, predict_mixed
+from furnace.seg_opr.pseudo_label import agreement, combine, predict_mixed
 from furnace.utils.arguments import add_overrides, number
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import UserError, run
@@ -91,7 +91,7 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
             teachers = [[network.logits(images, b) for images in streams] for b in (1, 2)]
         with clock.part("pseudo-labels, agreement"):
             predictions = [predict_mixed(*logits, batch.mask) for logits in teachers]
-            pseudo = combine(*predictions, C.num_classes)
+            pseudo = combine(*predictions, agreement(*predictions, C.num_classes))
         with clock.part("students' passes"):
             students = [network.logits(student_images(batch), b) for b in (1, 2)]
         with clock.part("unsupervised losses"):

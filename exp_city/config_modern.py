@@ -1,6 +1,6 @@
 """Cityscapes with a modern encoder: CPCL between two ConvNeXt networks (`-f config_modern.py`).
 
-Ours, not a published recipe; docs/RESULTS.md has our measurements.
+Ours, not a published recipe; not measured yet (docs/RESULTS.md).
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ C.eval_source = f"{C.dataset_path}/config_new/val.txt"
 C.num_classes = 19
 C.image_height = C.image_width = 800
 
-# Method: CPCL as published; strong views and averaged teachers did not help (docs/RESULTS.md)
+# Method: CPCL as published; strong views and averaged teachers did not help in short runs on CamVid (docs/RESULTS.md)
 C.unsup_weight = 1
 C.ignore_padding = True
 C.ohem = True

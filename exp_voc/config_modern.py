@@ -1,6 +1,6 @@
 """Pascal VOC with a modern encoder: CPCL between two DINOv2 networks (`-f config_modern.py`).
 
-Ours, not a published recipe. Optimizer, crop and batch are those of UniMatch V2; docs/RESULTS.md has our measurements.
+Ours, not a published recipe. Optimizer, crop and batch are those of UniMatch V2; not measured yet (docs/RESULTS.md).
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ C.eval_source = f"{C.dataset_path}/val.txt"
 C.num_classes = 21
 C.image_height = C.image_width = 518  # 37 patches
 
-# Method: CPCL as published; strong views and averaged teachers did not help (docs/RESULTS.md)
+# Method: CPCL as published; strong views and averaged teachers did not help in short runs on CamVid (docs/RESULTS.md)
 C.unsup_weight = 1
 C.ignore_padding = True
 

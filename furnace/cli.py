@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from furnace import base_model, checks, engine, inference
 from furnace.inference.options import BRANCHES, FORMATS, OPACITY
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 
 def train(folder: str | Path, argv: list[str] | None = None) -> int:
-    """`python train.py` in an experiment folder; returns 1 where a dry run finds problems."""
+    """`python train.py` in an experiment folder; returns 1 if a dry run finds problems."""
     parser = experiment_parser("Train the experiment that config.py beside this file describes.", TRAIN_EXAMPLES)
     either = parser.add_mutually_exclusive_group()
     either.add_argument("-c", "--continue", dest="resume", type=snapshot("-c"), metavar="PATH", help=CONTINUE)
-    either.add_argument("--overwrite", action="store_true", help="start anew where there are snapshots already")
+    either.add_argument(
+        "--overwrite", action="store_true", help="remove an earlier run in the folder, and start from the beginning"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="show the recipe, check everything, estimate time and memory, and stop"
     )
-    parser.add_argument("--list-encoders", metavar="WORD", help="show the encoders whose names hold WORD, and stop")
+    parser.add_argument("--list-encoders", metavar="WORD", help="show the encoders whose names contain WORD, and stop")
     args = parser.parse_args(argv)
     if args.list_encoders is not None:
         open_console().print(base_model.encoder_table(args.list_encoders))
@@ -65,12 +67,12 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
     add_snapshot_arguments(parser, "PATH.pth, EPOCH, FIRST-LAST, FIRST- or last (the default)")
     parser.add_argument("-s", "--save", action="store_true", help="save pictures of every image")
     parser.add_argument(
-        "-p", "--save-path", metavar="FOLDER", help="where to (default: predictions/ in the log folder)"
+        "-p", "--save-path", metavar="FOLDER", help="folder for the pictures (default: predictions/ in the log folder)"
     )
     parser.add_argument(
         "--submit",
         metavar="FOLDER",
-        help="write what the Cityscapes or VOC server takes, of C.test_source (no labels needed), and stop",
+        help="write the files for the Cityscapes or VOC server, from C.test_source (no labels needed), and stop",
     )
     args = parser.parse_args(argv)
     with prepared(folder, args) as (C, device):
@@ -86,7 +88,9 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> int:
     parser = experiment_parser("Label pictures and videos with a snapshot.", PREDICT_EXAMPLES)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, folders, glob patterns, videos")
     add_snapshot_arguments(parser, "PATH.pth, EPOCH or last (the default)")
-    parser.add_argument("-p", "--save-path", metavar="FOLDER", help="for results (default: predict/ in the log folder)")
+    parser.add_argument(
+        "-p", "--save-path", metavar="FOLDER", help="folder for the results (default: predict/ in the log folder)"
+    )
     parser.add_argument("--confidence", action="store_true", help="save maps of the soft-max confidence, too")
     parser.add_argument("--no-overlay", action="store_true", help="save label maps without coloured overlays")
     parser.add_argument("--opacity", type=share, default=OPACITY, help=f"of the overlay, 0 to 1 (default: {OPACITY})")
@@ -105,12 +109,12 @@ def export(folder: str | Path, argv: list[str] | None = None) -> None:
     """`python export.py` in an experiment folder."""
     parser = experiment_parser("Export a snapshot, to run it elsewhere, and compare.", EXPORT_EXAMPLES)
     add_snapshot_arguments(parser, "PATH.pth, EPOCH or last (the default)")
-    parser.add_argument("--format", choices=FORMATS, default="onnx", help="of the file (default: onnx)")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="file format (default: onnx)")
     parser.add_argument(
         "--normalize", action="store_true", help="put the normalisation into the file: it takes uint8 RGB pixels"
     )
     parser.add_argument("--labels", action="store_true", help="give label maps instead of scores")
-    parser.add_argument("-p", "--save-path", metavar="FILE", help="where to (default: export/ in the log folder)")
+    parser.add_argument("-p", "--save-path", metavar="FILE", help="output file (default: in export/ in the log folder)")
     args = parser.parse_args(argv)
     with prepared(folder, args, alone=True) as (C, _):
         if engine.rank() == 0:  # of a torchrun of the user's own
@@ -123,9 +127,9 @@ FOR_EVALUATION = PLACES | EVALUATION | {"dataset_path", "num_workers", "eval_bat
 TRAIN_RESTARTS = 3  # of a run on several devices, when one of its processes is killed
 CONTINUE = "continue from this snapshot, or from the newest sound one (auto)"
 TRAIN_EXAMPLES = """examples:
-  python train.py                                 what config.py says, on what is there
+  python train.py                                 as config.py says, on the first GPU or the CPU
   python train.py -o labeled_ratio=16 -o lr=0.01  other settings for this run
-  python train.py -c auto                         go on from the last save, or begin if there is none
+  python train.py -c auto                         continue from the last save, or start if there is none
   python train.py -c ../log/exp_voc/snapshot/epoch-last.pth
   python train.py --dry-run                       recipe, checks, time and memory, without training
   python train.py --settings                      every setting, its value and its meaning
@@ -142,12 +146,12 @@ PREDICT_EXAMPLES = """examples:
   python predict.py photos '../more/*.png' ride.mp4 -e 30 --confidence -p results
 """
 EXPORT_EXAMPLES = """examples:
-  python export.py -e last --format onnx --normalize --labels    pictures in, label maps out
+  python export.py -e last --format onnx --normalize --labels    pixels in, label maps out
   python export.py -e 32 --format pt2 --branch both -p model.pt2
 """
 STATUS = """
-exit status: 0 done; 1 problems found (--dry-run) or frames of a video missing (predict.py); 2 an error that one line
-explains; 128 + N ended by signal N, such as 130 by Ctrl-C
+exit status: 0 done; 1 a fault in the program, problems found by --dry-run, or missing frames of a video; 2 an error
+that one line explains; 128 + N ended by signal N, such as 130 by Ctrl-C
 """
 
 
@@ -173,7 +177,9 @@ def add_snapshot_arguments(parser: argparse.ArgumentParser, which: str) -> None:
 def experiment_parser(description: str, examples: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every command of an experiment folder has."""
     parser = Parser(description=description, epilog=examples + STATUS)
-    parser.add_argument("-d", "--devices", help="0, 0,2, 0-3, * (every GPU), mps or cpu; default: what is there")
+    parser.add_argument(
+        "-d", "--devices", help="0, 0,2, 0-3, * (every GPU), mps or cpu (default: the first GPU, or else the CPU)"
+    )
     parser.add_argument("-f", "--file", metavar="FILE", help="another file in place of config.py, with logs of its own")
     add_overrides(parser)
     # From torch.distributed.launch, which sets the environment variable, too.
@@ -217,6 +223,11 @@ def prepared(
         engine.stop()
 
 
+def choices(kind: Any) -> str:
+    """The values of a setting that takes only some, in brackets; empty for others."""
+    return f" ({', '.join(map(str, get_args(kind)))})" if get_origin(kind) is Literal else ""
+
+
 def settings_table(C: Settings, word: str = "") -> Table:
     """The settings whose name or meaning has a word, with value and meaning. Raises UserError if none has it."""
     fields = type(C).model_fields.items()
@@ -228,5 +239,5 @@ def settings_table(C: Settings, word: str = "") -> Table:
     for column in ("value", "meaning"):
         table.add_column(column, overflow="fold")
     for name, field in found:
-        table.add_row(name, str(getattr(C, name)), field.description)
+        table.add_row(name, str(getattr(C, name)), f"{field.description}{choices(field.annotation)}")
     return table

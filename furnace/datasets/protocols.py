@@ -151,7 +151,7 @@ def find_partitions(folder: Path, layout: Layout) -> list[Partition]:
                 lines = [line for _, line in read_lines(source)]
                 found[destination] = Partition(source, destination, lines, recognize(source))
     if not found:
-        raise UserError(f"{folder}: contains no partition; see DATA/README.md for the folders and names of the lists")
+        raise UserError(f"{folder}: contains no partition; see docs/lists.md for the folders and names of the lists")
     return list(found.values())
 
 

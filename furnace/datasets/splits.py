@@ -83,7 +83,7 @@ def read_lines(source: str | Path) -> list[tuple[int, str]]:
     source = Path(source)
     if not source.is_file():
         what = "is a folder, not a list" if source.is_dir() else "no such list"
-        raise UserError(f"{source}: {what}; check C.dataset_path and the sources in config.py, or see DATA/README.md")
+        raise UserError(f"{source}: {what}; check C.dataset_path and the sources in config.py, or see docs/lists.md")
     if (size := source.stat().st_size) > MAX_LIST_BYTES:
         raise UserError(f"{source}: {size} bytes are too many for a list; is it another file?")
     try:

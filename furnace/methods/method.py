@@ -144,7 +144,7 @@ class SemiSupervised(Method):
             "self", description="source of pseudo labels: self, or ema (the moving average of each network)"
         )
         ema_decay: Share = Field(0.99, description="teacher = ema: decay of the moving average per iteration")
-        student_views: Literal[1, 2] = Field(1, description="views per unlabelled image for each student")
+        student_views: int = Field(1, ge=1, le=2, description="views per unlabelled image for each student: 1 or 2")
         strong: bool = Field(False, description="students see unlabelled images with colour jitter, grey and blur")
         feature_dropout: float = Field(
             0,

@@ -119,7 +119,10 @@ def build_parser() -> ArgumentParser:
     add_overrides(parser, "for all runs")
     parser.add_argument("--out", type=Path, help="output folder (default: log/compare/EXPERIMENT)")
     parser.add_argument(
-        "--keep", choices=("none", "last", "all"), default="last", help="snapshots to keep from each finished run"
+        "--keep",
+        choices=("none", "last", "all"),
+        default="last",
+        help="snapshots to keep from each finished run (default: last)",
     )
     parser.add_argument(
         "--probe",
@@ -128,7 +131,11 @@ def build_parser() -> ArgumentParser:
         metavar="N",
         help=f"iterations for measuring the time of a method; 0: do not measure (default: {DEFAULT_PROBE})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and the expected time, then stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the plan and the expected time, then stop; to measure the time, each method trains briefly",
+    )
     return parser
 
 

@@ -53,7 +53,7 @@ def build_parser() -> ArgumentParser:
         "The exit status is 1 if there are problems, else 0.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("experiment", help="folder with a config.py, such as exp_voc")
+    parser.add_argument("experiment", help="folder with a config.py, such as exp_voc, or another config file in it")
     parser.add_argument("--full", action="store_true", help="decode every image and label, not a sample")
     parser.add_argument("-d", "--devices", help="device for measuring the time: 0, or cpu (default: first GPU or cpu)")
     add_overrides(parser)

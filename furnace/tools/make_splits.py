@@ -60,7 +60,9 @@ def build_parser() -> ArgumentParser:
         "of larger ones and show every class if possible.\nThe same seed gives the same lists on every machine.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("experiment", help="folder whose config.py describes the data, such as exp_voc")
+    parser.add_argument(
+        "experiment", help="folder whose config.py describes the data, such as exp_voc, or another config file in it"
+    )
     parser.add_argument(
         "--ratios", type=whole_numbers("--ratios", 1), default=[], help="1/R of the images labelled (default: 2,4,8,16)"
     )

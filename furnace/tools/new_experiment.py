@@ -252,7 +252,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("name", help="name of the experiment; its folder is exp_NAME")
     parser.add_argument("--images", type=Path, required=True, help="folder of all images, searched recursively")
     parser.add_argument(
-        "--masks", type=Path, required=True, help="folder of their masks (PNG, TIFF, BMP); some may lack one"
+        "--masks", type=Path, required=True, help="folder of their masks (PNG, TIFF, BMP); not every image needs one"
     )
     parser.add_argument("--classes", help="class names in the order of the indices, separated by commas")
     parser.add_argument("--val", type=float, default=0.2, help="share of the masks for validation (default: 0.2)")

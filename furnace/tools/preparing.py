@@ -78,7 +78,7 @@ def preparing_parser(description: str, example: str, name: str) -> ArgumentParse
     parser.add_argument(
         "--target", type=Path, default=data_root() / "DATA" / name, help="folder to make (default: %(default)s)"
     )
-    parser.add_argument("--splits-from", type=Path, metavar="FOLDER", help="folder of published partitions to install")
+    parser.add_argument("--splits-from", type=Path, metavar="FOLDER", help="folder of published lists to install")
     parser.add_argument("--link", action="store_true", help="link files of extracted folders instead of copying them")
     parser.add_argument("--dry-run", action="store_true", help="check and count, but write nothing")
     return parser

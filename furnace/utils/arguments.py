@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -15,7 +16,14 @@ class Parser(ArgumentParser):
     """A parser with one-line errors that keeps the line breaks of description and examples."""
 
     def __init__(self, **options: Any):
-        super().__init__(formatter_class=RawDescriptionHelpFormatter, **options)
+        started_by = getattr(sys.modules["__main__"], "__spec__", None)  # python -m NAME
+        ours = started_by is not None and started_by.name.startswith("furnace.")
+        # Without a name argparse takes that of the file.
+        super().__init__(
+            prog=f"python -m {started_by.name}" if ours else None,
+            formatter_class=RawDescriptionHelpFormatter,
+            **options,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError; for an option that does not exist, with the setting of its name or the closest option."""

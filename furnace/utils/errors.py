@@ -49,6 +49,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             _say(f"[bold]stopped:[/] {escape(str(stop))}")
         sys.exit(stop.status)
     except KeyboardInterrupt:
+        if _rank() == "0":
+            _say("[bold]stopped:[/] by Ctrl-C")
         sys.exit(INTERRUPTED_STATUS)
 
 
