@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from furnace.engine.distributed import rank
+from furnace.engine.distributed import mark_begun, rank
 from furnace.engine.learner import Learner
 from furnace.engine.monitor import logger
 from furnace.engine.snapshot_folder import AUTOSAVE, clear, copy_as_last, prune, sweep
@@ -18,7 +18,6 @@ from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 
-PENDING = ".beginning"  # marks a folder whose snapshots are not this run's yet: a restart does not continue them
 SECONDS = 60  # per minute
 # Settings that affect neither the training data nor the trained weights.
 IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
@@ -60,12 +59,7 @@ class Saver:
             if apart := set_apart(self.C, branched_at):
                 logger.info(f"the run goes back to iteration {branched_at}: its later files are now in {apart}")
             self.save_state()  # now the latest save
-        (self.folder / PENDING).unlink(missing_ok=True)
-
-    def withdraw(self) -> None:
-        """Undo what this run has prepared in the folder, as it may not use it."""
-        if rank() == 0:
-            (self.folder / PENDING).unlink(missing_ok=True)
+        mark_begun(self.C.snapshot_dir)
 
     def save_epoch(self, epoch: int) -> None:
         """Write `epoch-N.pth` and its copy `epoch-last.pth`; remove epochs beyond `C.keep_snapshots`."""

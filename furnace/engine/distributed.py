@@ -21,7 +21,8 @@ CPU, MPS = torch.device("cpu"), torch.device("mps")
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 PATIENCE = timedelta(minutes=30)  # with other processes: one may have to compile alone
-_store: dist.Store | None = None  # of the processes that `start` joined
+_lasting: dist.Store | None = None  # of all attempts of a run: torchrun's, or that of `launch`
+_store: dist.Store | None = None  # of this attempt's processes, which `start` joined
 _restarts = 0  # number known to these processes
 MESSAGE_ELEMENTS = 2**24  # a message is sent once it has this many
 OURS = "FURNACE_LAUNCHED"  # set in the processes of `launch`, not in those of the user's torchrun
@@ -57,6 +58,17 @@ def restarts() -> int:
     return max(_restarts, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
 
+def has_begun(folder: str) -> bool:
+    """True after a restart, if an earlier attempt of this run had prepared its folder of snapshots."""
+    return restarts() > 0 and _lasting is not None and _lasting.check([f"begun {folder}"])
+
+
+def mark_begun(folder: str) -> None:
+    """Let later attempts know that the snapshots in a folder are those of this run; they continue from there."""
+    if _lasting is not None:
+        _lasting.set(f"begun {folder}", "")
+
+
 def start(device: torch.device) -> None:
     """Join the other processes that torchrun started, over NCCL on GPUs and gloo on CPUs.
 
@@ -67,12 +79,12 @@ def start(device: torch.device) -> None:
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://"))
-    global _store, _restarts
+    global _lasting, _store, _restarts
     # After a restart torchrun's store still contains the addresses of the previous processes.
     name, _restarts = meet(store, number, count, restarts())
-    _store = store = dist.PrefixStore(name, store)
+    _lasting, _store = store, dist.PrefixStore(name, store)
     device_id = device if device.type == "cuda" else None
-    options = {"store": store, "rank": number, "world_size": count, "device_id": device_id}
+    options = {"store": _store, "rank": number, "world_size": count, "device_id": device_id}
     dist.init_process_group(backend, timeout=PATIENCE, **options)
 
 

@@ -34,8 +34,12 @@ def run_processes(count: int, command: list[str], restarts: int = 0) -> int:
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     hint = "; -c auto continues from the last save" if restarts else ""
+    from torch.distributed import TCPStore
+
+    # The store is in this process, so that none of the others has to find a free port, and all attempts share it.
+    store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     for attempt in range(restarts + 1):
-        processes = Processes(count, command, attempt)
+        processes = Processes(count, command, attempt, store.port)
         statuses = processes.run()
         if received := processes.received:
             name, status = signal.Signals(received[0]).name, SIGNAL_BASE + received[0]
@@ -61,8 +65,9 @@ class Processes:
         failed: number of the first process that ended by an error or by a signal from elsewhere, None if none did.
     """
 
-    def __init__(self, count: int, command: list[str], attempt: int):
-        self.count, self.command, self.attempt = count, [sys.executable, *command], attempt
+    def __init__(self, count: int, command: list[str], attempt: int, port: int):
+        self.count, self.command = count, [sys.executable, *command]
+        self.attempt, self.port = attempt, port
         self.processes: list[subprocess.Popen] = []
         self.received: list[int] = []
         self.pending: list[int] = []  # signals to forward
@@ -71,11 +76,7 @@ class Processes:
 
     def run(self) -> list[int]:
         """Start all processes and wait for them; return their statuses, negative if a signal ended them."""
-        from torch.distributed import TCPStore
-
-        # The store is in this process, so that none has to find a free port.
-        store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-        common = {"MASTER_ADDR": HOST, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        common = {"MASTER_ADDR": HOST, "MASTER_PORT": str(self.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         common |= {"TORCHELASTIC_RESTART_COUNT": str(self.attempt), "WORLD_SIZE": str(self.count)}
         passed_on = (*heeded(), signal.SIGQUIT, SAVING)
         previous = {signum: signal.signal(signum, self._note) for signum in passed_on}

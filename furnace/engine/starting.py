@@ -7,14 +7,13 @@ from typing import Any
 import torch
 
 from furnace.datasets.dataset import TrainSet
-from furnace.engine.continuing import PENDING, Found
-from furnace.engine.distributed import from_first, launched, restarts, whole_batch, world_size
+from furnace.engine.continuing import Found
+from furnace.engine.distributed import from_first, has_begun, restarts, whole_batch, world_size
 from furnace.engine.identity import changed_data, data_identity, new_run
 from furnace.engine.record import RECORD, read_record, versions
 from furnace.engine.snapshot_folder import list_snapshots, newest_sound
 from furnace.engine.snapshots import SHOWN, Snapshot, check_finite, load_snapshot, read_progress
 from furnace.utils.errors import UserError
-from furnace.utils.files import explained
 from furnace.utils.settings import Settings
 from furnace.utils.wording import counted
 
@@ -28,15 +27,16 @@ def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Foun
 
     Args:
         C: settings with the folder of snapshots.
-        resume, overwrite: as for `Trainer`.
+        resume, overwrite: as for `Trainer`. After a restart by torchrun the run continues from its own last save.
 
     Raises:
         UserError: the snapshot is missing or belongs to another run, or snapshots of a run would be overwritten.
     """
     folder = C.snapshot_dir
-    if not (resume or overwrite or restarts()):
+    if has_begun(folder):
+        resume = AUTO
+    elif not (resume or overwrite):
         check_unused(folder)
-    mark_pending(resume, folder)
     found, notes = find_resume(resume, folder)
     own = found is not None and Path(found[1]).resolve().parent == Path(folder).resolve()
     if own:
@@ -90,32 +90,16 @@ def check_unused(folder: str) -> None:
         )
 
 
-def mark_pending(resume: str | None, folder: str) -> None:
-    """Mark the snapshots in a folder as another run's, until this run has prepared it, if torchrun may start it again.
-
-    Raises:
-        UserError: the folder can't be written.
-    """
-    if launched() and not restarts() and resume != AUTO and (resume or list_snapshots(folder)):
-        pending = Path(folder) / PENDING
-        with explained(pending):
-            pending.parent.mkdir(parents=True, exist_ok=True)
-            pending.touch()
-
-
 def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
     """The snapshot to continue from, None for a run from its start, and notes about the choice.
 
     Args:
-        resume: a path, "auto" or None. After a restart by torchrun it becomes "auto", unless the processes ended
-            before they had prepared the folder (`mark_pending`).
+        resume: a path, "auto" or None.
         folder: the folder in which "auto" searches.
 
     Raises:
         UserError: the file is missing or damaged, or "auto" finds only damaged ones.
     """
-    if restarts() and not (Path(folder) / PENDING).exists():
-        resume = AUTO
     if resume is None:
         return None, []
     if resume != AUTO:

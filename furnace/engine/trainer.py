@@ -110,13 +110,9 @@ class Trainer:
             self.notes += from_first(lambda: check_classes(self.C, self.dataset))
         folders = (self.C.log_dir, self.C.snapshot_dir) if rank() == 0 else ()
         with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(*folders, warn=self.notes.append))
-                if rank() == 0 and self.fresh and not self.overwrite:
-                    check_unused(self.C.snapshot_dir)  # again: another run may have saved since this one started
-            except UserError:
-                self.saver.withdraw()
-                raise
+            stack.enter_context(locked(*folders, warn=self.notes.append))
+            if rank() == 0 and self.fresh and not self.overwrite:
+                check_unused(self.C.snapshot_dir)  # again: another run may have saved since this one started
             self._fit()
 
     def _fit(self) -> None:

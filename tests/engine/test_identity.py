@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torch.distributed import HashStore
 
 from furnace.datasets.loaders import build_train_set
 from furnace.datasets.splits import Sample
-from furnace.engine.continuing import PENDING
+from furnace.engine import distributed
 from furnace.engine.distributed import CPU
 from furnace.engine.identity import (
     END_BYTES,
@@ -52,36 +53,48 @@ def run_of(path: Path) -> str:
     return torch.load(path, weights_only=True)["identity"]["run"]
 
 
-def test_a_run_that_is_killed_before_it_began_does_not_continue_the_one_that_it_replaces(make_trainer, monkeypatch):
+@pytest.fixture
+def restart(monkeypatch) -> Callable[[], None]:
+    """Make this the process of a launcher with a store that lasts; `restart()` lets it seem started again."""
+    monkeypatch.setattr(distributed, "_lasting", HashStore())
+    return lambda: monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+
+
+def test_a_run_that_is_killed_before_it_began_does_not_continue_the_one_that_it_replaces(make_trainer, restart):
     make_trainer(nepochs=2).fit()
-    monkeypatch.setenv("LOCAL_RANK", "0")  # started by torchrun or by -d 0-3, which may start it again
+    distributed._lasting = HashStore()  # of another launcher
     make_trainer(overwrite=True, nepochs=4)  # killed before fit()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    restart()
     again = make_trainer(overwrite=True, nepochs=4)
     assert again.start_iteration == 0
     again.fit()
-    assert not (Path(again.C.snapshot_dir) / PENDING).exists()
     assert make_trainer(overwrite=True, nepochs=6).start_iteration == 4, "its own snapshots are continued"
 
 
-def test_a_run_killed_before_it_went_back_goes_back_after_a_restart(make_trainer, monkeypatch, tmp_path: Path) -> None:
+def test_a_run_killed_before_it_went_back_goes_back_after_a_restart(make_trainer, restart, tmp_path: Path) -> None:
     make_trainer(nepochs=4).fit()
     earlier = str(tmp_path / "log/snapshot/epoch-1.pth")
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    distributed._lasting = HashStore()
     make_trainer(earlier, nepochs=5)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    restart()
     assert make_trainer(earlier, nepochs=5).start_iteration == 2
 
 
-def test_a_refused_start_leaves_no_mark_on_the_run_that_is_training(make_trainer, monkeypatch, tmp_path: Path) -> None:
+def test_a_refused_run_is_refused_after_a_restart_and_continues_no_other(
+    make_trainer, restart, monkeypatch, tmp_path: Path
+) -> None:
     make_trainer(nepochs=2).fit()
-    monkeypatch.setenv("LOCAL_RANK", "0")
+    distributed._lasting = HashStore()
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
-    second = make_trainer(overwrite=True, nepochs=4)
-    with locked(tmp_path / "log", warn=pytest.fail), pytest.raises(UserError, match="is training here"):
-        second.fit()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert make_trainer(nepochs=4).start_iteration == 2
+    for restarts in (0, 1):
+        with pytest.raises(UserError, match="holds 2 snapshots of a run"):
+            make_trainer(nepochs=4)
+        second = make_trainer(overwrite=True, nepochs=4)
+        assert second.start_iteration == 0
+        with locked(tmp_path / "log", warn=pytest.fail), pytest.raises(UserError, match="is training here"):
+            second.fit()
+        if not restarts:
+            restart()
 
 
 @pytest.mark.parametrize("resume", [None, "auto"])

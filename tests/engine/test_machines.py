@@ -121,6 +121,17 @@ def test_a_process_that_is_killed_ends_or_restarts_all(machines: Machines, resta
         assert "another process of this run has ended" in machines.said()
 
 
+def test_a_refused_run_that_torchrun_starts_again_continues_no_other(machines: Machines) -> None:
+    assert machines.first.start(*machines.first.arguments(**SETTINGS)).wait(HANG_SECONDS) == 0, machines.first.said()
+    saves = sorted((machines.first.log_dir / "snapshot").glob("*.pth"))
+    before = [(path.name, path.stat().st_mtime_ns) for path in saves]
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    again = machines.first.start(*words, *machines.first.arguments(**SETTINGS | {"lr": 0.5}))
+    assert again.wait(HANG_SECONDS) == 1, machines.first.said()
+    assert machines.first.said().count("error: ") >= 2 and "-c auto: continues" not in machines.first.said()
+    assert [(path.name, path.stat().st_mtime_ns) for path in saves] == before
+
+
 def test_a_killed_launcher_ends_all_and_the_run_can_continue(machines: Machines, undisturbed: Path) -> None:
     agents = machines.torchrun()
     machines.wait_for_training(agents[1])

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch.distributed import HashStore
 from torch.utils.data import get_worker_info
 
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
-from furnace.engine import best_effort, continuing, diagnostics, record, starting
+from furnace.engine import best_effort, continuing, diagnostics, distributed, record, starting
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain_training
 from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
@@ -259,6 +260,7 @@ def test_a_second_run_in_the_same_folders_is_refused_and_touches_nothing(make_tr
 
 
 def test_a_restarted_run_continues_even_with_overwrite(make_trainer, monkeypatch) -> None:
+    monkeypatch.setattr(distributed, "_lasting", HashStore())
     make_trainer(nepochs=4, niters_per_epoch=1, snapshot_iter=1).fit()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for overwrite in (False, True):
