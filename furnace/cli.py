@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from furnace.utils.config import parse_overrides
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.settings import EVALUATION, PLACES, Settings
 from furnace.utils.stopping import ignore_saving
-from furnace.utils.terminal import Table, open_console
+from furnace.utils.terminal import Table, open_console, process_number
 
 if TYPE_CHECKING:
     import torch
@@ -204,7 +203,7 @@ def prepared(
         open_console().print(settings_table(C, args.settings))
         sys.exit()
     engine.check_launch()
-    if not engine.launched() or os.environ.get("RANK") == "0":
+    if process_number() == 0:
         for note in C.notes:
             print(f"note: {note}", file=sys.stderr)
     devices = engine.choose_devices(args.devices)[: 1 if alone else None]

@@ -14,6 +14,7 @@ from rich.console import Console
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part
 from furnace.utils.locks import try_lock
+from furnace.utils.terminal import process_number
 
 OFF, RAM = "off", "ram"
 MEMORY = Path("/dev/shm")
@@ -55,7 +56,7 @@ def writing(folder: Path, wait: bool = True) -> Iterator[bool]:
     try:
         locked = try_lock(lock)
         if wait and not locked:
-            if os.environ.get("RANK", "0") == "0":
+            if process_number() == 0:
                 Console(stderr=True).print(f"waiting for another process that fills {folder}", highlight=False)
             fcntl.flock(lock, fcntl.LOCK_EX)
             locked = True

@@ -11,7 +11,7 @@ from furnace.datasets.randomness import Purpose
 from furnace.engine.distributed import gather_objects, launched
 from furnace.engine.guard import Fault
 from furnace.engine.monitor import logger
-from furnace.utils.errors import UserError, last_message
+from furnace.utils.errors import PeerEnded, UserError, last_message
 from furnace.utils.files import FULL
 from furnace.utils.settings import Settings
 from furnace.utils.wording import few
@@ -20,7 +20,9 @@ NO_MEMORY = re.compile(
     r"DefaultCPUAllocator|not enough memory|can(?:'t|not) allocate memory|out of memory|insufficient memory",
     re.IGNORECASE,
 )
-LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe", re.IGNORECASE)
+LOST_PEER = re.compile(
+    r"gloo|NCCL|Connection (closed|reset) by peer|Broken pipe|Failed to recv|remote server", re.IGNORECASE
+)
 PEER_ENDED = (
     "another process of this run has ended; see its message (a killed process has none); "
     "-c auto continues from the last save"
@@ -81,7 +83,7 @@ def explain(
         return UserError(out_of_memory(C, advice, is_of_gpu(error), when))
     if lost := WORKER_LOST.search(str(error)):
         return UserError(f"{loader_lost(lost)}; {cause}: {LESS_LOADING}")
-    return UserError(PEER_ENDED) if launched() and is_lost_peer(error) else None
+    return PeerEnded(PEER_ENDED) if launched() and is_lost_peer(error) else None
 
 
 def is_lost_peer(error: Exception) -> bool:

@@ -1,6 +1,8 @@
 """Checks of a run's batch, lists and labels before its first iteration."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -8,12 +10,17 @@ from furnace.datasets.catalog import CATALOG, find_classes
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.inspection import absent_classes, masks_among
 from furnace.datasets.reading import build_reader
-from furnace.engine.distributed import whole_batch, world_size
+from furnace.engine.distributed import from_first, gather_objects, whole_batch, world_size
 from furnace.engine.identity import learned_lists
 from furnace.methods.method import METHODS
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings
+from furnace.utils.settings import EVALUATION, PLACES, Settings
 from furnace.utils.wording import counted, few
+
+# Paths and resources; lists are compared by their content, and weights come from the first process.
+OF_MACHINE = PLACES | EVALUATION | {
+    "dataset_path", "train_source", "unsup_source", "pretrained_model", "warm_start", "cache", "num_workers",
+}  # fmt: skip
 
 
 def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
@@ -60,6 +67,28 @@ def check_shares(C: Settings, processes: int | None = None, device: torch.device
             f"C.batch_size = {C.batch_size} must give {processes} process(es) x C.accumulate = {C.accumulate} equal "
             f"shares of at least {least} image(s) for BatchNorm{' and CutMix' * mixes}, for example {least * shares}"
         )
+
+
+def check_alike(values: Mapping[str, Any]) -> None:
+    """Raise UserError, in all processes, unless they have the same values by name."""
+
+    def judge() -> None:
+        for number, share in enumerate(shares):
+            for name, value in share.items():
+                if value != shares[0][name]:
+                    raise UserError(
+                        f"{name} is {value} in process {number}, but {shares[0][name]} in the first; give all "
+                        "processes the same settings"
+                    )
+
+    shares = gather_objects(dict(values))
+    from_first(judge)
+
+
+def check_settings(C: Settings) -> None:
+    """Raise UserError unless the settings of all processes agree, but for those that a machine may have of its own."""
+    values = C.model_dump(mode="json")
+    check_alike({f"C.{name}": value for name, value in values.items() if name not in OF_MACHINE})
 
 
 def check_lists(C: Settings, dataset: TrainSet, device: torch.device) -> None:

@@ -23,7 +23,14 @@ from furnace.engine.guard import Fault
 from furnace.engine.learner import build_learner
 from furnace.engine.monitor import Monitor, logger, open_log
 from furnace.engine.numerics import memory_format
-from furnace.engine.preconditions import check_classes, check_lists, check_masks, check_shares
+from furnace.engine.preconditions import (
+    check_alike,
+    check_classes,
+    check_lists,
+    check_masks,
+    check_settings,
+    check_shares,
+)
 from furnace.engine.record import recipe_table, write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
@@ -62,6 +69,7 @@ class Trainer:
         console: Console | None = None,
     ):
         check_wandb(C)
+        check_settings(C)
         self.C, self.device, self.overwrite = C, device, overwrite
         self.console = console or open_console(quiet=rank() > 0)
         found, own, self.notes = choose_together(C, resume, overwrite, device)
@@ -86,6 +94,7 @@ class Trainer:
         self.compile = chosen_compile(C, device)
         self.learner = build_learner(C, self.network, compiled=self.compile not in (OFF, BACKGROUND))
         self.identity["precision"] = self.learner.amp
+        check_alike({f"precision (C.amp = {C.amp})": self.learner.amp})
         self.preparation = build_preparation(C, *views, method.students, device, memory_format(device))
         # Iterations done, and the number of them that were skipped because they were not finite.
         self.iteration, self.skipped = 0, 0

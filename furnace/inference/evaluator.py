@@ -13,11 +13,12 @@ from torch import Tensor
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import Sample, read_list
-from furnace.engine.distributed import from_first, rank, whole_batch, world_size
+from furnace.engine.distributed import from_first, gather_objects, rank, whole_batch, world_size
 from furnace.engine.monitor import logger, open_log
 from furnace.engine.numerics import device_name
 from furnace.engine.record import REPORT, RESULTS, commit, versions
 from furnace.engine.snapshot_folder import find_snapshots
+from furnace.engine.snapshots import Snapshot
 from furnace.inference.examples import Example, choose_examples
 from furnace.inference.report import Training, write_report
 from furnace.inference.results import (
@@ -26,9 +27,12 @@ from furnace.inference.results import (
     best_of,
     epochs_table,
     identify,
+    require_unchanged,
     result_entry,
     results_table,
     save_results,
+    stamp,
+    stands,
     summary,
 )
 from furnace.inference.segmenter import Segmenter, to_array
@@ -76,16 +80,13 @@ class Evaluator:
 
         Print, log and save the scores, and write the report.
         """
-        paths = find_snapshots(which, self.C.snapshot_dir)
+        paths = from_first(lambda: find_snapshots(which, self.C.snapshot_dir))
         if rank() == 0:
             open_log(self.C.log_dir, "val", self.console)
         results: list[Result] = []
         own: list[dict] = []
         for path in paths:
-            snapshot = self.segmenter.load(path)
-            for note in self.segmenter.notes:
-                logger.info(note)
-            origin = from_first(lambda p=path, s=snapshot: identify(p, s, self.samples, self.segmenter.amp))
+            snapshot, origin = self.load(path)
             results.append(self.evaluate(path, snapshot.epoch))
             own.append(result_entry(self.C, results[-1], self.segmenter.classes, origin))
             best = best_of(own, self.metrics)
@@ -105,6 +106,21 @@ class Evaluator:
             self.report(entries, shown, results[own.index(best)], known=shown is best)
         return results
 
+    def load(self, path: Path) -> tuple[Snapshot, dict]:
+        """Load a snapshot in every process; return it with its origin (`identify`).
+
+        Raises:
+            UserError: as in `Segmenter.load`, or the file was replaced meanwhile, as training does with epoch-last.pth.
+        """
+        before = stamp(path)
+        snapshot = self.segmenter.load(path)
+        for note in self.segmenter.notes:
+            logger.info(note)
+        origin = from_first(lambda: identify(path, snapshot, self.samples, self.segmenter.amp))
+        unchanged = gather_objects(before == origin["stamp"])
+        from_first(lambda: require_unchanged(path, all(unchanged)))
+        return snapshot, origin
+
     def report(self, entries: list[dict], shown: dict, result: Result, known: bool) -> None:
         """Write the report and log its path.
 
@@ -115,6 +131,7 @@ class Evaluator:
             known: True if this is the shown snapshot; then its labels are known.
         """
         path = Path(shown["snapshot"])
+        require_unchanged(path, stands(shown))
         snapshot = self.segmenter.load(path)
         training = Training.of(self.C, self.segmenter.C, snapshot, path)
         origin = {"commit": commit() or "-", **versions(), "on": device_name(self.device)}

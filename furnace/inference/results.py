@@ -16,6 +16,7 @@ from furnace.engine.identity import samples_digest, snapshot_digest
 from furnace.engine.record import RESULTS
 from furnace.engine.snapshots import Snapshot
 from furnace.seg_opr.metrics import MetricList
+from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
 from furnace.utils.locks import file_locked
 from furnace.utils.settings import Settings
@@ -130,6 +131,12 @@ def stands(entry: dict) -> bool:
         return datetime.fromisoformat(entry["finished"]).timestamp() >= now[1] // 10**9
     except (KeyError, TypeError, ValueError):
         return False
+
+
+def require_unchanged(path: Path, unchanged: bool) -> None:
+    """Raise UserError if a snapshot was replaced while it was in use."""
+    if not unchanged:
+        raise UserError(f"{path}: was replaced during the evaluation, as by a run that is training; evaluate it again")
 
 
 def evaluation_of(entry: dict) -> tuple:

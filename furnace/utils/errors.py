@@ -1,6 +1,5 @@
 """Exceptions for users, and the exit of a command that raises them."""
 
-import os
 import signal
 import sys
 import time
@@ -10,11 +9,13 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from furnace.utils.terminal import process_number
+
 USER_ERROR_STATUS = 2
 SIGNAL_BASE = 128  # exit status of a command that a signal ended, minus the signal's number, as in shells
 INTERRUPTED_STATUS = SIGNAL_BASE + signal.SIGINT
-# The first process of a run reports the same error; the others wait, and the launcher ends them meanwhile.
-FIRST_SPEAKS_SECONDS = 3
+# Mostly all processes have the same error: the first one reports it, and the launcher ends the others meanwhile.
+TURN_SECONDS = 3
 
 
 class UserError(Exception):
@@ -22,6 +23,10 @@ class UserError(Exception):
 
     The commands print the message without a traceback and exit with status 2.
     """
+
+
+class PeerEnded(UserError):
+    """Another process of the run has ended; that process says why."""
 
 
 class Stopped(Exception):
@@ -42,25 +47,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        _say(f"[bold red]error:[/] {escape(last_message(error))}")
+        # Who only knows that another one has ended must not end the run before that one has told why.
+        turn = 2 if isinstance(error, PeerEnded) else min(process_number(), 1)
+        _say(f"[bold red]error:[/] {escape(last_message(error))}", turn)
         sys.exit(USER_ERROR_STATUS)
     except Stopped as stop:
-        if _rank() == "0":
+        if process_number() == 0:
             _say(f"[bold]stopped:[/] {escape(str(stop))}")
         sys.exit(stop.status)
     except KeyboardInterrupt:
-        if _rank() == "0":
+        if process_number() == 0:
             _say("[bold]stopped:[/] by Ctrl-C")
         sys.exit(INTERRUPTED_STATUS)
 
 
-def _rank() -> str:
-    return os.environ.get("RANK", "0")
-
-
-def _say(text: str) -> None:
-    prefix = ""
-    if _rank() != "0":
-        time.sleep(FIRST_SPEAKS_SECONDS)
-        prefix = f"process {_rank()}: "
+def _say(text: str, turn: int = 0) -> None:
+    """Print one line on stderr, after the processes with an earlier turn."""
+    time.sleep(turn * TURN_SECONDS)
+    prefix = f"process {process_number()}: " if process_number() else ""
     Console(stderr=True).print(f"{prefix}{text}", soft_wrap=True, highlight=False)

@@ -47,12 +47,17 @@ class Table(table.Table):
         super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
+def process_number() -> int:
+    """Number of this process in its run, from the environment that its launcher has made; 0 if it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 _noted: set[str] = set()
 
 
 def note(kind: str, text: str) -> None:
     """Print one note to stderr for each `kind`, in the first process of a run; its loaders' workers are silent."""
-    if kind in _noted or parent_process() is not None or os.environ.get("RANK", "0") != "0":
+    if kind in _noted or parent_process() is not None or process_number():
         return
     _noted.add(kind)
     Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)

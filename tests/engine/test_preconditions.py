@@ -10,7 +10,7 @@ import torch
 from furnace.datasets.loaders import build_train_set
 from furnace.engine import preconditions
 from furnace.engine.distributed import CPU
-from furnace.engine.preconditions import check_classes, check_lists, check_masks, check_shares
+from furnace.engine.preconditions import check_classes, check_lists, check_masks, check_settings, check_shares
 from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_palette_label
@@ -82,3 +82,22 @@ def test_machines_with_other_lists_are_named(make_settings, monkeypatch: pytest.
     other = 5
     with pytest.raises(UserError, match=r"^C\.train_source and C\.unsup_source: process 1 has other images"):
         check_lists(C, dataset, CPU)
+
+
+def test_processes_with_other_settings_are_named(make_settings, monkeypatch: pytest.MonkeyPatch):
+    own = make_settings(lr=0.1, num_workers=1)
+
+    def check(**changes) -> None:
+        monkeypatch.setattr(preconditions, "gather_objects", lambda share: [share, share | changes])
+        check_settings(own)
+
+    check()
+    with pytest.raises(
+        UserError, match=r"^C\.lr is 0\.2 in process 1, but 0\.1 in the first; give all processes the same"
+    ):
+        check(**{"C.lr": 0.2})
+    shares = []
+    monkeypatch.setattr(preconditions, "gather_objects", lambda share: shares.append(share) or [share])
+    for C in (own, make_settings(lr=0.1, num_workers=2, log_dir="/elsewhere", train_source="/data/list.txt")):
+        check_settings(C)
+    assert shares[0] == shares[1] and {"C.seed", "C.batch_size", "C.record_info_iter"} < shares[0].keys()

@@ -18,7 +18,7 @@ from torch.utils.data import get_worker_info
 
 from furnace.datasets.randomness import Purpose
 from furnace.datasets.reading import Files
-from furnace.engine import best_effort, continuing, diagnostics, distributed, record, starting
+from furnace.engine import best_effort, continuing, diagnostics, distributed, preconditions, record, starting
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain_training
 from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
@@ -672,3 +672,12 @@ def test_adamw_continues_bit_for_bit_and_no_other_optimizer_does(make_trainer) -
     assert_same(torch.load(folder / LAST, weights_only=True)["model"], whole["model"])
     with pytest.raises(UserError, match=r"trained with C\.optimizer = 'adamw', here 'sgd'.*-o optimizer=adamw"):
         make_trainer("auto", nepochs=5, niters_per_epoch=2)
+
+
+def test_processes_of_different_precision_are_refused(make_trainer, monkeypatch) -> None:
+    def shares(share: dict) -> list[dict]:
+        return [share, {name: "fp16" if name.startswith("precision") else value for name, value in share.items()}]
+
+    monkeypatch.setattr(preconditions, "gather_objects", shares)
+    with pytest.raises(UserError, match=r"^precision \(C\.amp = off\) is fp16 in process 1, but off in the first"):
+        make_trainer(amp="off")

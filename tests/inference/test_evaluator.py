@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
 from furnace.engine.record import REPORT, RESULTS
+from furnace.inference import results, segmenter
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.results import best_entry, read_results
 from furnace.utils.errors import UserError
@@ -294,6 +295,25 @@ def test_of_equal_snapshots_the_latest_is_the_best(C, lively_snapshot, tmp_path,
     assert best_entry([first, second | {"classes": ["others"]}], first, evaluator.metrics) is first
     del second["confusion"]
     assert best_entry([first, second], first, evaluator.metrics) is first
+
+
+@pytest.mark.parametrize(("module", "moment"), [(segmenter, "load_snapshot"), (results, "snapshot_digest")])
+def test_a_snapshot_that_is_replaced_during_its_evaluation_is_refused(
+    C, lively_snapshot, tmp_path, console, monkeypatch, module, moment: str
+) -> None:
+    """As by a run that trains: `epoch-last.pth` becomes another file."""
+    other, read = torch.load(lively_snapshot, weights_only=True) | {"epoch": 9}, getattr(module, moment)
+
+    def read_before_it_is_replaced(path: Path):
+        found = read(path)
+        torch.save(other, tmp_path / "new.pth")
+        (tmp_path / "new.pth").replace(path)
+        return found
+
+    monkeypatch.setattr(module, moment, read_before_it_is_replaced)
+    with pytest.raises(UserError, match=r"epoch-1\.pth: was replaced during the evaluation"):
+        Evaluator(C, CPU, console=console).run("1")
+    assert not (tmp_path / "log" / REPORT).exists()
 
 
 def test_log_and_report_agree_on_the_best_of_equal_snapshots(C, lively_snapshot, tmp_path, console) -> None:
