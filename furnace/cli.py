@@ -122,7 +122,7 @@ def export(folder: str | Path, argv: list[str] | None = None) -> None:
 
 
 # Settings that evaluation takes from its own command; a snapshot knows the others.
-FOR_EVALUATION = PLACES | EVALUATION | {"dataset_path", "num_workers", "eval_batch_size", "amp"}
+FOR_EVALUATION = PLACES | EVALUATION | {"dataset_path", "reduce_zero_label", "num_workers", "eval_batch_size", "amp"}
 TRAIN_RESTARTS = 3  # of a run on several devices, when one of its processes is killed
 CONTINUE = "continue from this snapshot, or from the newest sound one (auto)"
 TRAIN_EXAMPLES = """examples:

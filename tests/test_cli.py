@@ -101,6 +101,7 @@ def test_dry_run_notes_the_snapshots_of_an_earlier_run(options: list[str], tmp_p
     (hint,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
     words = shlex.split(hint.removeprefix("next: python eval.py"))
     assert len(words) < len(options), "the snapshot knows the rest"
+    assert {"reduce_zero_label", "eval_source", "dataset_path"} <= cli.FOR_EVALUATION, "it does not know these"
     assert cli.evaluate(REPOSITORY / "exp_voc", words) is None
     for more, noted in (([], True), (["-c", "auto", "-o", "nepochs=3"], False), (["--overwrite"], False)):
         assert cli.train(REPOSITORY / "exp_voc", [*options, *more, "--dry-run"]) == 0

@@ -131,6 +131,20 @@ def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
     return f"the list of {LISTS[names[0]]} images differs" if names else None
 
 
+def split_methods(text: str) -> list[str]:
+    """The methods of a list, each once; values of their settings may contain commas, too.
+
+    A part after a method with settings that does not begin with a method's name belongs to the last of these settings.
+    """
+    methods: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if methods and ":" in methods[-1] and part.partition(":")[0].strip() not in METHODS.all():
+            methods[-1] += f",{part}"
+        else:
+            methods.append(part)
+    return list(dict.fromkeys(methods))
+
+
 def parse_method(text: str) -> dict[str, str]:
     """The settings of `NAME[:key=value...]`, such as "cpcl:reweight=false".
 
@@ -147,6 +161,9 @@ def parse_method(text: str) -> dict[str, str]:
         raise UserError(
             f"--methods {text}: all methods share the evaluation images and metrics; use -o {min(shared)}=..."
         )
+    for other in METHODS.values():
+        if foreign := settings.keys() & other.Settings.model_fields.keys() - METHODS[name].Settings.model_fields.keys():
+            raise UserError(f"--methods {text}: {min(foreign)} is no setting of this method and has no effect")
     return {"method": name, **settings}
 
 

@@ -106,7 +106,9 @@ class Blur:
         if rng.random() >= self.probability:
             return image
         sigma = rng.uniform(*self.sigma)
-        return F.gaussian_blur(image, [2 * int(np.ceil(3 * sigma)) + 1] * 2, [sigma] * 2)
+        # Padding by reflection needs sides longer than the reach.
+        reach = min(int(np.ceil(3 * sigma)), min(image.shape[-2:]) - 1)
+        return F.gaussian_blur(image, [2 * reach + 1] * 2, [sigma] * 2)
 
 
 @dataclass(frozen=True)

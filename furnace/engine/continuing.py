@@ -153,8 +153,9 @@ def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
 
 
 def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: str, notes: list[str]) -> None:
-    if len(snapshot.optimizers) != len(learner.optimizers):
-        raise UserError(f"{path}: contains weights but no optimizer states; it can be evaluated, not continued")
+    if (theirs := len(snapshot.optimizers)) != (ours := len(learner.optimizers)):
+        has = f"has states of {theirs} optimizers, this run has {ours}" if theirs else "has no states of optimizers"
+        raise UserError(f"{path}: {has}; it can be evaluated or be C.warm_start, but not be continued")
     theirs = snapshot.settings.get("optimizer", "sgd")
     if theirs != name:
         raise UserError(

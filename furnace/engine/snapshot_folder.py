@@ -72,7 +72,7 @@ def copy_as_last(path: Path) -> None:
 def prune(folder: str | Path, keep: int) -> list[Path]:
     """Remove all epochs but the last `keep` (0: keep all); return the removed files."""
     epochs = list(list_epochs(folder).values())
-    surplus = epochs[: len(epochs) - keep] if keep else []
+    surplus = epochs[: max(0, len(epochs) - keep)] if keep else []
     for path in surplus:
         path.unlink(missing_ok=True)
     return surplus

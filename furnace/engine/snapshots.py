@@ -152,6 +152,8 @@ def load_network(
 ) -> None:
     """Load the weights of a snapshot into `network`; all names and shapes must match.
 
+    The state of a method, such as running counts, may be missing or additional: it follows from other settings.
+
     Args:
         network: receives the weights.
         snapshot, path: the snapshot and its path.
@@ -161,22 +163,26 @@ def load_network(
         UserError: there are differences; the message has the first one, and the settings that differ, if known.
     """
     own = network.state_dict()
-    missing = [name for name in own if name not in snapshot.model]
-    extra = [name for name in snapshot.model if name not in own]
+    missing = [name for name in own if name not in snapshot.model and not is_of_method(name)]
+    extra = [name for name in snapshot.model if name not in own and not is_of_method(name)]
     shapes = [name for name in own if name in snapshot.model and own[name].shape != snapshot.model[name].shape]
     if not (missing or extra or shapes):
-        network.load_state_dict(snapshot.model)
+        network.load_state_dict({name: snapshot.model.get(name, value) for name, value in own.items()})
         return
     if (theirs := count_branches(snapshot.model)) != (ours := count_branches(own)):
-        method = f"C.method = {settings['method']}" if settings else "the network"
-        advice = "-o method=... with the snapshot's method, such as supervised" if theirs else "name them branch1.*"
-        raise UserError(f"{path}: has tensors of {theirs} branches, {method} has {ours}; {advice}")
+        made = f"it was made with {differing(snapshot.settings, settings or {})}" if theirs else "name them branch1.*"
+        raise UserError(f"{path}: has tensors of {theirs} branches, the network has {ours}; {made}")
     if shapes:
         name = shapes[0]
         what = f"{name} has shape {tuple(snapshot.model[name].shape)}, the network's has {tuple(own[name].shape)}"
     else:
         what = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {(missing + extra)[0][:80]}"
     raise UserError(f"{path}: {what}; it was made with {differing(snapshot.settings, settings or {})}")
+
+
+def is_of_method(name: str) -> bool:
+    """True for a buffer of the network itself, which belongs to its method (`Method.state`)."""
+    return "." not in name
 
 
 def count_branches(names: Iterable[str]) -> int:

@@ -1,6 +1,6 @@
 """All settings of an experiment: the common settings and those of the methods."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
@@ -11,8 +11,8 @@ from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
 from furnace.methods import sizes
 from furnace.methods.method import METHODS
-from furnace.utils import config
 from furnace.utils.checking import check
+from furnace.utils.config import read_config
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings, joined
 
@@ -22,6 +22,8 @@ OF_SNAPSHOT = {
     "bn_momentum", "image_mean", "image_std", "image_height", "image_width",  # an encoder may need its crop size
     "teacher",
 }  # fmt: skip
+OF_ENCODER = {"image_mean", "image_std"}  # follow from the encoder, without a note
+DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 FAULTS_SHOWN = 3
 
 
@@ -73,10 +75,35 @@ def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
     return schema
 
 
-def load_config(experiment: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
-    """Run an experiment's config.py and return its checked settings; see `furnace.utils.config.load_config`."""
-    C = config.load_config(experiment, overrides, all_settings, conclude)
-    return C.noted(C.model_dump(), (*C.notes, *other_normalisations(C)))
+def load_config(experiment: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Run an experiment's config.py and return its checked settings; the arguments are those of `read_config`.
+
+    Raises:
+        UserError: there is no config.py, or it fails; or its settings have faults, one line each.
+    """
+    overrides = overrides or {}
+    config = read_config(experiment, overrides, all_settings())
+    schema = all_settings()  # config.py may have registered a method
+    concluded = {name: value for name, value in conclude(config.values).items() if name not in config.values}
+    values = config.values | concluded
+    found, faults = check(schema, values)
+    if faults:
+        raise UserError("\n".join(config.explained(faults, values)))
+    if found["debug"]:
+        found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
+        found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
+    told = {name: value for name, value in concluded.items() if value != schema.model_fields[name].default}
+    notes = config.note({name: value for name, value in told.items() if name not in OF_ENCODER})
+    C = schema.noted(found)
+    return schema.noted(found, (*notes, *other_normalisations(C), *without_effect(C, overrides)))
+
+
+def without_effect(C: Settings, names: Iterable[str]) -> Iterator[str]:
+    """Notes about settings that are those of other methods."""
+    others = {name for method in METHODS.values() for name in method.Settings.model_fields}
+    for name in names:
+        if name in others - METHODS[C.method].Settings.model_fields.keys():
+            yield f"{name}: is no setting of method {C.method!r} and has no effect"
 
 
 def other_normalisations(C: Settings) -> Iterator[str]:
@@ -104,16 +131,17 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
         encoders = [name for name in ENCODERS if name in file]
         found |= {"backbone": max(encoders, key=len)} if encoders else {}
     first = str(joined(values.get("backbone", found.get("backbone")))).partition(",")[0]
-    if ENCODERS.knows(first) and not {"image_mean", "image_std"} & values.keys():
+    if ENCODERS.knows(first):
         encoder = ENCODERS.find(first)
-        found |= {"image_mean": encoder.mean, "image_std": encoder.std}
+        normalisation = {"image_mean": encoder.mean, "image_std": encoder.std}
+        found |= {name: value for name, value in normalisation.items() if name not in values}
     return found
 
 
 def published(values: Mapping[str, Any]) -> dict[str, Any]:
     """The own defaults of the method that `values` name."""
-    method = METHODS.get(values.get("method", Settings.model_fields["method"].default))
-    return method.published if method else {}
+    name = values.get("method", Settings.model_fields["method"].default)
+    return METHODS[name].published if isinstance(name, str) and name in METHODS else {}
 
 
 def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | None = None) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from furnace import seg_opr
-from furnace.methods.method import METHODS, Loss, Losses
+from furnace.methods.method import METHODS, NO_STUDENT, Loss, Losses
 from furnace.methods.supervised import Supervised
 from furnace.methods.unlabeled import draw_boxes
 from furnace.utils.names import STRONG
@@ -20,6 +20,7 @@ class SupervisedStrong(Supervised):
     """Measures the effect of augmentation alone; CutMix mixes the batch with itself in reversed order."""
 
     labeled_view, mixes_itself = STRONG, True
+    known = NO_STUDENT | {"cutmix": (True,)}
 
     def losses(self, networks: Network, batch: TrainBatch) -> Losses:
         mask = draw_boxes(batch)

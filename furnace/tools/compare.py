@@ -25,6 +25,7 @@ from furnace.compare.trials import (
     check_validation,
     parse_method,
     plan_trials,
+    split_methods,
     subset_sources,
 )
 from furnace.datasets.splits import list_hash
@@ -143,7 +144,7 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
     """Plan all trials; with --draw-subsets, draw their labelled subsets first."""
     overrides = parse_overrides(args.override)
     load_config(experiment, overrides)  # it may register methods
-    methods = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
+    methods = split_methods(args.methods)
     for method in methods:
         parse_method(method)
     out = (args.out or CHECKOUT / "log" / "compare" / experiment_name(experiment)).resolve()

@@ -1,20 +1,21 @@
-"""Run an experiment's config.py and check all settings of its EasyDict together."""
+"""Run an experiment's config.py: the settings that it assigns, and where."""
 
 import os
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import easydict
+from pydantic import BaseModel
 
-from furnace.utils.checking import WRONG, Fault, check, parse, plain
+from furnace.utils.checking import WRONG, Fault, parse, plain
 from furnace.utils.errors import UserError
 from furnace.utils.places import CHECKOUT
-from furnace.utils.settings import Settings
 from furnace.utils.wording import one_line
 
 # Environment variables of the published code, and the settings they stand for.
@@ -33,56 +34,75 @@ FOREIGN = {
     # of CPS and TorchSeg
     "log_file", "link_log_file", "is_test", "fix_bias", "eval_base_size",
 }  # fmt: skip
-OF_ENCODER = {"image_mean", "image_std"}  # follow from the encoder, without a note
 CONFIG = Path("config.py")
-DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 SHOWN = 80  # characters of a value in a message
-# Returns settings that config.py does not assign, from those that it assigns.
-Conclude = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def load_config(
-    experiment: str | Path,
-    overrides: Mapping[str, Any] | None = None,
-    schema: Callable[[], type[Settings]] = lambda: Settings,
-    conclude: Conclude = lambda values: {},
-) -> Settings:
-    """Run an experiment's config.py and return its checked settings.
+@dataclass(frozen=True)
+class Config:
+    """What an experiment's config.py and the overrides assign, before the check.
+
+    Attributes:
+        file: path of config.py.
+        values: settings by name.
+        places: where each was assigned, for messages.
+        given: names of the settings that override config.py.
+        foreign: names that a published config.py assigns and that mean nothing here.
+    """
+
+    file: Path
+    values: dict[str, Any]
+    places: dict[str, str]
+    given: frozenset[str]
+    foreign: tuple[str, ...]
+
+    def explained(self, faults: list[Fault], values: Mapping[str, Any]) -> Iterator[str]:
+        """Yield one line per fault of `values`, and one for all settings that are not set."""
+        if unset := [fault for fault in faults if fault.kind == "unset"]:
+            names = ", ".join(fault.names[0] for fault in unset)
+            yield f"{self.file}: {names} not set; assign C.{unset[0].names[0]} ({unset[0].message})"
+        for fault in faults:
+            where = ", ".join(dict.fromkeys(self.places.get(name, str(self.file)) for name in fault.names))
+            if fault.kind == "unknown":
+                yield f"{where}: {fault.message}"
+            elif fault.kind == "value":
+                name = fault.names[0]
+                value = "" if name in self.given else f"{name} = {repr(values[name])[:SHOWN]}: "
+                yield f"{where}: {value}{fault.message}"
+            elif fault.kind == "rule":
+                told = ", ".join(f"{name} = {one_line(values[name])[:SHOWN]}" for name in fault.names if name in values)
+                yield f"{where}: {told}: {fault.message}"
+
+    def note(self, concluded: Mapping[str, Any]) -> tuple[str, ...]:
+        """One note about a file in the published form, none about others; `concluded` are values that it lacks."""
+        told = ", ".join(f"{name} = {value}" for name, value in concluded.items())
+        parts = [f"{told} (not assigned there)"] if told else []
+        parts += [f"no meaning here: {', '.join(self.foreign)}"] if self.foreign else []
+        return (f"{self.file}: {'; '.join(parts)}",) if parts else ()
+
+
+def read_config(experiment: str | Path, overrides: Mapping[str, Any], schema: type[BaseModel]) -> Config:
+    """Run an experiment's config.py.
 
     Args:
         experiment: its folder, or another file in it, such as exp_voc/config_modern.py; see `find_config`.
         overrides: settings by name, as text or values; they override the environment variables of `ENVIRONMENT`, and
             those override config.py. Values that config.py computes from them change, too.
-        schema: returns the class of the settings; config.py may add to it by registering a method.
-        conclude: returns settings that config.py does not assign.
+        schema: class of the settings, as far as it is known before.
 
     Raises:
-        UserError: there is no config.py, or it fails; or its settings have faults, one line each.
+        UserError: there is no config.py, or it fails.
     """
     file = find_config(experiment)
-    given, origins = _given(overrides or {})
-    # Values that can't be parsed stay as in config.py here, and are reported below.
-    pins = {name: value for name, text in given.items() if (value := parse(schema(), name, text)) is not WRONG}
-    root = file.parents[1]
-    values, lines = _run(file, pins | {"repo_name": root.name})
+    given, origins = _given(overrides)
+    # Values that can't be parsed stay as in config.py here: the check reports them.
+    pins = {name: value for name, text in given.items() if (value := parse(schema, name, text)) is not WRONG}
+    values, lines = _run(file, pins | {"repo_name": file.parents[1].name})
     values = _with_folders(values | given, file)
-
-    foreign = sorted(FOREIGN & values.keys() - {"repo_name"})
+    foreign = tuple(sorted(FOREIGN & values.keys() - {"repo_name"}))
     values = {name: value for name, value in values.items() if name not in FOREIGN}
-    concluded = {name: value for name, value in conclude(values).items() if name not in values}
-    found, faults = check(schema(), values | concluded)
-    if faults:
-        places = {name: f"{file}, line {line}" for name, line in lines.items()} | origins
-        raise UserError("\n".join(_explained(faults, file, places, given, values | concluded)))
-    if found["debug"]:
-        found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
-        found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
-    told = {
-        name: value
-        for name, value in concluded.items()
-        if value != schema().model_fields[name].default and name not in OF_ENCODER
-    }
-    return schema().noted(found, _note(file, told, foreign))
+    places = {name: f"{file}, line {line}" for name, line in lines.items()} | origins
+    return Config(file, values, places, frozenset(given), foreign)
 
 
 def find_config(experiment: str | Path) -> Path:
@@ -209,29 +229,3 @@ def _failing(file: Path) -> Iterator[None]:
         place = f"{file}, line {lines[-1]}" if lines else str(file)
         said = error.msg if isinstance(error, SyntaxError) else error
         raise UserError(f"{place}: {type(error).__name__}: {said}") from error
-
-
-def _explained(
-    faults: list[Fault], file: Path, places: Mapping[str, str], given: Collection[str], values: Mapping[str, Any]
-) -> Iterator[str]:
-    """Yield one line per fault, and one for all settings that are not set."""
-    if unset := [fault for fault in faults if fault.kind == "unset"]:
-        names = ", ".join(fault.names[0] for fault in unset)
-        yield f"{file}: {names} not set; assign C.{unset[0].names[0]} ({unset[0].message})"
-    for fault in faults:
-        where = ", ".join(dict.fromkeys(places.get(name, str(file)) for name in fault.names))
-        if fault.kind == "unknown":
-            yield f"{where}: {fault.message}"
-        elif fault.kind == "value":
-            value = "" if fault.names[0] in given else f"{fault.names[0]} = {repr(values[fault.names[0]])[:SHOWN]}: "
-            yield f"{where}: {value}{fault.message}"
-        elif fault.kind == "rule":
-            told = ", ".join(f"{name} = {one_line(values[name])[:SHOWN]}" for name in fault.names if name in values)
-            yield f"{where}: {told}: {fault.message}"
-
-
-def _note(file: Path, concluded: Mapping[str, Any], foreign: list[str]) -> tuple[str, ...]:
-    """One note about a file in the published form, none about others."""
-    parts = [f"{', '.join(f'{k} = {v}' for k, v in concluded.items())} (not assigned there)"] if concluded else []
-    parts += [f"no meaning here: {', '.join(foreign)}"] if foreign else []
-    return (f"{file}: {'; '.join(parts)}",) if parts else ()

@@ -3,6 +3,7 @@
 Methods have settings of their own, see `furnace/methods/settings.py`.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -35,6 +36,10 @@ EVALUATION = {
     "eval_scale_array", "eval_flip", "eval_metrics", "class_names",
 }  # fmt: skip
 NO_FILE = ("none", "")
+PATHS = (
+    *sorted(PLACES), "dataset_path", "train_source", "unsup_source", "eval_source", "test_source", "pretrained_model",
+    "warm_start", "cache",
+)  # fmt: skip
 
 
 def _split(value: Any) -> Any:
@@ -58,6 +63,18 @@ def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() in NO_FILE else value
 
 
+def _cache(value: Any) -> Any:
+    """Words for "no cache" as "off"."""
+    text = str(value).lower()
+    return "off" if text in ("none", "false", "0") else text if text in ("off", "ram") else value
+
+
+def _is_path(text: str | None) -> bool:
+    """True for None, and for text that a file system can look for."""
+    parts = (text or "").split("/")
+    return all("\0" not in part and len(os.fsencode(part)) <= LONGEST_PART for part in parts)
+
+
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split)]
 OptionalFloats = Annotated[tuple[float, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -69,7 +86,9 @@ REQUIRED: Any = ...  # default of the settings that config.py must assign
 MAX_SIDE = 2**14
 MAX_SCALE = 16
 MAX_EPOCH_SAMPLES = 10**8
+MAX_RATE = 10**6
 LONGEST_NAME = 100
+LONGEST_PART = 255  # of a path, in bytes
 NAMES_MUST = (
     f"must be different names of 1 to {LONGEST_NAME} characters, without tabs, line breaks and control characters"
 )
@@ -135,6 +154,15 @@ RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], b
         ("class_names", "num_classes"),
         "must be empty or one name for each class",
         lambda C: len(C.class_names) in (0, C.num_classes),
+    ),
+    (("eval_metrics",), "must name at least one metric", lambda C: bool(C.eval_metrics)),
+    *(
+        (
+            (name,),
+            f"is not a path: each part has at most {LONGEST_PART} bytes",
+            lambda C, n=name: _is_path(getattr(C, n)),
+        )
+        for name in PATHS
     ),
     (("class_names",), NAMES_MUST, lambda C: are_class_names(C.class_names)),
 ]
@@ -211,7 +239,7 @@ class Settings(BaseModel):
     num_workers: NonNegativeInt = Field(
         4, description="loader processes per device, at most one per core; 0: none, the main process loads", le=2**10
     )
-    cache: str = Field(
+    cache: Annotated[str, BeforeValidator(_cache)] = Field(
         "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see docs/speed.md"
     )
 
@@ -232,7 +260,7 @@ class Settings(BaseModel):
     ohem: bool = Field(False, description="online hard example mining in the supervised loss")
     ohem_thresh: Share = Field(0.7, description="OHEM: a pixel is hard below this probability of its class")
     ohem_min_kept: NonNegativeInt = Field(
-        50000, description="OHEM: minimum number of hard pixels, per image of the batch"
+        50000, description="OHEM: minimum number of hard pixels, per image of the batch", le=2**31
     )
     class_weight: OptionalFloats = Field(None, description="weights of the classes in the supervised loss")
 
@@ -262,8 +290,8 @@ class Settings(BaseModel):
     optimizer: Annotated[str, EntryOf("furnace.engine.optim:OPTIMIZERS")] = Field(
         "sgd", description="optimizer: sgd, adamw"
     )
-    lr: PositiveFloat = Field(REQUIRED, description="learning rate of both optimizers")
-    lr_backbone: PositiveFloat = Field(1.0, description="factor of the encoder's learning rate")
+    lr: PositiveFloat = Field(REQUIRED, description="learning rate of both optimizers", le=MAX_RATE)
+    lr_backbone: PositiveFloat = Field(1.0, description="factor of the encoder's learning rate", le=MAX_RATE)
     lr_power: PositiveFloat = Field(0.9, description="power of the poly learning-rate policy")
     momentum: Share = Field(0.9, description="SGD momentum")
     weight_decay: float = Field(1e-4, description="weight decay; none on norms, biases and embeddings", ge=0)

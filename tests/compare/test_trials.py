@@ -7,7 +7,15 @@ from types import SimpleNamespace
 import pytest
 
 from furnace.compare.runner import median_step, scores_by_epoch
-from furnace.compare.trials import LONGEST_NAME, Trial, first_difference, folder_name, parse_method, subset_sources
+from furnace.compare.trials import (
+    LONGEST_NAME,
+    Trial,
+    first_difference,
+    folder_name,
+    parse_method,
+    split_methods,
+    subset_sources,
+)
 from furnace.engine.record import TRAINING_METRICS, append_metrics
 from furnace.seg_opr.metrics import MetricList
 
@@ -28,6 +36,14 @@ def test_a_method_is_parsed_into_name_and_settings() -> None:
     assert parse_method(" cpcl : reweight = false :unsup_weight=2") == {
         **{"method": "cpcl", "reweight": "false", "unsup_weight": "2"}
     }
+
+
+def test_values_of_settings_may_contain_commas() -> None:
+    text = "cps, cpcl:cutmix_mask_prop_range=0.1,0.5:lr=1,mean_teacher,cps,cpcl:backbone=a,b"
+    assert split_methods(text) == [
+        "cps", "cpcl:cutmix_mask_prop_range=0.1,0.5:lr=1", "mean_teacher", "cpcl:backbone=a,b",
+    ]  # fmt: skip
+    assert split_methods("cps,unknown") == ["cps", "unknown"]
 
 
 def test_folders_are_named_after_methods_and_long_names_end_with_a_digest() -> None:

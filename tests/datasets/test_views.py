@@ -44,6 +44,13 @@ def test_photometric_transforms_change_colours_within_their_range(images, transf
         assert found.std() < 0.5 * images.std()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (6, 6), (4, 9)])
+def test_images_smaller_than_the_kernel_are_blurred(size: tuple[int, int]) -> None:
+    image = torch.full((3, *size), 100, dtype=torch.uint8)
+    for seed in range(20):
+        assert (Blur((2, 2), probability=1)(image, np.random.default_rng(seed)) == 100).all()
+
+
 def test_transforms_of_probability_zero_change_nothing(images):
     view = View([], [ColorJitter(probability=0), Grey(0), Blur(probability=0)])
     assert torch.equal(view.colour(images, Draws(), 0), images)

@@ -70,8 +70,8 @@ def machines(tmp_path: Path) -> Machines:
 
 def losses(folder: Path) -> list[dict[str, float]]:
     lines = (folder / "figures.jsonl").read_text().splitlines()
-    costs = {"step_seconds", "data_seconds", "memory_gib"}
-    return [{name: value for name, value in json.loads(line).items() if name not in costs} for line in lines]
+    own = {"step_seconds", "data_seconds", "memory_gib", "run"}
+    return [{name: value for name, value in json.loads(line).items() if name not in own} for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_only_the_latest_are_kept(tmp_path: Path) -> None:
     for epoch in (2, 4, 10, 8):
         (tmp_path / f"epoch-{epoch}.pth").touch()
     (tmp_path / AUTOSAVE).touch()
-    assert prune(tmp_path, 0) == []
+    assert prune(tmp_path, 0) == prune(tmp_path, 4) == prune(tmp_path, 6) == []
     assert [path.name for path in prune(tmp_path, 2)] == ["epoch-2.pth", "epoch-4.pth"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [AUTOSAVE, "epoch-10.pth", "epoch-8.pth"]
 

@@ -74,7 +74,10 @@ def test_a_file_of_the_published_code_can_be_read(tmp_path: Path) -> None:
             lambda model: model.pop("branch1.0.bias"),
             r"1 tensors are missing and 0 are unknown, such as branch1\.0\.bias",
         ),
-        (lambda model: model.update(extra=torch.ones(1)), r"0 tensors are missing and 1 are unknown, such as extra"),
+        (
+            lambda model: model.update({"branch1.9.bias": torch.ones(1)}),
+            r"0 tensors are missing and 1 are unknown, such as branch1\.9\.bias",
+        ),
     ],
 )
 def test_missing_and_unknown_tensors_are_named(saved: Path, change: Callable, message: str) -> None:
@@ -87,17 +90,31 @@ def test_missing_and_unknown_tensors_are_named(saved: Path, change: Callable, me
 @pytest.mark.parametrize(
     "rename, counts, advice",
     [
-        (lambda name: name, "1 branches, C.method = cpcl has 2", "-o method="),
-        (lambda name: name.removeprefix("branch1."), "0 branches, C.method = cpcl has 2", "name them branch1"),
+        (lambda name: name, "1 branches, the network has 2", "C.method = 'supervised', here 'cpcl'"),
+        (lambda name: name.removeprefix("branch1."), "0 branches, the network has 2", "name them branch1"),
     ],
 )
 def test_another_number_of_branches_is_named(saved: Path, rename: Callable, counts: str, advice: str) -> None:
     snapshot = load_snapshot(saved)
-    snapshot = replace(snapshot, model={rename(name): tensor for name, tensor in snapshot.model.items()})
+    model = {rename(name): tensor for name, tensor in snapshot.model.items()}
+    snapshot = replace(snapshot, model=model, settings={"method": "supervised"})
     network = Small()
     network.branch2 = network.branch1
     with pytest.raises(UserError, match=f"has tensors of {counts}; .*{advice}"):
         load_network(network, snapshot, saved, {"method": "cpcl"})
+
+
+def test_the_state_of_a_method_may_be_missing_or_additional(saved: Path) -> None:
+    with_counts, without = Small(), Small()
+    with_counts.register_buffer("agreement", torch.full((2, 2), 7.0))
+    load_network(with_counts, load_snapshot(saved), saved)
+    assert (with_counts.agreement == 7).all(), "it begins as in a new run"
+    snapshot = load_snapshot(saved)
+    snapshot.model["agreement"] = torch.ones(2, 2)
+    load_network(without, snapshot, saved)
+    assert torch.equal(without.state_dict()["branch1.0.bias"], snapshot.model["branch1.0.bias"])
+    load_network(with_counts, snapshot, saved)
+    assert (with_counts.agreement == 1).all()
 
 
 def test_another_number_of_classes_is_named_with_the_settings(saved: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from furnace.base_model.encoders import ENCODERS
 from furnace.methods.method import METHODS
-from furnace.methods.settings import OF_SNAPSHOT, conclude, open_settings
+from furnace.methods.settings import OF_SNAPSHOT, conclude, load_config, open_settings
 from furnace.utils.errors import UserError
+from tests.conftest import REPOSITORY
 
 NORM = {"image_mean": ENCODERS.find("resnet18").mean, "image_std": ENCODERS.find("resnet18").std}
 VOC = {"dataset_name": "pascal_voc", "train_folder": "train_aug", "eval_folder": "val"}
@@ -27,8 +28,8 @@ VOC = {"dataset_name": "pascal_voc", "train_folder": "train_aug", "eval_folder":
         ({"pretrained_model": "/resnet18/resnet101_v1c.pth"}, {"backbone": "resnet101", **NORM}),
         ({"pretrained_model": "resnet101.pth", "backbone": "resnet18"}, NORM),
         ({"backbone": " resnet18 , resnet34"}, NORM),
-        ({"backbone": "resnet18", "image_mean": (0.5,) * 3}, {}),
-        ({"backbone": "resnet18", "image_std": (0.5,) * 3}, {}),
+        ({"backbone": "resnet18", "image_mean": (0.5,) * 3}, {"image_std": NORM["image_std"]}),
+        ({"backbone": "resnet18", "image_std": (0.5,) * 3}, {"image_mean": NORM["image_mean"]}),
         ({"backbone": "unknown"}, {}),
     ],
     ids=lambda value: ",".join(value) or "nothing",
@@ -51,6 +52,12 @@ def test_a_method_can_restrict_any_setting(make_settings, monkeypatch) -> None:
     for name, value in {"unsup_warmup": 0.5, "ohem": True, "union_choice": "disagreement"}.items():
         with pytest.raises(UserError, match=rf"{name}.*the method does not support this value"):
             make_settings(**allowed | {name: value})
+
+
+def test_a_setting_of_another_method_is_noted() -> None:
+    (note,) = load_config(REPOSITORY / "exp_voc", {"method": "cps", "reweight": "false", "unsup_weight": "1"}).notes
+    assert note == "reweight: is no setting of method 'cps' and has no effect"
+    assert load_config(REPOSITORY / "exp_voc", {"reweight": "false"}).notes == ()
 
 
 def test_settings_are_pickled_completely(make_settings) -> None:

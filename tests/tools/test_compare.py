@@ -403,6 +403,8 @@ def test_excluded_settings_exist() -> None:
         (["--methods", "cpcl:reweigth=false"], "did you mean reweight"),
         (["--methods", "cpcl:reweight"], "key=value"),
         (["--methods", "cpcl:seed=5"], "--methods cpcl:seed=5: seed is set for each run"),
+        (["--methods", "cps,cps:reweight=false"], "reweight is no setting of this method and has no effect"),
+        (["--methods", "supervised_strong:cutmix=false"], "cutmix.*the method does not support this value"),
         (["--methods", "cpcl:method=cps"], "method is set for each run"),
         (
             ["--methods", "cpcl:eval_source=other.txt"],

@@ -316,6 +316,48 @@ def test_an_unknown_name_in_a_copy_is_one_line_with_the_closest_setting():
     assert str(caught.value) == "unknown setting 'eval_scales'; did you mean eval_scale_array?"
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("log_dir", "x" * 300, "is not a path"),
+        ("train_source", "/a/" + "é" * 128, "is not a path"),
+        ("cache", "a\0b", "is not a path"),
+        ("eval_metrics", "", "must name at least one metric"),
+        ("lr", "1e300", "must be at most"),
+        ("ohem_min_kept", str(10**20), "must be at most"),
+        ("student_views", "3", "must be at most 2"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused(setting: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(VOC, {setting: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        ("none", "off"),
+        (None, "off"),
+        ("False", "off"),
+        (0, "off"),
+        ("RAM", "ram"),
+        ("Off", "off"),
+        ("/a/Ram", "/a/Ram"),
+    ],
+)
+def test_words_for_no_cache_are_no_folders(value, meaning: str) -> None:
+    assert load_config(VOC, {"cache": value}).cache == meaning
+
+
+def test_numbers_of_views_are_given_as_text() -> None:
+    assert load_config(VOC, {"student_views": "2", "strong": "true"}).student_views == 2
+
+
+def test_a_method_that_is_no_text_is_one_line(write_config) -> None:
+    with pytest.raises(UserError, match=r"config\.py, line \d+: method = \['cpcl'\]: "):
+        load_config(write_config("C.method = ['cpcl']"))
+
+
 # The environment variables of the published files.
 VARIABLES = {
     "volna": ("/a", "volna", "/a"),
