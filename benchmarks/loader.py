@@ -160,7 +160,6 @@ def make_set(kind: Kind, samples: list[Sample], files: Files) -> TrainSet:
         samples,
         view=View([MirrorScaleCrop(kind.crop, SCALES, tuple(round(255 * mean) for mean in MEAN))]),
         crop=kind.crop,
-        num_classes=kind.classes,
         samples=POSITIONS,
         seed=0,
         masks=BoxMaskGenerator(),

@@ -143,7 +143,7 @@ def take_over(path: Path) -> None:
     """Do all that training and evaluation do with a snapshot."""
     network, optimizer = trained()
     snapshot = load_snapshot(path)
-    load_network(network, snapshot, path)
+    load_network(network, snapshot)
     for state in snapshot.optimizers:
         load_optimizer(optimizer, state, path)
 

@@ -9,11 +9,11 @@ from furnace.checks.estimate import estimate
 from furnace.checks.findings import Finding, Level
 from furnace.datasets.cache import RESERVE, Cache
 from furnace.datasets.cache_folder import OFF, free_bytes
-from furnace.datasets.loaders import build_cache, build_files, build_train_set
+from furnace.datasets.loaders import build_cache, build_files
 from furnace.engine.faults import out_of_memory, smaller_steps
 from furnace.engine.numerics import device_name
 from furnace.engine.warm_start import begin_network
-from furnace.methods.build import build_network, described_method, encoders
+from furnace.methods.build import build_data, build_network, described_method, encoders
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from furnace.utils.wording import byte_size, counted, duration
@@ -25,7 +25,7 @@ def check_weights(C: Settings) -> Finding:
     """Check that the weights from which training starts exist and match; nothing is downloaded."""
     try:
         if C.warm_start:
-            return Finding(Level.OK, WEIGHTS, begin_network(C, described_method(C), None, [])[0].weights_report)
+            return Finding(Level.OK, WEIGHTS, begin_network(C, described_method(C), None)[0].weights_report)
         files = [imagenet_file(name) for name, source in zip(*encoders(C), strict=True) if source == IMAGENET]
         if missing := [file for file in files if not file.is_file()]:
             return Finding(Level.NOTE, WEIGHTS, f"{missing[0]} does not exist yet", "the first start downloads it")
@@ -63,9 +63,7 @@ def check_time(C: Settings, device: torch.device) -> list[Finding]:
     epochs, steps = counted(C.nepochs, "epoch"), counted(C.niters_per_epoch, "iteration")
     recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
     try:
-        method = described_method(C)
-        dataset = build_train_set(C, method.unlabeled, second_stream=method.second_stream)
-        found = estimate(C, dataset, device)
+        found = estimate(C, build_data(C), device)
     except UserError as error:
         return [recipe, Finding(Level.PROBLEM, TIME, f"can't be measured: {error}")]
     except torch.OutOfMemoryError:

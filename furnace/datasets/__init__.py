@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = attach(
             "encode_label",
         ],
         "instances": ["draw_label"],
+        "loaders": ["build_train_set"],
         "randomness": ["Purpose"],
         "reading": ["build_reader"],
     },

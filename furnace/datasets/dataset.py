@@ -33,11 +33,10 @@ class TrainSet(Dataset):
         view: geometric transforms of the labelled images.
         unlabeled_view: those of the unlabelled images; by default the same.
         crop: (height, width) of the views' output.
-        num_classes: K, to check the labels.
         samples: length of an epoch.
         seed: determines everything random.
         masks: draws the CutMix masks; None for one stream of unlabelled images without mixing.
-        files: reads the images and labels; by default from their files at each access.
+        files: reads the images and labels.
         skip_unreadable: replace an image that can't be read by the next one in the epoch's order.
         valid: also return the maps of valid pixels of the unlabelled images.
 
@@ -53,19 +52,18 @@ class TrainSet(Dataset):
         view: View,
         unlabeled_view: View | None = None,
         crop: tuple[int, int],
-        num_classes: int,
         samples: int,
         seed: int,
         masks: BoxMaskGenerator | None,
-        files: Files | None = None,
+        files: Files,
         skip_unreadable: bool = False,
         valid: bool = False,
     ):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.view, self.unlabeled_view, self.crop, self.valid = view, unlabeled_view or view, crop, valid
         self.samples, self.seed, self.masks = samples, seed, masks
-        self.files = files or Files(num_classes)
-        self.skip_unreadable = skip_unreadable
+        self.files, self.skip_unreadable = files, skip_unreadable
+        self.skipped: list[str] = []  # of the sample that is being made
         self.reading: Tensor | None = None
 
     def __len__(self) -> int:
@@ -78,7 +76,7 @@ class TrainSet(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, np.ndarray]:
         epoch, position = key
-        self.skipped: list[str] = []
+        self.skipped = []
         arrays = self._arrays(epoch, position)
         return arrays | {"skipped": self.skipped} if self.skipped else arrays
 

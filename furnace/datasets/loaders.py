@@ -85,7 +85,6 @@ def build_train_set(
         view=build_view(C, view),
         unlabeled_view=build_view(C, unlabeled_view),
         crop=(C.image_height, C.image_width),
-        num_classes=C.num_classes,
         samples=C.niters_per_epoch * C.batch_size,
         seed=C.seed,
         masks=build_mask_generator(C) if C.cutmix and second_stream else None,

@@ -21,7 +21,6 @@ from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
 SECONDS = 60  # per minute
 # Settings that affect neither the training data nor the trained weights.
 IRRELEVANT = PLACES | COSTS | EVALUATION | {"snapshot_iter"}
-Found = tuple[Snapshot, str]
 GROUPS = dict.fromkeys(("params", "lr", "weight_decay", "lr_factor"))  # ours
 OF_ONE_SHAPE = (torch.optim.SGD, torch.optim.AdamW)  # their state has the shape of the parameter, or is a number
 
@@ -111,16 +110,16 @@ class Saver:
 
 
 def restore(
-    learner: Learner, snapshot: Snapshot, path: str, C: Settings, notes: list[str], more: bool = True
-) -> tuple[int, int]:
-    """Restore a snapshot's state; return the iterations done and skipped, and add to `notes`.
+    learner: Learner, snapshot: Snapshot, C: Settings, refuse_finished: bool = True
+) -> tuple[int, int, list[str]]:
+    """Restore a snapshot's state; return the iterations done and skipped, and notes.
 
     Raises:
-        UserError: the snapshot is for another network or optimizer, or its run is finished and `more` is True.
+        UserError: the snapshot is for another network or optimizer, or its run is finished and `refuse_finished`.
     """
-    own = C.model_dump(mode="json")
-    load_network(learner.network, snapshot, path, own)
-    _restore_optimizers(learner, snapshot, path, C.optimizer, notes)
+    own, path = C.model_dump(mode="json"), snapshot.path
+    load_network(learner.network, snapshot, own)
+    notes = _restore_optimizers(learner, snapshot, C.optimizer)
     if snapshot.scaler and learner.scale.enabled:
         try:
             learner.scale.load_state_dict(snapshot.scaler)
@@ -136,10 +135,10 @@ def restore(
         notes.append(f"{path}: its iteration {snapshot.iteration} is iteration {iteration} here, at the same epoch")
     if iteration >= C.nepochs * C.niters_per_epoch:
         finished = f"{path}: the run of {C.nepochs} epochs is finished; to train longer, use -o nepochs=N"
-        if more:
+        if refuse_finished:
             raise UserError(finished)
         notes.append(finished)
-    return iteration, snapshot.skipped
+    return iteration, snapshot.skipped, notes
 
 
 def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
@@ -152,15 +151,17 @@ def iterations_done(snapshot: Snapshot, niters_per_epoch: int) -> int:
     return snapshot.iteration * niters_per_epoch // theirs
 
 
-def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: str, notes: list[str]) -> None:
+def _restore_optimizers(learner: Learner, snapshot: Snapshot, name: str) -> list[str]:
+    """Restore the state of the optimizers, which the settings `name`; return notes. Raises UserError."""
+    path = snapshot.path
     if (theirs := len(snapshot.optimizers)) != (ours := len(learner.optimizers)):
         has = f"has states of {theirs} optimizers, this run has {ours}" if theirs else "has no states of optimizers"
         raise UserError(f"{path}: {has}; it can be evaluated or be C.warm_start, but not be continued")
-    theirs = snapshot.settings.get("optimizer", "sgd")
-    if theirs != name:
+    kind = snapshot.settings.get("optimizer", "sgd")
+    if kind != name:
         raise UserError(
-            f"{path}: was trained with C.optimizer = {str(theirs)[:40]!r}, here {name!r}, which can't use its state; "
-            f"continue with -o optimizer={str(theirs)[:40]}"
+            f"{path}: was trained with C.optimizer = {str(kind)[:40]!r}, here {name!r}, which can't use its state; "
+            f"continue with -o optimizer={str(kind)[:40]}"
         )
     try:
         for optimizer, state in zip(learner.optimizers, snapshot.optimizers, strict=True):
@@ -169,7 +170,8 @@ def _restore_optimizers(learner: Learner, snapshot: Snapshot, path: str, name: s
         if snapshot.settings:
             raise
         # From another program: the weights matter more than the momentum of some hundred iterations.
-        notes.append(f"{error}; the optimizers' states start at zero")
+        return [f"{error}; the optimizers' states start at zero"]
+    return []
 
 
 def load_optimizer(optimizer: Optimizer, state: dict, path: str | Path) -> None:

@@ -99,10 +99,6 @@ class Guard:
                 self.faults.append(Fault(iteration, tuple(cause)))
         self.unread.clear()
 
-    def thaw(self) -> None:
-        """Clear the flag after a check."""
-        self.bad = torch.zeros_like(self.bad)
-
 
 def flat(tensors: list[Tensor]) -> Tensor:
     """A copy (N,) of the values of tensors of one dtype."""

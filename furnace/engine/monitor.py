@@ -128,8 +128,6 @@ class Monitor:
         self.count = 0
         self.waited = 0.0
         self.since = time.perf_counter()
-        if self.first and start == 0:
-            self.metrics_file.unlink(missing_ok=True)
 
     def __enter__(self) -> "Monitor":
         return self
@@ -142,15 +140,11 @@ class Monitor:
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches, and measure the time spent waiting for them."""
-        iterator = iter(batches)
-        while True:
-            begin = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        begin = time.perf_counter()
+        for batch in batches:
             self.waited += time.perf_counter() - begin
             yield batch
+            begin = time.perf_counter()
 
     def record(self, iteration: int, lr: float, scalars: dict[str, Tensor]) -> None:
         """Add the scalars () of an iteration, on any device; the means ignore values that are not finite."""

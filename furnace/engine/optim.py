@@ -58,16 +58,15 @@ def parameter_groups(branch: nn.Module, weight_decay: float, lr_backbone: float 
     The joined groups with weight decay have the parameter order of the module, and so do those without: this allows to
     load snapshots with other groups.
     """
-    groups = []
-    encoder = branch.get_submodule(ENCODER) if hasattr(branch, ENCODER) else nn.Module()
-    own = {id(parameter) for parameter in encoder.parameters()}
-    for of_encoder, factor in ((True, lr_backbone), (False, 1.0)):
-        for decays, decay in ((True, weight_decay), (False, 0.0)):
-            chosen = [
-                p for p, with_decay in tell_decay(branch) if with_decay == decays and (id(p) in own) == of_encoder
-            ]
-            groups.append({"params": chosen, "weight_decay": decay, "lr_factor": factor})
-    return groups
+    encoder = {id(parameter) for parameter in getattr(branch, ENCODER, nn.Module()).parameters()}
+    groups: dict[tuple[bool, bool], dict] = {
+        (of_encoder, decays): {"params": [], "weight_decay": decay, "lr_factor": factor}
+        for of_encoder, factor in ((True, lr_backbone), (False, 1.0))
+        for decays, decay in ((True, weight_decay), (False, 0.0))
+    }
+    for parameter, decays in tell_decay(branch):
+        groups[id(parameter) in encoder, decays]["params"].append(parameter)
+    return list(groups.values())
 
 
 def tell_decay(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:

@@ -100,16 +100,14 @@ class StopSignals:
         Raises:
             LoaderHangs: no batch came after a signal to stop.
         """
-        iterator = iter(batches)
-        while True:
+        try:
             self.waits_since = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            finally:
+            for batch in batches:
                 self.waits_since = None
-            yield batch
+                yield batch
+                self.waits_since = time.monotonic()
+        finally:
+            self.waits_since = None
 
     def requested(self) -> int:
         """The signal that any process of the run has received, 0 for none. All processes must call this together.

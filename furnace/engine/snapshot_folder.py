@@ -39,8 +39,8 @@ def list_snapshots(folder: str | Path) -> list[Path]:
     return sorted(progress, key=progress.__getitem__, reverse=True)
 
 
-def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
-    """The latest undamaged snapshot, and the faults of later ones; None if there is no snapshot.
+def newest_sound(folder: str | Path) -> tuple[Snapshot | None, list[str]]:
+    """The latest undamaged snapshot, None if there is none, and the faults of later ones.
 
     Raises:
         UserError: there are snapshots, but all are damaged.
@@ -50,14 +50,14 @@ def newest_sound(folder: str | Path) -> tuple[Path, Snapshot, list[str]] | None:
     for path in saves:
         try:
             snapshot = load_snapshot(path)
-            check_finite(snapshot, path)
+            check_finite(snapshot)
         except UserError as error:
             faults.append(str(error))
             continue
-        return path, snapshot, faults
+        return snapshot, faults
     if saves:
         raise UserError(f"{folder}: none of {len(saves)} snapshots can be read, the latest: {faults[0]}")
-    return None
+    return None, []
 
 
 def copy_as_last(path: Path) -> None:

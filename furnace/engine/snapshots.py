@@ -37,6 +37,7 @@ class Snapshot:
         identity: "run" (name of the run), "data" (its training lists), "precision", "versions", and, if they apply,
             "warm_start" and "continues"; empty in older files.
         note: how the weights were found, for files of other programs; "" for ours.
+        path: of the file that it was read from.
     """
 
     model: dict[str, Tensor]
@@ -49,6 +50,7 @@ class Snapshot:
     classes: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    path: str = ""
 
 
 def is_snapshot_epoch(epoch: int, nepochs: int, snapshot_iter: int) -> bool:
@@ -113,7 +115,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
     note = "; ".join(filter(None, [taken, removed]))
     note = f"{path}: {note}" if note else ""
     if found is content:
-        return Snapshot(model, [], -1, None, {}, note=note)
+        return Snapshot(model, [], -1, None, {}, note=note, path=str(path))
     content = {key: value.item() if isinstance(value, np.generic) else value for key, value in content.items()}
     numbers = sorted(int(match[1]) for key in content if (match := OPTIMIZER.fullmatch(str(key))))
     optimizers = [f"optimizer_{number}" for number in numbers]
@@ -125,16 +127,17 @@ def load_snapshot(path: str | Path) -> Snapshot:
     if settings and not (isinstance(iteration, int) and iteration >= 0):
         raise UserError(f"{path}: not a snapshot ('iteration' is {str(iteration)[:40]})")
     return Snapshot(
-        model,
-        [content[key] for key in optimizers],
-        content.get("epoch", -1),
-        iteration if settings else None,  # the published code counts iterations within the epoch
-        settings,
-        content.get("scaler", {}),
-        content.get("skipped", 0),
-        content.get("classes", {}),
-        content.get("identity", {}),
-        note,
+        model=model,
+        optimizers=[content[key] for key in optimizers],
+        epoch=content.get("epoch", -1),
+        iteration=iteration if settings else None,  # the published code counts iterations within the epoch
+        settings=settings,
+        scaler=content.get("scaler", {}),
+        skipped=content.get("skipped", 0),
+        classes=content.get("classes", {}),
+        identity=content.get("identity", {}),
+        note=note,
+        path=str(path),
     )
 
 
@@ -147,16 +150,14 @@ def read_progress(path: Path) -> tuple[int, int]:
         return UNKNOWN
 
 
-def load_network(
-    network: nn.Module, snapshot: Snapshot, path: str | Path, settings: Mapping[str, Any] | None = None
-) -> None:
+def load_network(network: nn.Module, snapshot: Snapshot, settings: Mapping[str, Any] | None = None) -> None:
     """Load the weights of a snapshot into `network`; all names and shapes must match.
 
     The state of a method, such as running counts, may be missing or additional: it follows from other settings.
 
     Args:
         network: receives the weights.
-        snapshot, path: the snapshot and its path.
+        snapshot: has the weights.
         settings: the settings of `network`, for the message.
 
     Raises:
@@ -171,13 +172,13 @@ def load_network(
         return
     if (theirs := count_branches(snapshot.model)) != (ours := count_branches(own)):
         made = f"it was made with {differing(snapshot.settings, settings or {})}" if theirs else "name them branch1.*"
-        raise UserError(f"{path}: has tensors of {theirs} branches, the network has {ours}; {made}")
+        raise UserError(f"{snapshot.path}: has tensors of {theirs} branches, the network has {ours}; {made}")
     if shapes:
         name = shapes[0]
         what = f"{name} has shape {tuple(snapshot.model[name].shape)}, the network's has {tuple(own[name].shape)}"
     else:
         what = f"{len(missing)} tensors are missing and {len(extra)} are unknown, such as {(missing + extra)[0][:80]}"
-    raise UserError(f"{path}: {what}; it was made with {differing(snapshot.settings, settings or {})}")
+    raise UserError(f"{snapshot.path}: {what}; it was made with {differing(snapshot.settings, settings or {})}")
 
 
 def is_of_method(name: str) -> bool:
@@ -208,8 +209,8 @@ def check_weights(model: Mapping[str, Tensor], path: str | Path, advice: str) ->
             raise UserError(f"{path}: {name} holds values that are not finite; {advice}")
 
 
-def check_finite(snapshot: Snapshot, path: str | Path) -> None:
+def check_finite(snapshot: Snapshot) -> None:
     """Raise UserError if a weight or a value of an optimizer is not finite: training can't continue from it."""
-    check_weights(snapshot.model, path, "continue from an earlier snapshot")
+    check_weights(snapshot.model, snapshot.path, "continue from an earlier snapshot")
     if any(not torch.isfinite(tensor).all() for tensor in tensors_in(snapshot.optimizers)):
-        raise UserError(f"{path}: an optimizer's state is not finite; continue from an earlier snapshot")
+        raise UserError(f"{snapshot.path}: an optimizer's state is not finite; continue from an earlier snapshot")

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from furnace.datasets.dataset import TrainSet
-from furnace.engine.continuing import Found
 from furnace.engine.distributed import from_first, has_begun, restarts, whole_batch, world_size
 from furnace.engine.identity import changed_data, data_identity, new_run
 from furnace.engine.record import RECORD, read_record, versions
@@ -22,7 +21,7 @@ LATE_SECONDS, LATE_TRIES = 90, 10  # network disks may show a new file a minute 
 COUNTS = ("batch_size", "niters_per_epoch")  # they define an iteration and an epoch
 
 
-def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Found | None, bool, list[str]]:
+def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Snapshot | None, bool, list[str]]:
     """The snapshot to continue from or None, True if it is in the run's own folder, and notes about it.
 
     Args:
@@ -38,10 +37,10 @@ def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Foun
     elif not (resume or overwrite):
         check_unused(folder)
     found, notes = find_resume(resume, folder)
-    own = found is not None and Path(found[1]).resolve().parent == Path(folder).resolve()
+    own = found is not None and Path(found.path).resolve().parent == Path(folder).resolve()
     if own:
-        check_run(*found, folder)
-        check_counts(*found, C)
+        check_run(found, folder)
+        check_counts(found, C)
     elif found and not overwrite:
         check_unused(folder)
     return found, own, notes
@@ -49,7 +48,7 @@ def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Foun
 
 def choose_together(
     C: Settings, resume: str | None, overwrite: bool, device: torch.device
-) -> tuple[Found | None, bool, list[str]]:
+) -> tuple[Snapshot | None, bool, list[str]]:
     """`choose_start` in the first process, for all processes; wait if its folder shows the latest save late.
 
     The other machines do not need the first one's folder. But after a restart another machine may be the first.
@@ -90,7 +89,7 @@ def check_unused(folder: str) -> None:
         )
 
 
-def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str]]:
+def find_resume(resume: str | None, folder: str) -> tuple[Snapshot | None, list[str]]:
     """The snapshot to continue from, None for a run from its start, and notes about the choice.
 
     Args:
@@ -104,37 +103,35 @@ def find_resume(resume: str | None, folder: str) -> tuple[Found | None, list[str
         return None, []
     if resume != AUTO:
         snapshot = load_snapshot(resume)
-        check_finite(snapshot, resume)
-        return (snapshot, resume), [snapshot.note] if snapshot.note else []
-    newest = newest_sound(folder)
-    if newest is None:
+        check_finite(snapshot)
+        return snapshot, [snapshot.note] if snapshot.note else []
+    snapshot, faults = newest_sound(folder)
+    if snapshot is None:
         return None, [f"-c auto: nothing to continue in {folder}; the run starts from the beginning"]
-    path, snapshot, faults = newest
-    notes = [f"-c auto: {fault}" for fault in faults]
-    return (snapshot, str(path)), [*notes, f"-c auto: continues from {path}"]
+    return snapshot, [*(f"-c auto: {fault}" for fault in faults), f"-c auto: continues from {snapshot.path}"]
 
 
-def identify(C: Settings, dataset: TrainSet, found: Found | None, own: bool) -> dict[str, Any]:
+def identify(C: Settings, dataset: TrainSet, found: Snapshot | None, own: bool) -> dict[str, Any]:
     """Name, training lists and versions of a run; a run that continues in its own folder keeps its name."""
-    before = found[0].identity if found else {}
+    before = found.identity if found else {}
     known = before.get("run") or read_record(Path(C.snapshot_dir) / RECORD).get("run") if own else None
     identity = {"run": from_first(lambda: known or new_run()), "data": data_identity(C, dataset)}
     if found and not own:
-        identity["continues"] = {"run": before.get("run"), "snapshot": str(Path(found[1]).resolve())}
+        identity["continues"] = {"run": before.get("run"), "snapshot": str(Path(found.path).resolve())}
     return identity | {"versions": versions()}
 
 
-def check_run(snapshot: Snapshot, path: str, folder: str | Path) -> None:
+def check_run(snapshot: Snapshot, folder: str | Path) -> None:
     """Raise UserError if a snapshot in a run's folder belongs to another run than the folder's record."""
     own, known = snapshot.identity.get("run"), read_record(Path(folder) / RECORD).get("run")
     if own and known and own != known:
         raise UserError(
-            f"{path}: belongs to another run than {Path(folder) / RECORD}; move it away, or continue it in another "
-            f"folder (-c {path} -o log_dir=...)"
+            f"{snapshot.path}: belongs to another run than {Path(folder) / RECORD}; move it away, or continue it in "
+            f"another folder (-c {snapshot.path} -o log_dir=...)"
         )
 
 
-def check_counts(snapshot: Snapshot, path: str, C: Settings) -> None:
+def check_counts(snapshot: Snapshot, C: Settings) -> None:
     """Raise UserError if batch size or epoch length of a run's own snapshot differ from the settings.
 
     Snapshot names, records, scores and the order of images depend on them: a run with two definitions means nothing.
@@ -146,22 +143,22 @@ def check_counts(snapshot: Snapshot, path: str, C: Settings) -> None:
         what = " and ".join(f"C.{key} = {value} (now {own[key]})" for key, value in changed.items())
         same = " ".join(f"-o {key}={value}" for key, value in changed.items())
         raise UserError(
-            f"{path}: was made with {what}; continue with the same values ({same}), or, converted to the new "
-            f"epochs, in another folder (-c {path} -o log_dir=...)"
+            f"{snapshot.path}: was made with {what}; continue with the same values ({same}), or, converted to the new "
+            f"epochs, in another folder (-c {snapshot.path} -o log_dir=...)"
         )
 
 
-def check_data(snapshot: Snapshot, path: str, data: dict[str, Any], resume: str | None, notes: list[str]) -> None:
-    """Compare the training lists of a snapshot with the current ones; if only files have changed, add a note.
+def check_data(snapshot: Snapshot, data: dict[str, Any], resume: str | None) -> list[str]:
+    """Compare the training lists of a snapshot with the current ones; a note if only files have changed.
 
     Raises:
-        UserError: the lists differ. If the snapshot was named on the command line, this adds a note instead.
+        UserError: the lists differ. If the snapshot was named on the command line, this is a note instead.
     """
-    before = snapshot.identity.get("data", {})
+    before, path = snapshot.identity.get("data", {}), snapshot.path
     if changed := changed_data(before, data, "names"):
         text = f"{path}: was trained on other lists: {'; '.join(changed)}"
         if resume != path:
             raise UserError(f"{text}; use the same lists, or accept the new ones with -c {path}")
-        notes.append(text)
-    elif changed := changed_data(before, data, "content"):
-        notes.append(f"{path}: files have changed since: {'; '.join(changed)}")
+        return [text]
+    changed = changed_data(before, data, "content")
+    return [f"{path}: files have changed since: {'; '.join(changed)}"] if changed else []

@@ -11,7 +11,7 @@ from rich.console import Console
 from furnace.base_model.network import synchronized
 from furnace.datasets.batch import TrainBatch
 from furnace.datasets.catalog import find_classes
-from furnace.datasets.loaders import build_preparation, build_train_loader, build_train_set, no_workers_left
+from furnace.datasets.loaders import build_preparation, build_train_loader, no_workers_left
 from furnace.datasets.randomness import Draws, Purpose
 from furnace.engine.background_compilation import BackgroundCompilation
 from furnace.engine.compilation import BACKGROUND, OFF, chosen_compile
@@ -38,7 +38,7 @@ from furnace.engine.snapshots import Snapshot, is_snapshot_epoch
 from furnace.engine.starting import check_data, check_unused, choose_together, identify
 from furnace.engine.tracking import WandbWriter, begin_tracking, check_wandb
 from furnace.engine.warm_start import begin_network
-from furnace.methods.build import build_method
+from furnace.methods.build import build_data, described_method
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
 from furnace.utils.locks import locked
 from furnace.utils.settings import Settings
@@ -74,18 +74,19 @@ class Trainer:
         self.console = console or open_console(quiet=rank() > 0)
         found, own, self.notes = choose_together(C, resume, overwrite, device)
         self.fresh = not own
-        self.branched = found is not None and found[1] == resume
+        self.branched = found is not None and found.path == resume
         torch.manual_seed(C.seed)
-        method = build_method(C)
-        views = method.labeled_view, method.teacher_view
-        self.dataset = build_train_set(C, method.unlabeled, *views, method.needs_valid, method.second_stream)
+        method = described_method(C)
+        self.dataset = build_data(C)
         check_shares(C, device=device)
         check_lists(C, self.dataset, device)
         self.identity = identify(C, self.dataset, found, own)
         if found:
-            check_data(*found, self.identity["data"], resume, self.notes)
+            self.notes += check_data(found, self.identity["data"], resume)
         self.diagnostics = Diagnostics(C, self.dataset, self.identity["run"])
-        network, start = begin_network(C, method, found, self.notes)
+        network, start = begin_network(C, method, found)
+        if C.warm_start and not found:
+            self.notes.append(network.weights_report)
         self.identity |= start
         self.network = network.to(device, memory_format=memory_format(device))
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
@@ -95,11 +96,13 @@ class Trainer:
         self.learner = build_learner(C, self.network, compiled=self.compile not in (OFF, BACKGROUND))
         self.identity["precision"] = self.learner.amp
         check_alike({f"precision (C.amp = {C.amp})": self.learner.amp})
-        self.preparation = build_preparation(C, *views, method.students, device, memory_format(device))
+        views = method.labeled_view, method.teacher_view, method.students
+        self.preparation = build_preparation(C, *views, device, memory_format(device))
         # Iterations done, and the number of them that were skipped because they were not finite.
         self.iteration, self.skipped = 0, 0
         if found:
-            self.iteration, self.skipped = restore(self.learner, *found, C, self.notes, more=self.branched)
+            self.iteration, self.skipped, notes = restore(self.learner, found, C, refuse_finished=self.branched)
+            self.notes += notes
         self.start_iteration = self.iteration
         self.saver = Saver(C, self._capture)
         self.skipped_images = SkippedImages()
@@ -199,15 +202,15 @@ class Trainer:
         C = self.C
         classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
         return Snapshot(
-            self.network.state_dict(),
-            [optimizer.state_dict() for optimizer in self.learner.optimizers],
-            self.iteration // C.niters_per_epoch - 1,
-            self.iteration,
-            C.model_dump(mode="json"),
-            self.learner.scale.state_dict(),
-            self.skipped,
-            {"names": list(classes.names), "palette": [list(colour) for colour in classes.palette]},
-            self.identity,
+            model=self.network.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in self.learner.optimizers],
+            epoch=self.iteration // C.niters_per_epoch - 1,
+            iteration=self.iteration,
+            settings=C.model_dump(mode="json"),
+            scaler=self.learner.scale.state_dict(),
+            skipped=self.skipped,
+            classes={"names": list(classes.names), "palette": [list(colour) for colour in classes.palette]},
+            identity=self.identity,
         )
 
     def _answer(self, signum: int) -> None:
@@ -276,7 +279,6 @@ class Trainer:
         for fault in faults:
             if C.on_nan == "stop":
                 self.iteration = fault.iteration
-                self.learner.guard.thaw()
                 kept = f"the state before it is saved as {AUTOSAVE}; " if self.iteration else ""
                 raise UserError(
                     f"{not_finite(fault, C, self.dataset)}; {kept}check these files, then use -c auto with "

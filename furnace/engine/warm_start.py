@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from furnace.base_model.network import Network
-from furnace.engine.continuing import Found
 from furnace.engine.distributed import from_first
 from furnace.engine.identity import snapshot_digest
-from furnace.engine.snapshots import check_weights, differing, load_snapshot
+from furnace.engine.snapshots import Snapshot, check_weights, differing, load_snapshot
 from furnace.methods.build import build_network
 from furnace.methods.method import Method
 from furnace.utils.errors import UserError
@@ -108,10 +107,8 @@ def branches(path: str, model: Mapping[str, Tensor]) -> dict[int, dict[str, Tens
     return parts
 
 
-def begin_network(
-    C: Settings, method: Method, found: Found | None, notes: list[str]
-) -> tuple[Network, dict[str, dict[str, str]]]:
-    """The network of a run, and the entry of its identity about a warm start; adds to `notes` the tensors that match.
+def begin_network(C: Settings, method: Method, found: Snapshot | None) -> tuple[Network, dict[str, dict[str, str]]]:
+    """The network of a run, which reports on the weights that it begins with, and the identity's entry on a warm start.
 
     Args:
         C: checked settings.
@@ -119,17 +116,16 @@ def begin_network(
         found: the snapshot that the run continues; its weights are loaded later.
     """
     if found:
-        before = found[0].identity
+        before = found.identity
         start = {"warm_start": before["warm_start"]} if "warm_start" in before else {}
-        network = build_network(C, False, found[0].model)
-        network.weights_report = f"weights of {found[1]}"
+        network = build_network(C, False, found.model)
+        network.weights_report = f"weights of {found.path}"
         return network, start
     if not C.warm_start:
         return build_network(C), {}
     start = WarmStart(C.warm_start, method)
     network = build_network(C, False, start.tensors)
     network.weights_report = start.fill(network, C.model_dump(mode="json"))
-    notes.append(network.weights_report)
     digests = from_first(lambda: [snapshot_digest(path) for path in start.paths])
     resolved = [str(Path(path).resolve()) for path in start.paths]
     return network, {"warm_start": {"snapshot": ",".join(resolved), "sha256": ",".join(digests)}}

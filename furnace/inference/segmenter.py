@@ -72,7 +72,7 @@ class Segmenter:
         if (asked := self.given.class_names) not in ((), self.classes.names):
             self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, used here")
         network = build_network(C, pretrained=False, tensors=snapshot.model)
-        load_network(network, snapshot, path, C.model_dump(mode="json"))
+        load_network(network, snapshot, C.model_dump(mode="json"))
         self.amp, _ = choose_amp(self.given.amp, self.device, network)
         set_precision(self.amp)
         network.eval()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from furnace import base_model, seg_opr
+from furnace import base_model, datasets, seg_opr
 from furnace.methods.method import METHODS, Method
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from furnace.base_model.network import Network
+    from furnace.datasets.dataset import TrainSet
 
 
 def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Tensor] | None = None) -> Network:
@@ -87,6 +88,13 @@ def build_method(C: Settings, whole: WholeBatch = ALONE) -> Method:
     """The method that `C.method` names, with its settings."""
     method = described_method(C)
     return type(method)(build_criterion(C, whole), method.settings, whole)
+
+
+def build_data(C: Settings) -> TrainSet:
+    """The training set of the settings, with the lists, views and streams of their method. Raises UserError."""
+    method = described_method(C)
+    views = method.labeled_view, method.teacher_view
+    return datasets.build_train_set(C, method.unlabeled, *views, method.needs_valid, method.second_stream)
 
 
 def described_method(C: Settings) -> Method:

@@ -9,7 +9,7 @@ import torch
 from furnace.checks import estimate
 from furnace.checks.estimate import random_batch, random_learner, sample_seconds, step_seconds, timed_step
 from furnace.datasets.loaders import build_train_loader, build_train_set
-from furnace.methods.build import described_method
+from furnace.methods.build import build_data, described_method
 from furnace.methods.settings import load_config
 from tests.conftest import REPOSITORY
 from tests.datasets.batches import FIELDS
@@ -23,8 +23,7 @@ CPU = torch.device("cpu")
 def test_random_batches_have_the_streams_of_real_ones(make_settings, method, cutmix):
     C = make_settings(method=method, cutmix=cutmix)
     needs = described_method(C)
-    dataset = build_train_set(C, needs.unlabeled, valid=needs.needs_valid, second_stream=needs.second_stream)
-    real = next(iter(build_train_loader(C, dataset)))
+    real = next(iter(build_train_loader(C, build_data(C))))
     made = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
     for name in (*FIELDS, "valid_0", "valid_1"):
         expected, found = getattr(real, name), getattr(made, name)

@@ -33,8 +33,8 @@ def make_train_set(voc_root: Path):
 
     def make(samples=6, scales=(1,), crop=CROP, seed=0, unlabeled=unlabeled) -> TrainSet:
         view = View([MirrorScaleCrop(crop, scales, FILL)])
-        sizes = {"crop": crop, "num_classes": NUM_CLASSES, "samples": samples}
-        return TrainSet(labeled, unlabeled, view=view, seed=seed, masks=BoxMaskGenerator(), **sizes)
+        given = {"crop": crop, "samples": samples, "files": Files(NUM_CLASSES)}
+        return TrainSet(labeled, unlabeled, view=view, seed=seed, masks=BoxMaskGenerator(), **given)
 
     return make
 

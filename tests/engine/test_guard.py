@@ -77,13 +77,6 @@ def test_the_loss_and_the_gradients_decide_and_the_parts_are_named(scalars: dict
     assert guard.check() == faults
 
 
-def test_a_thawed_guard_accepts_good_iterations_again() -> None:
-    guard = Guard(nn.Linear(1, 1), ALONE)
-    assert guard.judge(0, {"loss": WRONG}, NO) and guard.judge(1, {"loss": FINE}, NO)
-    guard.thaw()
-    assert not guard.judge(2, {"loss": FINE}, NO)
-
-
 def test_a_fault_in_another_process_counts_here() -> None:
     class Two(WholeBatch):
         def total(self, value: Tensor) -> Tensor:

@@ -94,8 +94,6 @@ def test_a_continued_run_goes_on_in_the_same_file(tmp_path: Path):
     (tmp_path / TRAINING_METRICS).write_text((tmp_path / TRAINING_METRICS).read_text() + "\n")
     run(make_monitor(tmp_path, start=2), {2: 7.0, 3: 7.0, 4: float("nan"), 5: float("nan")})
     assert [(f["iteration"], f["loss"]) for f in recorded(tmp_path)] == [(1, 1.0), (3, 7.0), (5, None)]
-    run(make_monitor(tmp_path), {0: 0.5, 1: 0.5})
-    assert [(f["iteration"], f["loss"]) for f in recorded(tmp_path)] == [(1, 0.5)]
     assert recorded(tmp_path / "nowhere") == []
 
 

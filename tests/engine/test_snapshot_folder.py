@@ -57,11 +57,11 @@ def test_clearing_removes_saves_and_partial_files_only(tmp_path: Path) -> None:
 
 
 def test_the_latest_save_is_found_whatever_its_name(tmp_path: Path) -> None:
-    assert newest_sound(tmp_path) is None
+    assert newest_sound(tmp_path) == (None, [])
     save_at(tmp_path / "epoch-2.pth", 12, age=30)
     autosave = save_at(tmp_path / AUTOSAVE, 17, age=60)
-    path, snapshot, faults = newest_sound(tmp_path)
-    assert (path, snapshot.iteration, faults) == (autosave, 17, [])
+    snapshot, faults = newest_sound(tmp_path)
+    assert (snapshot.path, snapshot.iteration, faults) == (str(autosave), 17, [])
 
 
 @pytest.mark.parametrize("autosave, first", [((9, 42), AUTOSAVE), ((8, 39), "epoch-9.pth")])
@@ -75,8 +75,8 @@ def test_the_furthest_save_comes_first_whatever_the_times_of_files(
     names = [path.name for path in list_snapshots(tmp_path)]
     assert names[0] == first and names[-1] == "epoch-2.pth"
     (tmp_path / "epoch-11.pth").write_bytes(b"damaged")
-    path, _, faults = newest_sound(tmp_path)
-    assert path.name == first and "epoch-11.pth" in faults[0]
+    snapshot, faults = newest_sound(tmp_path)
+    assert Path(snapshot.path).name == first and "epoch-11.pth" in faults[0]
 
 
 def damage_end(content: bytes) -> bytes:
@@ -95,8 +95,8 @@ def test_a_damaged_save_is_named_and_an_earlier_one_taken(tmp_path: Path, damage
     sound = save_at(tmp_path / "epoch-2.pth", 9, age=60)
     path = save_at(tmp_path / AUTOSAVE, 13, age=30)
     path.write_bytes(damage(path.read_bytes()))
-    found, snapshot, faults = newest_sound(tmp_path)
-    assert (found, snapshot.iteration) == (sound, 9)
+    snapshot, faults = newest_sound(tmp_path)
+    assert (snapshot.path, snapshot.iteration) == (str(sound), 9)
     (fault,) = faults
     assert fault.startswith(f"{path}: ")
     sound.unlink()
@@ -146,8 +146,8 @@ def test_a_newest_snapshot_that_is_not_finite_is_skipped(tmp_path: Path) -> None
     network, optimizer = trained()
     torch.nn.init.constant_(next(network.parameters()), torch.nan)
     save_snapshot(tmp_path / "epoch-4.pth", snapshot_of(network, optimizer, iteration=16))
-    path, snapshot, faults = newest_sound(tmp_path)
-    assert (path, snapshot.iteration) == (earlier, 12)
+    snapshot, faults = newest_sound(tmp_path)
+    assert (snapshot.path, snapshot.iteration) == (str(earlier), 12)
     assert len(faults) == 1 and "epoch-4.pth" in faults[0] and "not finite" in faults[0]
 
 

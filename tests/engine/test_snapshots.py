@@ -63,7 +63,7 @@ def test_a_file_of_the_published_code_can_be_read(tmp_path: Path) -> None:
     torch.save({"model": model, **states, "epoch": 20, "iteration": 1156}, tmp_path / "epoch-20.pth")
     snapshot = load_snapshot(tmp_path / "epoch-20.pth")
     assert (snapshot.epoch, snapshot.iteration, len(snapshot.optimizers)) == (20, None, 2)
-    load_network(Small(), snapshot, "epoch-20.pth")
+    load_network(Small(), snapshot)
     assert snapshot.note == f"{tmp_path}/epoch-20.pth: removed from its names: module."
 
 
@@ -84,7 +84,7 @@ def test_missing_and_unknown_tensors_are_named(saved: Path, change: Callable, me
     snapshot = load_snapshot(saved)
     change(snapshot.model)
     with pytest.raises(UserError, match=message):
-        load_network(Small(), snapshot, saved)
+        load_network(Small(), snapshot)
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_another_number_of_branches_is_named(saved: Path, rename: Callable, coun
     network = Small()
     network.branch2 = network.branch1
     with pytest.raises(UserError, match=f"has tensors of {counts}; .*{advice}"):
-        load_network(network, snapshot, saved, {"method": "cpcl"})
+        load_network(network, snapshot, {"method": "cpcl"})
 
 
 def test_the_state_of_a_method_may_be_missing_or_additional(saved: Path) -> None:
     with_counts, without = Small(), Small()
     with_counts.register_buffer("agreement", torch.full((2, 2), 7.0))
-    load_network(with_counts, load_snapshot(saved), saved)
+    load_network(with_counts, load_snapshot(saved))
     assert (with_counts.agreement == 7).all(), "it begins as in a new run"
     snapshot = load_snapshot(saved)
     snapshot.model["agreement"] = torch.ones(2, 2)
-    load_network(without, snapshot, saved)
+    load_network(without, snapshot)
     assert torch.equal(without.state_dict()["branch1.0.bias"], snapshot.model["branch1.0.bias"])
-    load_network(with_counts, snapshot, saved)
+    load_network(with_counts, snapshot)
     assert (with_counts.agreement == 1).all()
 
 
@@ -121,15 +121,15 @@ def test_another_number_of_classes_is_named_with_the_settings(saved: Path) -> No
     with pytest.raises(
         UserError, match=r"branch1\.2\.weight has shape \(3, 4, 1, 1\).*\(5, 4, 1, 1\).*C\.num_classes = 3"
     ):
-        load_network(Small(5), load_snapshot(saved), saved)
+        load_network(Small(5), load_snapshot(saved))
 
 
 def test_only_different_settings_are_named_with_both_values(saved: Path) -> None:
     with pytest.raises(UserError) as error:
-        load_network(Small(5), load_snapshot(saved), saved, {"num_classes": 5, "backbone": "resnet18"})
+        load_network(Small(5), load_snapshot(saved), {"num_classes": 5, "backbone": "resnet18"})
     assert str(error.value).endswith("; it was made with C.num_classes = 3, here 5")
     with pytest.raises(UserError, match=r"made with other settings: check C\.num_classes and C\.backbone"):
-        load_network(Small(5), load_snapshot(saved), saved, SETTINGS)
+        load_network(Small(5), load_snapshot(saved), SETTINGS)
 
 
 def test_settings_with_invalid_values_are_still_compared(saved: Path) -> None:
@@ -137,7 +137,7 @@ def test_settings_with_invalid_values_are_still_compared(saved: Path) -> None:
     with pytest.raises(
         UserError, match=r"C\.num_classes = tensor\(\[1\., 1\.\]\), here 5; C\.method = 'm{79}, here 'cps'$"
     ):
-        load_network(Small(5), odd, saved, {"num_classes": 5, "method": "cps"})
+        load_network(Small(5), odd, {"num_classes": 5, "method": "cps"})
 
 
 @pytest.mark.parametrize("where", ["model", "momentum"])
@@ -146,7 +146,7 @@ def test_values_that_are_not_finite_are_refused(where: str) -> None:
     tensors = network.state_dict() if where == "model" else optimizer.state_dict()["state"][0]
     next(iter(tensors.values())).view(-1)[0] = torch.nan
     with pytest.raises(UserError, match="finite"):
-        check_finite(snapshot_of(network, optimizer), "file")
+        check_finite(snapshot_of(network, optimizer))
 
 
 @given(st.integers(1, 400), st.integers(1, 9))
@@ -216,7 +216,7 @@ def test_bare_weights_are_a_snapshot_without_an_epoch(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "weights.pth")
     snapshot = load_snapshot(tmp_path / "weights.pth")
     assert (snapshot.epoch, snapshot.iteration, snapshot.optimizers) == (-1, None, [])
-    load_network(Small(), snapshot, "weights.pth")
+    load_network(Small(), snapshot)
     assert snapshot.note == ""
 
 
@@ -249,7 +249,7 @@ def test_weights_of_other_programs_are_read_and_the_note_describes_them(tmp_path
     torch.save(wrap(state), tmp_path / "theirs.pth")
     snapshot = load_snapshot(tmp_path / "theirs.pth")
     network = Small()
-    load_network(network, snapshot, "theirs.pth")
+    load_network(network, snapshot)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-3)
     assert snapshot.note == (f"{tmp_path}/theirs.pth: {note}" if note else "")
@@ -260,7 +260,7 @@ def test_safetensors_are_bare_weights(tmp_path: Path) -> None:
     save_file({f"model.{name}": value for name, value in state.items()}, tmp_path / "model.safetensors")
     snapshot = load_snapshot(tmp_path / "model.safetensors")
     assert (snapshot.epoch, snapshot.optimizers) == (-1, [])
-    load_network(Small(), snapshot, "model.safetensors")
+    load_network(Small(), snapshot)
 
 
 def test_numpy_numbers_are_accepted(tmp_path: Path) -> None:

@@ -67,11 +67,11 @@ def test_each_branch_begins_with_its_own_snapshot(settings, tmp_path) -> None:
         paths.append(path)
         weights.append(network.branch1.state_dict())
     C = settings(teacher="ema", warm_start=tuple(map(str, paths)))
-    network, origin = begin_network(C, build_method(C), None, notes := [])
+    network, origin = begin_network(C, build_method(C), None)
     for branch, source in ((1, 0), (2, 1), (3, 0), (4, 1)):
         for name, value in network.get_submodule(f"branch{branch}").state_dict().items():
             assert torch.equal(value, weights[source][name]), name
-    assert f"3 with {paths[0]}, branch 1" in notes[0]
+    assert f"3 with {paths[0]}, branch 1" in network.weights_report
     assert origin["warm_start"]["sha256"] == ",".join(map(snapshot_digest, paths))
     alone = WarmStart(C.warm_start, build_method(settings(method="supervised")))
     assert alone.sources == {1: (str(paths[0]), 1)}
