@@ -7,6 +7,7 @@ from lazy_loader import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
+    submodules=["timm_encoders"],
     submod_attrs={
         "listing": ["encoder_table"],
         "network": ["Network"],

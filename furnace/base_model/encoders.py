@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from furnace import base_model
@@ -39,24 +38,20 @@ class EncoderRegistry(Registry[Encoder]):
     """Our own encoders, then timm's; timm is imported only for names that are not ours."""
 
     def knows(self, name: str) -> bool:
-        return name in self or timm_encoders().is_name(name)
+        return name in self or base_model.timm_encoders.is_name(name)
 
     def find(self, name: str) -> Encoder:
         if name in self or not self.knows(name):
             return super().find(name)
-        return timm_encoders().timm_encoder(name)
+        return Encoder(*base_model.timm_encoders.entry(name))
 
     def unknown(self, name: str) -> str:
-        close = [*get_close_matches(name, self, n=1), *get_close_matches(name, timm_encoders().names(), n=SHOWN)]
+        close = [
+            *get_close_matches(name, self, n=1),
+            *get_close_matches(name, base_model.timm_encoders.names(), n=SHOWN),
+        ]
         hint = f"did you mean {' or '.join(dict.fromkeys(close))}?" if close else "find names with --list-encoders WORD"
         return f"no {self.kind} {name[:LONGEST]!r}; {hint}"
-
-
-def timm_encoders() -> ModuleType:
-    """The module `timm_encoders`, imported late because it imports PyTorch, and this module."""
-    from furnace.base_model import timm_encoders
-
-    return timm_encoders
 
 
 ENCODERS = EncoderRegistry("encoder")

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from furnace.base_model.encoders import Encoder
 from furnace.utils.errors import UserError
 from furnace.utils.wording import one_line
 
@@ -69,17 +68,13 @@ def is_name(name: str) -> bool:
 
 
 @lru_cache
-def timm_encoder(name: str) -> Encoder:
-    """The entry of a name. Raises UserError if timm can't return the model's maps."""
+def entry(name: str) -> tuple:
+    """The arguments of a name's `Encoder` in `ENCODERS`. Raises UserError if timm can't return the model's maps."""
     module, options = on_meta(name)
     cfg = module.model.pretrained_cfg
     sized = cfg.get("fixed_input_size") or module.plain
-    return Encoder(
-        lambda tensors: TimmEncoder(name, options),
-        tuple(cfg["mean"]),
-        tuple(cfg["std"]),
-        lru_cache(partial(takes, module)) if sized else None,
-    )
+    fits = lru_cache(partial(takes, module)) if sized else None
+    return lambda tensors: TimmEncoder(name, options), tuple(cfg["mean"]), tuple(cfg["std"]), fits
 
 
 @lru_cache(maxsize=4)
