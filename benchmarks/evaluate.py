@@ -21,7 +21,7 @@ from benchmarks.published import EVALUATION, published_precision, published_pred
 from furnace.base_model.network import Network
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.splits import read_list
-from furnace.engine.distributed import parse_devices
+from furnace.engine.devices import parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.inference.folding import prepare_for_inference
 from furnace.inference.segmenter import Segmenter

@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from furnace.checks.estimate import random_batch
-from furnace.engine.distributed import parse_devices
+from furnace.engine.devices import parse_devices
 from furnace.engine.learner import build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.published import STEP, published_convolutions, published_losses, published_precision
 from furnace.checks.estimate import random_batch
 from furnace.datasets.batch import TrainBatch
-from furnace.engine.distributed import parse_devices
+from furnace.engine.devices import parse_devices
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, memory_format
 from furnace.engine.optim import build_optimizer

@@ -24,7 +24,7 @@ from furnace.datasets import reading
 from furnace.datasets.reading import MAX_FILE_BYTES, MAX_PIXELS, decode_label, read_image
 from furnace.datasets.splits import read_lines
 from furnace.engine.continuing import load_optimizer
-from furnace.engine.distributed import parse_devices
+from furnace.engine.devices import parse_devices
 from furnace.engine.snapshot_folder import find_snapshots
 from furnace.engine.snapshots import Snapshot, load_network, load_snapshot, save_snapshot
 from furnace.methods.settings import all_settings, load_config

@@ -15,7 +15,7 @@ from furnace.checks.peak import PROCESS_BYTES, predicted_peak, remedies, snapsho
 from furnace.checks.resources import MEMORY, TIME
 from furnace.engine.monitor import peak_memory
 from furnace.engine.preconditions import check_classes, check_shares
-from furnace.engine.record import recipe_table
+from furnace.engine.recipe import recipe_table
 from furnace.engine.snapshots import is_snapshot_epoch
 from furnace.engine.starting import check_unused
 from furnace.engine.trainer import Trainer

@@ -8,18 +8,8 @@ from lazy_loader import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     submod_attrs={
-        "distributed": [
-            "abandon",
-            "check_launch",
-            "choose_devices",
-            "launch",
-            "launched",
-            "local_device",
-            "parse_devices",
-            "rank",
-            "start",
-            "stop",
-        ],
+        "devices": ["choose_devices", "launch", "local_device", "parse_devices"],
+        "distributed": ["abandon", "check_launch", "launched", "rank", "start", "stop"],
         "faults": ["faults_explained", "smaller_steps", "smaller_windows"],
         "identity": ["file_digest", "samples_digest"],
         "trainer": ["Trainer"],

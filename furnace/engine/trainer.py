@@ -31,7 +31,8 @@ from furnace.engine.preconditions import (
     check_settings,
     check_shares,
 )
-from furnace.engine.record import recipe_table, write_record
+from furnace.engine.recipe import recipe_table
+from furnace.engine.record import write_record
 from furnace.engine.signals import StopSignals
 from furnace.engine.snapshot_folder import AUTOSAVE, list_snapshots
 from furnace.engine.snapshots import Snapshot, is_snapshot_epoch

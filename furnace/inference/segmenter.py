@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from furnace.datasets.catalog import Classes, find_classes
-from furnace.engine.distributed import local_device, parse_devices
+from furnace.engine.devices import local_device, parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.engine.snapshots import Snapshot, check_weights, load_network, load_snapshot
 from furnace.inference.folding import prepare_for_inference

@@ -21,7 +21,8 @@ from furnace.datasets.reading import Files
 from furnace.engine import best_effort, continuing, diagnostics, distributed, preconditions, record, starting
 from furnace.engine import trainer as trainer_module
 from furnace.engine.faults import explain_training
-from furnace.engine.record import RESULTS, TRAINING_METRICS, describe_division
+from furnace.engine.recipe import describe_division
+from furnace.engine.record import RESULTS, TRAINING_METRICS
 from furnace.engine.snapshot_folder import AUTOSAVE, LAST
 from furnace.engine.trainer import Trainer
 from furnace.methods.method import METHODS, Loss
