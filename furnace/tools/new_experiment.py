@@ -129,59 +129,95 @@ C.eval_scale_array = [{scope.eval_scale:g}]
 '''
 
 
+@dataclass(frozen=True)
+class Data:
+    """The user's data: samples of three lists, the smallest height and width, and the values in the masks.
+
+    `names` of the classes are empty if they are not given; `root` is a folder with all images and masks.
+    """
+
+    root: Path
+    train: list[Sample]
+    val: list[Sample]
+    unlabeled: list[Sample]
+    size: tuple[int, int]
+    values: list[int]
+    names: list[str]
+    num_classes: int
+
+
 def main(argv: list[str] | None = None) -> None:
     """Pair images and masks, divide them, and write the lists and the experiment's folder."""
     args = build_parser().parse_args(argv)
-    args.name = args.name.removeprefix("exp_")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", args.name):
-        raise UserError(f"{args.name!r}: a name consists of lower-case letters, digits and _, and starts with a letter")
-    folder, lists = args.root / f"exp_{args.name}", data_root(args.root) / "DATA" / args.name
+    name = args.name.removeprefix("exp_")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"{name!r}: a name consists of lower-case letters, digits and _, and starts with a letter")
+    folder, lists = args.root / f"exp_{name}", data_root(args.root) / "DATA" / name
     if folder.exists():
         raise UserError(f"{folder}: already exists; choose another name or remove it")
-    if args.name in CATALOG:
+    if name in CATALOG:
         raise UserError(f"{lists}: belongs to another data set; choose another name")
-    images, masks = args.images.expanduser().resolve(), args.masks.expanduser().resolve()
+    data = survey(args.images.expanduser().resolve(), args.masks.expanduser().resolve(), args.classes, args.val)
+    if not os.access(existing_part(args.root), os.W_OK):
+        raise UserError(f"{args.root}: is not writable; name another folder with --root")
+    write_lists(lists, {"labeled": data.train, "val": data.val, "unlabeled": data.unlabeled}, data.root)
+    write_folder(folder, config_text(name, data, CPU if args.cpu else GPU), args.root.resolve())
+    console = open_console(highlight=False)
+    if missing := sorted(set(range(data.num_classes)) - set(data.values)):
+        advice = "; do the indices start at 1? They must start at 0" if missing == [0] else ""
+        console.print(f"note: no mask contains {few(missing)}{advice}", style="yellow", soft_wrap=True)
+    console.print(
+        f"{folder}: {len(data.train)} training images with masks and {len(data.unlabeled)} without, {len(data.val)} "
+        f"validation images, {data.num_classes} classes; next: cd {shlex.quote(os.path.relpath(folder))} && "
+        "python train.py --dry-run",
+        soft_wrap=True,
+    )
+
+
+def survey(images: Path, masks: Path, classes: str | None, share: float) -> Data:
+    """Pair the files of two folders, read all masks, and divide the pairs.
+
+    Args:
+        images, masks: the folders.
+        classes: names as the user gave them.
+        share: of the pairs for validation.
+
+    Raises:
+        UserError: there are too few files, or the masks do not contain the indices of the classes.
+    """
     labeled, unlabeled = datasets.pairing.pair(images, masks)
     kinds, size = datasets.pairing.survey(labeled)
     datasets.pairing.check_binary(kinds)
     values = sorted(set().union(*kinds) - {IGNORE_INDEX})
-    names, num_classes = chosen_classes(args.classes, values, masks)
-    train, val = datasets.pairing.divide(labeled, args.val)
+    names, num_classes = chosen_classes(classes, values, masks)
+    train, val = datasets.pairing.divide(labeled, share)
     if len(unlabeled) < MIN_UNLABELED:
         raise UserError(
             f"{images}: {len(unlabeled)} images without masks, but training needs at least {MIN_UNLABELED}; add "
             "similar images, which need no masks"
         )
-
-    if not os.access(existing_part(args.root), os.W_OK):
-        raise UserError(f"{args.root}: is not writable; name another folder with --root")
     root = Path(os.path.commonpath([images, masks]))
-    write_lists(lists, {"labeled": train, "val": val, "unlabeled": unlabeled}, root)
-    scope = CPU if args.cpu else GPU
-    text = CONFIG.format(
+    return Data(root, train, val, unlabeled, size, values, names, num_classes)
+
+
+def config_text(name: str, data: Data, scope: Scope) -> str:
+    """The config.py of an experiment."""
+    masks = len(data.train) + len(data.val)
+    total = masks + len(data.unlabeled)
+    return CONFIG.format(
         scope=scope,
-        name=args.name,
-        total=len(labeled) + len(unlabeled),
-        masks=len(labeled),
-        root=str(root),
-        num_classes=num_classes,
-        class_names=names,
-        crop=max(min(min(size) // CROP_STEP * CROP_STEP, scope.crop), CROP_STEP),
-        ratio=max((len(labeled) + len(unlabeled)) // len(labeled), 1),
-        batch=min(scope.batch, len(train), len(unlabeled)),
-        train=len(train),
-        unlabeled=len(unlabeled),
-        window=min(max(size), scope.window),
-    )
-    write_folder(folder, text, args.root.resolve())
-    console = open_console(highlight=False)
-    if missing := sorted(set(range(num_classes)) - set(values)):
-        advice = "; do the indices start at 1? They must start at 0" if missing == [0] else ""
-        console.print(f"note: no mask contains {few(missing)}{advice}", style="yellow", soft_wrap=True)
-    console.print(
-        f"{folder}: {len(train)} training images with masks and {len(unlabeled)} without, {len(val)} validation "
-        f"images, {num_classes} classes; next: cd {shlex.quote(os.path.relpath(folder))} && python train.py --dry-run",
-        soft_wrap=True,
+        name=name,
+        total=total,
+        masks=masks,
+        root=str(data.root),
+        num_classes=data.num_classes,
+        class_names=data.names,
+        crop=max(min(min(data.size) // CROP_STEP * CROP_STEP, scope.crop), CROP_STEP),
+        ratio=max(total // masks, 1),
+        batch=min(scope.batch, len(data.train), len(data.unlabeled)),
+        train=len(data.train),
+        unlabeled=len(data.unlabeled),
+        window=min(max(data.size), scope.window),
     )
 
 
