@@ -8,6 +8,7 @@ python benchmarks/evaluate.py exp_camvid -d cpu --snapshot epoch-last.pth --imag
 import argparse
 import sys
 import time
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from statistics import median
@@ -67,8 +68,70 @@ def mean_iou(labels: list[np.ndarray], predictions: list[np.ndarray], num_classe
     return 100 * class_iou(sum(confusion_matrix(*pair, num_classes) for pair in pairs)).nanmean().item()
 
 
+def evaluations(
+    C: Settings, device: torch.device, images: list[np.ndarray], snapshot: str | None
+) -> dict[str, Callable[[], list[np.ndarray]]]:
+    """Functions that predict the labels (H, W) uint8 of all images, by the name of their arrangement."""
+    network, fast, amp = networks(C, device, snapshot)
+    normalize = Normalize(C.image_mean, C.image_std).to(device)
+    window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size)
+    geometry = C.eval_crop_size, C.eval_stride_rate, C.image_mean, C.image_std, device, C.eval_scale_array, C.eval_flip
+
+    def to_input(pixels: torch.Tensor) -> torch.Tensor:
+        return normalize(pixels.to(device))
+
+    def published() -> list[np.ndarray]:
+        with published_precision():
+            return [published_prediction(network, image, *geometry) for image in images]
+
+    def ours() -> list[np.ndarray]:
+        with autocast(device, amp):
+            stream = window.stream(((image, None) for image in images), fast, to_input, lambda s, _: (s.argmax(0),))
+            return [labels.cpu().numpy() for _, (labels,) in stream]
+
+    return {"published": published, "ours": ours}
+
+
+def timed(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, in turn, so that a slowdown of the machine affects all."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, evaluate in ways.items():
+            begin = time.perf_counter()
+            evaluate()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: median(found) for name, found in seconds.items() if found}
+
+
 @torch.inference_mode()
 def main(argv: list[str] | None = None) -> None:
+    """Measure, and print the results."""
+    args = build_parser().parse_args(argv)
+    C = load_config(args.experiment, parse_overrides(args.override))
+    device = parse_devices(args.devices)[0]
+    if args.snapshot:
+        images, labels = real_images(C, args.images)
+    else:
+        rng = np.random.default_rng(0)
+        images = [rng.integers(0, 256, (*args.size, 3), dtype=np.uint8) for _ in range(args.images)]
+    ways = evaluations(C, device, images, args.snapshot)
+    predictions = {name: evaluate() for name, evaluate in ways.items()}  # also a warm-up
+    console = open_console()
+    if medians := timed(ways, args.rounds):
+        for name, seconds in medians.items():
+            each = seconds / len(images)
+            console.print(f"{name:10} {1 / each:8.2f} images/s {each:8.4f} s per image")
+        console.print(f"speed-up {medians['published'] / medians['ours']:.2f} x")
+    same = np.mean([np.mean(a == b) for a, b in zip(*predictions.values(), strict=True)])
+    console.print(f"{same:.3%} of the predicted pixels are the same")
+    if args.snapshot:
+        scores = {name: mean_iou(labels, found, C.num_classes) for name, found in predictions.items()}
+        console.print(f"mIoU published {scores['published']:.3f}, ours {scores['ours']:.3f}, {len(images)} images")
+    console.print(EVALUATION)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="experiment folder; it defines window and network")
     parser.add_argument("-d", "--devices", help="0, or cpu")
@@ -78,59 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=number("--images", 1), default=16, help="number of images (default: 16)")
     parser.add_argument("--snapshot", metavar="FILE", help="evaluate it on images of the experiment, and compare mIoU")
     parser.add_argument("--rounds", type=number("--rounds", 0), default=3, help="timed rounds (default: 3)")
-    args = parser.parse_args(argv)
-    C = load_config(args.experiment, parse_overrides(args.override))
-    device = parse_devices(args.devices)[0]
-    network, fast, amp = networks(C, device, args.snapshot)
-    if args.snapshot:
-        images, labels = real_images(C, args.images)
-    else:
-        rng = np.random.default_rng(0)
-        images = [rng.integers(0, 256, (*args.size, 3), dtype=np.uint8) for _ in range(args.images)]
-    normalize = Normalize(C.image_mean, C.image_std).to(device)
-    window = SlidingWindow(C.eval_crop_size, C.eval_stride_rate, C.eval_scale_array, C.eval_flip, C.eval_batch_size)
-
-    def published() -> list[np.ndarray]:
-        given = (
-            C.eval_crop_size,
-            C.eval_stride_rate,
-            C.image_mean,
-            C.image_std,
-            device,
-            C.eval_scale_array,
-            C.eval_flip,
-        )
-        with published_precision():
-            return [published_prediction(network, image, *given) for image in images]
-
-    def ours() -> list[np.ndarray]:
-        with autocast(device, amp):
-            pairs = ((image, None) for image in images)
-            stream = window.stream(
-                pairs, fast, lambda pixels: normalize(pixels.to(device)), lambda s, _: (s.argmax(0),)
-            )
-            return [labels.cpu().numpy() for _, (labels,) in stream]
-
-    ways = {"published": published, "ours": ours}
-    predictions = {name: evaluate() for name, evaluate in ways.items()}
-    console = open_console()
-    seconds = {name: [] for name in ways}
-    for _ in range(args.rounds):  # in turn, so that a slowdown of the machine affects both
-        for name, evaluate in ways.items():
-            begin = time.perf_counter()
-            evaluate()
-            seconds[name].append((time.perf_counter() - begin) / len(images))
-    if args.rounds:
-        medians = {name: median(found) for name, found in seconds.items()}
-        for name, spent in medians.items():
-            console.print(f"{name:10} {1 / spent:8.2f} images/s {spent:8.4f} s per image")
-        console.print(f"speed-up {medians['published'] / medians['ours']:.2f} x")
-    same = np.mean([np.mean(a == b) for a, b in zip(*predictions.values(), strict=True)])
-    console.print(f"{same:.3%} of the predicted pixels are the same")
-    if args.snapshot:
-        scores = {name: mean_iou(labels, found, C.num_classes) for name, found in predictions.items()}
-        console.print(f"mIoU published {scores['published']:.3f}, ours {scores['ours']:.3f}, {len(images)} images")
-    console.print(EVALUATION)
+    return parser
 
 
 if __name__ == "__main__":

@@ -232,67 +232,73 @@ def forward_flop(C: Settings) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help="experiment folder; it defines shapes, batch and network")
-    parser.add_argument("-d", "--devices", help="0, or cpu")
-    add_overrides(parser)
-    parser.add_argument(
-        "--repeats", type=number("--repeats", 1), default=5, help=f"timed steps in each of {ROUNDS} rounds (default: 5)"
-    )
-    args = parser.parse_args(argv)
+    """Measure, and print the results."""
+    args = build_parser().parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
     for name, value in PUBLISHED.items():
         if getattr(C, name) != value:
             raise UserError(f"C.{name} = {getattr(C, name)}: the published step has {value}; use this value")
     device = parse_devices(args.devices)[0]
-    console = open_console()
     torch.manual_seed(0)
     batch = random_batch(C, device, C.batch_size, C.image_height, C.image_width)
-
     held = allocated(device)
     published = Arrangement(published_step(C, device), batch, device, held)
     held = allocated(device)
     torch.manual_seed(0)
     network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
     learner = build_learner(C, network)
-    amp = AMP_DTYPES[learner.amp] or torch.float32
     ours = Arrangement(our_step(C, learner), batch, device, held)
     for _ in range(ROUNDS):  # in turn, so that a slowdown of the machine affects both
         published.run(args.repeats)
         ours.run(args.repeats)
-    parts = Clock(device)
+    clock = Clock(device)
     for _ in range(args.repeats + 2):
-        timed_parts(C, learner, published.batch, parts)  # it keeps the graphs of all losses, as the published step
-    rate = matrix_rate(device, amp)
-    pass_flop = C.batch_size * forward_flop(C)
-    step_flop = sum(PASSES.values()) * pass_flop
-
+        timed_parts(C, learner, published.batch, clock)  # it keeps the graphs of all losses, as the published step
+    seconds = {name: published.parts * median(found[2:]) for name, found in clock.parts.items()}
+    amp = AMP_DTYPES[learner.amp] or torch.float32
+    rate, pass_flop = matrix_rate(device, amp), C.batch_size * forward_flop(C)
     title = f"{C.this_dir}: {C.batch_size} x {C.image_height} x {C.image_width}, {C.backbone}, {device}, {amp}"
+    print_parts(title, seconds, pass_flop, rate)
+    print_costs(published, ours, sum(PASSES.values()) * pass_flop, rate)
+
+
+def print_parts(title: str, seconds: dict[str, float], pass_flop: float, rate: float) -> None:
+    """Print the `seconds` of each part of our step, with its share and its part of the `rate` (FLOP/s) of matrices."""
+    console, total = open_console(), sum(seconds.values())
     table = Table("part", "seconds", "share", "TFLOP/s", "of matrix rate", title=title)
-    medians = {name: published.parts * median(seconds[2:]) for name, seconds in parts.parts.items()}
-    total = sum(medians.values())
-    for name, seconds in medians.items():
-        achieved = PASSES.get(name, 0) * pass_flop / seconds
+    for name, spent in seconds.items():
+        achieved = PASSES.get(name, 0) * pass_flop / spent
         rates = (f"{achieved / 1e12:.2f}", f"{achieved / rate:.1%}") if achieved else ()
-        table.add_row(name, f"{seconds:.4f}", f"{seconds / total:.1%}", *rates)
+        table.add_row(name, f"{spent:.4f}", f"{spent / total:.1%}", *rates)
     console.print(table)
-    console.print(f"pseudo-labels, agreement and losses: {sum(medians[n] for n in LABELS_AND_LOSSES) / total:.1%}")
-    costs = Table("arrangement", "seconds", "TFLOP/s", "of matrix rate", "peak GiB")
+    console.print(f"pseudo-labels, agreement and losses: {sum(seconds[n] for n in LABELS_AND_LOSSES) / total:.1%}")
+
+
+def print_costs(published: Arrangement, ours: Arrangement, step_flop: float, rate: float) -> None:
+    """Print time and memory of both arrangements; a step has `step_flop` operations, matrix products `rate` FLOP/s."""
+    console = open_console()
+    table = Table("arrangement", "seconds", "TFLOP/s", "of matrix rate", "peak GiB")
     for name, arrangement in (("published", published), ("ours", ours)):
         cut = f" (in {arrangement.parts} parts)" if arrangement.parts > 1 else ""
         achieved = step_flop / arrangement.seconds
-        costs.add_row(
-            name + cut,
-            f"{arrangement.seconds:.4f}",
-            f"{achieved / 1e12:.2f}",
-            f"{achieved / rate:.1%}",
-            f"{arrangement.peak / 2**30:.2f}",
-        )
-    console.print(costs)
+        rates = f"{achieved / 1e12:.2f}", f"{achieved / rate:.1%}"
+        table.add_row(name + cut, f"{arrangement.seconds:.4f}", *rates, f"{arrangement.peak / 2**30:.2f}")
+    console.print(table)
     speed_up = published.seconds / ours.seconds
     arithmetic = f"{step_flop / 1e12:.2f} TFLOP per step; {rate / 1e12:.1f} TFLOP/s matrix"
     console.print(f"speed-up {speed_up:.2f} x, memory {ours.peak / published.peak:.2f} x; {arithmetic}")
     console.print(STEP)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="experiment folder; it defines shapes, batch and network")
+    parser.add_argument("-d", "--devices", help="0, or cpu")
+    add_overrides(parser)
+    repeats = f"timed steps in each of {ROUNDS} rounds (default: 5)"
+    parser.add_argument("--repeats", type=number("--repeats", 1), default=5, help=repeats)
+    return parser
 
 
 if __name__ == "__main__":
