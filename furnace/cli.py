@@ -203,7 +203,7 @@ def prepared(
         open_console().print(settings_table(C, args.settings))
         sys.exit()
     engine.check_launch()
-    if process_number() == 0:
+    if not engine.launched() or process_number() == 0:
         for note in C.notes:
             print(f"note: {note}", file=sys.stderr)
     devices = engine.choose_devices(args.devices)[: 1 if alone else None]
@@ -222,9 +222,10 @@ def prepared(
         engine.stop()
 
 
-def choices(kind: Any) -> str:
-    """The values of a setting that takes only some, in brackets; empty for others."""
-    return f" ({', '.join(map(str, get_args(kind)))})" if get_origin(kind) is Literal else ""
+def choices(kind: Any, description: str) -> str:
+    """The values of a setting that takes only some, in brackets; empty if the description has all of them."""
+    values = [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+    return f" ({', '.join(values)})" if any(value not in description for value in values) else ""
 
 
 def settings_table(C: Settings, word: str = "") -> Table:
@@ -238,5 +239,5 @@ def settings_table(C: Settings, word: str = "") -> Table:
     for column in ("value", "meaning"):
         table.add_column(column, overflow="fold")
     for name, field in found:
-        table.add_row(name, str(getattr(C, name)), f"{field.description}{choices(field.annotation)}")
+        table.add_row(name, str(getattr(C, name)), f"{field.description}{choices(field.annotation, field.description)}")
     return table

@@ -58,7 +58,7 @@ class Saver:
             if apart := set_apart(self.C, branched_at):
                 logger.info(f"the run goes back to iteration {branched_at}: its later files are now in {apart}")
             self.save_state()  # now the latest save
-        mark_begun(self.C.snapshot_dir)
+        mark_begun()
 
     def save_epoch(self, epoch: int) -> None:
         """Write `epoch-N.pth` and its copy `epoch-last.pth`; remove epochs beyond `C.keep_snapshots`."""

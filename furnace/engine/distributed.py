@@ -16,6 +16,7 @@ from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 
 CPU = torch.device("cpu")
+BEGUN = "begun"  # key in the store
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 PATIENCE = timedelta(minutes=30)  # with other processes: one may have to compile alone
@@ -55,15 +56,16 @@ def restarts() -> int:
     return max(_restarts, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
 
 
-def has_begun(folder: str) -> bool:
-    """True after a restart, if an earlier attempt of this run had prepared its folder of snapshots."""
-    return restarts() > 0 and _lasting is not None and _lasting.check([f"begun {folder}"])
+def has_begun() -> bool:
+    """True after a restart, if an earlier attempt had prepared the folder of snapshots, or if this is not known."""
+    lasts = _lasting is not None and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return restarts() > 0 and (not lasts or _lasting.check([BEGUN]))
 
 
-def mark_begun(folder: str) -> None:
-    """Let later attempts know that the snapshots in a folder are those of this run; they continue from there."""
+def mark_begun() -> None:
+    """Let later attempts know that the folder's snapshots are those of this run; they continue from there."""
     if _lasting is not None:
-        _lasting.set(f"begun {folder}", "")
+        _lasting.set(BEGUN, "")
 
 
 def start(device: torch.device) -> None:

@@ -74,11 +74,12 @@ def check_alike(values: Mapping[str, Any]) -> None:
 
     def judge() -> None:
         for number, share in enumerate(shares):
-            for name, value in share.items():
-                if value != shares[0][name]:
+            for name in {**shares[0], **share}:
+                own, first = share.get(name, "unknown"), shares[0].get(name, "unknown")
+                if own != first:
                     raise UserError(
-                        f"{name} is {value} in process {number}, but {shares[0][name]} in the first; give all "
-                        "processes the same settings"
+                        f"{name} is {own} in process {number}, but {first} in the first; give all processes the same "
+                        "settings and code"
                     )
 
     shares = gather_objects(dict(values))

@@ -171,7 +171,9 @@ def load_network(network: nn.Module, snapshot: Snapshot, settings: Mapping[str, 
         network.load_state_dict({name: snapshot.model.get(name, value) for name, value in own.items()})
         return
     if (theirs := count_branches(snapshot.model)) != (ours := count_branches(own)):
-        made = f"it was made with {differing(snapshot.settings, settings or {})}" if theirs else "name them branch1.*"
+        made = "name its method with -o method=..." if theirs else "name them branch1.*"
+        if theirs and snapshot.settings:
+            made = f"it was made with {differing(snapshot.settings, settings or {})}"
         raise UserError(f"{snapshot.path}: has tensors of {theirs} branches, the network has {ours}; {made}")
     if shapes:
         name = shapes[0]

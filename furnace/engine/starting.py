@@ -32,7 +32,7 @@ def choose_start(C: Settings, resume: str | None, overwrite: bool) -> tuple[Snap
         UserError: the snapshot is missing or belongs to another run, or snapshots of a run would be overwritten.
     """
     folder = C.snapshot_dir
-    if has_begun(folder):
+    if has_begun():
         resume = AUTO
     elif not (resume or overwrite):
         check_unused(folder)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, create_model
 from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
 from furnace.methods import sizes
-from furnace.methods.method import METHODS
+from furnace.methods.method import METHODS, Method
 from furnace.utils.checking import check
 from furnace.utils.config import read_config
 from furnace.utils.errors import UserError
@@ -169,6 +169,10 @@ def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | 
         values = others | published(saved) | {name: saved[name] for name in own if name in saved}
         # Class weights belong to training and its number of classes.
         values["class_weight"] = None
+    method = METHODS[values["method"]] if values.get("method") in METHODS else Method
+    for name, allowed in method.known.items():
+        if name in Settings.model_fields and values.get(name) not in allowed:
+            values[name] = allowed[0]  # of training, which may have been with an older version
     found, faults = check(schema, values)
     if faults:
         told = "; ".join(map(str, faults[:FAULTS_SHOWN]))

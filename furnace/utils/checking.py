@@ -61,7 +61,7 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
             except ValidationError as error:
                 first = error.errors()[0]
                 ours = MESSAGES.get(first["type"])
-                message = ours.format(**first.get("ctx", {})) if ours else first["msg"]
+                message = ours.format(**first.get("ctx", {})) if ours else first["msg"].removeprefix("Value error, ")
                 faults.append(Fault("value", (name,), f"{message} ({field.description})"))
     C = SimpleNamespace(**found)
     known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))

@@ -3,7 +3,6 @@
 Methods have settings of their own, see `furnace/methods/settings.py`.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -64,15 +63,17 @@ def _none(value: Any) -> Any:
 
 
 def _cache(value: Any) -> Any:
-    """Words for "no cache" as "off"."""
+    """Words for "no cache" as "off". Raises ValueError for "yes", which names no place."""
     text = str(value).lower()
-    return "off" if text in ("none", "false", "0") else text if text in ("off", "ram") else value
+    if text in ("yes", "true", "1"):
+        raise ValueError("must be off, ram or a folder")
+    return "off" if text in ("none", "no", "false", "0") else text if text in ("off", "ram") else value
 
 
 def _is_path(text: str | None) -> bool:
-    """True for None, and for text that a file system can look for."""
-    parts = (text or "").split("/")
-    return all("\0" not in part and len(os.fsencode(part)) <= LONGEST_PART for part in parts)
+    """True for None, and for a path, or paths separated by commas, that a file system can look for."""
+    parts = (text or "").replace(",", "/").split("/")
+    return all("\0" not in part and len(part.encode(errors="surrogatepass")) <= LONGEST_PART for part in parts)
 
 
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split)]
@@ -159,7 +160,7 @@ RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], b
     *(
         (
             (name,),
-            f"is not a path: each part has at most {LONGEST_PART} bytes",
+            f"is not a path: each part has at most {LONGEST_PART} bytes, without null characters",
             lambda C, n=name: _is_path(getattr(C, n)),
         )
         for name in PATHS

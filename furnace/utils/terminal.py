@@ -49,7 +49,8 @@ class Table(table.Table):
 
 def process_number() -> int:
     """Number of this process in its run, from the environment that its launcher has made; 0 if it is alone."""
-    return int(os.environ.get("RANK", "0"))
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() else 0
 
 
 _noted: set[str] = set()

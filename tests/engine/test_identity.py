@@ -57,6 +57,7 @@ def run_of(path: Path) -> str:
 def restart(monkeypatch) -> Callable[[], None]:
     """Make this the process of a launcher with a store that lasts; `restart()` lets it seem started again."""
     monkeypatch.setattr(distributed, "_lasting", HashStore())
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     return lambda: monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
 
 
@@ -95,6 +96,14 @@ def test_a_refused_run_is_refused_after_a_restart_and_continues_no_other(
             second.fit()
         if not restarts:
             restart()
+
+
+def test_a_restart_of_a_launcher_whose_store_ends_continues_and_removes_nothing(make_trainer, restart, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    make_trainer(nepochs=2, overwrite=True).fit()
+    distributed._lasting = HashStore()
+    restart()
+    assert make_trainer(nepochs=4, overwrite=True).start_iteration == 2
 
 
 @pytest.mark.parametrize("resume", [None, "auto"])

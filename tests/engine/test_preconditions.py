@@ -96,6 +96,8 @@ def test_processes_with_other_settings_are_named(make_settings, monkeypatch: pyt
         UserError, match=r"^C\.lr is 0\.2 in process 1, but 0\.1 in the first; give all processes the same"
     ):
         check(**{"C.lr": 0.2})
+    with pytest.raises(UserError, match=r"^C\.newer is 1 in process 1, but unknown in the first"):
+        check(**{"C.newer": 1})
     shares = []
     monkeypatch.setattr(preconditions, "gather_objects", lambda share: shares.append(share) or [share])
     for C in (own, make_settings(lr=0.1, num_workers=2, log_dir="/elsewhere", train_source="/data/list.txt")):

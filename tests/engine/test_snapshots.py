@@ -104,6 +104,13 @@ def test_another_number_of_branches_is_named(saved: Path, rename: Callable, coun
         load_network(network, snapshot, {"method": "cpcl"})
 
 
+def test_the_method_of_a_published_file_is_asked_for(saved: Path) -> None:
+    network = Small()
+    network.branch2 = network.branch1
+    with pytest.raises(UserError, match=r"1 branches, the network has 2; name its method with -o method="):
+        load_network(network, replace(load_snapshot(saved), settings={}))
+
+
 def test_the_state_of_a_method_may_be_missing_or_additional(saved: Path) -> None:
     with_counts, without = Small(), Small()
     with_counts.register_buffer("agreement", torch.full((2, 2), 7.0))

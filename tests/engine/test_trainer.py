@@ -262,6 +262,7 @@ def test_a_second_run_in_the_same_folders_is_refused_and_touches_nothing(make_tr
 
 def test_a_restarted_run_continues_even_with_overwrite(make_trainer, monkeypatch) -> None:
     monkeypatch.setattr(distributed, "_lasting", HashStore())
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     make_trainer(nepochs=4, niters_per_epoch=1, snapshot_iter=1).fit()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for overwrite in (False, True):

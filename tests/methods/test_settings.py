@@ -60,6 +60,13 @@ def test_a_setting_of_another_method_is_noted() -> None:
     assert load_config(REPOSITORY / "exp_voc", {"reweight": "false"}).notes == ()
 
 
+@pytest.mark.parametrize("method", ["supervised_strong", "unimatch_v2"])
+def test_settings_of_training_do_not_keep_a_snapshot_from_its_use(make_settings, method: str) -> None:
+    saved = make_settings(method=method).model_dump() | {"cutmix": False}  # as in older versions
+    assert open_settings(saved, "a.pth").method == method
+    assert open_settings(saved, "a.pth", make_settings(cutmix=False)).method == method
+
+
 def test_settings_are_pickled_completely(make_settings) -> None:
     C = make_settings(reweight=False, lr=0.3)
     again = pickle.loads(pickle.dumps(C))

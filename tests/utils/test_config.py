@@ -322,6 +322,8 @@ def test_an_unknown_name_in_a_copy_is_one_line_with_the_closest_setting():
         ("log_dir", "x" * 300, "is not a path"),
         ("train_source", "/a/" + "é" * 128, "is not a path"),
         ("cache", "a\0b", "is not a path"),
+        ("cache", "true", "-o cache=true: must be off, ram or a folder"),
+        ("log_dir", "\ud800" * 100, "is not a path"),
         ("eval_metrics", "", "must name at least one metric"),
         ("lr", "1e300", "must be at most"),
         ("ohem_min_kept", str(10**20), "must be at most"),
@@ -351,6 +353,11 @@ def test_words_for_no_cache_are_no_folders(value, meaning: str) -> None:
 
 def test_numbers_of_views_are_given_as_text() -> None:
     assert load_config(VOC, {"student_views": "2", "strong": "true"}).student_views == 2
+
+
+def test_paths_separated_by_commas_are_measured_each() -> None:
+    paths = ",".join(f"{letter * 100}.pth" for letter in "abc")
+    assert load_config(VOC, {"warm_start": paths}).warm_start == paths
 
 
 def test_a_method_that_is_no_text_is_one_line(write_config) -> None:
