@@ -95,7 +95,7 @@ def check_binary(kinds: dict[tuple[int, ...], Path]) -> None:
     if white and set().union(*kinds) == {0, IGNORE_INDEX}:
         raise UserError(
             f"{white}: the masks contain only 0 and {IGNORE_INDEX}, and {IGNORE_INDEX} means unknown; mark the "
-            f"objects with 1, for example by: mogrify -evaluate divide {IGNORE_INDEX} *.png"
+            f"objects with 1 in copies of these files, see docs/own-dataset.md"
         )
     if white and (0, 1) in kinds and kinds.keys() <= {(0,), (1,), (0, 1), (0, IGNORE_INDEX)}:
         raise UserError(

@@ -17,6 +17,7 @@ from furnace.engine.traces import clear_traces, move_traces, set_apart
 from furnace.utils.checking import plain
 from furnace.utils.errors import UserError
 from furnace.utils.settings import COSTS, EVALUATION, PLACES, Settings
+from furnace.utils.wording import counted
 
 SECONDS = 60  # per minute
 # Settings that affect neither the training data nor the trained weights.
@@ -49,7 +50,7 @@ class Saver:
         self.saved_at = time.monotonic()
         if fresh and overwrite:
             if count := clear(self.folder):
-                logger.info(f"--overwrite: removed {count} snapshots of an earlier run from {self.folder}")
+                logger.info(f"--overwrite: removed {counted(count, 'snapshot')} of an earlier run from {self.folder}")
             clear_traces(self.C.log_dir)
         elif fresh and (earlier := move_traces(self.C.log_dir)):
             logger.info(f"results and records of an earlier run, whose snapshots are gone, are now in {earlier}")

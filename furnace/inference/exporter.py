@@ -116,6 +116,11 @@ class Exporter:
         if self.C.eval_scale_array != (1,):
             scales = " and ".join(f"{scale:g}" for scale in self.C.eval_scale_array)
             self.console.print(f"it does not scale images: evaluation does, by {scales}", soft_wrap=True)
+        mirrors = ", mirrored, too" if self.C.eval_flip else ""
+        self.console.print(
+            f"it takes whole images: evaluation takes windows of {self.C.eval_crop_size}, padded with zeros{mirrors}",
+            soft_wrap=True,
+        )
         return path
 
     def deployed(self) -> Deployed:
@@ -148,6 +153,9 @@ class Exporter:
             + ("uint8" if self.form.normalize else "float32, (pixel / 255 - mean) / std"),
             "smallest_side": side or SMALLEST_SIDE,
             "scales": self.C.eval_scale_array,
+            "flip": self.C.eval_flip,
+            "window": self.C.eval_crop_size,
+            "stride_rate": self.C.eval_stride_rate,
             "mean": C.image_mean,
             "std": C.image_std,
             "output": "(B, H, W) uint8 labels" if self.form.labels else f"(B, K, H, W) float32 {scores}",

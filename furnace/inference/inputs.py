@@ -86,7 +86,7 @@ def distinct(inputs: list[Input]) -> list[Input]:
         if entry.name in first:
             raise UserError(
                 f"{entry.path} and {first[entry.name]}: their results would have the same name; "
-                "give the folder that contains both, or predict them one after the other"
+                "give the folder that contains both, or predict them one after the other, into different folders (-p)"
             )
         first[entry.name] = entry.path
     for entry in named:

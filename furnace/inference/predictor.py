@@ -27,6 +27,7 @@ from furnace.utils.terminal import open_console
 from furnace.utils.visualize import legend, overlay, save_labels, save_picture
 
 INCOMPLETE_STATUS = 1
+OVERLAY, MAPS = "overlay", ("label", "confidence")  # folders of the results
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Predictor:
     def check_targets(self, found: list[Input]) -> None:
         """Raise UserError if an input is in the folder of the results."""
         inputs = {entry.path.resolve() for entry in found}
-        folder = self.outputs.folder.resolve()
-        inside = [path for path in inputs if path.is_relative_to(folder)]
+        folders = {(self.outputs.folder / name).resolve() for name in ("", OVERLAY, *MAPS)}  # each may be a link
+        inside = [path for path in inputs if any(path.is_relative_to(folder) for folder in folders)]
         if inside:
             raise UserError(
                 f"{min(inside)}: is in the results folder and could be overwritten; choose another folder with -p"
@@ -146,7 +147,7 @@ class Predictor:
         if (video := self.open_video(entry.path)) is None:
             return
         target = self.outputs.folder / "overlay" / f"{entry.name}.mp4"
-        writer = None
+        writer, number = None, -1
         with video, ExitStack() as stack:
             bar = stack.enter_context(ProgressBar(entry.path.name, video.claimed, self.console, unit="frame"))
             frames = ((picture, (picture, time)) for picture, time in video.read())
@@ -157,10 +158,17 @@ class Predictor:
                     writer = writer or stack.enter_context(writing(target, picture.shape[:2], video))
                     writer.write(self.overlay(picture, labels), time)
                 bar.update()
+        self.remove_frames(entry.name, number + 1)
         if fault := video.fault():
             self.faulty.append(fault)
         if note := video.note():
             self.warn(f"note: {note}")
+
+    def remove_frames(self, name: str, count: int) -> None:
+        """Remove the maps of an earlier, longer video of the same name after its first `count` frames."""
+        for path in (path for kind in MAPS for path in (self.outputs.folder / kind / name).glob("*.png")):
+            if path.stem.isdecimal() and int(path.stem) >= count:
+                path.unlink()
 
     def open_video(self, path: Path) -> Video | None:
         """A video, open for reading. If that fails: None if `C.on_bad_image` is "skip", else UserError."""

@@ -14,6 +14,7 @@ from furnace.engine.devices import local_device, parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.engine.snapshots import Snapshot, check_weights, load_network, load_snapshot
 from furnace.inference.folding import prepare_for_inference
+from furnace.inference.options import BRANCHES
 from furnace.methods.build import build_network, described_method
 from furnace.methods.settings import open_settings
 from furnace.seg_opr.normalize import Normalize
@@ -84,7 +85,15 @@ class Segmenter:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, probabilities: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Labels (H, W) uint8 of an image (H, W, 3) uint8 RGB, optionally with probabilities (K, H, W) float32."""
+        """Labels (H, W) uint8 of an image (H, W, 3) uint8 RGB, optionally with probabilities (K, H, W) float32.
+
+        Raises:
+            UserError: the image has another type or shape.
+        """
+        if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,)):
+            what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise UserError(f"image: is {what}; give a NumPy array of uint8 of shape (height, width, 3), RGB")
+        image = np.require(image, requirements="W")  # PyTorch warns about arrays that can't be changed
         if not probabilities:
             ((_, found),) = self.stream([(image, None)])
             return to_array(found.labels)
@@ -124,7 +133,11 @@ class Segmenter:
 
 
 def load_segmenter(
-    path: str | Path, device: str | None = None, branch: str | None = None, C: Settings | None = None, **options: Any
+    path: str | Path,
+    device: str | torch.device | None = None,
+    branch: str | None = None,
+    C: Settings | None = None,
+    **options: Any,
 ) -> Segmenter:
     """Open a snapshot: `labels = load_segmenter("epoch-34.pth")(image)`.
 
@@ -138,9 +151,13 @@ def load_segmenter(
     Raises:
         UserError: the file is damaged, or has no settings and `C` is missing.
     """
+    if branch not in (None, *BRANCHES):
+        raise UserError(f"branch = {branch!r}: choose one of {', '.join(BRANCHES)}, or None")
     if C is None:
         C = open_settings(load_snapshot(path).settings, path)
-    segmenter = Segmenter(C.updated(**options), local_device(parse_devices(device)), branch)
+    segmenter = Segmenter(
+        C.updated(**options), local_device(parse_devices(None if device is None else str(device))), branch
+    )
     segmenter.load(path)
     return segmenter
 

@@ -1,5 +1,6 @@
 """Create an experiment for your own images: python -m furnace.tools.new_experiment NAME --images ... --masks ..."""
 
+import math
 import os
 import re
 import shlex
@@ -24,6 +25,8 @@ PATTERN = "exp_toy"  # source of the copied commands, which are the same in ever
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
 MIN_UNLABELED = 2  # the smallest batch: BatchNorm learns nothing from one image
 CROP_STEP = 32
+LEAST_ITERATIONS = 200  # of few images: after fewer a network has hardly begun to learn
+SNAPSHOTS = 8  # about, of longer runs
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,13 @@ C.pretrained_model = "imagenet"  # {scope.weights}; None: random weights
 # Optimization
 C.lr = 0.01
 C.batch_size = {batch}
-C.nepochs = {scope.nepochs}
+C.nepochs = {nepochs}
 C.num_train_imgs = {train}
 C.num_unsup_imgs = {unlabeled}
 C.max_samples = max(C.num_train_imgs, C.num_unsup_imgs)
 C.niters_per_epoch = {scope.epoch}
 C.num_workers = {scope.num_workers}
-C.snapshot_iter = {scope.snapshot_iter}
+C.snapshot_iter = {snapshot_iter}
 C.image_iter = 50
 
 # Evaluation
@@ -204,6 +207,8 @@ def config_text(name: str, data: Data, scope: Scope) -> str:
     """The config.py of an experiment."""
     masks = len(data.train) + len(data.val)
     total = masks + len(data.unlabeled)
+    batch = min(scope.batch, len(data.train), len(data.unlabeled))
+    nepochs = max(scope.nepochs, math.ceil(LEAST_ITERATIONS * batch / max(len(data.train), len(data.unlabeled))))
     return CONFIG.format(
         scope=scope,
         name=name,
@@ -214,7 +219,9 @@ def config_text(name: str, data: Data, scope: Scope) -> str:
         class_names=data.names,
         crop=max(min(min(data.size) // CROP_STEP * CROP_STEP, scope.crop), CROP_STEP),
         ratio=max(total // masks, 1),
-        batch=min(scope.batch, len(data.train), len(data.unlabeled)),
+        batch=batch,
+        nepochs=nepochs,
+        snapshot_iter=max(scope.snapshot_iter, nepochs // SNAPSHOTS),
         train=len(data.train),
         unlabeled=len(data.unlabeled),
         window=min(max(data.size), scope.window),

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from furnace.utils.files import part_of
 from furnace.utils.fonts import drawable, drawable_names, pillow_font
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -99,16 +101,25 @@ def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 def save_picture(path: Path, picture: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
     """Write a picture (H, W, 3) uint8 RGB, or (H, W) uint8 grey, as PNG with `texts` in it, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     carried = PngInfo()
     for name, text in (texts or {}).items():
         carried.add_text(name, text)
-    Image.fromarray(picture).save(path, pnginfo=carried)
+    _save(Image.fromarray(picture), path, pnginfo=carried)
 
 
 def save_labels(path: Path, labels: np.ndarray, palette: Palette) -> None:
     """Write labels (H, W) uint8 as a palette PNG: its indices are the labels, and it shows their colours."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(labels, mode="P")
     picture.putpalette(full_palette(palette).tobytes())
-    picture.save(path)
+    _save(picture, path)
+
+
+def _save(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a PNG completely or not at all; a link of that name is replaced, not followed. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    try:
+        picture.save(part, "PNG", **options)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

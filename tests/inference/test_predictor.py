@@ -1,5 +1,6 @@
 """Predictions against the plain network: labels, confidence, overlay, names, videos, and refused inputs."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -99,6 +100,23 @@ def test_results_inside_the_folder_are_not_predicted_again(C, photos):
     assert len(Predictor(C, CPU, "1", outputs).run("last", [str(photos)])) == 2
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_to_an_input_in_the_place_of_a_result_is_replaced(C, photos, tmp_path, link):
+    image = next(path for path in sorted(photos.rglob("*.*")) if path.is_file())
+    content, label = image.read_bytes(), tmp_path / "out" / "label" / f"{image.stem}.png"
+    label.parent.mkdir(parents=True)
+    link(image, label)
+    Predictor(C, CPU, "1", Outputs(tmp_path / "out")).run("last", [str(image)])
+    assert image.read_bytes() == content and Image.open(label).mode == "P" and not label.is_symlink()
+
+
+def test_inputs_in_a_linked_folder_of_results_are_refused(C, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlay").symlink_to(photos)
+    with pytest.raises(UserError, match="could be overwritten; choose another folder with -p"):
+        Predictor(C, CPU, "1", Outputs(tmp_path / "out")).run("last", [str(photos)])
+
+
 def test_an_incomplete_video_can_be_played_if_its_end_can_not_be_written(C, tmp_path, monkeypatch):
     write_video(tmp_path / "ride.avi", frames=3)
     out = tmp_path / "out"
@@ -140,6 +158,13 @@ def test_video(C, tmp_path):
         # The codec does not keep the noise, but the mean colours.
         assert np.abs(shown.mean((0, 1)) - frame.mean((0, 1))).max() < 8
     assert not overlaid.read()[0]
+
+
+def test_frames_of_an_earlier_longer_video_do_not_stay(C, tmp_path):
+    for frames in (5, 3):
+        write_video(tmp_path / "ride.avi", frames)
+        Predictor(C, CPU, "1", Outputs(tmp_path / "out", overlay=False)).run("last", [str(tmp_path / "ride.avi")])
+    assert len(list((tmp_path / "out" / "label" / "ride").iterdir())) == 3
 
 
 def test_incomplete_videos_are_reported_and_change_the_status(C, tmp_path, capsys):

@@ -59,6 +59,35 @@ def test_a_branch_that_the_method_lacks_is_refused(make_settings, snapshot_of):
         segmenter.load(snapshot_of("cps"))
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint16),
+        np.zeros((8, 8, 1), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        [[1]],
+    ],
+)
+def test_other_arrays_than_rgb_bytes_are_refused(snapshot_of, image) -> None:
+    segmenter = load_segmenter(snapshot_of("supervised"), "cpu")
+    with pytest.raises(UserError, match=r"^image: is .*; give a NumPy array of uint8 of shape"):
+        segmenter(image)
+
+
+def test_an_array_that_can_not_be_changed_is_segmented_without_a_warning(snapshot_of, recwarn) -> None:
+    segmenter, image = load_segmenter(snapshot_of("supervised"), torch.device("cpu")), np.zeros((8, 9, 3), np.uint8)
+    image.flags.writeable = False
+    assert segmenter(image).shape == (8, 9) and not [w for w in recwarn if "writable" in str(w.message)]
+
+
+@pytest.mark.parametrize("branch", ["0", "-1", "x", 1])
+def test_a_branch_that_does_not_exist_is_refused(snapshot_of, branch) -> None:
+    with pytest.raises(UserError, match=r"^branch = .*: choose one of 1, 2, 3, 4, both, or None"):
+        load_segmenter(snapshot_of("supervised"), "cpu", branch)
+
+
 def test_a_snapshot_without_the_setting_teacher_opens(make_settings, snapshot_of):
     path = snapshot_of("mean_teacher")
     content = torch.load(path, weights_only=True)

@@ -1,9 +1,12 @@
 """Legends and captions: names of any characters stay inside the picture."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from furnace.utils.visualize import CAPTION_HEIGHT, SWATCH, caption, legend
+from furnace.utils.visualize import CAPTION_HEIGHT, SWATCH, caption, legend, save_picture
 
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 HARD = ["US$5_$10", "_a<b>&%{x}\\", "背景🙂"]
@@ -19,6 +22,20 @@ def test_a_name_of_any_kind_has_letters_beside_its_colour(name):
     picture = legend([name], PALETTE[:1])
     assert picture.shape == (CAPTION_HEIGHT, 480, 3)
     assert ink(picture)[:, SWATCH + 6 :].sum() > 10
+
+
+def test_a_picture_is_written_completely_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
+    save_picture(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    before = (tmp_path / "a.png").read_bytes()
+
+    def fail(self, path, *_, **__):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_picture(tmp_path / "a.png", np.ones((4, 4, 3), np.uint8))
+    assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_names_without_a_font_still_differ():
