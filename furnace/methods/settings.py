@@ -169,7 +169,8 @@ def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | 
         values = others | published(saved) | {name: saved[name] for name in own if name in saved}
         # Class weights belong to training and its number of classes.
         values["class_weight"] = None
-    method = METHODS[values["method"]] if values.get("method") in METHODS else Method
+    name = values.get("method")  # any value: the file may be damaged
+    method = METHODS[name] if isinstance(name, str) and name in METHODS else Method
     for name, allowed in method.known.items():
         if name in Settings.model_fields and values.get(name) not in allowed:
             values[name] = allowed[0]  # of training, which may have been with an older version

@@ -208,7 +208,7 @@ def config_text(name: str, data: Data, scope: Scope) -> str:
     masks = len(data.train) + len(data.val)
     total = masks + len(data.unlabeled)
     batch = min(scope.batch, len(data.train), len(data.unlabeled))
-    nepochs = max(scope.nepochs, math.ceil(LEAST_ITERATIONS * batch / max(len(data.train), len(data.unlabeled))))
+    nepochs = max(scope.nepochs, math.ceil(LEAST_ITERATIONS / (max(len(data.train), len(data.unlabeled)) // batch)))
     return CONFIG.format(
         scope=scope,
         name=name,

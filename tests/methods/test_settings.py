@@ -46,7 +46,7 @@ def test_the_longest_encoder_name_in_a_file_name_counts(monkeypatch) -> None:
 
 def test_a_method_can_restrict_any_setting(make_settings, monkeypatch) -> None:
     known = {"unsup_warmup": (0,), "ohem": (False,), "union_choice": ("confidence",)}
-    monkeypatch.setattr(METHODS["cpcl"], "known", known)
+    monkeypatch.setattr(METHODS.find("cpcl"), "known", known)
     allowed = {"unsup_warmup": 0, "ohem": False, "union_choice": "confidence"}
     make_settings(**allowed)
     for name, value in {"unsup_warmup": 0.5, "ohem": True, "union_choice": "disagreement"}.items():
@@ -64,6 +64,8 @@ def test_a_setting_of_another_method_is_noted() -> None:
 def test_settings_of_training_do_not_keep_a_snapshot_from_its_use(make_settings, method: str) -> None:
     saved = make_settings(method=method).model_dump() | {"cutmix": False}  # as in older versions
     assert open_settings(saved, "a.pth").method == method
+    with pytest.raises(UserError, match=r"^a\.pth: its settings can't be used \(method: "):
+        open_settings(saved | {"method": [method]}, "a.pth")
     assert open_settings(saved, "a.pth", make_settings(cutmix=False)).method == method
 
 

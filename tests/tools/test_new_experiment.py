@@ -264,6 +264,7 @@ def test_validation_images_are_spread_and_the_window_fits(folder: Path):
     C = load_config(folder / "exp_small")
     assert [sample.name for sample in read_list(C.eval_source, C.dataset_path)] == ["p05", "p04", "p08"]
     assert C.eval_crop_size == 90, "the longest side of the smallest image"
+    assert 200 <= C.nepochs * C.niters_per_epoch < 300, "few images are seen more often"
     for path in [*(folder / "photos").rglob("*.jpg"), *(folder / "masks").rglob("*.png")]:
         pixels = read_label(path, 256) if path.suffix == ".png" else np.zeros((70, 90, 3), np.uint8)
         big = np.resize(pixels, (300, 400, *pixels.shape[2:]))
