@@ -8,9 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix
-from torch import Tensor, nn
+from torch import Tensor
 
-from furnace.base_model.decoders import AtrousConv2d
 from furnace.base_model.network import Network
 from furnace.datasets.batch import TrainBatch
 from furnace.seg_opr.pseudo_label import disagreement
@@ -31,14 +30,6 @@ EVALUATION = (
 def published_precision() -> AbstractContextManager:
     """Context with PyTorch's default precision and convolution autotuning, independent of our settings."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
-
-
-def published_convolutions(network: Network) -> Network:
-    """The network with PyTorch's own dilated convolutions, changed in place."""
-    for module in network.modules():
-        if isinstance(module, AtrousConv2d):
-            module.__class__ = nn.Conv2d
-    return network
 
 
 def published_losses(

@@ -21,10 +21,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.published import STEP, published_convolutions, published_losses, published_precision
+from benchmarks.published import STEP, published_losses, published_precision
 from furnace.checks.estimate import random_batch
 from furnace.datasets.batch import TrainBatch
-from furnace.engine.devices import parse_devices
+from furnace.engine.devices import local_device, parse_devices
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, memory_format
 from furnace.engine.optim import build_optimizer
@@ -108,7 +108,7 @@ def timed_parts(C: Settings, learner: Learner, batch: TrainBatch, clock: Clock) 
 def published_step(C: Settings, device: torch.device) -> Callable[[TrainBatch], None]:
     """Function that runs one step in the published arrangement."""
     torch.manual_seed(0)
-    network = published_convolutions(build_network(C, pretrained=False)).to(device).train()
+    network = build_network(C, pretrained=False).to(device).train()
     rates = {"lr": C.lr, "momentum": C.momentum, "weight_decay": C.weight_decay}
     optimizers = [build_optimizer(branch, **rates) for branch in network.branches]
     class_weight = None if C.class_weight is None else torch.tensor(C.class_weight, device=device)
@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in PUBLISHED.items():
         if getattr(C, name) != value:
             raise UserError(f"C.{name} = {getattr(C, name)}: the published step has {value}; use this value")
-    device = parse_devices(args.devices)[0]
+    device = local_device(parse_devices(args.devices))
     torch.manual_seed(0)
     batch = random_batch(C, device, C.batch_size, C.image_height, C.image_width)
     held = allocated(device)

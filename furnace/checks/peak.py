@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from furnace.base_model.decoders import use_shortcuts
 from furnace.checks.estimate import random_batch
 from furnace.engine.distributed import CPU
 from furnace.engine.internals import counted_without_memory
@@ -28,7 +29,8 @@ CROP_SHARES = (3 / 4, 1 / 2, 1 / 4)  # of the sides, tried in this order
 def predicted_peak(C: Settings, device: torch.device = CPU) -> int:
     """Peak bytes of tensors in a step on a device: networks, optimizers, batch, graph, gradients.
 
-    The step computes only shapes, which takes seconds for any size on any machine, with the operations of a CPU.
+    The step computes only shapes, which takes seconds for any size on any machine, with the operations of a CPU,
+    in the form that `device` uses.
 
     Raises:
         UserError: the settings do not define a network, or one of its operations needs values.
@@ -62,6 +64,7 @@ def peak_of_shapes(C: Settings, device: torch.device) -> int:
                 parameter.data = parameter.data.contiguous(memory_format=memory_format(device))
         amp, parts = choose_amp(C.amp, device, network)[0], min(PARTS, C.accumulate)
         learner = build_learner(C, network, amp=amp, accumulate=parts, compiled=False)
+        use_shortcuts(network, device.type == "cpu")
         fill_optimizers(learner)
         batch = random_batch(C, CPU, C.batch_size, C.image_height, C.image_width)
         images = C.batch_size // C.accumulate * parts

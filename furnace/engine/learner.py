@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from furnace.base_model.decoders import use_shortcuts
 from furnace.base_model.network import Network
 from furnace.base_model.recompute import recompute_blocks
 from furnace.datasets.batch import TrainBatch
@@ -73,6 +74,7 @@ class Learner:
         self.amp, self.accumulate = amp, accumulate
         self.compiled, self.graphs = False, compiled and graphs
         set_precision(amp)
+        use_shortcuts(network, self.device.type == "cpu")
         share_weights(network)
         self.lr, self.lr_power, self.total_iterations = lr, lr_power, total_iterations
         self.optimizers = []

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from furnace.base_model.decoders import ASPP, DECODERS, AtrousConv2d, DeepLabHead
+from furnace.base_model.decoders import ASPP, DECODERS, DeepLabHead, use_shortcuts
 from furnace.base_model.encoders import build_encoder
 from furnace.base_model.network import Branch
 from furnace.utils.errors import UserError
@@ -43,47 +43,71 @@ def test_aspp_is_the_plain_formula(generator):
     assert relative_error(aspp(features), aspp_formula(features, aspp.state_dict())) < 1e-12
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(
-    ("size", "taps"),
-    [((4, 4), 1), ((6, 6), 1), ((6, 7), 3), ((9, 5), 3), ((7, 7), 9)],
-    ids=lambda value: str(value).replace(" ", ""),
-)
-def test_atrous_convolution_computes_only_the_taps_that_meet_the_map(size, taps, training, generator):
-    conv = AtrousConv2d(3, 4, rate=6).double().train(training)
-    fill_deterministic(conv)
-    features = torch.randn(2, 3, *size, dtype=torch.float64, generator=generator, requires_grad=True)
-    weights = torch.randn(2, 4, *size, dtype=torch.float64, generator=generator)
-
-    with FlopCounterMode(display=False) as counter:
-        ours = conv(features)
-    padded = F.pad(features, (6, 6, 6, 6))
-    expected = F.conv2d(padded, conv.weight, dilation=6)
-    gradients, expected_gradients = (
-        torch.autograd.grad((output * weights).sum(), (features, conv.weight)) for output in (ours, expected)
-    )
-
-    assert relative_error(ours, expected) < 1e-12
-    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        assert relative_error(gradient, expected_gradient) < 1e-12
-    assert counter.get_total_flops() == 2 * ours.numel() * 3 * (taps if training else 9)
-
-
-def test_decoder_is_the_plain_formula(generator):
+@pytest.mark.parametrize("size", [(9, 13), (3, 4), (5, 7)], ids=["upsampled", "equal", "little"])
+@pytest.mark.parametrize("shortcuts", [False, True])
+def test_decoder_is_the_plain_formula(shortcuts, size, generator):
     decoder = DeepLabHead(5, 6, 4).double().eval()
     fill_deterministic(decoder)
+    use_shortcuts(decoder, shortcuts)
     weights = decoder.state_dict()
-    low = torch.randn(2, 5, 9, 13, dtype=torch.float64, generator=generator)
+    low = torch.randn(2, 5, *size, dtype=torch.float64, generator=generator)
     high = torch.randn(2, 6, 3, 4, dtype=torch.float64, generator=generator)
 
     aspp = aspp_formula(high, {key.removeprefix("aspp."): value for key, value in weights.items()})
     reduced = batch_norm(F.conv2d(low, weights["reduce.0.weight"]), weights, "reduce.1").clamp(min=0)
-    expected = torch.cat([bilinear(aspp, (9, 13)), reduced], 1)
+    expected = torch.cat([bilinear(aspp, size), reduced], 1)
     for conv, norm in (("last_conv.0", "last_conv.1"), ("last_conv.3", "last_conv.4")):
         expected = batch_norm(F.conv2d(F.pad(expected, (1, 1, 1, 1)), weights[f"{conv}.weight"]), weights, norm)
         expected = expected.clamp(min=0)
 
     assert relative_error(decoder((low, high)), expected) < 1e-12
+
+
+def gradients(decoder: DeepLabHead, maps: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Gradients of a weighted sum of the output with respect to all parameters, in training mode."""
+    output = decoder.train()(maps)
+    factors = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).sin().view(output.shape)
+    return list(torch.autograd.grad((output * factors).sum(), list(decoder.parameters())))
+
+
+def test_shortcuts_save_arithmetic_in_training_and_keep_the_gradients(generator):
+    decoder = DeepLabHead(5, 6, 48).double()
+    fill_deterministic(decoder)
+    maps = tuple(torch.randn(2, c, s, s, dtype=torch.float64, generator=generator) for c, s in ((5, 32), (6, 8)))
+    found, flops = [], []
+    for use in (False, True):
+        use_shortcuts(decoder, use)
+        with FlopCounterMode(display=False) as counter:
+            found.append(gradients(decoder, maps))
+        flops.append(counter.get_total_flops())
+    for plain, short in zip(*found, strict=True):
+        assert relative_error(short, plain) < 1e-9
+    assert flops[1] < 0.8 * flops[0]
+
+
+def test_shortcuts_can_be_compiled_in_one_piece(generator):
+    decoder = DeepLabHead(5, 6, 8).double()
+    fill_deterministic(decoder)
+    use_shortcuts(decoder)
+    maps = tuple(torch.randn(2, c, s, s, dtype=torch.float64, generator=generator) for c, s in ((5, 32), (6, 8)))
+    expected = gradients(decoder, maps)
+    decoder.compile(backend="aot_eager", fullgraph=True)
+    for found, gradient in zip(gradients(decoder, maps), expected, strict=True):
+        assert relative_error(found, gradient) < 1e-9
+
+
+def test_shortcuts_compute_in_the_precision_of_autocast(generator):
+    decoder = DeepLabHead(5, 6, 8)
+    fill_deterministic(decoder)
+    use_shortcuts(decoder)
+    maps = tuple(torch.randn(2, c, s, s, generator=generator) for c, s in ((5, 32), (6, 8)))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = decoder(maps)
+    output.float().sum().backward()
+    assert output.dtype == torch.bfloat16
+    assert {parameter.grad.dtype for parameter in decoder.parameters()} == {torch.float32}
+    expected = decoder(maps)
+    assert (output - expected).abs().mean() < 0.03 * expected.abs().mean()
 
 
 def test_head_channels_is_the_width_of_the_whole_head():

@@ -54,6 +54,11 @@ def test_the_prediction_agrees_with_the_allocator(make_settings: Callable[..., S
     assert predicted_peak(C) == pytest.approx(allocated_peak(C), rel=0.15)
 
 
+def test_the_prediction_for_a_gpu_is_that_of_its_form_of_the_decoder(make_settings: Callable[..., Settings]):
+    C = make_settings(**SMALL | LARGE, method="supervised", compile="off")
+    assert predicted_peak(C, torch.device("cuda")) > 1.02 * predicted_peak(C)  # a CPU does not join the upsampled map
+
+
 def test_a_counter_counts_live_tensors_without_allocating_them():
     with counted_without_memory() as counter:
         first = torch.zeros(2**20)
