@@ -1,6 +1,8 @@
 """The devices of a run: what `-d` names, one process for each, and the device of this process."""
 
+import ctypes
 import os
+import platform
 import sys
 from collections.abc import Sequence
 
@@ -11,16 +13,21 @@ from furnace.engine.launcher import run_processes
 from furnace.utils.errors import UserError
 
 MPS = torch.device("mps")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 OURS = "FURNACE_LAUNCHED"  # set in the processes of `launch`, not in those of the user's torchrun
 
 
 def local_device(devices: Sequence[torch.device]) -> torch.device:
     """The device of this process, made the current one: under torchrun, the GPU of its local rank.
 
+    On a CPU the process keeps the memory that it frees.
+
     Raises:
         UserError: torchrun started more processes than there are GPUs.
     """
     device = devices[0]
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type != "cuda":
         return device
     if launched():
@@ -30,6 +37,18 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
         device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next maps of this process, if it is glibc.
+
+    By default it returns large blocks to the system, which clears each page before it hands it out again: a tenth of
+    a training step. The peak stays the same.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)  # no blocks of their own
+        library.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def launch(devices: Sequence[torch.device], restarts: int = 0) -> None:

@@ -1,5 +1,9 @@
 """Device strings, one process for each device, and the device of a process."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -110,3 +114,29 @@ def test_devices_under_the_user_s_torchrun(monkeypatch: pytest.MonkeyPatch):
     assert choose_devices("CPU") == [CPU]
     with pytest.raises(UserError, match=r"^-d 0-1: torchrun gives .* CUDA_VISIBLE_DEVICES$"):
         choose_devices("0-1")
+
+
+FAULTS = """
+import resource, torch
+from furnace.engine.devices import local_device
+from furnace.engine.distributed import CPU
+if {keep}:
+    local_device([CPU])
+def step():
+    for _ in range(3):
+        torch.ones(2**25)  # 128 MiB
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_a_process_on_a_cpu_keeps_the_memory_that_it_frees():
+    default, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, check=True).stdout)
+        for keep in (False, True)
+    )
+    assert default > 3 * 64  # pages of at most 2 MiB
+    assert kept < default / 4
