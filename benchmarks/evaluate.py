@@ -22,10 +22,10 @@ from benchmarks.published import EVALUATION, published_precision, published_pred
 from furnace.base_model.network import Network
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.splits import read_list
-from furnace.engine.devices import parse_devices
+from furnace.engine.devices import local_device, parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.inference.folding import prepare_for_inference
-from furnace.inference.segmenter import Segmenter
+from furnace.inference.segmenter import Segmenter, likeliest
 from furnace.methods.build import build_network
 from furnace.methods.settings import load_config
 from furnace.seg_opr.confusion import class_iou, confusion_matrix
@@ -86,7 +86,9 @@ def evaluations(
 
     def ours() -> list[np.ndarray]:
         with autocast(device, amp):
-            stream = window.stream(((image, None) for image in images), fast, to_input, lambda s, _: (s.argmax(0),))
+            stream = window.stream(
+                ((image, None) for image in images), fast, to_input, lambda *sums: (likeliest(*sums),)
+            )
             return [labels.cpu().numpy() for _, (labels,) in stream]
 
     return {"published": published, "ours": ours}
@@ -108,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, and print the results."""
     args = build_parser().parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
-    device = parse_devices(args.devices)[0]
+    device = local_device(parse_devices(args.devices))
     if args.snapshot:
         images, labels = real_images(C, args.images)
     else:

@@ -83,6 +83,41 @@ def find_python_first() -> None:
     os.environ.setdefault("TORCH_CUSTOM_PYTHONPATH", os.pathsep.join(sys.path))
 
 
+def has_packed_convolutions(weight: Tensor) -> bool:
+    """True if `pack_weight` and `packed_convolution` work for such weights on this CPU."""
+    operations = torch.ops.mkldnn
+    if not (weight.device.type == "cpu" and torch.backends.mkldnn.is_available()):
+        return False
+    names = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
+    if not all(hasattr(operations, name) for name in names):
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and operations._is_mkldnn_bf16_supported())
+
+
+def pack_weight(convolution: nn.Conv2d, shape: Sequence[int]) -> Tensor:
+    """The weight in the layout that oneDNN likes best for inputs of a shape (B, C, H, W)."""
+    weight, geometry = convolution.weight.detach(), geometry_of(convolution)
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(shape))
+
+
+def packed_convolution(
+    convolution: nn.Conv2d, weight: Tensor, maps: Tensor, added: Tensor | None, relu: bool
+) -> Tensor:
+    """The convolution of maps with its packed weight, plus a map, then ReLU, in one pass; it has no gradient."""
+    bias, geometry, after = convolution.bias, geometry_of(convolution), "relu" if relu else "none"
+    operation = torch.ops.mkldnn._convolution_pointwise
+    if added is None:
+        return operation(maps, weight, bias, *geometry, after, [], "")
+    unary = after if relu else None
+    return operation.binary(maps, added, weight, bias, *geometry, "add", 1.0, unary, [], "")
+
+
+def geometry_of(convolution: nn.Conv2d) -> tuple[list[int], list[int], list[int], int]:
+    """Padding, stride, dilation and groups, as oneDNN's operations expect them."""
+    padding, stride, dilation = map(list, (convolution.padding, convolution.stride, convolution.dilation))
+    return padding, stride, dilation, convolution.groups
+
+
 def compilations() -> int:
     """Number of graphs that this process has compiled because PyTorch's cache did not have them."""
     found = torch._dynamo.utils.counters["aot_autograd"]

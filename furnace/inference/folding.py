@@ -1,20 +1,30 @@
-"""Speed up networks for inference: fold BatchNorm into convolutions, convert weights to the precision of autocast."""
+"""Speed up networks for inference.
+
+BatchNorm becomes part of the convolutions, and weights take the precision of autocast. On a CPU, weights take the
+layout of oneDNN, and ReLU and the sums of residual blocks become part of the convolutions, too.
+"""
 
 from collections.abc import Iterator
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torchvision.models import resnet as tv
 
+from furnace.base_model.decoders import AtrousConv2d, JoiningConv2d, use_shortcuts
+from furnace.engine.internals import has_packed_convolutions, pack_weight, packed_convolution
 from furnace.engine.numerics import AMP_DTYPES
 
 # In these modules only `bnN` uses the output of `convN`. Tracing finds more pairs, but changes PyTorch for all threads.
-PAIRED = (tv.ResNet, tv.BasicBlock, tv.Bottleneck)
+BLOCKS = (tv.BasicBlock, tv.Bottleneck)
+PAIRED = (tv.ResNet, *BLOCKS)
+CONVOLUTIONS = (nn.Conv2d, AtrousConv2d)  # their subclasses may compute something else
+FOLDED = (*CONVOLUTIONS, JoiningConv2d)
 
 
 def prepare_for_inference(network: nn.Module, amp: str) -> None:
-    """Fold BatchNorm and convert weights, in place; the network must be in eval mode and compute under `amp`."""
+    """Fold and fuse layers and convert weights, in place; the network is on its device, in eval mode, under `amp`."""
     for module in list(network.modules()):
         for convolution, norm in chained(module):
             fold(module, convolution, norm)
@@ -22,6 +32,9 @@ def prepare_for_inference(network: nn.Module, amp: str) -> None:
         for layer in network.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 layer.to(dtype)
+    if next(network.parameters()).device.type == "cpu":
+        use_shortcuts(network)
+        pack(network)
 
 
 def chained(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -31,14 +44,91 @@ def chained(module: nn.Module) -> Iterator[tuple[str, str]]:
     elif isinstance(module, PAIRED):
         for number in (1, 2, 3):
             if hasattr(module, f"conv{number}"):
-                stem = getattr(module, f"conv{number}")
-                last = f".{len(stem) - 1}" if isinstance(stem, nn.Sequential) else ""
-                yield f"conv{number}{last}", f"bn{number}"
+                yield f"conv{number}{last_of(getattr(module, f'conv{number}'))}", f"bn{number}"
+
+
+def last_of(stem: nn.Module) -> str:
+    """Name of the last layer of a stem, with a dot; "" if the stem is one layer."""
+    return f".{len(stem) - 1}" if isinstance(stem, nn.Sequential) else ""
 
 
 def fold(module: nn.Module, convolution: str, norm: str) -> None:
     """Fold a BatchNorm into the convolution before it; other layers stay unchanged."""
-    layers = module.get_submodule(convolution), module.get_submodule(norm)
-    if [type(layer) for layer in layers] == [nn.Conv2d, nn.BatchNorm2d]:
-        module.set_submodule(convolution, fuse_conv_bn_eval(*layers))
+    first, second = module.get_submodule(convolution), module.get_submodule(norm)
+    if type(first) in FOLDED and type(second) is nn.BatchNorm2d:
+        module.set_submodule(convolution, fuse_conv_bn_eval(first, second))
         module.set_submodule(norm, nn.Identity())
+
+
+def pack(network: nn.Module) -> None:
+    """Replace residual blocks, and convolutions with or without ReLU, by packed ones, in place."""
+    for module in list(network.modules()):
+        for convolution, activation in activated(module):
+            first, second = module.get_submodule(convolution), module.get_submodule(activation)
+            if packable(first) and type(second) is nn.ReLU:
+                PackedConv2d.replace(first, relu=True)
+                module.set_submodule(activation, nn.Identity())
+        for name, child in list(module.named_children()):
+            if type(child) in BLOCKS and packable(child.conv1):
+                module.set_submodule(name, PackedBlock(child))
+    for module in network.modules():
+        if packable(module):
+            PackedConv2d.replace(module)
+
+
+def packable(layer: nn.Module) -> bool:
+    """True for a convolution that `PackedConv2d` can replace."""
+    plain = type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return plain and has_packed_convolutions(layer.weight)
+
+
+def activated(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Pairs of submodule names: only the second submodule uses the output of the first; folded norms are left out."""
+    if isinstance(module, nn.Sequential):
+        yield from pairwise(name for name, layer in module.named_children() if not isinstance(layer, nn.Identity))
+    elif isinstance(module, tv.ResNet) and isinstance(module.bn1, nn.Identity):
+        yield f"conv1{last_of(module.conv1)}", "relu"
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution with its weight in oneDNN's layout; it adds another map, then applies ReLU, in the same pass.
+
+    `forward(maps (B, C, H, W), added=None)` gives (B, O, h, w), in the precision of the weight, channels last.
+    """
+
+    relu = False
+    packed: tuple[torch.Size, Tensor] | None = None  # the layout depends on the shape of the maps
+
+    @classmethod
+    def replace(cls, convolution: nn.Conv2d, relu: bool = False) -> nn.Conv2d:
+        """Make a convolution a packed one, in place, and return it."""
+        convolution.__class__, convolution.relu = cls, relu
+        return convolution
+
+    def __getstate__(self) -> dict:
+        """The state to copy or pickle; packed weights allow neither."""
+        return self.__dict__ | {"packed": None}
+
+    def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
+        maps = maps.to(self.weight.dtype, memory_format=torch.channels_last)
+        packed = self.packed  # another thread may replace it
+        if packed is None or packed[0] != maps.shape:
+            packed = self.packed = maps.shape, pack_weight(self, maps.shape)
+        return packed_convolution(self, packed[1], maps, added, self.relu)
+
+
+class PackedBlock(nn.Module):
+    """A residual block of torchvision whose BatchNorm is folded."""
+
+    def __init__(self, block: tv.BasicBlock | tv.Bottleneck):
+        super().__init__()
+        convolutions = (getattr(block, name) for name in ("conv1", "conv2", "conv3") if hasattr(block, name))
+        self.convolutions = nn.ModuleList(PackedConv2d.replace(each, relu=True) for each in convolutions)
+        self.downsample = block.downsample
+
+    def forward(self, maps: Tensor) -> Tensor:
+        shortcut = maps if self.downsample is None else self.downsample(maps)
+        *first, last = self.convolutions
+        for convolution in first:
+            maps = convolution(maps)
+        return last(maps, shortcut)

@@ -76,10 +76,9 @@ class Segmenter:
         load_network(network, snapshot, C.model_dump(mode="json"))
         self.amp, _ = choose_amp(self.given.amp, self.device, network)
         set_precision(self.amp)
-        network.eval()
+        self.network = network.eval().to(self.device, memory_format=memory_format(self.device))
         if self.given.amp != "off":  # "off" is the bitwise reference
             prepare_for_inference(network, self.amp)
-        self.network = network.to(self.device, memory_format=memory_format(self.device))
         self.normalize = Normalize(C.image_mean, C.image_std).to(self.device)
         return snapshot
 
@@ -186,7 +185,7 @@ def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tens
 
 def likeliest(scores: Tensor, _: Tensor) -> Tensor:
     """Class with the highest score: sums (K, h, W) to labels (h, W) uint8."""
-    return scores.argmax(0).to(torch.uint8)
+    return scores.max(0).indices.to(torch.uint8)  # faster than argmax on CPUs
 
 
 def to_array(values: Tensor) -> np.ndarray:

@@ -1,12 +1,17 @@
 """Networks prepared for inference give the same scores as before."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet as tv
 
 from furnace.base_model.network import Network
 from furnace.base_model.resnet import DilatedResNet
-from furnace.inference.folding import prepare_for_inference
+from furnace.inference import folding
+from furnace.inference.folding import PackedBlock, PackedConv2d, prepare_for_inference
 
 
 @pytest.fixture
@@ -75,3 +80,64 @@ def test_convolution_weights_take_the_precision_of_autocast_and_norms_stay(netwo
     assert {layer.weight.dtype for layer in network.modules() if isinstance(layer, nn.Conv2d)} == {torch.bfloat16}
     assert network.branch1.head.aspp.map_bn.weight.dtype == torch.float32
     assert (before - after).abs().max() < 0.05 * before.abs().max()
+
+
+def trained(backbone: str, **options: object) -> Network:
+    """A network whose BatchNorm has statistics as after training, in eval mode."""
+    torch.manual_seed(0)
+    network = Network(5, backbone, head_channels=16, branches=1, **options).eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.5, 0.5)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+    return network
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "test_efficientnet", "test_vit"])
+def test_packed_layers_keep_the_scores_for_inputs_of_changing_shape(backbone: str):
+    network = trained(backbone)
+    prepared = copy.deepcopy(network)
+    prepare_for_inference(prepared, "off")
+    for shape in ((2, 3, 64, 96), (1, 3, 64, 96), (2, 3, 96, 64), (2, 3, 64, 96)):
+        images = torch.randn(shape)
+        torch.testing.assert_close(prepared(images), network(images), rtol=1e-4, atol=1e-4)
+    plain = {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, tv.BasicBlock, tv.Bottleneck}
+    if backbone.startswith("resnet"):
+        left = {type(module) for module in prepared.branch1.backbone.modules()}
+        assert not left & plain and {PackedBlock, PackedConv2d} <= left
+
+
+@torch.inference_mode()
+def test_packed_layers_compute_in_bfloat16_what_plain_ones_do(monkeypatch: pytest.MonkeyPatch):
+    images, network = torch.randn(2, 3, 64, 96), trained("resnet18")
+    packed, plain = copy.deepcopy(network), copy.deepcopy(network)
+    prepare_for_inference(packed, "bf16")
+    monkeypatch.setattr(folding, "has_packed_convolutions", lambda weight: False)
+    prepare_for_inference(plain, "bf16")
+    assert not any(isinstance(module, PackedConv2d) for module in plain.modules())
+    expected = network(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = [(scores(images) - expected).abs().mean() for scores in (packed, plain)]
+    assert errors[0] < 1.2 * errors[1] < 0.05 * expected.abs().mean()
+
+
+@torch.inference_mode()
+def test_a_used_network_with_packed_layers_can_be_copied():
+    network, images = trained("resnet18"), torch.randn(1, 3, 48, 48)
+    prepare_for_inference(network, "off")
+    scores = network(images)
+    for made in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(made(images), scores)
+
+
+@torch.inference_mode()
+def test_a_residual_block_does_not_change_its_input():
+    block = tv.BasicBlock(16, 16).eval()
+    sequence = nn.Sequential(block)
+    prepare_for_inference(sequence, "off")
+    maps = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    before = maps.clone()
+    assert isinstance(sequence[0], PackedBlock)
+    sequence(maps)
+    assert torch.equal(maps, before)
