@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from furnace.seg_opr.atrous import AtrousConvolution, covered_share
-from furnace.seg_opr.interpolate import convolve_upsampled, upsample
+from furnace.base_model.shortcuts import AtrousConv2d, JoiningConv2d
 from furnace.utils.errors import UserError
 from furnace.utils.names import Registry
 
@@ -19,62 +17,9 @@ DECODERS: Registry[Callable[[Sequence[int], Sequence[int], int, int], tuple[nn.M
 
 ASPP_RATES = (6, 12, 18)
 REDUCED_CHANNELS = 48
-COVERED_SHARE = 0.5  # up to this share of taps that meet the map, leaving out the others is faster
-ENLARGED = 4  # from this growth of a map's pixels on, a convolution before the interpolation is faster
 UPERNET_STRIDE, UPERNET_MAPS = 4, 3  # smallest stride and smallest number of maps
 DPT_MAPS = 4
 LIBRARY_DECODERS = ("upernet", "dpt")
-
-
-class AtrousConv2d(nn.Conv2d):
-    """3x3 convolution with dilation `rate` and as much padding; see `use_shortcuts`."""
-
-    shortcut = False
-
-    def __init__(self, in_channels: int, channels: int, rate: int):
-        super().__init__(in_channels, channels, 3, padding=rate, dilation=rate, bias=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        (rate, _), size = self.dilation, features.shape[-2:]
-        if self.shortcut and self.training and covered_share(size, rate) <= COVERED_SHARE:
-            return AtrousConvolution.apply(*in_one_precision(features, self.weight), rate)
-        return super().forward(features)
-
-
-class JoiningConv2d(nn.Conv2d):
-    """3x3 convolution of two maps as one: (B, C, h, w) upsampled to (H, W), and (B, D, H, W); see `use_shortcuts`."""
-
-    shortcut = False
-
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__(in_channels, channels, 3, padding=1, bias=False)
-
-    def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:
-        small, large = maps
-        size, channels = large.shape[-2:], small.shape[1]
-        if self.shortcut and size.numel() >= ENLARGED * small.shape[-2:].numel():
-            joined = F.conv2d(large, self.weight[:, channels:], self.bias, padding=1)
-            joined += convolve_upsampled(small, self.weight[:, :channels], size)
-            return joined
-        return super().forward(torch.cat([upsample(small, size), large], dim=1))
-
-
-def in_one_precision(maps: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps and weight in the precision of autocast, if it is on."""
-    device = maps.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else maps.dtype
-    return maps.to(dtype), weight.to(dtype)
-
-
-def use_shortcuts(network: nn.Module, use: bool = True) -> None:
-    """Let the network's `AtrousConv2d` and `JoiningConv2d` save arithmetic, or stop it.
-
-    Values and gradients are the same up to rounding. This is faster on CPUs; on GPUs it has not been measured. The
-    size of the maps decides which form is used, so an exported network must not use it.
-    """
-    for module in network.modules():
-        if isinstance(module, (AtrousConv2d, JoiningConv2d)):
-            module.shortcut = use
 
 
 class ASPP(nn.Module):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from furnace.base_model.decoders import use_shortcuts
+from furnace.base_model.shortcuts import use_shortcuts
 from furnace.checks.estimate import random_batch
 from furnace.engine.distributed import CPU
 from furnace.engine.internals import counted_without_memory

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from furnace.base_model.decoders import use_shortcuts
 from furnace.base_model.network import Network
 from furnace.base_model.recompute import recompute_blocks
+from furnace.base_model.shortcuts import use_shortcuts
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.compilation import OFF, REDUCE_OVERHEAD, chosen_compile, compile_networks
 from furnace.engine.distributed import average_in_place, share_weights, whole_batch, world_size

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 from torchvision.models import resnet as tv
 
-from furnace.base_model.decoders import AtrousConv2d, JoiningConv2d, use_shortcuts
+from furnace.base_model.shortcuts import AtrousConv2d, JoiningConv2d, use_shortcuts
 from furnace.engine.internals import has_packed_convolutions, pack_weight, packed_convolution
 from furnace.engine.numerics import AMP_DTYPES
 

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from furnace.base_model.decoders import ASPP, DECODERS, DeepLabHead, use_shortcuts
+from furnace.base_model.decoders import ASPP, DECODERS, DeepLabHead
 from furnace.base_model.encoders import build_encoder
 from furnace.base_model.network import Branch
+from furnace.base_model.shortcuts import use_shortcuts
 from furnace.utils.errors import UserError
 from tests.formulas import batch_norm, bilinear
 from tests.golden_values import fill_deterministic, relative_error

@@ -1,4 +1,4 @@
-"""The dilated convolution that leaves out padding in its backward pass, against one on padded maps."""
+"""Convolutions with backward passes of our own, against PyTorch's in float64."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from furnace.seg_opr.atrous import AtrousConvolution, covered_share
+from furnace.seg_opr.convolutions import AtrousConvolution, DepthwiseConvolution, covered_share
 from tests.golden_values import relative_error
 
 
@@ -62,3 +62,50 @@ def test_sums_over_taps_are_not_rounded_to_16_bits():
     (found,) = torch.autograd.grad(AtrousConvolution.apply(rounded, weight, 4), rounded, factors)
     assert found.dtype == torch.bfloat16
     assert relative_error(found.double(), expected) < 2**-8
+
+
+@given(
+    *[st.integers(1, 12)] * 2,
+    *[st.integers(1, 5)] * 2,
+    *[st.integers(1, 3)] * 2,
+    *[st.integers(1, 3)] * 2,
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_depthwise_gradients_are_those_of_pytorch(h, w, rows, columns, down, right, dy, dx, top, left, with_bias):
+    generator = torch.Generator().manual_seed(0)
+    dilation, padding = (dy, dx), (min(top, dy * (rows - 1)), min(left, dx * (columns - 1)))
+    h, w = max(h, dy * (rows - 1) + 1), max(w, dx * (columns - 1) + 1)
+    maps, weight, bias = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in ((2, 3, h, w), (3, 1, rows, columns), (3,))
+    )
+    inputs = (maps, weight, bias) if with_bias else (maps, weight)
+    geometry = (down, right), padding, dilation
+
+    ours = DepthwiseConvolution.apply(maps, weight, bias if with_bias else None, *geometry)
+    expected = F.conv2d(maps, weight, bias if with_bias else None, *geometry, groups=3)
+    assert torch.equal(ours, expected)
+    factors = torch.randn(ours.shape, dtype=torch.float64, generator=generator)
+    pairs = (torch.autograd.grad((output * factors).sum(), inputs) for output in (ours, expected))
+    for gradient, expected_gradient in zip(*pairs, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (5, 1, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_depthwise_gradients_in_other_precisions(kernel, stride, dilation, dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 16, 9, 12), (16, 1, kernel, kernel)
+    found = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    geometry = (stride, stride), (dilation * (kernel // 2),) * 2, (dilation, dilation)
+    exact = [tensor.double().requires_grad_() for tensor in found]
+    found = [tensor.requires_grad_() for tensor in found]
+    ours = DepthwiseConvolution.apply(*found, None, *geometry)
+    factors = torch.randn(ours.shape, generator=generator).to(dtype)
+    expected = F.conv2d(*exact, None, *geometry, groups=16)
+    gradients = torch.autograd.grad(ours, found, factors)
+    for gradient, right in zip(gradients, torch.autograd.grad(expected, exact, factors.double()), strict=True):
+        assert gradient.dtype == dtype
+        assert relative_error(gradient.double(), right) < {torch.float32: 1e-5, torch.bfloat16: 2**-6}[dtype]
