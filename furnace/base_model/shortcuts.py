@@ -95,7 +95,9 @@ def use_shortcuts(network: nn.Module, use: bool = True) -> None:
 
 def depthwise_shortcut(module: nn.Module) -> type[DepthwiseConv2d] | None:
     """The class to use for a depthwise convolution of PyTorch or timm; None for other modules."""
-    shortcut = {"Conv2d": DepthwiseConv2d, "Conv2dSame": DepthwiseConv2dSame}.get(type(module).__name__)
+    kind = type(module)  # a subclass may compute something else
+    same = kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm.")
+    shortcut = DepthwiseConv2d if kind is nn.Conv2d else DepthwiseConv2dSame if same else None
     if shortcut is None or not module.groups == module.in_channels == module.out_channels > 1:
         return None
     if module.padding_mode != "zeros" or isinstance(module.padding, str):

@@ -33,18 +33,23 @@ def prepare_for_inference(network: nn.Module, amp: str) -> None:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 layer.to(dtype)
     if next(network.parameters()).device.type == "cpu":
-        use_shortcuts(network)
         pack(network)
+        use_shortcuts(network)  # what is packed is faster still
 
 
 def chained(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Pairs of submodule names: only the second submodule uses the output of the first."""
-    if isinstance(module, nn.Sequential):
+    if is_chain(module):
         yield from pairwise(name for name, _ in module.named_children())
     elif isinstance(module, PAIRED):
         for number in (1, 2, 3):
             if hasattr(module, f"conv{number}"):
                 yield f"conv{number}{last_of(getattr(module, f'conv{number}'))}", f"bn{number}"
+
+
+def is_chain(module: nn.Module) -> bool:
+    """True if a module passes its input through its submodules in order, each of them once."""
+    return type(module).forward is nn.Sequential.forward and len(module) == len(list(module.named_children()))
 
 
 def last_of(stem: nn.Module) -> str:
@@ -84,7 +89,7 @@ def packable(layer: nn.Module) -> bool:
 
 def activated(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Pairs of submodule names: only the second submodule uses the output of the first; folded norms are left out."""
-    if isinstance(module, nn.Sequential):
+    if is_chain(module):
         yield from pairwise(name for name, layer in module.named_children() if not isinstance(layer, nn.Identity))
     elif isinstance(module, tv.ResNet) and isinstance(module.bn1, nn.Identity):
         yield f"conv1{last_of(module.conv1)}", "relu"

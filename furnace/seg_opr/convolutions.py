@@ -1,6 +1,7 @@
 """Convolutions with backward passes for CPUs, where those of oneDNN, PyTorch's library, do needless or slow work."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,66 +52,51 @@ class DepthwiseConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx,
-        maps: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-    ) -> Tensor:
+    def forward(ctx, maps: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Sequence[int]) -> Tensor:
         ctx.save_for_backward(maps, weight)
-        ctx.geometry, ctx.has_bias = (stride, padding, dilation), bias is not None
-        return F.conv2d(maps, weight, bias, stride, padding, dilation, len(weight))
+        ctx.geometry, ctx.has_bias = Geometry(*geometry), bias is not None
+        return F.conv2d(maps, weight, bias, *geometry, len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight = ctx.saved_tensors
         grad_output = grad_output.contiguous(memory_format=torch.channels_last)
-        grad_maps = depthwise_grad_maps(grad_output, maps, weight, *ctx.geometry)
-        grad_weight = depthwise_grad_weight(grad_output, maps, weight, *ctx.geometry)
+        grad_maps = depthwise_grad_maps(grad_output, maps, weight, ctx.geometry)
+        grad_weight = depthwise_grad_weight(grad_output, maps, weight, ctx.geometry)
         grad_bias = grad_output.sum((0, 2, 3)) if ctx.has_bias else None
         return grad_maps, grad_weight, grad_bias, None, None, None
 
 
-def depthwise_grad_maps(
-    grad_output: Tensor,
-    maps: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
+class Geometry(NamedTuple):
+    """Two numbers each."""
+
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+
+
+def depthwise_grad_maps(grad_output: Tensor, maps: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Gradient (B, C, H, W) of the maps: without stride, a forward pass with the mirrored kernel."""
+    stride, padding, dilation = geometry
     if max(stride) == 1:
         reach = [d * (side - 1) - p for d, side, p in zip(dilation, weight.shape[2:], padding, strict=True)]
         return F.conv2d(grad_output, weight.flip(2, 3), None, 1, reach, dilation, len(weight))
     precision = precise(maps.dtype)
     tensors = (tensor.to(precision) for tensor in (grad_output, maps, weight))
-    return library_gradients(*tensors, stride, padding, dilation, [True, False, False])[0].to(maps.dtype)
+    return library_gradients(*tensors, geometry, [True, False, False])[0].to(maps.dtype)
 
 
-def depthwise_grad_weight(
-    grad_output: Tensor,
-    maps: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
+def depthwise_grad_weight(grad_output: Tensor, maps: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Gradient (C, 1, k, l) of the weight: where oneDNN is slow, products and sums per tap, in float32 at least."""
     small = max(weight.shape[2:]) <= SMALL_KERNEL or maps.dtype == torch.float32
-    if max(dilation) == 1 and small:
-        return library_gradients(grad_output, maps, weight, stride, padding, dilation, [False, True, False])[1]
+    if max(geometry.dilation) == 1 and small:
+        return library_gradients(grad_output, maps, weight, geometry, [False, True, False])[1]
     precision = precise(maps.dtype)
     grads, pixels = (tensor.permute(0, 2, 3, 1).to(precision) for tensor in (grad_output, maps))
     sums = pixels.new_zeros(*weight.shape[2:], len(weight))
-    rows, columns = (
-        list(covered(maps.shape[2 + axis], grad_output.shape[2 + axis], weight.shape[2 + axis], *geometry))
-        for axis, geometry in enumerate(zip(stride, padding, dilation, strict=True))
-    )
+    sizes = zip(maps.shape[2:], grad_output.shape[2:], weight.shape[2:], *geometry, strict=True)
+    rows, columns = (list(covered(*axis)) for axis in sizes)
     for row, out_y, in_y in rows:
         for column, out_x, in_x in columns:
             sums[row, column] = (grads[:, out_y, out_x] * pixels[:, in_y, in_x]).sum((0, 1, 2))
@@ -118,17 +104,11 @@ def depthwise_grad_weight(
 
 
 def library_gradients(
-    grad_output: Tensor,
-    maps: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    wanted: Sequence[bool],
+    grad_output: Tensor, maps: Tensor, weight: Tensor, geometry: Geometry, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """PyTorch's gradients of maps, weight and bias of a depthwise convolution, where `wanted`."""
-    geometry = stride, padding, dilation, False, [0, 0], len(weight)
-    return torch.ops.aten.convolution_backward(grad_output, maps, weight, None, *geometry, wanted)
+    others = *geometry, False, [0, 0], len(weight)
+    return torch.ops.aten.convolution_backward(grad_output, maps, weight, None, *others, wanted)
 
 
 def covered(

@@ -36,6 +36,16 @@ def test_values_and_gradients_are_the_same(backbone: str):
         torch.testing.assert_close(short.state_dict()[name], value)
 
 
+def test_depthwise_shortcuts_can_be_compiled_in_one_piece():
+    torch.manual_seed(0)
+    network = Network(3, "test_efficientnet", head_channels=8, branches=1).double()
+    use_shortcuts(network)
+    compiled, images = copy.deepcopy(network), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    compiled.branch1.compile(backend="aot_eager", fullgraph=True)
+    for found, expected in zip(passed(compiled, images), passed(network, images), strict=True):
+        assert relative_error(found, expected) < 1e-9
+
+
 @pytest.mark.parametrize("backbone", ENCODERS)
 def test_shortcuts_can_be_taken_back(backbone: str):
     network = Network(3, backbone, head_channels=8, branches=1)
@@ -45,6 +55,10 @@ def test_shortcuts_can_be_taken_back(backbone: str):
     use_shortcuts(network)  # twice is the same as once
     use_shortcuts(network, False)
     assert [(type(layer), layer.extra_repr()) for layer in network.modules()] == before
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution of another library, which has the name of PyTorch's."""
 
 
 @pytest.mark.parametrize(
@@ -58,6 +72,7 @@ def test_shortcuts_can_be_taken_back(backbone: str):
         (nn.Conv2d(4, 8, 3, groups=4), False),
         (nn.Conv2d(4, 4, 3, groups=2), False),
         (nn.Conv2d(1, 1, 3), False),
+        (Conv2d(4, 4, 3, groups=4), False),
         (nn.ConvTranspose2d(4, 4, 3, groups=4), False),
     ],
     ids=str,

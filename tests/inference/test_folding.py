@@ -10,6 +10,7 @@ from torchvision.models import resnet as tv
 
 from furnace.base_model.network import Network
 from furnace.base_model.resnet import DilatedResNet
+from furnace.base_model.shortcuts import DepthwiseConv2d
 from furnace.inference import folding
 from furnace.inference.folding import PackedBlock, PackedConv2d, prepare_for_inference
 
@@ -45,6 +46,27 @@ def test_every_stem_and_block_of_our_encoders_is_folded(stem: str):
     encoder = DilatedResNet("resnet50", stem).eval()
     prepare_for_inference(encoder, "off")
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.modules())
+
+
+class Skipping(nn.Sequential):
+    """A sequence whose convolution has two users."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self[0](x)
+        return self[1](x) + x
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("second", [nn.BatchNorm2d(4), nn.ReLU()], ids=str)
+def test_sequences_that_are_no_chains_stay_unchanged(second: nn.Module):
+    torch.manual_seed(0)
+    relu = nn.ReLU()
+    twice = nn.Sequential(nn.Conv2d(3, 4, 1), relu, nn.Conv2d(4, 4, 1), relu)
+    for module in (Skipping(nn.Conv2d(3, 4, 1), second).eval(), twice):
+        images = torch.randn(2, 3, 5, 5)
+        before = module(images)
+        prepare_for_inference(module, "off")
+        torch.testing.assert_close(module(images), before, rtol=1e-5, atol=1e-5)
 
 
 class Other(nn.Module):
@@ -103,6 +125,7 @@ def test_packed_layers_keep_the_scores_for_inputs_of_changing_shape(backbone: st
         images = torch.randn(shape)
         torch.testing.assert_close(prepared(images), network(images), rtol=1e-4, atol=1e-4)
     plain = {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, tv.BasicBlock, tv.Bottleneck}
+    assert not any(isinstance(module, DepthwiseConv2d) for module in prepared.modules())
     if backbone.startswith("resnet"):
         left = {type(module) for module in prepared.branch1.backbone.modules()}
         assert not left & plain and {PackedBlock, PackedConv2d} <= left
