@@ -50,7 +50,7 @@ style: env ## format and rules, by ruff
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 
-test: env ## the suite without the slow and GPU tests, eight minutes on two cores
+test: env ## the suite without the slow and GPU tests, five to eight minutes on two cores
 	$(PY) -m pytest -n 2
 
 test-slow: env ## the tests that take minutes

@@ -22,7 +22,7 @@ from benchmarks.published import EVALUATION, published_precision, published_pred
 from furnace.base_model.network import Network
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.splits import read_list
-from furnace.engine.devices import local_device, parse_devices
+from furnace.engine.devices import keep_freed_memory, local_device, parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.inference.folding import prepare_for_inference
 from furnace.inference.segmenter import Segmenter, likeliest
@@ -111,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
     device = local_device(parse_devices(args.devices))
+    keep_freed_memory(device)
     if args.snapshot:
         images, labels = real_images(C, args.images)
     else:

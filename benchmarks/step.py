@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.published import STEP, published_losses, published_precision
 from furnace.checks.estimate import random_batch
 from furnace.datasets.batch import TrainBatch
-from furnace.engine.devices import local_device, parse_devices
+from furnace.engine.devices import keep_freed_memory, local_device, parse_devices
 from furnace.engine.learner import Learner, build_learner
 from furnace.engine.numerics import AMP_DTYPES, autocast, memory_format
 from furnace.engine.optim import build_optimizer
@@ -195,6 +195,7 @@ def allocated(device: torch.device) -> int:
     """Bytes of the device's memory that tensors use."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    gc.collect()  # tensors without memory may wait for it, which have no address
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # inspecting some objects raises warnings
         tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
@@ -239,6 +240,7 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(C, name) != value:
             raise UserError(f"C.{name} = {getattr(C, name)}: the published step has {value}; use this value")
     device = local_device(parse_devices(args.devices))
+    keep_freed_memory(device)
     torch.manual_seed(0)
     batch = random_batch(C, device, C.batch_size, C.image_height, C.image_width)
     held = allocated(device)

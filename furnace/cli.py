@@ -210,6 +210,7 @@ def prepared(
     engine.launch(devices, TRAIN_RESTARTS if trains else 0)
     with engine.faults_explained(C, engine.smaller_steps if trains else engine.smaller_windows):
         device = engine.local_device(devices)
+        engine.keep_freed_memory(device)
         engine.start(device)
         try:
             yield C, device

@@ -82,15 +82,19 @@ def use_shortcuts(network: nn.Module, use: bool = True) -> None:
     exported network must not use it.
     """
     for module in network.modules():
+        changed = hasattr(module, "before")
         if isinstance(module, (AtrousConv2d, JoiningConv2d)):
             module.shortcut = use
-        elif type(module) is nn.Conv2d and module.kernel_size == (1, 1):
-            # One tap has no dilation. But with one thread, in float32, PyTorch gives only dilated ones to oneDNN.
-            module.dilation = (2, 2) if use else (1, 1)
-        elif use and (shortcut := depthwise_shortcut(module)):
-            module.plain, module.__class__ = type(module), shortcut
-        elif not use and isinstance(module, DepthwiseConv2d):
-            module.__class__ = module.plain
+        elif changed and not use:
+            module.__class__, module.dilation = module.before
+            del module.before
+        elif use and not changed and isinstance(module, nn.Conv2d):
+            before = type(module), module.dilation
+            if shortcut := depthwise_shortcut(module):
+                module.__class__, module.before = shortcut, before
+            elif type(module) is nn.Conv2d and module.kernel_size == (1, 1):
+                # One tap has no dilation. But with one thread, in float32, PyTorch gives only dilated ones to oneDNN.
+                module.dilation, module.before = (2, 2), before
 
 
 def depthwise_shortcut(module: nn.Module) -> type[DepthwiseConv2d] | None:

@@ -8,7 +8,7 @@ from lazy_loader import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     submod_attrs={
-        "devices": ["choose_devices", "launch", "local_device", "parse_devices"],
+        "devices": ["choose_devices", "keep_freed_memory", "launch", "local_device", "parse_devices"],
         "distributed": ["abandon", "check_launch", "launched", "rank", "start", "stop"],
         "faults": ["faults_explained", "smaller_steps", "smaller_windows"],
         "identity": ["file_digest", "samples_digest"],

@@ -20,14 +20,10 @@ OURS = "FURNACE_LAUNCHED"  # set in the processes of `launch`, not in those of t
 def local_device(devices: Sequence[torch.device]) -> torch.device:
     """The device of this process, made the current one: under torchrun, the GPU of its local rank.
 
-    On a CPU the process keeps the memory that it frees.
-
     Raises:
         UserError: torchrun started more processes than there are GPUs.
     """
     device = devices[0]
-    if device.type == "cpu":
-        keep_freed_memory()
     if device.type != "cuda":
         return device
     if launched():
@@ -39,13 +35,13 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
     return device
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next maps of this process, if it is glibc.
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU, let the C library keep freed memory for the next maps of this process, if it is glibc.
 
     By default it returns large blocks to the system, which clears each page before it hands it out again: a tenth of
     a training step. The peak stays the same.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)  # no blocks of their own
         library.mallopt(M_TRIM_THRESHOLD, -1)  # never

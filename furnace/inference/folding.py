@@ -4,6 +4,7 @@ BatchNorm becomes part of the convolutions, and weights take the precision of au
 layout of oneDNN, and ReLU and the sums of residual blocks become part of the convolutions, too.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -67,18 +68,29 @@ def fold(module: nn.Module, convolution: str, norm: str) -> None:
 
 def pack(network: nn.Module) -> None:
     """Replace residual blocks, and convolutions with or without ReLU, by packed ones, in place."""
+    uses = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     for module in list(network.modules()):
         for convolution, activation in activated(module):
             first, second = module.get_submodule(convolution), module.get_submodule(activation)
-            if packable(first) and type(second) is nn.ReLU:
+            if packable(first) and type(second) is nn.ReLU and uses[id(first)] == 1:
                 PackedConv2d.replace(first, relu=True)
                 module.set_submodule(activation, nn.Identity())
         for name, child in list(module.named_children()):
-            if type(child) in BLOCKS and packable(child.conv1):
+            if type(child) in BLOCKS and all(packable(conv) and is_folded(norm) for conv, norm in pairs(child)):
                 module.set_submodule(name, PackedBlock(child))
     for module in network.modules():
         if packable(module):
             PackedConv2d.replace(module)
+
+
+def pairs(block: tv.BasicBlock | tv.Bottleneck) -> list[tuple[nn.Module, nn.Module]]:
+    """The convolutions of a block, in order, each with the norm after it."""
+    return [(getattr(block, f"conv{i}"), getattr(block, f"bn{i}")) for i in (1, 2, 3) if hasattr(block, f"conv{i}")]
+
+
+def is_folded(norm: nn.Module) -> bool:
+    """True if a norm has become part of the convolution before it."""
+    return isinstance(norm, nn.Identity)
 
 
 def packable(layer: nn.Module) -> bool:
@@ -91,14 +103,15 @@ def activated(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Pairs of submodule names: only the second submodule uses the output of the first; folded norms are left out."""
     if is_chain(module):
         yield from pairwise(name for name, layer in module.named_children() if not isinstance(layer, nn.Identity))
-    elif isinstance(module, tv.ResNet) and isinstance(module.bn1, nn.Identity):
+    elif isinstance(module, tv.ResNet) and is_folded(module.bn1):
         yield f"conv1{last_of(module.conv1)}", "relu"
 
 
 class PackedConv2d(nn.Conv2d):
     """A convolution with its weight in oneDNN's layout; it adds another map, then applies ReLU, in the same pass.
 
-    `forward(maps (B, C, H, W), added=None)` gives (B, O, h, w), in the precision of the weight, channels last.
+    `forward(maps (B, C, H, W), added=None)` gives (B, O, h, w), in the precision of the weight, channels last. Later
+    changes of the weight have no effect.
     """
 
     relu = False
@@ -127,8 +140,7 @@ class PackedBlock(nn.Module):
 
     def __init__(self, block: tv.BasicBlock | tv.Bottleneck):
         super().__init__()
-        convolutions = (getattr(block, name) for name in ("conv1", "conv2", "conv3") if hasattr(block, name))
-        self.convolutions = nn.ModuleList(PackedConv2d.replace(each, relu=True) for each in convolutions)
+        self.convolutions = nn.ModuleList(PackedConv2d.replace(conv, relu=True) for conv, _ in pairs(block))
         self.downsample = block.downsample
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ class Conv2d(nn.Conv2d):
     [
         (nn.Conv2d(4, 4, 3, groups=4), True),
         (nn.Conv2d(4, 4, 3, padding=2, groups=4), True),
+        (nn.Conv2d(4, 4, 1, groups=4), True),
+        (nn.Conv2d(4, 4, 1), False),
         (nn.Conv2d(4, 4, 3, padding=3, groups=4), False),  # the mirrored kernel would need negative padding
         (nn.Conv2d(4, 4, 3, padding="same", groups=4), False),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4), False),

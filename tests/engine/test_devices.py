@@ -118,10 +118,10 @@ def test_devices_under_the_user_s_torchrun(monkeypatch: pytest.MonkeyPatch):
 
 FAULTS = """
 import resource, torch
-from furnace.engine.devices import local_device
+from furnace.engine.devices import keep_freed_memory
 from furnace.engine.distributed import CPU
 if {keep}:
-    local_device([CPU])
+    keep_freed_memory(CPU)
 def step():
     for _ in range(3):
         torch.ones(2**25)  # 128 MiB

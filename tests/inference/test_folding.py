@@ -69,6 +69,32 @@ def test_sequences_that_are_no_chains_stay_unchanged(second: nn.Module):
         torch.testing.assert_close(module(images), before, rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_blocks_with_norms_that_are_not_folded_stay_unchanged():
+    encoder = nn.SyncBatchNorm.convert_sync_batchnorm(trained("resnet18")).eval()
+    prepared, images = copy.deepcopy(encoder), torch.randn(1, 3, 48, 48)
+    prepare_for_inference(prepared, "off")
+    torch.testing.assert_close(prepared(images), encoder(images), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_convolution_with_a_second_place_gets_no_activation():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+            self.second = self.first[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x) + self.second(x)
+
+    torch.manual_seed(0)
+    module, images = Twice(), torch.randn(1, 3, 5, 5)
+    before = module(images)
+    prepare_for_inference(module, "off")
+    torch.testing.assert_close(module(images), before, rtol=1e-5, atol=1e-5)
+
+
 class Other(nn.Module):
     """A module that also uses the output of the convolution without the norm."""
 
