@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from furnace.base_model.shortcuts import use_shortcuts
 from furnace.datasets.batch import TrainBatch
 from furnace.engine.compilation import prepare_compiler
 from furnace.engine.distributed import world_size
@@ -82,6 +83,7 @@ class BackgroundCompilation:
         if self.course:
             branches = enumerate(self.learner.network.branches)
             self.hooks = [branch.register_forward_pre_hook(partial(self._note, number)) for number, branch in branches]
+            use_shortcuts(self.learner.network, False)  # PyTorch's cache takes no code with functions of ours
             self.monitor.note = NOTE
         return self
 
