@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from furnace.checks.estimate import random_batch
-from furnace.engine.devices import local_device, parse_devices
+from furnace.engine.devices import parse_devices
 from furnace.engine.learner import build_learner
 from furnace.engine.numerics import memory_format
 from furnace.methods.build import build_network
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     add_overrides(parser)
     args = parser.parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
-    device = local_device(parse_devices(args.devices))
+    device = parse_devices(args.devices)[0]
     torch.manual_seed(0)
     network = build_network(C, pretrained=False).to(device, memory_format=memory_format(device))
     learner = build_learner(C, network)

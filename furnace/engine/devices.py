@@ -38,8 +38,8 @@ def local_device(devices: Sequence[torch.device]) -> torch.device:
 def keep_freed_memory(device: torch.device) -> None:
     """On a CPU, let the C library keep freed memory for the next maps of this process, if it is glibc.
 
-    By default it returns large blocks to the system, which clears each page before it hands it out again: a tenth of
-    a training step. The peak stays the same.
+    By default it returns large blocks to the system, which clears each page before it hands it out
+    again. The peak stays the same.
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -46,9 +46,9 @@ class AtrousConvolution(torch.autograd.Function):
 class DepthwiseConvolution(torch.autograd.Function):
     """`apply(maps (B, C, H, W), weight (C, 1, k, l), bias, stride, padding, dilation)` gives (B, C, h, w).
 
-    `bias` is (C,) or None; stride, padding and dilation are two numbers each. oneDNN's backward pass takes up to 90
-    times as long as its forward pass: gradients of maps are slow with dilation, or with a stride in 16 bits, and those
-    of weights are slow with dilation, or with large kernels in 16 bits.
+    `bias` is (C,) or None; stride, padding and dilation are two numbers each. oneDNN's backward pass takes many times
+    as long as its forward pass: gradients of maps are slow with dilation, or with a stride in 16 bits, and those of
+    weights are slow with dilation, or with large kernels in 16 bits.
     """
 
     @staticmethod
