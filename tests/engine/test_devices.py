@@ -123,7 +123,7 @@ from furnace.engine.distributed import CPU
 if {keep}:
     keep_freed_memory(CPU)
 def step():
-    for _ in range(3):
+    for _ in range(6):
         torch.ones(2**25)  # 128 MiB
 step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -138,5 +138,5 @@ def test_a_process_on_a_cpu_keeps_the_memory_that_it_frees():
         int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, check=True).stdout)
         for keep in (False, True)
     )
-    assert default > 3 * 64  # pages of at most 2 MiB
-    assert kept < default / 4
+    assert default >= 6 * 64  # pages of at most 2 MiB
+    assert kept < default / 2  # the heap may still grow
