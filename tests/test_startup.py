@@ -64,6 +64,11 @@ def test_commands_of_an_experiment(command: str) -> None:
     check(f"exp_toy/{command}", HELP | {"--settings": 0} | SLIPS | OF_AN_EXPERIMENT[command])
 
 
+def test_faults_of_an_experiment_with_an_encoder_of_timm() -> None:
+    names_of_registries = {"-o method=cpc"}  # checked together, those of timm, too
+    check("exp_camvid/train.py", HELP | {slip: SLIPS[slip] for slip in SLIPS.keys() - names_of_registries})
+
+
 @pytest.mark.parametrize("folder", ["exp_voc", "exp_city", "exp_toy", "exp_ade20k", "exp_coco"])
 def test_settings_of_every_experiment(folder: str) -> None:
     check(f"{folder}/train.py", {"--settings": 0})

@@ -22,7 +22,6 @@ OF_SNAPSHOT = {
     "bn_momentum", "image_mean", "image_std", "image_height", "image_width",  # an encoder may need its crop size
     "teacher",
 }  # fmt: skip
-OF_ENCODER = {"image_mean", "image_std"}  # follow from the encoder, without a note
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 FAULTS_SHOWN = 3
 
@@ -39,7 +38,6 @@ def _is_known(name: str) -> tuple[tuple[str, ...], str, Callable[[Any], bool]]:
 
 RULES = [
     *Settings.rules,
-    *sizes.RULES,
     (
         ("student_views", "strong", "feature_dropout"),
         "two views would be the same; set strong or feature_dropout, or student_views = 1",
@@ -52,6 +50,7 @@ class AllSettings(Settings):
     """Base of the class that `all_settings` creates; pickling its instances stores their values."""
 
     rules: ClassVar[list] = RULES
+    encoder_rules: ClassVar[list] = sizes.RULES
 
     def __reduce__(self) -> tuple:
         return _restored, (self.model_dump(), self.notes)
@@ -89,13 +88,13 @@ def load_config(experiment: str | Path, overrides: Mapping[str, Any] | None = No
     found, faults = check(schema, values)
     if faults:
         raise UserError("\n".join(config.explained(faults, values)))
+    found |= {name: value for name, value in normalisation(found["backbone"]).items() if name not in values}
     if found["debug"]:
         found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
         found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
     told = {name: value for name, value in concluded.items() if value != schema.model_fields[name].default}
-    notes = config.note({name: value for name, value in told.items() if name not in OF_ENCODER})
     C = schema.noted(found)
-    return schema.noted(found, (*notes, *other_normalisations(C), *without_effect(C, overrides)))
+    return schema.noted(found, (*config.note(told), *other_normalisations(C), *without_effect(C, overrides)))
 
 
 def without_effect(C: Settings, names: Iterable[str]) -> Iterator[str]:
@@ -120,8 +119,8 @@ def other_normalisations(C: Settings) -> Iterator[str]:
 def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
     """Derive settings that config.py does not assign from those that it assigns.
 
-    For a published config.py, `dataset_path` and `pretrained_model` give the missing values. The default normalisation
-    is that of the encoder, and a method has its own defaults.
+    For a published config.py, `dataset_path` and `pretrained_model` give the missing values. A method has its own
+    defaults.
     """
     found = {name: value for name, value in published(values).items() if name not in values}
     if "dataset_name" not in values:
@@ -130,12 +129,13 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
         file = PurePath(str(values.get("pretrained_model", ""))).name
         encoders = [name for name in ENCODERS if name in file]
         found |= {"backbone": max(encoders, key=len)} if encoders else {}
-    first = str(joined(values.get("backbone", found.get("backbone")))).partition(",")[0]
-    if ENCODERS.knows(first):
-        encoder = ENCODERS.find(first)
-        normalisation = {"image_mean": encoder.mean, "image_std": encoder.std}
-        found |= {name: value for name, value in normalisation.items() if name not in values}
     return found
+
+
+def normalisation(backbone: str) -> dict[str, tuple[float, ...]]:
+    """The default normalisation: that of the first encoder's training."""
+    encoder = ENCODERS.find(backbone.partition(",")[0])
+    return {"image_mean": encoder.mean, "image_std": encoder.std}
 
 
 def published(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Check settings against their schema and report all faults together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -63,12 +63,18 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
                 ours = MESSAGES.get(first["type"])
                 message = ours.format(**first.get("ctx", {})) if ours else first["msg"].removeprefix("Value error, ")
                 faults.append(Fault("value", (name,), f"{message} ({field.description})"))
+    faults += _broken(schema.rules, found)
+    # Last: registries and encoders may import PyTorch, and other faults need not wait for it.
+    faults = faults or [Fault("value", (name,), message) for name, message in _unknown_entries(schema, found)]
+    return found, faults or _broken(schema.encoder_rules, found)
+
+
+def _broken(rules: Sequence[tuple], found: Mapping[str, Any]) -> list[Fault]:
+    """The faults of the rules whose settings all have a value."""
     C = SimpleNamespace(**found)
-    known = ((names, must, fits) for names, must, fits in schema.rules if all(name in found for name in names))
+    known = ((names, must, fits) for names, must, fits in rules if all(name in found for name in names))
     broken = ((names, must) for names, must, fits in known if not fits(C))
-    faults += [Fault("rule", names, must(C) if callable(must) else must) for names, must in broken]
-    # Last: a registry may import PyTorch, and other faults need not wait for it.
-    return found, faults or [Fault("value", (name,), message) for name, message in _unknown_entries(schema, found)]
+    return [Fault("rule", names, must(C) if callable(must) else must) for names, must in broken]
 
 
 def _unknown(name: str, schema: type[BaseModel]) -> str:

@@ -175,6 +175,7 @@ class Settings(BaseModel):
     # `check` validates each value alone: the model's own validator is rarely needed and slow to build.
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
     rules: ClassVar[list] = RULES
+    encoder_rules: ClassVar[list] = []  # checked only if all else is right, as they may import PyTorch
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @property

@@ -47,7 +47,9 @@ def test_normalisation_is_the_first_encoder_s_and_the_second_s_is_noted(make_set
     assert (C.image_mean, C.image_std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     (note,) = [note for note in C.notes if note.startswith("C.backbone: ")]
     assert "resnet18 was trained with image_mean (0.485, 0.456, 0.406)" in note and "both branches use (0.5" in note
-    same = make_settings(backbone="resnet34,resnet18")
+    chosen = make_settings(backbone="test_convnext", image_mean=[0.1, 0.2, 0.3])
+    assert (chosen.image_mean, chosen.image_std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    same = make_settings(backbone="resnet34 , resnet18")
     assert not [note for note in same.notes if "was trained" in note]
 
 
