@@ -94,7 +94,7 @@ def sweep(folder: str | Path) -> None:
 
 
 def find_snapshots(which: str, folder: str | Path) -> list[Path]:
-    """The snapshots that `-e` names: PATH.pth, EPOCH, FIRST-LAST, FIRST- or "last".
+    """The snapshots that `which` names: PATH.pth, EPOCH, FIRST-LAST, FIRST- or "last".
 
     Raises:
         UserError: the text has another form, or nothing matches; the message lists the existing snapshots.
@@ -112,7 +112,7 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
         raise UserError(f"-e last: no {LAST}; {have}")
     match = re.fullmatch(r"(\d{1,9})(-?)(\d{0,9})", which, flags=re.ASCII)
     if not match or (match[3] and not match[2]):
-        raise UserError(f"-e {which}: use PATH.pth, EPOCH, FIRST-LAST, FIRST- or last; {have}")
+        raise UserError(f"-e {which}: use PATH.pth, EPOCH, FIRST-LAST, FIRST-, last or best; {have}")
     first = int(match[1])
     last = int(match[3]) if match[3] else (max(available, default=first) if match[2] else first)
     if first > last:
@@ -121,11 +121,3 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
     if not chosen:
         raise UserError(f"-e {which}: no such snapshot; {have}")
     return chosen
-
-
-def find_snapshot(which: str, folder: str | Path, what: str) -> Path:
-    """The snapshot that `-e` names; raises UserError for several, too, as `what` takes only one."""
-    found = find_snapshots(which, folder)
-    if len(found) > 1:
-        raise UserError(f"-e {which}: names {len(found)} snapshots; {what} takes one, such as -e last")
-    return found[0]

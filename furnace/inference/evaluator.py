@@ -17,8 +17,8 @@ from furnace.engine.distributed import from_first, gather_objects, rank, whole_b
 from furnace.engine.monitor import logger, open_log
 from furnace.engine.numerics import device_name
 from furnace.engine.record import REPORT, RESULTS, commit, versions
-from furnace.engine.snapshot_folder import find_snapshots
 from furnace.engine.snapshots import Snapshot
+from furnace.inference.choice import choose_snapshots
 from furnace.inference.examples import Example, choose_examples
 from furnace.inference.report import Training, write_report
 from furnace.inference.results import (
@@ -76,11 +76,11 @@ class Evaluator:
         self.segmenter = Segmenter(C, device, branch)
 
     def run(self, which: str) -> list[Result]:
-        """Evaluate the snapshots named by `which` (see `find_snapshots`), and return their results.
+        """Evaluate the snapshots named by `which` (see `choose_snapshots`), and return their results.
 
         Print, log and save the scores, and write the report.
         """
-        paths = from_first(lambda: find_snapshots(which, self.C.snapshot_dir))
+        paths = from_first(lambda: choose_snapshots(self.C, which, self.segmenter.asked))
         if rank() == 0:
             open_log(self.C.log_dir, "val", self.console)
         results: list[Result] = []

@@ -17,7 +17,7 @@ from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import CPU
-from furnace.engine.snapshot_folder import find_snapshot
+from furnace.inference.choice import choose_snapshot
 from furnace.inference.options import FORMATS
 from furnace.inference.segmenter import Segmenter
 from furnace.seg_opr.interpolate import upsample
@@ -97,7 +97,7 @@ class Exporter:
         Raises:
             UserError: several snapshots, a path with another format's suffix, or the file's output differs too much.
         """
-        snapshot = find_snapshot(which, self.C.snapshot_dir, "export")
+        snapshot = choose_snapshot(self.C, which, "export", self.segmenter.asked)
         suffix = FORMATS[self.form.kind]
         if path and (Path(path).is_dir() or Path(path).suffix in {*FORMATS.values()} - {suffix}):
             raise UserError(f"-p {path}: --format {self.form.kind} writes one file; name it, such as model{suffix}")

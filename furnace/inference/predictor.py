@@ -11,7 +11,7 @@ from rich.console import Console
 
 from furnace.datasets.reading import read_image
 from furnace.engine.distributed import rank, totals_at_the_end, world_size
-from furnace.engine.snapshot_folder import find_snapshot
+from furnace.inference.choice import choose_snapshot
 from furnace.inference.inputs import Input, find_inputs
 from furnace.inference.options import OPACITY
 from furnace.inference.segmenter import Prediction, Segmenter, to_array
@@ -74,7 +74,7 @@ class Predictor:
         Raises:
             UserError: nothing to predict, several snapshots, an input that would be overwritten or can't be read.
         """
-        snapshot = find_snapshot(which, self.C.snapshot_dir, "prediction")
+        snapshot = choose_snapshot(self.C, which, "prediction", self.segmenter.asked)
         found = find_inputs(paths, skip=self.outputs.folder)
         self.check_targets(found)
         with explained(self.outputs.folder):

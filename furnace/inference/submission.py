@@ -13,7 +13,7 @@ from furnace.datasets.encoding import encode_label
 from furnace.datasets.reading import read_image
 from furnace.datasets.splits import Sample, read_list
 from furnace.engine.distributed import rank, world_size
-from furnace.engine.snapshot_folder import find_snapshot
+from furnace.inference.choice import choose_snapshot
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.utils.background import BackgroundWriter, ahead
 from furnace.utils.errors import UserError
@@ -106,7 +106,7 @@ class Submission:
         Raises:
             UserError: several snapshots, one of another data set, or an image is missing or damaged.
         """
-        snapshot = find_snapshot(which, self.C.snapshot_dir, "a submission")
+        snapshot = choose_snapshot(self.C, which, "a submission", self.segmenter.asked)
         self.segmenter.load(snapshot)
         own = self.segmenter.C
         if (own.dataset_name, own.num_classes) != (self.C.dataset_name, self.server.num_classes):

@@ -14,7 +14,7 @@ from furnace.methods.method import METHODS, Method
 from furnace.utils.checking import check
 from furnace.utils.config import read_config
 from furnace.utils.errors import UserError
-from furnace.utils.settings import Settings, joined
+from furnace.utils.settings import Settings
 
 # Settings that describe trained networks: a snapshot's values take precedence over config.py.
 OF_SNAPSHOT = {

@@ -12,7 +12,6 @@ from furnace.engine.snapshot_folder import (
     LAST,
     clear,
     copy_as_last,
-    find_snapshot,
     find_snapshots,
     list_epochs,
     list_snapshots,
@@ -165,16 +164,6 @@ def test_epochs_are_sorted_and_other_names_are_ignored(tmp_path: Path) -> None:
     assert list(list_epochs(tmp_path).items()) == [
         (epoch, tmp_path / name) for epoch, name in ((0, "epoch-00.pth"), (9, "epoch-9.pth"), (10, "epoch-10.pth"))
     ]
-
-
-def test_one_snapshot_is_found_and_several_are_refused(tmp_path: Path) -> None:
-    for epoch in (1, 2):
-        (tmp_path / f"epoch-{epoch}.pth").touch()
-    assert find_snapshot("2", tmp_path, "exporting") == tmp_path / "epoch-2.pth"
-    with pytest.raises(UserError, match="-e 1-: names 2 snapshots; exporting takes one, such as -e last"):
-        find_snapshot("1-", tmp_path, "exporting")
-    (tmp_path / LAST).touch()
-    assert find_snapshots("last", tmp_path) == [tmp_path / LAST]
 
 
 def test_the_last_one_is_copied_if_the_disk_has_no_hard_links(tmp_path: Path, monkeypatch) -> None:
