@@ -5,7 +5,7 @@ import torch
 
 from furnace.checks.findings import Finding, Level
 from furnace.checks.resources import WEIGHTS, check_cache, check_time, check_weights
-from furnace.datasets.catalog import find_classes
+from furnace.datasets.catalog import build_classes
 from furnace.datasets.inspection import (
     DECODES,
     EMPTY,
@@ -155,7 +155,7 @@ class Checkup:
     def check_classes(self) -> None:
         """Check that every class occurs in each list that was read completely."""
         C = self.C
-        names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
+        names = build_classes(C).names
         for title, counts in self.class_counts().items():
             absent = [name for name, count in zip(names, counts[: C.num_classes], strict=True) if not count]
             if absent and len(self.inspections[title]) == len(self.listings[title].samples):

@@ -5,8 +5,11 @@ the 11 classes of Badrinarayanan et al. 2017), Zhou et al. 2017 (ADE20K, objectI
 COCO's instance annotations (Lin et al. 2014).
 """
 
+import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from furnace.utils.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,20 @@ def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((level(index, 0), level(index, 1), level(index, 2)) for index in range(count))
 
 
+def bright_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """`count` colours that stand out in photographs: hues by the golden ratio, each round of hues paler or darker."""
+    colours = []
+    for number in range(count):
+        hue, (saturation, value) = number * GOLDEN_RATIO % 1, TONES[number // HUES % len(TONES)]
+        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(colours)
+
+
+GOLDEN_RATIO = 0.618034
+HUES = 8  # of one tone
+TONES = ((1, 1), (0.5, 1), (1, 0.65))  # saturation and value
+BLACK = (0, 0, 0)
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -101,8 +118,14 @@ PUBLISHED = {
 }
 
 
-def find_classes(dataset_name: str, num_classes: int, class_names: Sequence[str] | None = None) -> Classes:
-    """Names and colours for a data set: the catalog's, or `class_names` and the VOC colour map.
+def build_classes(C: Settings) -> Classes:
+    """The classes of an experiment."""
+    classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+    return replace(classes, palette=C.class_colors) if C.class_colors else classes
+
+
+def find_classes(dataset_name: str, num_classes: int, class_names: Sequence[str] = ()) -> Classes:
+    """Names and colours for a data set: the catalog's, or `class_names` and bright colours.
 
     If neither has `num_classes` names, the classes are called "class 0", "class 1" and so on.
     """
@@ -111,5 +134,5 @@ def find_classes(dataset_name: str, num_classes: int, class_names: Sequence[str]
         return known
     names = class_names or [f"class {i}" for i in range(num_classes)]
     # Overlays show nothing in black, which is for backgrounds.
-    first = int(bool(class_names) and class_names[0].lower() not in BACKGROUNDS)
-    return Classes(tuple(names), voc_palette(first + num_classes)[first:])
+    first = (BLACK,) if not class_names or class_names[0].lower() in BACKGROUNDS else ()
+    return Classes(tuple(names), (*first, *bright_palette(num_classes - len(first))))

@@ -9,7 +9,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from furnace.datasets.batch import TrainBatch
-from furnace.datasets.catalog import Classes, find_classes
+from furnace.datasets.catalog import Classes, build_classes
 from furnace.datasets.dataset import TrainSet
 from furnace.engine.best_effort import BestEffort
 from furnace.engine.collapse import CollapseWatch
@@ -50,7 +50,7 @@ class Diagnostics:
 
     def __init__(self, C: Settings, dataset: TrainSet, run: str = ""):
         self.C, self.dataset, self.run = C, dataset, run
-        self.classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+        self.classes = build_classes(C)
         self.collapse = CollapseWatch(self.classes)
         self.best_effort = BestEffort(logger.warning)
         self.told = False  # True after the check for a missing font

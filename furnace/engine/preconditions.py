@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from furnace.datasets.catalog import CATALOG, find_classes
+from furnace.datasets.catalog import CATALOG, build_classes
 from furnace.datasets.dataset import TrainSet
 from furnace.datasets.inspection import absent_classes, masks_among
 from furnace.datasets.reading import build_reader
@@ -34,9 +34,9 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
         absent := absent_classes(dataset.labeled, build_reader(C), C.on_bad_image == "skip")
     ):
         return []
-    classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
-    text = f"{C.train_source}: no label shows {few(classes.names[number] for number in absent)}"
-    if classes is CATALOG.get(C.dataset_name):
+    names, known = build_classes(C).names, CATALOG.get(C.dataset_name)
+    text = f"{C.train_source}: no label shows {few(names[number] for number in absent)}"
+    if known and names == known.names:
         return [text]
     raise UserError(f"{text}; correct the labels or C.num_classes, or set C.allow_absent_classes = True")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from furnace.base_model.network import synchronized
 from furnace.datasets.batch import TrainBatch
-from furnace.datasets.catalog import find_classes
+from furnace.datasets.catalog import build_classes
 from furnace.datasets.loaders import build_preparation, build_train_loader, no_workers_left
 from furnace.datasets.randomness import Draws, Purpose
 from furnace.engine.background_compilation import BackgroundCompilation
@@ -201,7 +201,7 @@ class Trainer:
 
     def _capture(self) -> Snapshot:
         C = self.C
-        classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+        classes = build_classes(C)
         return Snapshot(
             model=self.network.state_dict(),
             optimizers=[optimizer.state_dict() for optimizer in self.learner.optimizers],

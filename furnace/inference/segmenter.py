@@ -1,6 +1,6 @@
 """Predict class scores with a trained snapshot, by sliding windows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from furnace.datasets.catalog import Classes, find_classes
+from furnace.datasets.catalog import Classes, build_classes, find_classes
 from furnace.engine.devices import local_device, parse_devices
 from furnace.engine.numerics import autocast, choose_amp, memory_format, set_precision
 from furnace.engine.snapshots import Snapshot, check_weights, load_network, load_snapshot
@@ -69,7 +69,7 @@ class Segmenter:
         if (2 if self.branch == "both" else int(self.branch)) > count:
             has = "trains one branch only; use --branch 1" if count == 1 else f"has {count} branches"
             raise UserError(f"--branch {self.branch}: method {C.method!r} {has}")
-        self.classes = snapshot_classes(snapshot, C, self.given.class_names)
+        self.classes = snapshot_classes(snapshot, C, self.given)
         if (asked := self.given.class_names) not in ((), self.classes.names):
             self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, used here")
         network = build_network(C, pretrained=False, tensors=snapshot.model)
@@ -161,19 +161,21 @@ def load_segmenter(
     return segmenter
 
 
-def snapshot_classes(snapshot: Snapshot, C: Settings, given: Sequence[str] = ()) -> Classes:
-    """Class names and colours of a snapshot, or of the settings if the snapshot has none that match.
+def snapshot_classes(snapshot: Snapshot, C: Settings, given: Settings) -> Classes:
+    """Class names and colours of a snapshot, or of its settings `C` if the snapshot has none that match.
 
-    The names `given` replace the default names of a snapshot without class names.
+    The names `given` replace the default names of a snapshot without class names, the colours replace any others.
     """
     names, palette = snapshot.classes.get("names"), snapshot.classes.get("palette")
     if isinstance(names, list) and isinstance(palette, list) and len(names) == len(palette) == C.num_classes:
         colours = tuple(tuple(int(value) for value in colour) for colour in palette)
         classes = Classes(tuple(map(one_line, names)), colours)
     else:
-        classes = find_classes(C.dataset_name, C.num_classes, C.class_names)
+        classes = build_classes(C)
     unnamed = classes.names == find_classes("", C.num_classes).names
-    return replace(classes, names=tuple(given)) if unnamed and len(given) == C.num_classes else classes
+    if unnamed and len(given.class_names) == C.num_classes:
+        classes = replace(classes, names=given.class_names)
+    return replace(classes, palette=given.class_colors) if len(given.class_colors) == C.num_classes else classes
 
 
 def branch_scores(network: torch.nn.Module, images: Tensor, branch: str) -> Tensor:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 
 from furnace import checks, engine
 from furnace.checks.findings import SAMPLE, Level, findings_table
-from furnace.datasets.catalog import find_classes
+from furnace.datasets.catalog import build_classes
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import Parser, add_overrides
 from furnace.utils.config import parse_overrides
@@ -65,7 +65,7 @@ def class_table(C: Settings, counts: dict[str, np.ndarray], checkup: Checkup) ->
     table = Table("class", box=SIMPLE_HEAD, title="labels read: share of pixels, images", title_justify="left")
     for title in counts:
         table.add_column(title, justify="right")
-    names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
+    names = build_classes(C).names
     for index, name in [*enumerate(names), (IGNORE_INDEX, "ignored")]:
         cells = []
         for title, values in counts.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from furnace import datasets
-from furnace.datasets.catalog import find_classes
+from furnace.datasets.catalog import build_classes
 from furnace.datasets.partition import make_partition
 from furnace.datasets.splits import Sample, read_lines, read_list, write_list
 from furnace.methods.settings import load_config
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, size in sizes.items():
         for file, chosen in zip(pairs[name], (order[:size], order[size:]), strict=True):
             write_list(file, sorted(lines[i] for i in chosen), args.overwrite)
-    names = find_classes(C.dataset_name, C.num_classes, C.class_names).names
+    names = build_classes(C).names
     print_summary({pairs[name][0]: presence[order[:size]] for name, size in sizes.items()}, presence, names)
 
 

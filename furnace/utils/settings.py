@@ -3,6 +3,7 @@
 Methods have settings of their own, see `furnace/methods/settings.py`.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -32,7 +33,7 @@ COSTS = {
 # Settings of evaluation alone.
 EVALUATION = {
     "eval_source", "eval_folder", "test_source", "test_folder", "eval_crop_size", "eval_stride_rate",
-    "eval_scale_array", "eval_flip", "eval_metrics", "class_names",
+    "eval_scale_array", "eval_flip", "eval_metrics", "class_names", "class_colors",
 }  # fmt: skip
 NO_FILE = ("none", "")
 PATHS = (
@@ -58,6 +59,17 @@ def _joined_files(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else value
 
 
+def _colours(value: Any) -> Any:
+    """Colours as triples: texts such as "#ff8000", in a list or separated by commas, or triples as they are."""
+
+    def triple(colour: Any) -> Any:
+        digits = colour.removeprefix("#") if isinstance(colour, str) else ""
+        return tuple(bytes.fromhex(digits)) if re.fullmatch("[0-9a-fA-F]{6}", digits) else colour
+
+    value = _split(value)
+    return [triple(colour) for colour in value] if isinstance(value, list | tuple) else value
+
+
 def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() in NO_FILE else value
 
@@ -76,12 +88,14 @@ def _is_path(text: str | None) -> bool:
     return all("\0" not in part and len(part.encode(errors="surrogatepass")) <= LONGEST_PART for part in parts)
 
 
+Level = Annotated[int, Field(ge=0, le=255)]
 Floats = Annotated[tuple[float, ...], BeforeValidator(_split)]
 OptionalFloats = Annotated[tuple[float, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
 Encoders = Annotated[str, BeforeValidator(joined)]
 Files = Annotated[str | None, BeforeValidator(_none), BeforeValidator(_joined_files)]
+Colours = Annotated[tuple[tuple[Level, Level, Level], ...], BeforeValidator(_colours)]
 REQUIRED: Any = ...  # default of the settings that config.py must assign
 # Larger numbers are typing errors, which would use all memory before they failed.
 MAX_SIDE = 2**14
@@ -156,6 +170,11 @@ RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], b
         "must be empty or one name for each class",
         lambda C: len(C.class_names) in (0, C.num_classes),
     ),
+    (
+        ("class_colors", "num_classes"),
+        "must be empty or one colour for each class",
+        lambda C: len(C.class_colors) in (0, C.num_classes),
+    ),
     (("eval_metrics",), "must name at least one metric", lambda C: bool(C.eval_metrics)),
     *(
         (
@@ -220,6 +239,10 @@ class Settings(BaseModel):
     test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
     num_classes: int = Field(REQUIRED, description="classes, without the ignored one; at least 2", ge=2, le=255)
     class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
+    class_colors: Colours = Field(
+        (),
+        description="colour of each class in pictures, [255, 128, 0] or '#ff8000'; overlays leave out black",
+    )
     allow_absent_classes: bool = Field(False, description="train even if no training label shows some class")
     reduce_zero_label: bool = Field(
         False, description="0 in label files is unlabelled, and value v is class v - 1, as in ADE20K's official labels"

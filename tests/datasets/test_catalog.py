@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from torchvision.models._meta import _COCO_CATEGORIES
 
-from furnace.datasets.catalog import CATALOG, CITYSCAPES_LABEL_IDS, find_classes, voc_palette
+from furnace.datasets.catalog import (
+    CATALOG,
+    CITYSCAPES_LABEL_IDS,
+    HUES,
+    Classes,
+    bright_palette,
+    build_classes,
+    find_classes,
+    voc_palette,
+)
+from furnace.utils.errors import UserError
 
 
 def naive_voc_colour(index: int) -> tuple[int, int, int]:
@@ -61,12 +71,33 @@ def test_classes_of_ade20k_are_at_their_places():
 def test_class_names_in_the_settings_take_precedence():
     classes = find_classes("pascal_voc", 2, ["wood", "rust"])
     assert classes.names == ("wood", "rust")
-    assert classes.palette == voc_palette(3)[1:], "black, which overlays do not show, is for backgrounds"
-    assert find_classes("mine", 2, ["Background", "rust"]).palette == voc_palette(2)
+    assert classes.palette == bright_palette(2), "black, which overlays do not show, is for backgrounds"
+    assert find_classes("mine", 2, ["Background", "rust"]).palette == ((0, 0, 0), *bright_palette(1))
 
 
 @pytest.mark.parametrize("name, count", [("pascal_voc", 3), ("unheard_of", 3)])
 def test_unknown_classes_are_numbered(name, count):
     classes = find_classes(name, count)
     assert classes.names == ("class 0", "class 1", "class 2")
-    assert len(classes.palette) == count
+    assert classes.palette == ((0, 0, 0), *bright_palette(2))
+
+
+def test_bright_colours_differ_and_stand_out():
+    palette = np.array(bright_palette(255))
+    assert len(np.unique(palette, axis=0)) == 255
+    assert (palette.max(1) >= 165).all() and (palette[: 2 * HUES].max(1) == 255).all()
+    first = palette[:HUES].astype(float)
+    distances = np.linalg.norm(first[:, None] - first, axis=2)[~np.eye(HUES, dtype=bool)]
+    assert distances.min() > 80
+    np.testing.assert_array_equal(palette[:5], bright_palette(5), "more classes change the colours of the first")
+
+
+def test_colours_in_the_settings_replace_all_others(make_settings):
+    colours = ((0, 0, 0), (255, 128, 0), (1, 2, 3))
+    for given in ([[0, 0, 0], "#ff8000", "010203"], "#000000,#FF8000,#010203", np.array(colours)):
+        C = make_settings(num_classes=3, class_colors=given)
+        assert build_classes(C) == Classes(("class 0", "class 1", "class 2"), colours)
+    assert build_classes(make_settings()) is CATALOG["pascal_voc"]
+    for wrong in ("#000000,#ff8000", "red,green,blue", [[0, 0, 256]] * 3, [[0, 0]] * 3, "ff"):
+        with pytest.raises(UserError, match=r"class_colors.*(colour of each class|one colour for each class)"):
+            make_settings(num_classes=3, class_colors=wrong)

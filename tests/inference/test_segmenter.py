@@ -10,6 +10,7 @@ import torchvision
 from PIL import Image
 from rich.console import Console
 
+from furnace.datasets.catalog import CATALOG
 from furnace.engine.distributed import CPU
 from furnace.engine.trainer import Trainer
 from furnace.inference.segmenter import Segmenter, load_segmenter
@@ -212,3 +213,11 @@ def test_given_class_names_are_used_if_the_snapshot_has_none(make_settings, tmp_
     assert segmenter.classes.names == tuple(f"their\\n{i}" for i in range(len(own))), "control characters are escaped"
     (note,) = segmenter.notes
     assert "背景" in note and str(named) in note and "their" in note
+
+
+def test_given_colours_replace_those_of_a_snapshot(C, lively_snapshot):
+    colours = [(number, 255, 0) for number in range(C.num_classes)]
+    for given, expected in ((C, CATALOG["pascal_voc"].palette), (C.updated(class_colors=colours), tuple(colours))):
+        segmenter = Segmenter(given, CPU)
+        segmenter.load(lively_snapshot)
+        assert segmenter.classes.palette == expected and segmenter.classes.names == CATALOG["pascal_voc"].names
