@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from furnace.datasets.folders import composed, find_files, walk
+from furnace.datasets.inspection import file_identity
 from furnace.datasets.reading import check_sizes, read_image, read_label
 from furnace.datasets.splits import LABEL_SUFFIXES, Sample, read_list
 from furnace.utils.errors import UserError
@@ -115,3 +116,22 @@ def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Samp
         )
     chosen = {int((i + 0.5) * len(labeled) / count) for i in range(count)}
     return [s for i, s in enumerate(labeled) if i not in chosen], [labeled[i] for i in sorted(chosen)]
+
+
+def joined(
+    before: tuple[list[Sample], list[Sample]], found: tuple[list[Sample], list[Sample]], val: list[Sample]
+) -> tuple[list[Sample], list[Sample]]:
+    """Labelled and unlabelled samples for training: those of `before`, then those that are new in `found`.
+
+    `before` and `found` are the labelled and the unlabelled samples. Samples whose files are gone are left out, and
+    validation images, with any label.
+    """
+    taken = {file_identity(sample.image) for sample in val}
+    lists: tuple[list[Sample], list[Sample]] = ([], [])
+    for kind in (0, 1):  # an image that has a mask now is no longer unlabelled
+        for sample in (*before[kind], *found[kind]):
+            there = all(path.is_file() for path in (sample.image, sample.label) if path)
+            if there and (key := file_identity(sample.image)) not in taken:
+                taken.add(key)
+                lists[kind].append(sample)
+    return lists

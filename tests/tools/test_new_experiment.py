@@ -20,6 +20,7 @@ from furnace.methods.settings import load_config
 from furnace.tools import new_experiment
 from furnace.tools.new_experiment import main
 from furnace.utils.errors import UserError
+from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.tiny_data import write_image, write_palette_label
 
@@ -41,8 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def begin(folder: Path, *extra: str, name: str = "mine") -> None:
-    paths = ["--images", str(folder / "photos"), "--masks", str(folder / "masks"), "--root", str(folder)]
-    main([name, *paths, *extra])
+    main([name, *folders(folder), "--root", str(folder), *extra])
 
 
 def test_an_experiment_for_a_cpu_is_short_for_any_number_of_images(folder: Path):
@@ -270,4 +270,73 @@ def test_validation_images_are_spread_and_the_window_fits(folder: Path):
         big = np.resize(pixels, (300, 400, *pixels.shape[2:]))
         write_palette_label(path, big) if path.suffix == ".png" else write_image(path, big)
     begin(folder, "--cpu", name="large")
-    assert load_config(folder / "exp_large").eval_crop_size == 256
+    begin(folder, name="for_a_gpu")
+    assert (C.eval_scale_array, C.train_scale_array) == ((1,), (0.7, 1, 1.3)), "small images stay as they are"
+    C = load_config(folder / "exp_large")
+    assert (C.eval_crop_size, C.eval_scale_array, C.train_scale_array) == (240, (0.6,), (0.42, 0.6, 0.78))
+    C = load_config(folder / "exp_for_a_gpu")
+    assert (C.eval_crop_size, C.image_height, C.eval_scale_array) == (400, 288, (1,))
+
+
+def names_of(C: Settings) -> list[list[str]]:
+    """Names of the images in the three lists of an experiment."""
+    labeled = [read_list(source, C.dataset_path) for source in (C.train_source, C.eval_source)]
+    return [[s.name for s in found] for found in (*labeled, read_list(C.unsup_source, C.dataset_path, labeled=False))]
+
+
+def test_an_update_adds_images_and_masks_and_keeps_the_rest(folder: Path, capsys: pytest.CaptureFixture):
+    begin(folder)
+    config = folder / "exp_mine" / "config.py"
+    config.write_text(config.read_text() + "C.lr = 0.5\n")
+    C = load_config(config)
+    train, val, unlabeled = names_of(C)
+    begin(folder, "--update")
+    assert names_of(C) == [train, val, unlabeled]
+    assert "0 new" in capsys.readouterr().out
+
+    write_image(folder / "photos" / "new.jpg", np.zeros((70, 90, 3), np.uint8))
+    for name, width in (("p11", 101), ("p12", 102)):
+        write_palette_label(folder / "masks" / f"{name}.png", np.ones((70, width), np.uint8))
+    next((folder / "masks").rglob(f"{train[0]}.png")).unlink()
+    begin(folder, "--update")
+    assert names_of(C) == [[*train[1:], "p11", "p12"], val, ["p10", "p15", "p13", "p14", train[0], "new"]]
+    assert load_config(config) == C and C.lr == 0.5
+    told = capsys.readouterr().out
+    assert "9 training images with masks (2 new) and 6 without, 2 validation images" in told
+    assert "note: C.num_train_imgs = 8" in told and "there are 9 and 6 now" in told
+
+    for kind, write, pixels in (("photos", write_image, (70, 90, 3)), ("masks", write_palette_label, (70, 90))):
+        write(folder / "second" / kind / "more.png", np.zeros(pixels, np.uint8))
+    for name in ("third", "fourth"):
+        write_image(folder / "second" / "photos" / f"{name}.png", np.zeros((70, 90, 3), np.uint8))
+        write_palette_label(folder / "second" / "masks" / f"{name}.png", np.ones((70, 90), np.uint8))
+    main(["mine", *folders(folder / "second"), "--root", str(folder), "--update"])
+    assert names_of(C)[0][-3:] == ["fourth", "more", "third"], "images of other folders join them"
+
+
+def folders(folder: Path) -> list[str]:
+    return ["--images", str(folder / "photos"), "--masks", str(folder / "masks")]
+
+
+def test_an_update_is_refused_before_anything_changes(folder: Path):
+    with pytest.raises(UserError, match=r"exp_mine: no such experiment; leave out --update"):
+        begin(folder, "--update")
+    begin(folder)
+    C = load_config(folder / "exp_mine")
+    before = names_of(C)
+    for option in (["--classes", "a,b,c,d"], ["--val", "0.3"], ["--cpu"]):
+        with pytest.raises(UserError, match=f"{option[0]}: is for new experiments; .*config.py"):
+            begin(folder, "--update", *option)
+    write_palette_label(folder / "masks" / "p11.png", np.full((70, 101), 4, np.uint8))
+    with pytest.raises(UserError, match=r"p11\.png: contains class 4, but C\.num_classes = 4 in .*config\.py"):
+        begin(folder, "--update")
+    write_palette_label(folder / "masks" / "p11.png", np.zeros((70, 101), np.uint8))
+    for number in range(12, 16):
+        next((folder / "photos").rglob(f"p{number}.jpg")).unlink()
+    with pytest.raises(UserError, match="1 images without masks, but training needs at least 2"):
+        begin(folder, "--update")
+    assert names_of(C) == before
+    config = folder / "exp_mine" / "config.py"
+    config.write_text(config.read_text() + f"C.unsup_source = {str(folder / 'photos')!r}\n")
+    with pytest.raises(UserError, match=r"C\.unsup_source = .*photos: is not in .*DATA/mine; --update changes only"):
+        begin(folder, "--update")
