@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace import engine
+from furnace.compare.subsets import subset_sources
 from furnace.datasets.splits import Sample, read_lines, read_list
 from furnace.methods.method import METHODS
 from furnace.methods.settings import all_settings, load_config
@@ -209,16 +210,6 @@ def folder_name(method: str) -> str:
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{sha256(method.encode()).hexdigest()[:8]}"
-
-
-def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
-    """The lists of a seed, with the file names of config.py."""
-    name = Path(C.train_source).name
-    folder = subsets / f"seed-{seed}"
-    return {
-        "train_source": str(folder / name),
-        "unsup_source": str(folder / name.replace("_labeled_", "_unlabeled_")),
-    }
 
 
 def check_validation(trial: Trial) -> None:

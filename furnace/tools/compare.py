@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from rich.markup import escape
 from furnace import compare, engine, seg_opr
 from furnace.compare.plan import Results, expected_seconds, plan_table, probes_needed, step_seconds
 from furnace.compare.scores import BEST, LAST, Score, aggregate
+from furnace.compare.subsets import check_ratios, default_ratios, draw_subsets
 from furnace.compare.trials import (
     OF_A_TRIAL,
     Trial,
@@ -26,15 +25,13 @@ from furnace.compare.trials import (
     parse_method,
     plan_trials,
     split_methods,
-    subset_sources,
 )
-from furnace.datasets.splits import list_hash
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
 from furnace.utils.config import experiment_name, find_config, parse_overrides
 from furnace.utils.errors import UserError, run
-from furnace.utils.files import existing_part, write_atomically
+from furnace.utils.files import existing_part
 from furnace.utils.places import CHECKOUT
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import duration, percent
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
     from furnace.seg_opr.metrics import MetricList
 
 FAILED_STATUS = 1
-ORIGIN = "drawn_from.txt"  # stored with drawn subsets: identifies the list they were drawn from
 DEFAULT_PROBE = 6
 EXAMPLES = """examples:
   python -m furnace.tools.compare exp_camvid --methods supervised,cps,cpcl --ratios 16,8,4 --seeds 0,1,2
@@ -101,8 +97,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--ratios",
         type=whole_numbers("--ratios", 1),
-        default="16,8,4",
-        help="one or more values of labeled_ratio (default: 16,8,4)",
+        help="one or more values of labeled_ratio (default: 16,8,4, or that of config.py if it has one labelled list)",
     )
     parser.add_argument(
         "--seeds", type=whole_numbers("--seeds", 0), default="0,1,2", help="one or more seeds (default: 0,1,2)"
@@ -156,68 +151,14 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
     if args.validation:
         source = Path(args.validation).resolve()
         validation = ValidationList(str(source), args.validation_folder or source.stem)
-    subsets = None
-    if args.draw_subsets:
-        subsets = out / "subsets"
+    subsets = out / "subsets" if args.draw_subsets else None
+    ratios = args.ratios or default_ratios(experiment, overrides)
+    if subsets:
         for seed in args.seeds:
-            draw_subsets(experiment, subsets, args.ratios, seed, overrides, args)
+            draw_subsets(experiment, subsets, ratios, seed, overrides, args.list)
     else:
-        check_ratios(experiment, args.ratios, overrides)
-    return plan_trials(experiment, out, methods, args.ratios, args.seeds, overrides, validation, subsets)
-
-
-def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, str]) -> None:
-    """Raise UserError if config.py names the same labelled list for its own ratio and another."""
-    own = load_config(experiment, overrides)
-    for ratio in ratios:
-        C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
-        if ratio != own.labeled_ratio and C.train_source == own.train_source:
-            raise UserError(
-                f"--ratios {ratio}: C.train_source = {C.train_source} for every C.labeled_ratio; use "
-                f"--ratios {own.labeled_ratio}, or name one list per ratio in config.py, as in exp_voc"
-            )
-
-
-def draw_subsets(
-    experiment: Path, subsets: Path, ratios: Sequence[int], seed: int, overrides: dict[str, str], args: Namespace
-) -> None:
-    """Write the missing lists of a seed with make_splits; smaller lists are subsets of larger ones.
-
-    If the existing lists were drawn from another list, all are written again.
-    """
-    origin, folder, missing = drawn_from(args.list), subsets / f"seed-{seed}", []
-    same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
-    for ratio in ratios:
-        C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
-        if not C.train_source.endswith(f"_labeled_1-{ratio}.txt"):
-            raise UserError(
-                f"--draw-subsets: C.train_source = {C.train_source}: is not named ..._labeled_1-{ratio}.txt, like the "
-                "drawn lists; use this name in config.py, with C.labeled_ratio, or omit --draw-subsets"
-            )
-        sources = subset_sources(C, subsets, seed)
-        if not (same and all(Path(source).is_file() for source in sources.values())):
-            missing.append(str(ratio))
-    if not missing:
-        return
-    words = [sys.executable, "-m", "furnace.tools.make_splits", str(experiment), "--ratios", ",".join(missing)]
-    words += ["--seed", str(seed), "--out", str(folder), "--overwrite"]
-    words += ["--list", str(Path(args.list).resolve())] if args.list else []
-    words += [part for name, value in overrides.items() for part in ("-o", f"{name}={value}")]
-    # In the working directory, like the runs, so that relative paths mean the same.
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"--draw-subsets: {done.stderr.strip().removeprefix('error: ')}")
-    write_atomically(folder / ORIGIN, origin.encode())
-
-
-def drawn_from(listing: str | None) -> str:
-    """Identifier of the list to draw from: a digest of its content; "the data set's own" if `listing` is None."""
-    if listing is None:
-        return "the data set's own"
-    if not Path(listing).is_file():
-        raise UserError(f"--list {listing}: no such file")
-    return list_hash(listing)
+        check_ratios(experiment, ratios, overrides)
+    return plan_trials(experiment, out, methods, ratios, args.seeds, overrides, validation, subsets)
 
 
 def probe(

@@ -18,6 +18,7 @@ from furnace.compare.runner import Runner
 from furnace.compare.trials import SOURCES, first_difference, folder_name, plan_trials
 from furnace.datasets.toy import make_toy
 from furnace.methods.method import METHODS
+from furnace.methods.settings import load_config
 from furnace.seg_opr.metrics import METRICS, Metric
 from furnace.tools.compare import main
 from furnace.utils.errors import UserError
@@ -259,6 +260,27 @@ def test_each_seed_draws_its_own_labelled_images(stub: Path) -> None:
         set((stub.parent / f"out/subsets/seed-0/train_labeled_1-{ratio}.txt").read_text().split()) for ratio in (8, 4)
     )
     assert few < many and (len(few), len(many)) == (2, 4)
+
+
+def test_one_labelled_list_needs_no_ratios(stub: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [
+        str(stub),
+        "--methods",
+        "supervised",
+        "--seeds",
+        "0",
+        "--probe",
+        "0",
+        "--dry-run",
+        "--out",
+        str(stub / "o"),
+    ]
+    source = stub.parent / "DATA" / "toy" / "subset_train" / "train_labeled_1-8.txt"
+    words += ["--out", str(stub.parent / "out")]
+    main([*words, "-o", f"train_source={source}"])
+    assert f"2 (1/{load_config(stub).labeled_ratio})" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"train_labeled_1-16\.txt: no such list"):  # the first of the defaults
+        main(words)
 
 
 def test_a_negative_probe_is_refused(stub: Path) -> None:

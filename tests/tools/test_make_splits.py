@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from furnace.datasets.splits import read_lines
-from furnace.tools.make_splits import build_parser, labeled_sizes, main, read_sorted
+from furnace.datasets.subsets import labeled_sizes, read_sorted
+from furnace.tools.make_splits import build_parser, main
 from furnace.tools.prepare_city import main as prepare_city
 from furnace.utils.errors import UserError
 from tests.official_archives import (

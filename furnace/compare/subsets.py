@@ -1,0 +1,77 @@
+"""Labelled subsets of a comparison: those of config.py for each ratio, or lists that are drawn for each seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from furnace.datasets.splits import list_hash
+from furnace.datasets.subsets import full_list, write_subsets
+from furnace.methods.settings import load_config
+from furnace.utils.errors import UserError
+from furnace.utils.files import write_atomically
+from furnace.utils.settings import Settings
+
+ORIGIN = "drawn_from.txt"  # stored with drawn lists: identifies the list they were drawn from
+RATIOS = [16, 8, 4]
+
+
+def default_ratios(experiment: Path, overrides: dict[str, str]) -> list[int]:
+    """`RATIOS`, or the ratio of config.py if it names one labelled list for all."""
+    own = load_config(experiment, overrides)
+    other = load_config(experiment, {**overrides, "labeled_ratio": str(own.labeled_ratio + 1)})
+    return [own.labeled_ratio] if other.train_source == own.train_source else RATIOS
+
+
+def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, str]) -> None:
+    """Raise UserError if config.py names the same labelled list for its own ratio and another."""
+    own = load_config(experiment, overrides)
+    for ratio in ratios:
+        C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
+        if ratio != own.labeled_ratio and C.train_source == own.train_source:
+            raise UserError(
+                f"--ratios {ratio}: C.train_source = {C.train_source} for every C.labeled_ratio; use "
+                f"--ratios {own.labeled_ratio}, or name one list per ratio in config.py, as in exp_voc"
+            )
+
+
+def draw_subsets(
+    experiment: Path, subsets: Path, ratios: Sequence[int], seed: int, overrides: dict[str, str], listing: str | None
+) -> None:
+    """Write the missing lists of a seed, as `make_splits` does; smaller lists are subsets of larger ones.
+
+    If the existing lists were drawn from another `listing` (None: the data set's own), all are written again.
+    """
+    origin, folder, missing = drawn_from(listing), subsets / f"seed-{seed}", []
+    same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
+    for ratio in ratios:
+        C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
+        if not C.train_source.endswith(f"_labeled_1-{ratio}.txt"):
+            raise UserError(
+                f"--draw-subsets: C.train_source = {C.train_source}: is not named ..._labeled_1-{ratio}.txt, like the "
+                "drawn lists; use this name in config.py, with C.labeled_ratio, or omit --draw-subsets"
+            )
+        sources = subset_sources(C, subsets, seed)
+        if not (same and all(Path(source).is_file() for source in sources.values())):
+            missing.append(ratio)
+    if missing:
+        C = load_config(experiment, overrides)
+        write_subsets(C, Path(listing) if listing else full_list(C), missing, (), seed, folder, overwrite=True)
+        write_atomically(folder / ORIGIN, origin.encode())
+
+
+def drawn_from(listing: str | None) -> str:
+    """Identifier of the list to draw from: a digest of its content; "the data set's own" if `listing` is None."""
+    if listing is None:
+        return "the data set's own"
+    if not Path(listing).is_file():
+        raise UserError(f"--list {listing}: no such file")
+    return list_hash(listing)
+
+
+def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
+    """The lists of a seed, with the file names of config.py."""
+    name = Path(C.train_source).name
+    folder = subsets / f"seed-{seed}"
+    return {
+        "train_source": str(folder / name),
+        "unsup_source": str(folder / name.replace("_labeled_", "_unlabeled_")),
+    }
