@@ -66,11 +66,20 @@ def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
     pairs = list(zip(samples, chosen, strict=True))
     labeled = [replace(sample, label=mask) for sample, mask in pairs if mask]
     if len(labeled) < MIN_MASKS:
-        others = f" (of {len(walk(masks))} files in all)" if not labeled else ""
+        reason = "" if labeled else why_none(images, masks)
         raise UserError(
-            f"{masks}: {len(labeled)} masks with images{others}; you need at least {MIN_MASKS}, better some dozens"
+            f"{masks}: {len(labeled)} masks with images{reason}; you need at least {MIN_MASKS}, better some dozens"
         )
     return labeled, [sample for sample, mask in pairs if not mask]
+
+
+def why_none(images: Path, masks: Path) -> str:
+    """Why no file of a folder is the mask of an image, in brackets."""
+    files = walk(masks)
+    if files and not find_files(masks, LABEL_SUFFIXES):
+        swapped = "; or are the two folders swapped?" if find_files(images, LABEL_SUFFIXES) else ""
+        return f" (masks are PNG, TIFF or BMP files, but {files[0].name} is not: others lose class indices{swapped})"
+    return f" (of {len(files)} files in all)"
 
 
 def survey(labeled: list[Sample]) -> tuple[dict[tuple[int, ...], Path], tuple[int, int]]:

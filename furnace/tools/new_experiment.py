@@ -133,7 +133,7 @@ def survey(images: Path, masks: Path, classes: str | None, share: float) -> Data
     kinds, size = datasets.pairing.survey(labeled)
     datasets.pairing.check_binary(kinds)
     values = sorted(set().union(*kinds) - {IGNORE_INDEX})
-    names, num_classes = chosen_classes(classes, values, masks)
+    names, num_classes = chosen_classes(classes, values, next(kinds[kind] for kind in kinds if values[-1] in kind))
     train, val = datasets.pairing.divide(labeled, share)
     check_unlabeled(unlabeled, images)
     root = Path(os.path.commonpath([images, masks]))
@@ -149,8 +149,13 @@ def check_unlabeled(unlabeled: list[Sample], images: Path) -> None:
         )
 
 
-def chosen_classes(given: str | None, values: list[int], masks: Path) -> tuple[list[str], int]:
-    """Names of the classes, empty if none are `given`, and their number, for the sorted `values` in the masks.
+def chosen_classes(given: str | None, values: list[int], highest: Path) -> tuple[list[str], int]:
+    """Names of the classes, empty if none are `given`, and their number.
+
+    Args:
+        given: the names as the user gave them, or None.
+        values: in the masks, sorted.
+        highest: path of a mask with the highest value.
 
     Raises:
         UserError: the names can't be used, or the values are not the indices of the classes.
@@ -161,14 +166,17 @@ def chosen_classes(given: str | None, values: list[int], masks: Path) -> tuple[l
     num_classes = len(names) or values[-1] + 1
     if not names and 2 * len(values) < num_classes:
         raise UserError(
-            f"{masks}: the masks contain {few(values, 6)} instead of class indices 0, 1, 2 and so on; renumber them, "
-            f"or name all {num_classes} classes with --classes"
+            f"{highest}: contains {values[-1]}, and all masks {few(values, 6)} instead of class indices 0, 1, 2 and so "
+            f"on; correct or renumber them, or name all {num_classes} classes with --classes"
         )
     if values[-1] >= num_classes:
-        raise UserError(f"--classes: {num_classes} names, but the masks contain the value {values[-1]}; name them all")
+        raise UserError(
+            f"{highest}: contains {values[-1]}, but --classes has {num_classes} names, for 0 to {num_classes - 1}; "
+            "name all classes, or correct the mask"
+        )
     if num_classes < 2:
         raise UserError(
-            f"{masks}: the masks contain only class 0 ({IGNORE_INDEX} means unknown); mark the objects with 1"
+            f"{highest.parent}: the masks contain only class 0 ({IGNORE_INDEX} means unknown); mark the objects with 1"
         )
     return names, num_classes
 

@@ -4,6 +4,7 @@ import json
 import re
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from furnace.engine.record import REPORT, RESULTS
 from furnace.inference import results, segmenter
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.results import best_entry, read_results
+from furnace.seg_opr.metrics import METRICS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
@@ -129,6 +131,18 @@ def test_a_new_metric_is_shown_everywhere(C, tmp_path, names, console):
     else:
         assert "IoU" not in shown + log + page and "miou" not in entry
         assert "lowest recall over epochs" in page and f"{result.names[0]}: lowest recall " in page
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize("names", [["iou", "lame"], ["lame"]])
+def test_a_metric_that_does_not_give_its_values_is_named(C, names, console):
+    @METRICS.register("lame")
+    class Lame(METRICS["iou"]):
+        numbers: ClassVar = {"missing": "missing"}
+
+    message = "metric Lame: compute() gives no 'missing', which the class names; it gives 'miou', 'miou_no"
+    with pytest.raises(UserError, match=re.escape(message)):
+        Evaluator(C.updated(eval_metrics=names), CPU, console=console).run("1")
 
 
 def test_images_of_one_name_in_two_folders_are_kept_apart(C, tmp_path, lively_snapshot, console):

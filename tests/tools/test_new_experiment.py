@@ -95,12 +95,27 @@ def test_masks_without_class_indices_are_refused_or_noted(folder: Path, capsys: 
     assert "note: no mask contains 0; do the indices start at 1? They must start at 0" in capsys.readouterr().out
     for path in masks:
         write_palette_label(path, 60 * read_label(path, 5))
-    with pytest.raises(UserError, match="the masks contain 60, 120 instead of class indices 0, 1, 2"):
+    with pytest.raises(UserError, match=r"\.png: contains 120, and all masks 60, 120 instead of class indices 0, 1, 2"):
         begin(folder, name="grey")
     for path in masks:
         path.rename(path.with_suffix(".svg"))
-    with pytest.raises(UserError, match=rf"masks: 0 masks with images \(of {len(masks)} files in all\)"):
+    with pytest.raises(UserError, match=r"masks: 0 masks with images \(masks are PNG, .* but p.*\.svg is not") as told:
         begin(folder, name="none")
+    assert "swapped" not in str(told.value)
+    for path in masks:
+        path.with_suffix(".svg").rename(path.parent / f"other{path.name}")
+    with pytest.raises(UserError, match="fits no image"):
+        begin(folder, name="none")
+
+
+def test_swapped_folders_are_recognized(folder: Path):
+    words = ["--images", str(folder / "masks"), "--masks", str(folder / "photos"), "--root", str(folder)]
+    with pytest.raises(UserError, match=r"photos: 0 masks .* but .*\.jpg is not.*are the two folders swapped\?"):
+        main(["mine", *words])
+    for mask in (folder / "masks").glob("*.png"):
+        mask.unlink()
+    with pytest.raises(UserError, match=r"masks: 0 masks with images \(of 0 files in all\)"):
+        begin(folder)
 
 
 def test_class_names_and_settings_for_a_gpu(folder: Path):
@@ -148,7 +163,7 @@ def test_two_images_without_masks_make_a_batch_that_trains(folder: Path):
 def test_refusals(folder: Path):
     with pytest.raises(UserError, match="lower-case letters"):
         begin(folder, name="My Data")
-    with pytest.raises(UserError, match="2 names, but the masks contain the value 3"):
+    with pytest.raises(UserError, match=r"p0\d\.png: contains 3, but --classes has 2 names, for 0 to 1"):
         begin(folder, "--classes", "a,b")
     with pytest.raises(UserError, match="leaves 1 of 10"):
         begin(folder, "--val", "0.9")
