@@ -79,17 +79,18 @@ class Predictor:
         self.check_targets(found)
         with explained(self.outputs.folder):
             self.outputs.folder.mkdir(parents=True, exist_ok=True)
+        share = found[rank() :: world_size()]
+        pictures = [entry for entry in share if not entry.is_video]
+        videos = [entry for entry in share if entry.is_video and self.opens(entry.path)]  # not after hours of work
         self.segmenter.load(snapshot)
         for note in self.segmenter.notes:
             self.console.print(note, soft_wrap=True, highlight=False)
 
-        share = found[rank() :: world_size()]
-        pictures = [entry for entry in share if not entry.is_video]
         with explained(self.outputs.folder), BackgroundWriter() as background:
             if pictures:
                 with ProgressBar("pictures", len(pictures), self.console) as bar:
                     self.predict_pictures(pictures, bar, background)
-            for video in (entry for entry in share if entry.is_video):
+            for video in videos:
                 self.predict_video(video, background)
         for reason in self.skipped:
             self.warn(f"left out: {reason}")
@@ -144,11 +145,9 @@ class Predictor:
 
     def predict_video(self, entry: Input, background: BackgroundWriter) -> None:
         """Predict a video frame by frame; its overlay is a video, its other maps are numbered pictures."""
-        if (video := self.open_video(entry.path)) is None:
-            return
         target = self.outputs.folder / "overlay" / f"{entry.name}.mp4"
         writer, number = None, -1
-        with video, ExitStack() as stack:
+        with Video(entry.path) as video, ExitStack() as stack:
             bar = stack.enter_context(ProgressBar(entry.path.name, video.claimed, self.console, unit="frame"))
             frames = ((picture, (picture, time)) for picture, time in video.read())
             stream = self.segmenter.stream(frames, self.outputs.confidence)
@@ -170,12 +169,14 @@ class Predictor:
             if path.stem.isdecimal() and int(path.stem) >= count:
                 path.unlink()
 
-    def open_video(self, path: Path) -> Video | None:
-        """A video, open for reading. If that fails: None if `C.on_bad_image` is "skip", else UserError."""
+    def opens(self, path: Path) -> bool:
+        """True if a file opens as a video. If not: False if `C.on_bad_image` is "skip", else UserError."""
         try:
-            return Video(path)
+            with Video(path):
+                return True
         except UserError as error:
-            return self.leave_out(error)
+            self.leave_out(error)
+            return False
 
     def leave_out(self, error: UserError) -> None:
         """Record an unreadable input if `C.on_bad_image` is "skip"; raise UserError otherwise."""

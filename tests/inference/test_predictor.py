@@ -228,6 +228,16 @@ def test_a_picture_that_cannot_be_read_stops_or_is_left_out(C, photos, tmp_path,
     assert "2 predicted" in said.out and "1 could not be read" in said.out.replace("\n", " ")
 
 
+def test_a_file_that_is_no_video_is_reported_before_the_work(C, photos, tmp_path, monkeypatch):
+    (photos / "z.mp4").write_bytes(b"nothing")
+    skipping = Predictor(C.updated(on_bad_image="skip"), CPU, None, Outputs(tmp_path / "out"))
+    skipping.run("last", [str(photos)])
+    assert len(skipping.skipped) == 1 and (tmp_path / "out" / "label" / "a.png").exists()
+    monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(UserError, match=r"z\.mp4: can't be opened as a video"):
+        Predictor(C, CPU, None, Outputs(tmp_path / "out")).run("last", [str(photos)])
+
+
 def test_an_unusable_folder_for_results_is_reported_before_the_work(C, photos, monkeypatch):
     monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UserError, match=r"notes\.txt: can't be written \(File exists\)"):
