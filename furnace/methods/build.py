@@ -11,7 +11,8 @@ from furnace.methods.method import METHODS, Method
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
-from furnace.utils.settings import NO_FILE, Settings
+from furnace.utils.setting_types import NO_FILE
+from furnace.utils.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,7 +13,7 @@ from furnace.methods.average import decay_at, update_average
 from furnace.methods.unlabeled import Students, counted_pixels, student_passes, teacher_predictions
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.names import STRONG, WEAK, Registry
-from furnace.utils.settings import Share
+from furnace.utils.setting_types import Share
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part, explained
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.places import CHECKOUT, data_root
-from furnace.utils.settings import NAMES_MUST, are_class_names
+from furnace.utils.setting_types import NAMES_MUST, are_class_names
 from furnace.utils.terminal import open_console
 from furnace.utils.wording import few, one_line
 

@@ -3,25 +3,32 @@
 Methods have settings of their own, see `furnace/methods/settings.py`.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    PrivateAttr,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr
 
 from furnace.utils.checking import check
 from furnace.utils.errors import UserError
 from furnace.utils.names import EntryOf
-from furnace.utils.wording import one_line
+from furnace.utils.setting_types import (
+    CachePlace,
+    ClassNames,
+    Colours,
+    ColourSpread,
+    Encoders,
+    Files,
+    MeanColour,
+    MetricNames,
+    OptionalCount,
+    OptionalFloats,
+    OptionalPath,
+    OptionalText,
+    PathText,
+    Scales,
+    Share,
+    Shares,
+)
 
 # Folders on this machine.
 PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
@@ -35,123 +42,13 @@ EVALUATION = {
     "eval_source", "eval_folder", "test_source", "test_folder", "eval_crop_size", "eval_stride_rate",
     "eval_scale_array", "eval_flip", "eval_metrics", "class_names", "class_colors",
 }  # fmt: skip
-NO_FILE = ("none", "")
-PATHS = (
-    *sorted(PLACES), "dataset_path", "train_source", "unsup_source", "eval_source", "test_source", "pretrained_model",
-    "warm_start", "cache",
-)  # fmt: skip
-
-
-def _split(value: Any) -> Any:
-    return (
-        [part.strip(" '\"") for part in value.strip("[]() ").split(",") if part.strip()]
-        if isinstance(value, str)
-        else value
-    )
-
-
-def joined(value: Any) -> Any:
-    """Names of encoders as settings have them, "resnet50,convnext_tiny", from text, a tuple or a list."""
-    return ",".join(str(part).strip() for part in _split(value)) if isinstance(value, str | tuple | list) else value
-
-
-def _joined_files(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else value
-
-
-def _colours(value: Any) -> Any:
-    """Colours as triples: texts such as "#ff8000", in a list or separated by commas, or triples as they are."""
-
-    def triple(colour: Any) -> Any:
-        digits = colour.removeprefix("#") if isinstance(colour, str) else ""
-        return tuple(bytes.fromhex(digits)) if re.fullmatch("[0-9a-fA-F]{6}", digits) else colour
-
-    value = _split(value)
-    return [triple(colour) for colour in value] if isinstance(value, list | tuple) else value
-
-
-def _none(value: Any) -> Any:
-    return None if isinstance(value, str) and value.lower() in NO_FILE else value
-
-
-def _cache(value: Any) -> Any:
-    """Words for "no cache" as "off". Raises ValueError for "yes", which names no place."""
-    text = str(value).lower()
-    if text in ("yes", "true", "1"):
-        raise ValueError("must be off, ram or a folder")
-    return "off" if text in ("none", "no", "false", "0") else text if text in ("off", "ram") else value
-
-
-def _is_path(text: str | None) -> bool:
-    """True for None, and for a path, or paths separated by commas, that a file system can look for."""
-    parts = (text or "").replace(",", "/").split("/")
-    return all("\0" not in part and len(part.encode(errors="surrogatepass")) <= LONGEST_PART for part in parts)
-
-
-Level = Annotated[int, Field(ge=0, le=255)]
-Floats = Annotated[tuple[float, ...], BeforeValidator(_split)]
-OptionalFloats = Annotated[tuple[float, ...] | None, BeforeValidator(_split), BeforeValidator(_none)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-OptionalText = Annotated[str | None, BeforeValidator(_none)]
-Encoders = Annotated[str, BeforeValidator(joined)]
-Files = Annotated[str | None, BeforeValidator(_none), BeforeValidator(_joined_files)]
-Colours = Annotated[tuple[tuple[Level, Level, Level], ...], BeforeValidator(_colours)]
 REQUIRED: Any = ...  # default of the settings that config.py must assign
 # Larger numbers are typing errors, which would use all memory before they failed.
 MAX_SIDE = 2**14
-MAX_SCALE = 16
 MAX_EPOCH_SAMPLES = 10**8
 MAX_RATE = 10**6
-LONGEST_NAME = 100
-LONGEST_PART = 255  # of a path, in bytes
-NAMES_MUST = (
-    f"must be different names of 1 to {LONGEST_NAME} characters, without tabs, line breaks and control characters"
-)
-Share = Annotated[float, Field(ge=0, le=1)]
-OptionalCount = Annotated[NonNegativeInt | None, BeforeValidator(_none)]
-
-
-def _is_range_of_scales(scales: tuple[float, ...]) -> bool:
-    return bool(scales) and 0 < min(scales) <= max(scales) <= MAX_SCALE
-
-
-def _is_range_of_shares(ends: tuple[float, ...]) -> bool:
-    return len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
-
-
-def are_class_names(names: Sequence[str]) -> bool:
-    """True for names that tables, plots and files can show, see `NAMES_MUST`."""
-    return len(set(names)) == len(names) and all(
-        0 < len(name.strip()) <= LONGEST_NAME and one_line(name) == name for name in names
-    )
-
-
-# Rules for lists and for settings that depend on each other: their names, the requirement (or a function that gives
-# it), and the check.
+# Rules for settings that depend on each other: names, requirement (or a function that gives it), and check.
 RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], bool]]] = [
-    (
-        ("image_mean",),
-        "must be three numbers from 0 to 1, for red, green and blue; divide grey levels by 255",
-        lambda C: len(C.image_mean) == 3 and 0 <= min(C.image_mean) <= max(C.image_mean) <= 1,
-    ),
-    (
-        ("image_std",),
-        "must be three numbers above 0 and at most 1, for red, green and blue; divide grey levels by 255",
-        lambda C: len(C.image_std) == 3 and 0 < min(C.image_std) <= max(C.image_std) <= 1,
-    ),
-    (
-        ("cutmix_mask_prop_range",),
-        "must be the smallest and the largest share, above 0 and at most 1",
-        lambda C: _is_range_of_shares(C.cutmix_mask_prop_range),
-    ),
-    *(
-        (
-            (name,),
-            f"must be scales above 0 and at most {MAX_SCALE}, separated by commas",
-            lambda C, name=name: _is_range_of_scales(getattr(C, name)),
-        )
-        for name in ("train_scale_array", "eval_scale_array")
-    ),
     (
         ("niters_per_epoch", "batch_size"),
         f"their product must be at most {MAX_EPOCH_SAMPLES} samples per epoch",
@@ -165,26 +62,14 @@ RULES: list[tuple[tuple[str, ...], str | Callable[[Any], str], Callable[[Any], b
             or (len(C.class_weight) == C.num_classes and min(C.class_weight) >= 0 and max(C.class_weight) > 0)
         ),
     ),
-    (
-        ("class_names", "num_classes"),
-        "must be empty or one name for each class",
-        lambda C: len(C.class_names) in (0, C.num_classes),
-    ),
-    (
-        ("class_colors", "num_classes"),
-        "must be empty or one colour for each class",
-        lambda C: len(C.class_colors) in (0, C.num_classes),
-    ),
-    (("eval_metrics",), "must name at least one metric", lambda C: bool(C.eval_metrics)),
     *(
         (
-            (name,),
-            f"is not a path: each part has at most {LONGEST_PART} bytes, without null characters",
-            lambda C, n=name: _is_path(getattr(C, n)),
+            (name, "num_classes"),
+            f"must be empty or one {what} for each class",
+            lambda C, name=name: len(getattr(C, name)) in (0, C.num_classes),
         )
-        for name in PATHS
+        for name, what in (("class_names", "name"), ("class_colors", "colour"))
     ),
-    (("class_names",), NAMES_MUST, lambda C: are_class_names(C.class_names)),
 ]
 
 
@@ -217,28 +102,28 @@ class Settings(BaseModel):
         return self.noted(found, self._notes)
 
     # Folders
-    volna: str = Field(
+    volna: PathText = Field(
         REQUIRED, description="folder that contains DATA; set by the environment variable volna, or found automatically"
     )
-    root_dir: str = Field(REQUIRED, description="folder of the checkout")
-    this_dir: str = Field(REQUIRED, description="name of the experiment's folder")
-    log_dir: str = Field(REQUIRED, description="logs, TensorBoard and results of this experiment")
-    snapshot_dir: str = Field(REQUIRED, description="snapshots")
+    root_dir: PathText = Field(REQUIRED, description="folder of the checkout")
+    this_dir: PathText = Field(REQUIRED, description="name of the experiment's folder")
+    log_dir: PathText = Field(REQUIRED, description="logs, TensorBoard and results of this experiment")
+    snapshot_dir: PathText = Field(REQUIRED, description="snapshots")
 
     # Data
     dataset_name: str = Field(REQUIRED, description="entry of the catalog, or a name of your own")
-    dataset_path: str = Field(REQUIRED, description="the data set's folder; relative paths in lists begin here")
+    dataset_path: PathText = Field(REQUIRED, description="the data set's folder; relative paths in lists begin here")
     train_folder: str = Field("", description="sub-folder with image/ and label/ for lists of image ids, training")
     eval_folder: str = Field("", description="the same for evaluation")
-    train_source: str = Field(REQUIRED, description="list of labelled images")
-    unsup_source: str = Field(REQUIRED, description="list of unlabelled images, or a folder of images")
-    eval_source: str = Field(REQUIRED, description="list of evaluation images")
-    test_source: OptionalText = Field(
+    train_source: PathText = Field(REQUIRED, description="list of labelled images")
+    unsup_source: PathText = Field(REQUIRED, description="list of unlabelled images, or a folder of images")
+    eval_source: PathText = Field(REQUIRED, description="list of evaluation images")
+    test_source: OptionalPath = Field(
         None, description="list or folder of images without labels, for eval.py --submit; None: eval_source"
     )
     test_folder: str = Field("test", description="sub-folder with image/ for a test_source of image ids")
     num_classes: int = Field(REQUIRED, description="classes, without the ignored one; at least 2", ge=2, le=255)
-    class_names: Names = Field((), description="names, if the catalog has none for dataset_name")
+    class_names: ClassNames = Field((), description="names, if the catalog has none for dataset_name")
     class_colors: Colours = Field(
         (),
         description="colour of each class in pictures, [255, 128, 0] or '#ff8000'; overlays leave out black",
@@ -247,13 +132,13 @@ class Settings(BaseModel):
     reduce_zero_label: bool = Field(
         False, description="0 in label files is unlabelled, and value v is class v - 1, as in ADE20K's official labels"
     )
-    image_mean: Floats = Field(
+    image_mean: MeanColour = Field(
         (0.485, 0.456, 0.406), description="RGB mean of the normalisation, in [0, 1]; not assigned: that of the encoder"
     )
-    image_std: Floats = Field((0.229, 0.224, 0.225), description="RGB standard deviation, likewise")
+    image_std: ColourSpread = Field((0.229, 0.224, 0.225), description="RGB standard deviation, likewise")
     image_height: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
     image_width: PositiveInt = Field(REQUIRED, description="training crop", le=MAX_SIDE)
-    train_scale_array: Floats = Field(
+    train_scale_array: Scales = Field(
         (0.5, 0.75, 1, 1.5, 1.75, 2.0), description="scales, one drawn per training image"
     )
     num_train_imgs: OptionalCount = Field(
@@ -264,7 +149,7 @@ class Settings(BaseModel):
     num_workers: NonNegativeInt = Field(
         4, description="loader processes per device, at most one per core; 0: none, the main process loads", le=2**10
     )
-    cache: Annotated[str, BeforeValidator(_cache)] = Field(
+    cache: CachePlace = Field(
         "off", min_length=1, description="decoded training images: off, ram, or a folder for them; see docs/speed.md"
     )
 
@@ -274,7 +159,7 @@ class Settings(BaseModel):
     )
     labeled_ratio: PositiveInt = Field(REQUIRED, description="1/labeled_ratio of the images are labelled")
     cutmix: bool = Field(True, description="mix unlabelled images; False: methods see only the first stream")
-    cutmix_mask_prop_range: Floats = Field(
+    cutmix_mask_prop_range: Shares = Field(
         (0.25, 0.5), description="smallest and largest share of the area under boxes"
     )
     cutmix_boxmask_n_boxes: PositiveInt = Field(3, description="boxes per CutMix mask", le=1000)
@@ -378,9 +263,9 @@ class Settings(BaseModel):
     # Evaluation
     eval_crop_size: PositiveInt = Field(REQUIRED, description="side of the sliding window", le=MAX_SIDE)
     eval_stride_rate: float = Field(2 / 3, description="stride of the window, as a share of its side", gt=0, le=1)
-    eval_scale_array: Floats = Field((1.0,), description="scales, whose scores are added")
+    eval_scale_array: Scales = Field((1.0,), description="scales, whose scores are added")
     eval_batch_size: PositiveInt = Field(8, description="windows per network pass, from several images", le=2**12)
     eval_flip: bool = Field(False, description="add the scores of the mirrored windows")
-    eval_metrics: Annotated[Names, EntryOf("furnace.seg_opr.metrics:METRICS")] = Field(
+    eval_metrics: Annotated[MetricNames, EntryOf("furnace.seg_opr.metrics:METRICS")] = Field(
         ("iou",), description="metrics, see docs/metrics.md; the first ranks snapshots"
     )
