@@ -53,11 +53,17 @@ def _cache(value: Any) -> Any:
 
 
 def _colours(value: Any) -> Any:
-    """Colours as triples: texts such as "#ff8000", in a list or separated by commas, or triples as they are."""
+    """Colours as triples: texts such as "#ff8000", in a list or separated by commas, or triples as they are.
+
+    Raises ValueError for other texts.
+    """
 
     def triple(colour: Any) -> Any:
-        digits = colour.removeprefix("#") if isinstance(colour, str) else ""
-        return tuple(bytes.fromhex(digits)) if re.fullmatch("[0-9a-fA-F]{6}", digits) else colour
+        if not isinstance(colour, str):
+            return colour
+        if not re.fullmatch("#?[0-9a-fA-F]{6}", colour):
+            raise ValueError(f"{colour}: is not a colour such as #ff8000")
+        return tuple(bytes.fromhex(colour.removeprefix("#")))
 
     value = _split(value)
     return [triple(colour) for colour in value] if isinstance(value, list | tuple) else value
