@@ -13,5 +13,6 @@ __getattr__, __dir__, __all__ = attach(
         "network": ["Network"],
         "pretrained": ["no_downloads"],
         "resnet": ["dilated_resnet"],
+        "timm_encoders": ["padding_of_any_size"],
     },
 )

@@ -1,6 +1,7 @@
 """Encoders of timm (Wightman, github.com/huggingface/pytorch-image-models): pyramids and plain ViTs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -98,3 +99,28 @@ def takes(encoder: TimmEncoder, height: int, width: int) -> bool:
     except Exception:  # models raise various exceptions for wrong sizes
         return False
     return True
+
+
+@contextmanager
+def padding_of_any_size() -> Iterator[None]:
+    """In the block, networks can be exported for images of any size.
+
+    timm computes the padding of TensorFlow's convolutions and poolings in floating point, which exported programs can't
+    store, and which takes PyTorch minutes to simplify.
+    """
+    from timm.layers import padding
+
+    original = padding.get_same_padding
+
+    def same_padding(side: Any, kernel_size: int, stride: int, dilation: int) -> Any:
+        if isinstance(side, Tensor):  # while TorchScript traces
+            return original(side, kernel_size, stride, dilation)
+        reach = (kernel_size - 1) * dilation + 1
+        total = reach - stride + -side % stride
+        return total if reach >= stride else torch.sym_max(total, 0)
+
+    padding.get_same_padding = same_padding
+    try:
+        yield
+    finally:
+        padding.get_same_padding = original

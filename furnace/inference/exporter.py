@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from furnace import base_model
 from furnace.base_model.decoders import LIBRARY_DECODERS
 from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.reading import read_image
@@ -27,12 +28,13 @@ from furnace.utils.files import replacing
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import byte_size
+from furnace.utils.wording import byte_size, one_line
 
 METADATA = "metadata.json"
 SHAPES = (2, 3, 64, 96), (2, 3, 128, 192), (1, 3, 161, 97)  # first: to trace, others: to compare
 REAL_IMAGES = 2
 SMALLEST_SIDE = 32  # pt2 files reject images of 16 pixels or less, whose deepest map is one pixel
+SHOWN = 120  # characters of a library's error
 TOLERANCE = 1e-3  # difference / largest score, or share of pixels whose labels differ
 Run = Callable[[Tensor], Tensor]
 
@@ -106,12 +108,18 @@ class Exporter:
             self.console.print(note, soft_wrap=True, highlight=False)
         name = f"{self.C.this_dir}_{snapshot.stem}_branch-{self.branch}{suffix}"
         path = Path(path or Path(self.C.log_dir) / "export" / name)
-        model, metadata = self.deployed(), self.metadata(epoch)
-        with replacing(path) as part:  # a file that differs from the network never gets its name
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PyTorch's exporters warn about future changes
-                SAVE[self.form.kind](model, self.example(self.shapes(model.side)[0]), metadata, part)
-            self.compare(model, LOAD[self.form.kind](part), path)
+        side, *others = self.sides()
+        try:
+            self.write(path, epoch, side)
+        except Exception as error:  # PyTorch's exporters raise various exceptions
+            if not others:
+                raise
+            self.console.print(
+                f"impossible for images of any size ({one_line(error)[:SHOWN]}); now for {others[0]}x{others[0]}",
+                markup=False,
+                soft_wrap=True,
+            )
+            self.write(path, epoch, others[0])
         self.console.print(f"{path}: {byte_size(path.stat().st_size)}", soft_wrap=True)
         if self.C.eval_scale_array != (1,):
             scales = " and ".join(f"{scale:g}" for scale in self.C.eval_scale_array)
@@ -123,27 +131,38 @@ class Exporter:
         )
         return path
 
-    def deployed(self) -> Deployed:
+    def write(self, path: Path, epoch: int, side: int | None) -> None:
+        """Write a file for square images of a side, or of any size (None); a file that differs gets no name."""
+        model = self.deployed(side)
+        with replacing(path) as part:
+            with warnings.catch_warnings(), base_model.padding_of_any_size():
+                warnings.simplefilter("ignore")  # PyTorch's exporters warn about future changes
+                SAVE[self.form.kind](model, self.example(self.shapes(side)[0]), self.metadata(epoch, side), part)
+            self.compare(model, LOAD[self.form.kind](part), path)
+
+    def deployed(self, side: int | None = None) -> Deployed:
         """The exported part of the network."""
         network = self.segmenter.network
         branches = network.branches[:2] if self.branch == "both" else [network.branches[int(self.branch) - 1]]
         inside = self.segmenter.normalize if self.form.normalize else None
-        return Deployed(branches, inside, self.form.labels, self.fixed_side()).eval()
+        return Deployed(branches, inside, self.form.labels, side).eval()
 
-    def fixed_side(self) -> int | None:
-        """Side of the images that the file takes; None: any size. Networks of libraries are traced for one size."""
+    def sides(self) -> list[int | None]:
+        """Sides of the images that the file may take, the best first; None: any size."""
         C = self.segmenter.C
-        ours = C.decoder not in LIBRARY_DECODERS and all(name in ENCODERS for name in C.backbone.split(","))
-        return None if ours else C.eval_crop_size
+        encoders = [ENCODERS.find(name) for name in C.backbone.split(",")]
+        if C.decoder in LIBRARY_DECODERS or any(encoder.fits for encoder in encoders):
+            return [C.eval_crop_size]
+        ours = all(name in ENCODERS for name in C.backbone.split(","))
+        return [None] if ours else [None, C.eval_crop_size]  # most of timm's take any size, after a conversion, too
 
     def shapes(self, side: int | None) -> list[tuple[int, ...]]:
         """Image shapes: the first to trace the network, the others to compare file and network."""
         return list(SHAPES) if side is None else [(n, 3, side, side) for n in (2, 1, 3)]
 
-    def metadata(self, epoch: int) -> dict[str, str]:
+    def metadata(self, epoch: int, side: int | None) -> dict[str, str]:
         """Metadata of the file, as JSON by key."""
         C, classes = self.segmenter.C, self.segmenter.classes
-        side = self.fixed_side()
         scores = "probabilities" if self.branch == "both" else "logits"
         content = {
             "classes": classes.names,

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor
+from timm.layers import padding
+from torch import Tensor, nn
 
+from furnace.base_model.timm_encoders import padding_of_any_size
 from furnace.inference import exporter
 from furnace.inference.exporter import METADATA, Exporter, Form
 from furnace.inference.segmenter import Segmenter
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
-from tests.tiny_run import load_plain, place
+from tests.tiny_run import NARROW, SIDE, load_plain, place, write_lively
 
 PIXELS = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (3, 3, 47, 70), dtype=np.uint8))
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -133,3 +136,48 @@ def test_an_unsuitable_path_is_refused_before_the_work(C, tmp_path, console, mon
     monkeypatch.setattr(Segmenter, "load", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(UserError, match=r"--format torchscript writes one file; name it, such as model\.pt$"):
         Exporter(C, "1", Form("torchscript"), console).run("last", tmp_path / name)
+
+
+@pytest.fixture
+def of_timm(make_settings: Callable[..., Settings], tmp_path: Path) -> Settings:
+    """Settings with a snapshot of a pyramid of timm that pads as TensorFlow does."""
+    C = make_settings(backbone="test_resnet", log_dir=str(tmp_path / "log"), eval_crop_size=SIDE, **NARROW)
+    write_lively(C, Path(C.snapshot_dir) / "epoch-1.pth")
+    return C
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_files_with_encoders_of_timm_take_images_of_any_size(of_timm, console, kind):
+    path = Exporter(of_timm, "1", Form(kind, normalize=True), console).run("1")
+    run, metadata = opened(path, Form(kind))
+    network = load_plain(Path(of_timm.snapshot_dir) / "epoch-1.pth", of_timm)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (of_timm.image_mean, of_timm.image_std))
+    inputs = (PIXELS / 255 - mean) / std
+    with torch.no_grad():
+        torch.testing.assert_close(run(PIXELS), network(inputs, 1), rtol=1e-4, atol=1e-4)
+    assert metadata["input"].startswith('"(B, 3, H, W)') and "impossible" not in console.file.getvalue()
+
+
+def test_a_file_takes_one_size_if_an_encoder_can_not_be_exported_for_any(of_timm, console, monkeypatch):
+    kind = "torchscript"
+    save = exporter.SAVE[kind]
+
+    def save_one_size(model: nn.Module, *others) -> None:
+        if model.side is None:
+            raise RuntimeError("sizes must be constant")
+        save(model, *others)
+
+    monkeypatch.setitem(exporter.SAVE, kind, save_one_size)
+    path = Exporter(of_timm, "1", Form(kind), console).run("1")
+    _, metadata = opened(path, Form(kind))
+    assert f"any size (sizes must be constant); now for {SIDE}x{SIDE}" in console.file.getvalue()
+    assert metadata["input"].startswith(f'"(B, 3, {SIDE}, {SIDE})')
+
+
+def test_paddings_of_any_size_are_those_of_timm():
+    sizes = list(product(range(1, 40), (1, 2, 3, 5, 7), (1, 2, 3, 4), (1, 2)))
+    expected = [padding.get_same_padding(*size) for size in sizes]
+    with padding_of_any_size():
+        assert [padding.get_same_padding(*size) for size in sizes] == expected
+        traced = padding.get_same_padding(torch.tensor(7), 3, 2, 1)
+    assert int(traced) == padding.get_same_padding(7, 3, 2, 1)
