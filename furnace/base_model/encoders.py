@@ -37,6 +37,8 @@ class Encoder:
 class EncoderRegistry(Registry[Encoder]):
     """Our own encoders, then timm's; timm is imported only for names that are not ours."""
 
+    slow = True
+
     def knows(self, name: str) -> bool:
         return name in self or base_model.timm_encoders.is_name(name)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from furnace.datasets.splits import list_hash
-from furnace.datasets.subsets import full_list, write_subsets
+from furnace.datasets.subsets import build_pool, labeled_sizes, list_files, write_subsets
 from furnace.methods.settings import load_config
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
@@ -17,7 +17,8 @@ RATIOS = [16, 8, 4]
 def default_ratios(experiment: Path, overrides: dict[str, str]) -> list[int]:
     """`RATIOS`, or the ratio of config.py if it names one labelled list for all."""
     own = load_config(experiment, overrides)
-    other = load_config(experiment, {**overrides, "labeled_ratio": str(own.labeled_ratio + 1)})
+    another = next(ratio for ratio in RATIOS if ratio != own.labeled_ratio)
+    other = load_config(experiment, {**overrides, "labeled_ratio": str(another)})
     return [own.labeled_ratio] if other.train_source == own.train_source else RATIOS
 
 
@@ -34,28 +35,36 @@ def check_ratios(experiment: Path, ratios: Sequence[int], overrides: dict[str, s
 
 
 def draw_subsets(
-    experiment: Path, subsets: Path, ratios: Sequence[int], seed: int, overrides: dict[str, str], listing: str | None
+    experiment: Path,
+    subsets: Path,
+    ratios: Sequence[int],
+    seeds: Sequence[int],
+    overrides: dict[str, str],
+    listing: str | None,
 ) -> None:
-    """Write the missing lists of a seed, as `make_splits` does; smaller lists are subsets of larger ones.
+    """Write the missing lists of each seed; smaller lists are subsets of larger ones.
 
     If the existing lists were drawn from another `listing` (None: the data set's own), all are written again.
     """
-    origin, folder, missing = drawn_from(listing), subsets / f"seed-{seed}", []
-    same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
-    for ratio in ratios:
-        C = load_config(experiment, {**overrides, "labeled_ratio": str(ratio)})
+    origin, pool = drawn_from(listing), None
+    sources = {ratio: load_config(experiment, {**overrides, "labeled_ratio": str(ratio)}) for ratio in ratios}
+    for ratio, C in sources.items():
         if not C.train_source.endswith(f"_labeled_1-{ratio}.txt"):
             raise UserError(
                 f"--draw-subsets: C.train_source = {C.train_source}: is not named ..._labeled_1-{ratio}.txt, like the "
                 "drawn lists; use this name in config.py, with C.labeled_ratio, or omit --draw-subsets"
             )
-        sources = subset_sources(C, subsets, seed)
-        if not (same and all(Path(source).is_file() for source in sources.values())):
-            missing.append(ratio)
-    if missing:
-        C = load_config(experiment, overrides)
-        write_subsets(C, Path(listing) if listing else full_list(C), missing, (), seed, folder, overwrite=True)
-        write_atomically(folder / ORIGIN, origin.encode())
+    for seed in seeds:
+        folder = subsets / f"seed-{seed}"
+        same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
+        files = {ratio: list_files(C.train_source, f"1-{ratio}", folder) for ratio, C in sources.items()}
+        missing = [ratio for ratio, pair in files.items() if not (same and all(file.is_file() for file in pair))]
+        if missing:
+            C = sources[missing[0]]
+            pool = pool or build_pool(C, Path(listing) if listing else None)
+            sizes = labeled_sizes(len(pool.lines), missing, ())
+            write_subsets(pool, {files[ratio]: sizes[f"1-{ratio}"] for ratio in missing}, seed, overwrite=True)
+            write_atomically(folder / ORIGIN, origin.encode())
 
 
 def drawn_from(listing: str | None) -> str:

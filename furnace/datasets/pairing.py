@@ -54,43 +54,60 @@ class Masks:
         return next((mask for mask in found if mask), None)
 
 
-def pair(images: Path, masks: Path) -> tuple[list[Sample], list[Sample]]:
-    """The images with masks, and those without. Raises UserError if a folder is missing or masks fit no image."""
+def pair(images: Path, masks: Path | None, least: int = MIN_MASKS) -> tuple[list[Sample], list[Sample]]:
+    """The images with masks, and those without.
+
+    Args:
+        images: folder.
+        masks: folder; None: no image has a mask.
+        least: number of masks.
+
+    Raises:
+        UserError: a folder is missing, masks fit no image, or there are too few.
+    """
     for folder in (images, masks):
-        if not folder.is_dir():
+        if folder and not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
+    if masks is None:
+        return [], read_list(images, images, labeled=False)
     if images == masks:
         raise UserError(f"{images}: contains both images and masks; put the masks into a separate folder")
     samples = [s for s in read_list(images, images, labeled=False) if not s.image.is_relative_to(masks)]
     chosen = Masks(masks).choose([sample.image.relative_to(images).with_suffix("") for sample in samples])
     pairs = list(zip(samples, chosen, strict=True))
     labeled = [replace(sample, label=mask) for sample, mask in pairs if mask]
-    if len(labeled) < MIN_MASKS:
+    if len(labeled) < least:
         reason = "" if labeled else why_none(images, masks)
         raise UserError(
-            f"{masks}: {len(labeled)} masks with images{reason}; you need at least {MIN_MASKS}, better some dozens"
+            f"{masks}: {len(labeled)} masks with images{reason}; you need at least {least}, better some dozens"
         )
     return labeled, [sample for sample, mask in pairs if not mask]
 
 
 def why_none(images: Path, masks: Path) -> str:
-    """Why no file of a folder is the mask of an image, in brackets."""
+    """Why a folder has no mask file, in brackets."""
     files = walk(masks)
-    if files and not find_files(masks, LABEL_SUFFIXES):
-        swapped = "; or are the two folders swapped?" if find_files(images, LABEL_SUFFIXES) else ""
-        return f" (masks are PNG, TIFF or BMP files, but {files[0].name} is not: others lose class indices{swapped})"
-    return f" (of {len(files)} files in all)"
+    swapped = "; or are the two folders swapped?" if find_files(images, LABEL_SUFFIXES) else ""
+    if not files:
+        return " (the folder is empty)"
+    return f" (masks are PNG, TIFF or BMP files, but {files[0].name} is not: others lose class indices{swapped})"
 
 
-def survey(labeled: list[Sample]) -> tuple[dict[tuple[int, ...], Path], tuple[int, int]]:
+def survey(
+    labeled: list[Sample], num_classes: int = IGNORE_INDEX, reduce_zero_label: bool = False
+) -> tuple[dict[tuple[int, ...], Path], tuple[int, int]]:
     """The sets of values in the masks, each with the path of such a mask, and the smallest height and width.
+
+    Args:
+        labeled: samples, at least one.
+        num_classes, reduce_zero_label: as for `read_label`.
 
     Raises:
         UserError: a mask can't be used, or no mask contains a class.
     """
     kinds, sizes = {}, []
     for sample in labeled:
-        label = read_label(sample.label, IGNORE_INDEX)
+        label = read_label(sample.label, num_classes, reduce_zero_label)
         check_sizes(sample, read_image(sample.image).shape[:2], label.shape)
         kinds.setdefault(tuple(np.unique(label).tolist()), sample.label)
         sizes.append(label.shape)

@@ -1,9 +1,11 @@
-"""Lists of labelled and unlabelled images, drawn from a list of all training images."""
+"""Labelled and unlabelled lists, drawn from all training images."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,66 +22,52 @@ from furnace.utils.settings import Settings
 if TYPE_CHECKING:
     from furnace.datasets.reading import Files
 
+Pair = tuple[Path, Path]  # paths of a labelled and an unlabelled list
 
-def write_subsets(
-    C: Settings,
-    source: Path,
-    ratios: Sequence[int],
-    numbers: Sequence[int],
-    seed: int,
-    out: Path | None = None,
-    overwrite: bool = False,
-) -> tuple[dict[Path, np.ndarray], np.ndarray]:
-    """Read the classes of each image, order the images, and write labelled and unlabelled lists.
 
-    Args:
-        C: settings that describe the data.
-        source: list of all training images.
-        ratios, numbers: of the lists, see `labeled_sizes`.
-        seed: another seed draws other images.
-        out: folder of the lists; None: as in `C`.
-        overwrite: replace existing lists.
+@dataclass(frozen=True)
+class Pool:
+    """All training images: sorted lines of their list, and the samples of these lines; `files` reads their labels."""
 
-    Returns:
-        the classes (n, K) bool of the images of each labelled list, and those (N, K) of all images.
+    lines: list[str]
+    samples: list[Sample]
+    files: Files
+
+    @cached_property
+    def presence(self) -> np.ndarray:
+        """True for each class in each image's label, (N, K) bool. Raises UserError if a label can't be read."""
+
+        def shown(sample: Sample) -> np.ndarray:
+            label = self.files.label(sample.label)
+            return np.bincount(label.ravel(), minlength=LABEL_VALUES)[: self.files.num_classes] > 0
+
+        return np.stack(parallel(shown, self.samples, "labels"))
+
+
+def build_pool(C: Settings, source: Path | None = None) -> Pool:
+    """The training images of a list; None: of the data set's own, which lies one folder above the partitions.
 
     Raises:
-        UserError: a list already exists, or a line or label can't be read.
+        UserError: the list is missing, or a line occurs twice.
     """
-    lines, samples = read_sorted(source, C)
-    sizes = labeled_sizes(len(lines), ratios, numbers)
-    pairs = {name: list_files(C, out, name) for name in sizes}
-    existing = [file for pair in pairs.values() for file in pair if file.exists()]
-    if existing and not overwrite:
-        raise UserError(f"{existing[0]}: already exists; choose another folder with --out, or use --overwrite")
-    presence = read_presence(samples, datasets.build_reader(C))
-    order = make_partition(presence, seed)
-    for name, size in sizes.items():
-        for file, chosen in zip(pairs[name], (order[:size], order[size:]), strict=True):
-            write_list(file, sorted(lines[i] for i in chosen), overwrite)
-    return {pairs[name][0]: presence[order[:size]] for name, size in sizes.items()}, presence
-
-
-def full_list(C: Settings) -> Path:
-    """Path of the list of all training images, named after their folder; it lies one folder above the partitions."""
-    path = Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
-    if not path.is_file():
+    source = source or Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
+    if not source.is_file():
         raise UserError(
-            f"{path}: no such list; name the list of all labelled images with --list, or prepare the data as described "
-            "in DATA/README.md"
+            f"{source}: no such list; name the list of all labelled images with --list, or prepare the data as "
+            "described in DATA/README.md"
         )
-    return path
+    return read_pool(source, Path(C.dataset_path), C.train_folder, datasets.build_reader(C))
 
 
-def read_sorted(source: Path, C: Settings) -> tuple[list[str], list[Sample]]:
-    """The sorted lines of a list, and their samples. Raises UserError if a line occurs twice."""
+def read_pool(source: Path, root: Path, folder: str, files: Files) -> Pool:
+    """The images of a list, see `read_list`. Raises UserError if a line occurs twice."""
     lines = [line for _, line in read_lines(source)]
-    samples = dict(zip(lines, read_list(source, C.dataset_path, C.train_folder), strict=True))
+    samples = dict(zip(lines, read_list(source, root, folder), strict=True))
     if len(samples) < len(lines):
         twice = next(line for line, count in Counter(lines).items() if count > 1)
         raise UserError(f"{source}: {twice!r} occurs twice; labelled and unlabelled images would overlap")
     ordered = sorted(samples)
-    return ordered, [samples[line] for line in ordered]
+    return Pool(ordered, [samples[line] for line in ordered], files)
 
 
 def labeled_sizes(count: int, ratios: Sequence[int], numbers: Sequence[int]) -> dict[str, int]:
@@ -97,19 +85,34 @@ def labeled_sizes(count: int, ratios: Sequence[int], numbers: Sequence[int]) -> 
     return sizes
 
 
-def list_files(C: Settings, out: Path | None, name: str) -> tuple[Path, Path]:
-    """Paths of the labelled and the unlabelled list of a partition, named as in config.py."""
-    source = Path(C.train_source)
+def list_files(train_source: str, name: str, out: Path | None = None) -> Pair:
+    """Paths of the lists of a partition in a folder (None: that of `train_source`), named as `train_source`."""
+    source = Path(train_source)
     prefix = source.stem.split("_labeled")[0]
     folder = out or source.parent
     return folder / f"{prefix}_labeled_{name}.txt", folder / f"{prefix}_unlabeled_{name}.txt"
 
 
-def read_presence(samples: Sequence[Sample], files: Files) -> np.ndarray:
-    """True for each class in each image's label, (N, K) bool. Raises UserError if a label can't be read."""
+def write_subsets(pool: Pool, sizes: Mapping[Pair, int], seed: int, overwrite: bool = False) -> dict[Path, np.ndarray]:
+    """Order the images and write lists, with the first images labelled: smaller labelled lists are parts of larger.
 
-    def shown(sample: Sample) -> np.ndarray:
-        label = files.label(sample.label)
-        return np.bincount(label.ravel(), minlength=LABEL_VALUES)[: files.num_classes] > 0
+    Args:
+        pool: all images.
+        sizes: number of labelled images by the paths of the lists.
+        seed: another seed draws other images.
+        overwrite: replace existing lists.
 
-    return np.stack(parallel(shown, samples, "labels"))
+    Returns:
+        the classes (n, K) bool of the images of each labelled list.
+
+    Raises:
+        UserError: a list already exists, or a label can't be read.
+    """
+    existing = [file for pair in sizes for file in pair if file.exists()]
+    if existing and not overwrite:
+        raise UserError(f"{existing[0]}: already exists; choose another folder with --out, or use --overwrite")
+    order = make_partition(pool.presence, seed)
+    for pair, size in sizes.items():
+        for file, chosen in zip(pair, (order[:size], order[size:]), strict=True):
+            write_list(file, sorted(pool.lines[i] for i in chosen), overwrite)
+    return {labeled: pool.presence[order[:size]] for (labeled, _), size in sizes.items()}

@@ -37,7 +37,7 @@ from furnace.inference.results import (
 )
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.seg_opr.confusion import count, exact
-from furnace.seg_opr.metrics import MetricList, values_of
+from furnace.seg_opr.metrics import MetricList, check_values
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
@@ -147,6 +147,8 @@ class Evaluator:
         """Metrics of the loaded network on the evaluation list; each of n processes takes every n-th image."""
         C = self.segmenter.C  # the snapshot's settings
         metrics = self.metrics.build(C.num_classes, self.device)
+        for metric in metrics:
+            check_values(metric)  # a fault of a user's metric is not found after hours of work
         per_image = exact(torch.zeros(len(self.samples), device=self.device))
         shows = exact(torch.zeros(len(self.samples), C.num_classes, device=self.device))
         share = range(rank(), len(self.samples), world_size())
@@ -161,7 +163,7 @@ class Evaluator:
                 for metric, alone in zip(metrics, of_image, strict=True):
                     alone.update(target, prediction)
                     metric.state += alone.state
-                per_image[index] = values_of(of_image[0])[self.metrics.main]
+                per_image[index] = of_image[0].compute()[self.metrics.main]
                 shows[index] = count(target.clamp(max=C.num_classes).flatten(), C.num_classes + 1)[:-1] > 0
                 if self.device.type == "cpu":  # a GPU predicts faster than a CPU compresses
                     labels[index] = zlib.compress(to_array(prediction).tobytes(), 1)
@@ -171,7 +173,7 @@ class Evaluator:
         values: dict[str, Tensor] = {}
         for metric in metrics:
             metric.state = whole_batch().total(metric.state).cpu()
-            values |= values_of(metric)
+            values |= metric.compute()
         per_image, shows = (whole_batch().total(of_images).cpu() for of_images in (per_image, shows))
         seconds = time.perf_counter() - begin
         names = [sample.name for sample in self.samples]

@@ -65,13 +65,15 @@ class Segmenter:
         self.C = C = open_settings(snapshot.settings, path, self.given)
         method = described_method(C)
         self.branch = self.asked or method.reported
-        count = method.branch_count
-        if (2 if self.branch == "both" else int(self.branch)) > count:
-            has = "trains one branch only; use --branch 1" if count == 1 else f"has {count} branches"
+        branches = method.branch_count
+        if (2 if self.branch == "both" else int(self.branch)) > branches:
+            has = "trains one branch only; use --branch 1" if branches == 1 else f"has {branches} branches"
             raise UserError(f"--branch {self.branch}: method {C.method!r} {has}")
         self.classes = snapshot_classes(snapshot, C, self.given)
         if (asked := self.given.class_names) not in ((), self.classes.names):
             self.notes.append(f"class_names: {few(asked)} given, but {path} has {few(self.classes.names)}, used here")
+        if (count := len(self.given.class_colors)) not in (0, C.num_classes):
+            self.notes.append(f"class_colors: {count} given, but {path} has {C.num_classes} classes; not used")
         network = build_network(C, pretrained=False, tensors=snapshot.model)
         load_network(network, snapshot, C.model_dump(mode="json"))
         self.amp, _ = choose_amp(self.given.amp, self.device, network)

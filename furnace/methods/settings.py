@@ -169,6 +169,8 @@ def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | 
         values = others | published(saved) | {name: saved[name] for name in own if name in saved}
         # Class weights belong to training and its number of classes.
         values["class_weight"] = None
+        if values.get("num_classes") != given.num_classes:
+            values["class_colors"] = ()
     name = values.get("method")  # any value: the file may be damaged
     method = METHODS[name] if isinstance(name, str) and name in METHODS else Method
     for name, allowed in method.known.items():

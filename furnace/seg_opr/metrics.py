@@ -94,15 +94,14 @@ class MetricList:
         return f"over {sum(value is not None for value in of_classes)} of {len(of_classes)} classes"
 
 
-def values_of(metric: Metric) -> dict[str, Tensor]:
-    """All values of a metric by name. Raises UserError if one that its class names is missing."""
+def check_values(metric: Metric) -> None:
+    """Raise UserError if a metric does not give all values that its class names."""
     values = metric.compute()
     if missing := sorted({*metric.numbers, *metric.per_class, *metric.matrices} - values.keys()):
         raise UserError(
             f"metric {type(metric).__name__}: compute() gives no {missing[0]!r}, which the class names; it gives "
             f"{', '.join(map(repr, values)) or 'nothing'}"
         )
-    return values
 
 
 @METRICS.register("iou")

@@ -154,8 +154,7 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
     subsets = out / "subsets" if args.draw_subsets else None
     ratios = args.ratios or default_ratios(experiment, overrides)
     if subsets:
-        for seed in args.seeds:
-            draw_subsets(experiment, subsets, ratios, seed, overrides, args.list)
+        draw_subsets(experiment, subsets, ratios, args.seeds, overrides, args.list)
     else:
         check_ratios(experiment, ratios, overrides)
     return plan_trials(experiment, out, methods, ratios, args.seeds, overrides, validation, subsets)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from furnace.datasets.catalog import build_classes
-from furnace.datasets.subsets import full_list, write_subsets
+from furnace.datasets.subsets import build_pool, labeled_sizes, list_files, write_subsets
 from furnace.methods.settings import load_config
 from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
 from furnace.utils.config import parse_overrides
@@ -25,10 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     """Read the classes of each image, order the images, and write labelled and unlabelled lists."""
     args = build_parser().parse_args(argv)
     C = load_config(args.experiment, parse_overrides(args.override))
+    pool = build_pool(C, args.list)
     ratios = args.ratios if args.ratios or args.numbers else DEFAULT_RATIOS
-    source = args.list or full_list(C)
-    shown, presence = write_subsets(C, source, ratios, args.numbers, args.seed, args.out, args.overwrite)
-    print_summary(shown, presence, build_classes(C).names)
+    sizes = labeled_sizes(len(pool.lines), ratios, args.numbers)
+    files = {list_files(C.train_source, name, args.out): size for name, size in sizes.items()}
+    shown = write_subsets(pool, files, args.seed, args.overwrite)
+    print_summary(shown, pool.presence, build_classes(C).names)
 
 
 def build_parser() -> ArgumentParser:

@@ -2,9 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-from furnace.datasets.splits import Sample
+from furnace.tools.own_lists import Data
 
 CROP_STEP = 32
 LEAST_ITERATIONS = 200  # of few images: after fewer a network has hardly begun to learn
@@ -112,23 +111,6 @@ C.image_iter = 50
 C.eval_crop_size = {window}
 C.eval_scale_array = [{scale:g}]
 '''
-
-
-@dataclass(frozen=True)
-class Data:
-    """The user's data: samples of three lists, the smallest height and width, and the values in the masks.
-
-    `names` of the classes are empty if they are not given; `root` is a folder with all images and masks.
-    """
-
-    root: Path
-    train: list[Sample]
-    val: list[Sample]
-    unlabeled: list[Sample]
-    size: tuple[int, int]
-    values: list[int]
-    names: list[str]
-    num_classes: int
 
 
 def config_text(name: str, data: Data, scope: Scope) -> str:

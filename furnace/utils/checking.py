@@ -116,11 +116,16 @@ def entries_of(schema: type[BaseModel]) -> dict[str, EntryOf]:
 
 
 def _unknown_entries(schema: type[BaseModel], found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings whose value is not an entry of their registry; defaults are entries, and cost no import."""
-    faults = []
-    for name, entry in entries_of(schema).items():
-        if (value := found[name]) == schema.model_fields[name].default:
-            continue
-        names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        faults += [(name, entry.registry.unknown(one)) for one in names if not entry.registry.knows(one)]
+    """Settings whose value is not an entry of their registry; defaults are entries, and cost no import.
+
+    A slow registry is asked only if the others know their entries.
+    """
+    defaults = {name: field.default for name, field in schema.model_fields.items()}
+    chosen = {name: entry.registry for name, entry in entries_of(schema).items() if found[name] != defaults[name]}
+    faults: list[tuple[str, str]] = []
+    for name, registry in sorted(chosen.items(), key=lambda item: item[1].slow):
+        if registry.slow and faults:
+            break
+        names = [part.strip() for part in found[name].split(",")] if isinstance(found[name], str) else found[name]
+        faults += [(name, registry.unknown(one)) for one in names if not registry.knows(one)]
     return faults

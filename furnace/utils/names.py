@@ -20,7 +20,12 @@ class Registry(dict[str, Entry]):
     Args:
         kind: word for an entry in messages, such as "method".
         package: all its modules are imported before the first look-up, so that a new file is enough for a new entry.
+
+    Attributes:
+        slow: True if looking up a name may take seconds.
     """
+
+    slow = False
 
     def __init__(self, kind: str, package: str | None = None):
         super().__init__()

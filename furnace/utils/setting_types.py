@@ -61,9 +61,10 @@ def _colours(value: Any) -> Any:
     def triple(colour: Any) -> Any:
         if not isinstance(colour, str):
             return colour
-        if not re.fullmatch("#?[0-9a-fA-F]{6}", colour):
-            raise ValueError(f"{colour}: is not a colour such as #ff8000")
-        return tuple(bytes.fromhex(colour.removeprefix("#")))
+        digits = colour.strip().removeprefix("#")
+        if not re.fullmatch("[0-9a-fA-F]{6}", digits):
+            raise ValueError(f"{colour.strip()}: is not a colour such as #ff8000")
+        return tuple(bytes.fromhex(digits))
 
     value = _split(value)
     return [triple(colour) for colour in value] if isinstance(value, list | tuple) else value

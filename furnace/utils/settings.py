@@ -36,11 +36,12 @@ PLACES = {"volna", "root_dir", "this_dir", "log_dir", "snapshot_dir"}
 COSTS = {
     "num_workers", "cache", "compile", "checkpoint", "record_info_iter", "image_iter", "diagnose", "display_iter",
     "wandb", "autosave_minutes", "keep_snapshots", "eval_batch_size", "allow_absent_classes",
+    "class_colors",
 }  # fmt: skip
 # Settings of evaluation alone.
 EVALUATION = {
     "eval_source", "eval_folder", "test_source", "test_folder", "eval_crop_size", "eval_stride_rate",
-    "eval_scale_array", "eval_flip", "eval_metrics", "class_names", "class_colors",
+    "eval_scale_array", "eval_flip", "eval_metrics", "class_names",
 }  # fmt: skip
 REQUIRED: Any = ...  # default of the settings that config.py must assign
 # Larger numbers are typing errors, which would use all memory before they failed.
@@ -126,7 +127,7 @@ class Settings(BaseModel):
     class_names: ClassNames = Field((), description="names, if the catalog has none for dataset_name")
     class_colors: Colours = Field(
         (),
-        description="colour of each class in pictures, [255, 128, 0] or '#ff8000'; overlays leave out black",
+        description="colours of pictures, such as #ff8000, in config.py also [255, 128, 0]; overlays leave out black",
     )
     allow_absent_classes: bool = Field(False, description="train even if no training label shows some class")
     reduce_zero_label: bool = Field(

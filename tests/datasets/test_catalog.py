@@ -99,5 +99,5 @@ def test_colours_in_the_settings_replace_all_others(make_settings):
         assert build_classes(C) == Classes(("class 0", "class 1", "class 2"), colours)
     assert build_classes(make_settings()) is CATALOG["pascal_voc"]
     for wrong in ("#000000,#ff8000", "red,green,blue", [[0, 0, 256]] * 3, [[0, 0]] * 3, "ff"):
-        with pytest.raises(UserError, match=r"class_colors.*(colour of each class|one colour for each class)"):
+        with pytest.raises(UserError, match=r"class_colors.*(colours of pictures|one colour for each class)"):
             make_settings(num_classes=3, class_colors=wrong)

@@ -18,6 +18,7 @@ from furnace.engine.record import REPORT, RESULTS
 from furnace.inference import results, segmenter
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.results import best_entry, read_results
+from furnace.inference.segmenter import Segmenter
 from furnace.seg_opr.metrics import METRICS
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -135,7 +136,9 @@ def test_a_new_metric_is_shown_everywhere(C, tmp_path, names, console):
 
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("names", [["iou", "lame"], ["lame"]])
-def test_a_metric_that_does_not_give_its_values_is_named(C, names, console):
+def test_a_metric_that_does_not_give_its_values_is_named_before_the_work(C, names, console, monkeypatch):
+    monkeypatch.setattr(Segmenter, "stream", lambda *_: pytest.fail("the work has begun"))
+
     @METRICS.register("lame")
     class Lame(METRICS["iou"]):
         numbers: ClassVar = {"missing": "missing"}

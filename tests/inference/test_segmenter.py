@@ -221,3 +221,11 @@ def test_given_colours_replace_those_of_a_snapshot(C, lively_snapshot):
         segmenter = Segmenter(given, CPU)
         segmenter.load(lively_snapshot)
         assert segmenter.classes.palette == expected and segmenter.classes.names == CATALOG["pascal_voc"].names
+
+
+def test_colours_for_another_number_of_classes_are_noted(C, make_settings, lively_snapshot):
+    given = make_settings(num_classes=3, class_colors="#ff0000,#00ff00,#0000ff", eval_crop_size=SIDE, **NARROW)
+    segmenter = Segmenter(given, CPU)
+    segmenter.load(lively_snapshot)
+    assert segmenter.classes == CATALOG["pascal_voc"]
+    assert segmenter.notes == [f"class_colors: 3 given, but {lively_snapshot} has 21 classes; not used"]

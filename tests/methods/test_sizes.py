@@ -47,8 +47,10 @@ def test_normalisation_is_the_first_encoder_s_and_the_second_s_is_noted(make_set
     assert (C.image_mean, C.image_std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     (note,) = [note for note in C.notes if note.startswith("C.backbone: ")]
     assert "resnet18 was trained with image_mean (0.485, 0.456, 0.406)" in note and "both branches use (0.5" in note
-    chosen = make_settings(backbone="test_convnext", image_mean=[0.1, 0.2, 0.3])
-    assert (chosen.image_mean, chosen.image_std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    chosen = {"image_mean": (0.1, 0.2, 0.3), "image_std": (0.4, 0.6, 0.7)}
+    for name, value in chosen.items():
+        C = make_settings(backbone="test_convnext", **{name: value})
+        assert {key: getattr(C, key) for key in chosen} == dict.fromkeys(chosen, (0.5, 0.5, 0.5)) | {name: value}
     same = make_settings(backbone="resnet34 , resnet18")
     assert not [note for note in same.notes if "was trained" in note]
 

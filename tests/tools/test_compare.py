@@ -263,23 +263,16 @@ def test_each_seed_draws_its_own_labelled_images(stub: Path) -> None:
 
 
 def test_one_labelled_list_needs_no_ratios(stub: Path, capsys: pytest.CaptureFixture) -> None:
-    words = [
-        str(stub),
-        "--methods",
-        "supervised",
-        "--seeds",
-        "0",
-        "--probe",
-        "0",
-        "--dry-run",
-        "--out",
-        str(stub / "o"),
-    ]
-    source = stub.parent / "DATA" / "toy" / "subset_train" / "train_labeled_1-8.txt"
+    words = [str(stub), "--methods", "supervised", "--seeds", "0", "--probe", "0", "--dry-run"]
     words += ["--out", str(stub.parent / "out")]
+    source = stub.parent / "DATA" / "toy" / "subset_train" / "train_labeled_1-8.txt"
     main([*words, "-o", f"train_source={source}"])
     assert f"2 (1/{load_config(stub).labeled_ratio})" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"train_labeled_1-16\.txt: no such list"):  # the first of the defaults
+        main(words)
+    config = stub / "config.py"
+    config.write_text(config.read_text() + "C.train_source = {16: 'a', 8: 'b', 4: 'c'}[C.labeled_ratio]\n")
+    with pytest.raises(UserError, match="a: no such list"):  # config.py may know these ratios alone
         main(words)
 
 

@@ -1,13 +1,11 @@
 """Make partitions: nested, disjoint, complete, with every class, and without replacing existing lists."""
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from furnace.datasets.splits import read_lines
-from furnace.datasets.subsets import labeled_sizes, read_sorted
 from furnace.tools.make_splits import build_parser, main
 from furnace.tools.prepare_city import main as prepare_city
 from furnace.utils.errors import UserError
@@ -151,24 +149,8 @@ def test_a_missing_list_is_named(tmp_path, monkeypatch):
         make("--ratios", "2")
 
 
-def test_sizes():
-    assert labeled_sizes(10582, [2, 4, 8, 16], [92]) == {"1-2": 5291, "1-4": 2645, "1-8": 1322, "1-16": 661, "92": 92}
-    for ratios, numbers in (([1], []), ([200], []), ([], [100]), ([], [101])):
-        with pytest.raises(UserError, match="would leave one of the lists empty"):
-            labeled_sizes(100, ratios, numbers)
-
-
 @pytest.mark.parametrize("text", ["", "2,", "0", "-1", "2.5", "two"])
 def test_numbers_are_checked(text):
     with pytest.raises(UserError, match=r"--ratios .*: expected whole numbers from 1"):
         build_parser().parse_args(["exp_voc", f"--ratios={text}"])
     assert build_parser().parse_args(["exp_voc", "--ratios", "2, 16,2"]).ratios == [2, 16]
-
-
-def test_a_duplicate_line_is_found_at_once(make_settings, tmp_path: Path) -> None:
-    lines = [f"images/{i:06d}.png\tlabels/{i:06d}.png" for i in range(30_000)]
-    (tmp_path / "list.txt").write_text("\n".join([*lines, lines[-1]]))
-    begin = time.monotonic()
-    with pytest.raises(UserError, match="occurs twice"):
-        read_sorted(tmp_path / "list.txt", make_settings())
-    assert time.monotonic() - begin < 8

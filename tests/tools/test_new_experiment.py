@@ -17,7 +17,7 @@ from furnace.datasets.reading import read_label
 from furnace.datasets.splits import read_list, write_list
 from furnace.engine.preconditions import check_shares
 from furnace.methods.settings import load_config
-from furnace.tools import new_experiment
+from furnace.tools import new_experiment, own_lists
 from furnace.tools.new_experiment import main
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -114,7 +114,7 @@ def test_swapped_folders_are_recognized(folder: Path):
         main(["mine", *words])
     for mask in (folder / "masks").glob("*.png"):
         mask.unlink()
-    with pytest.raises(UserError, match=r"masks: 0 masks with images \(of 0 files in all\)"):
+    with pytest.raises(UserError, match=r"masks: 0 masks with images \(the folder is empty\)"):
         begin(folder)
 
 
@@ -243,15 +243,15 @@ def test_masks_of_one_sub_folder_leave_the_images_of_the_others_unlabelled(tmp_p
     assert [sample.image.parent.name for sample in unlabeled] == ["b"] * 5
 
 
-@pytest.mark.parametrize("interrupted", ["write_list", "write_folder"])
-def test_an_interrupted_creation_can_be_repeated(folder: Path, monkeypatch, interrupted: str):
+@pytest.mark.parametrize(("module", "interrupted"), [(own_lists, "write_list"), (new_experiment, "write_folder")])
+def test_an_interrupted_creation_can_be_repeated(folder: Path, monkeypatch, module, interrupted: str):
     def interrupt(*args) -> None:
         if interrupted == "write_list":
             write_list(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(new_experiment, interrupted, interrupt)
+        patch.setattr(module, interrupted, interrupt)
         with pytest.raises(KeyboardInterrupt):
             begin(folder)
     assert not (folder / "exp_mine").exists()
@@ -322,11 +322,44 @@ def test_an_update_adds_images_and_masks_and_keeps_the_rest(folder: Path, capsys
 
     for kind, write, pixels in (("photos", write_image, (70, 90, 3)), ("masks", write_palette_label, (70, 90))):
         write(folder / "second" / kind / "more.png", np.zeros(pixels, np.uint8))
-    for name in ("third", "fourth"):
-        write_image(folder / "second" / "photos" / f"{name}.png", np.zeros((70, 90, 3), np.uint8))
-        write_palette_label(folder / "second" / "masks" / f"{name}.png", np.ones((70, 90), np.uint8))
     main(["mine", *folders(folder / "second"), "--root", str(folder), "--update"])
-    assert names_of(C)[0][-3:] == ["fourth", "more", "third"], "images of other folders join them"
+    assert names_of(C)[0][-1] == "more", "images of other folders join them"
+    write_image(folder / "third" / "bare.png", np.zeros((70, 90, 3), np.uint8))
+    main(["mine", "--images", str(folder / "third"), "--root", str(folder), "--update"])
+    assert names_of(C)[2][-1] == "bare" and names_of(C)[1] == val
+
+
+def test_an_update_finds_lists_behind_links_and_labels_that_begin_at_one(folder: Path, capsys: pytest.CaptureFixture):
+    (folder / "elsewhere").mkdir()
+    (folder / "DATA").symlink_to(folder / "elsewhere")
+    begin(folder)
+    config = folder / "exp_mine" / "config.py"
+    config.write_text(config.read_text() + "C.reduce_zero_label = True\nC.num_classes, C.class_names = 1 + 3, []\n")
+    for path in (folder / "masks").rglob("*.png"):
+        write_palette_label(path, np.where(read_label(path, 4) > 3, 0, read_label(path, 4) + 1).astype(np.uint8))
+    write_palette_label(folder / "masks" / "p11.png", np.full((70, 101), 4, np.uint8))
+    begin(folder, "--update")
+    assert "9 training images with masks (1 new)" in capsys.readouterr().out
+    write_palette_label(folder / "masks" / "p12.png", np.full((70, 102), 255, np.uint8))
+    with pytest.raises(UserError, match=r"p12\.png: label value 255 is neither"):
+        begin(folder, "--update")
+
+
+def test_an_update_is_refused_without_the_validation_images(folder: Path):
+    """Under other names they would become training images."""
+    begin(folder)
+    C = load_config(folder / "exp_mine")
+    before = names_of(C)
+    (folder / "photos" / "s").mkdir()
+    for path in (folder / "photos").glob("*.jpg"):
+        path.rename(folder / "photos" / "s" / path.name)
+    with pytest.raises(UserError, match=r"p0\d\.jpg: no such file, but .*val\.txt names it"):
+        begin(folder, "--update")
+    for path in (folder / "photos" / "s").glob("*.jpg"):
+        path.rename(folder / "photos" / path.name)
+    assert names_of(C) == before
+    with pytest.raises(UserError, match="--masks: is needed for a new experiment"):
+        main(["other", "--images", str(folder / "photos"), "--root", str(folder)])
 
 
 def folders(folder: Path) -> list[str]:
@@ -339,11 +372,11 @@ def test_an_update_is_refused_before_anything_changes(folder: Path):
     begin(folder)
     C = load_config(folder / "exp_mine")
     before = names_of(C)
-    for option in (["--classes", "a,b,c,d"], ["--val", "0.3"], ["--cpu"]):
+    for option in (["--classes", "a,b,c,d"], ["--val", "0"], ["--cpu"]):
         with pytest.raises(UserError, match=f"{option[0]}: is for new experiments; .*config.py"):
             begin(folder, "--update", *option)
     write_palette_label(folder / "masks" / "p11.png", np.full((70, 101), 4, np.uint8))
-    with pytest.raises(UserError, match=r"p11\.png: contains class 4, but C\.num_classes = 4 in .*config\.py"):
+    with pytest.raises(UserError, match=r"p11\.png: label value 4 is neither a class \(C\.num_classes = 4"):
         begin(folder, "--update")
     write_palette_label(folder / "masks" / "p11.png", np.zeros((70, 101), np.uint8))
     for number in range(12, 16):

@@ -1,0 +1,157 @@
+"""Lists of a user's own images: of a new experiment, or with images and masks that came later."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from furnace import datasets
+from furnace.datasets.splits import Sample, check_replaceable, read_list, write_list
+from furnace.utils.errors import UserError
+from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.setting_types import NAMES_MUST, are_class_names
+from furnace.utils.settings import Settings
+from furnace.utils.wording import few, one_line
+
+MIN_UNLABELED = 2  # the smallest batch: BatchNorm learns nothing from one image
+
+
+@dataclass(frozen=True)
+class Data:
+    """The user's data: samples of three lists, the smallest height and width, and the values in the masks.
+
+    `names` of the classes are empty if they are not given; `root` is a folder with all images and masks.
+    """
+
+    root: Path
+    train: list[Sample]
+    val: list[Sample]
+    unlabeled: list[Sample]
+    size: tuple[int, int]
+    values: list[int]
+    names: list[str]
+    num_classes: int
+
+
+def survey(images: Path, masks: Path, classes: str | None, share: float) -> Data:
+    """Pair the files of two folders, read all masks, and divide the pairs.
+
+    Args:
+        images, masks: the folders.
+        classes: names as the user gave them.
+        share: of the pairs for validation.
+
+    Raises:
+        UserError: there are too few files, or the masks do not contain the indices of the classes.
+    """
+    labeled, unlabeled = datasets.pairing.pair(images, masks)
+    kinds, size = datasets.pairing.survey(labeled)
+    datasets.pairing.check_binary(kinds)
+    values = sorted(set().union(*kinds) - {IGNORE_INDEX})
+    names, num_classes = chosen_classes(classes, values, next(kinds[kind] for kind in kinds if values[-1] in kind))
+    train, val = datasets.pairing.divide(labeled, share)
+    check_unlabeled(unlabeled, images)
+    root = Path(os.path.commonpath([images, masks]))
+    return Data(root, train, val, unlabeled, size, values, names, num_classes)
+
+
+def check_unlabeled(unlabeled: list[Sample], images: Path) -> None:
+    """Raise UserError if too few images have no mask."""
+    if len(unlabeled) < MIN_UNLABELED:
+        raise UserError(
+            f"{images}: {len(unlabeled)} images without masks, but training needs at least {MIN_UNLABELED}; add "
+            "similar images, which need no masks"
+        )
+
+
+def chosen_classes(given: str | None, values: list[int], highest: Path) -> tuple[list[str], int]:
+    """Names of the classes, empty if none are `given`, and their number.
+
+    Args:
+        given: the names as the user gave them, or None.
+        values: in the masks, sorted.
+        highest: path of a mask with the highest value.
+
+    Raises:
+        UserError: the names can't be used, or the values are not the indices of the classes.
+    """
+    names = [name.strip() for name in given.split(",")] if given else []
+    if not are_class_names(names):
+        raise UserError(f"--classes {one_line(given)}: {NAMES_MUST}")
+    num_classes = len(names) or values[-1] + 1
+    if not names and 2 * len(values) < num_classes:
+        raise UserError(
+            f"{highest}: contains {values[-1]}, and all masks {few(values, 6)} instead of class indices 0, 1, 2 and so "
+            f"on; correct or renumber them, or name all {num_classes} classes with --classes"
+        )
+    if values[-1] >= num_classes:
+        raise UserError(
+            f"{highest}: contains {values[-1]}, but --classes has {num_classes} names, for 0 to {num_classes - 1}; "
+            "name all classes, or correct the mask"
+        )
+    if num_classes < 2:
+        raise UserError(
+            f"{highest.parent}: the masks contain only class 0 ({IGNORE_INDEX} means unknown); mark the objects with 1"
+        )
+    return names, num_classes
+
+
+def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> None:
+    """Write lists by name; equal lists from an interrupted call are kept.
+
+    Raises:
+        UserError: the folder contains other lists.
+    """
+    lines = {folder / f"{name}.txt": [line_of(sample, root) for sample in lists[name]] for name in lists}
+    try:
+        if not set(folder.glob("*.txt")) <= lines.keys():
+            raise UserError("other lists")
+        for path in lines:
+            check_replaceable(path, lines[path])
+    except UserError as error:
+        raise UserError(f"{folder}: belongs to another data set; choose another name") from error
+    for path in lines:
+        write_list(path, lines[path])
+
+
+def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> tuple[int, int, int, int]:
+    """Add images and masks to the lists of an experiment.
+
+    New masks are for training: the validation images stay, so that scores of before and after compare. Training images
+    whose files are gone are removed.
+
+    Args:
+        C: settings of the experiment.
+        lists: folder of its lists.
+        images, masks: folders; None: no masks.
+
+    Returns:
+        numbers of training images with masks and without, of validation images, and of new images with masks.
+
+    Raises:
+        UserError: a list is in another folder, a validation image is missing, or a mask can't be used.
+    """
+    for name in ("train_source", "unsup_source", "eval_source"):
+        if Path(getattr(C, name)).resolve().parent != lists.resolve():
+            raise UserError(f"C.{name} = {getattr(C, name)}: is not in {lists}; --update changes only lists there")
+    labeled, unlabeled = datasets.pairing.pair(images, masks, least=0)
+    if labeled:
+        kinds, _ = datasets.pairing.survey(labeled, C.num_classes, C.reduce_zero_label)
+        if not C.reduce_zero_label:
+            datasets.pairing.check_binary(kinds)
+    val = read_list(C.eval_source, C.dataset_path)
+    for path in (path for sample in val for path in (sample.image, sample.label)):
+        if not path.is_file():  # under another name it would become a training image
+            raise UserError(f"{path}: no such file, but {C.eval_source} names it; restore it, or correct the list")
+    before = read_list(C.train_source, C.dataset_path), read_list(C.unsup_source, C.dataset_path, labeled=False)
+    train, unlabeled = datasets.pairing.joined(before, (labeled, unlabeled), val)
+    check_unlabeled(unlabeled, images)
+    for path, samples in ((C.train_source, train), (C.unsup_source, unlabeled)):
+        write_list(path, [line_of(sample, Path(C.dataset_path)) for sample in samples], overwrite=True)
+    new = {sample.image for sample in train} - {sample.image for sample in before[0]}
+    return len(train), len(unlabeled), len(val), len(new)
+
+
+def line_of(sample: Sample, root: Path) -> str:
+    """An image's line in a list, with its mask if it has one; files outside of `root` have absolute paths."""
+    paths = [path for path in (sample.image, sample.label) if path]
+    return "\t".join((path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths)
