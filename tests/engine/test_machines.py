@@ -118,7 +118,9 @@ def test_a_process_that_is_killed_ends_or_restarts_all(machines: Machines, resta
     if restarts:
         assert "-c auto: continues" in machines.said()
     else:
-        assert "another process of this run has ended" in machines.said()
+        # The launcher that loses the other one may ask its process to stop before that notices the loss.
+        ends = ("another process of this run has ended", "-c auto continues from")
+        assert any(end in machines.first.said() for end in ends), machines.said()
 
 
 def test_a_refused_run_that_torchrun_starts_again_continues_no_other(machines: Machines) -> None:
