@@ -30,18 +30,19 @@ def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def bright_palette(count: int) -> tuple[tuple[int, int, int], ...]:
-    """`count` colours that stand out in photographs: hues by the golden ratio, each round of hues paler or darker."""
+    """`count` colours, of which the first 16 stand out in photographs; the colours of VOC follow.
+
+    Hues by the golden ratio, first saturated, then pale; all colours differ visibly.
+    """
     colours = []
-    for number in range(count):
-        hue, (saturation, value) = number * GOLDEN_RATIO % 1, TONES[number // HUES % len(TONES)]
-        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(colours)
+    for number in range(min(count, len(SATURATIONS) * HUES)):
+        parts = colorsys.hsv_to_rgb(number * GOLDEN_RATIO % 1, SATURATIONS[number // HUES], 1)
+        colours.append(tuple(round(255 * part) for part in parts))
+    return (*colours, *voc_palette(1 + count - len(colours))[1:])
 
 
 GOLDEN_RATIO = 0.618034
-HUES = 8  # of one tone
-TONES = ((1, 1), (0.5, 1), (1, 0.65))  # saturation and value
+HUES, SATURATIONS = 8, (1, 0.5)
 BLACK = (0, 0, 0)
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
