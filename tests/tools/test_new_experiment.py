@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from furnace.datasets.loaders import build_train_set
-from furnace.datasets.pairing import pair
 from furnace.datasets.reading import read_label
 from furnace.datasets.splits import read_list, write_list
 from furnace.engine.preconditions import check_shares
@@ -193,25 +192,6 @@ def test_refusals(folder: Path):
         begin(folder)
 
 
-def test_repeated_names_in_sub_folders_are_paired_by_folder(tmp_path: Path):
-    for place in ("a", "b"):
-        for i in range(3):
-            write_image(tmp_path / "photos" / place / f"{i}.png", np.zeros((40, 40, 3), dtype=np.uint8))
-            write_palette_label(tmp_path / "masks" / place / f"{i}.png", np.full((40, 40), i, dtype=np.uint8))
-    labeled, unlabeled = pair(tmp_path / "photos", tmp_path / "masks")
-    assert len(labeled) == 6 and not unlabeled
-    for sample in labeled:
-        assert sample.image.relative_to(tmp_path / "photos") == sample.label.relative_to(tmp_path / "masks")
-
-
-def test_a_mask_that_fits_two_images_is_refused(tmp_path: Path):
-    for place in ("a", "b"):
-        write_image(tmp_path / "photos" / place / "0.png", np.zeros((40, 40, 3), dtype=np.uint8))
-    write_palette_label(tmp_path / "masks" / "0.png", np.zeros((40, 40), dtype=np.uint8))
-    with pytest.raises(UserError, match=r"0\.png: fits both a/0 and b/0"):
-        pair(tmp_path / "photos", tmp_path / "masks")
-
-
 def test_masks_of_one_class_are_refused(tmp_path: Path):
     for i in range(4):
         write_image(tmp_path / "photos" / f"{i}.png", np.zeros((40, 40, 3), dtype=np.uint8))
@@ -229,18 +209,6 @@ def test_the_lists_of_another_data_set_are_not_replaced(folder: Path):
     with pytest.raises(UserError, match="belongs to another data set"):
         begin(folder, name="camvid")
     assert other.read_text() == "a\n"
-
-
-def test_masks_of_one_sub_folder_leave_the_images_of_the_others_unlabelled(tmp_path: Path):
-    """Frames of two drives with the same names, masks of the first drive only."""
-    for place in ("a", "b"):
-        for i in range(5):
-            write_image(tmp_path / "photos" / place / f"{i}.png", np.zeros((40, 40, 3), np.uint8))
-    for i in range(5):
-        write_palette_label(tmp_path / "masks" / "a" / f"{i}.png", np.full((40, 40), i, np.uint8))
-    labeled, unlabeled = pair(tmp_path / "photos", tmp_path / "masks")
-    assert [sample.image.parent.name for sample in labeled] == ["a"] * 5
-    assert [sample.image.parent.name for sample in unlabeled] == ["b"] * 5
 
 
 @pytest.mark.parametrize(("module", "interrupted"), [(own_lists, "write_list"), (new_experiment, "write_folder")])

@@ -1,0 +1,82 @@
+"""Pairs of images and masks, and lists that grow."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from furnace.datasets.pairing import joined, pair
+from furnace.datasets.splits import Sample
+from furnace.utils.errors import UserError
+from tests.tiny_data import write_image, write_palette_label
+
+
+def test_repeated_names_in_sub_folders_are_paired_by_folder(tmp_path: Path):
+    for place in ("a", "b"):
+        for i in range(3):
+            write_image(tmp_path / "photos" / place / f"{i}.png", np.zeros((40, 40, 3), dtype=np.uint8))
+            write_palette_label(tmp_path / "masks" / place / f"{i}.png", np.full((40, 40), i, dtype=np.uint8))
+    labeled, unlabeled = pair(tmp_path / "photos", tmp_path / "masks")
+    assert len(labeled) == 6 and not unlabeled
+    for sample in labeled:
+        assert sample.image.relative_to(tmp_path / "photos") == sample.label.relative_to(tmp_path / "masks")
+
+
+def test_a_mask_that_fits_two_images_is_refused(tmp_path: Path):
+    for place in ("a", "b"):
+        write_image(tmp_path / "photos" / place / "0.png", np.zeros((40, 40, 3), dtype=np.uint8))
+    write_palette_label(tmp_path / "masks" / "0.png", np.zeros((40, 40), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"0\.png: fits both a/0 and b/0"):
+        pair(tmp_path / "photos", tmp_path / "masks")
+
+
+def test_masks_of_one_sub_folder_leave_the_images_of_the_others_unlabelled(tmp_path: Path):
+    """Frames of two drives with the same names, masks of the first drive only."""
+    for place in ("a", "b"):
+        for i in range(5):
+            write_image(tmp_path / "photos" / place / f"{i}.png", np.zeros((40, 40, 3), np.uint8))
+    for i in range(5):
+        write_palette_label(tmp_path / "masks" / "a" / f"{i}.png", np.full((40, 40), i, np.uint8))
+    labeled, unlabeled = pair(tmp_path / "photos", tmp_path / "masks")
+    assert [sample.image.parent.name for sample in labeled] == ["a"] * 5
+    assert [sample.image.parent.name for sample in unlabeled] == ["b"] * 5
+
+
+def test_without_masks_all_images_are_unlabelled(tmp_path: Path):
+    write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    labeled, unlabeled = pair(tmp_path, None, least=0)
+    assert not labeled and [sample.name for sample in unlabeled] == ["a"]
+
+
+def test_lists_that_grow_share_no_image(tmp_path: Path):
+    """Against sets of names, for random lists; some files are gone, and some images have several paths."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "link").symlink_to(tmp_path)
+    names = [str(number) for number in range(30)]
+    for name in names:
+        for kind in ("image", "mask"):
+            if rng.random() < 0.8:
+                (tmp_path / f"{name}.{kind}").touch()
+
+    def sample(name: str, labeled: bool) -> Sample:
+        folder = tmp_path / rng.choice(["", "link"])
+        return Sample(name, folder / f"{name}.image", folder / f"{name}.mask" if labeled else None)
+
+    def there(found: Sample) -> bool:
+        return all(path.exists() for path in (found.image, found.label) if path)
+
+    for _ in range(20):
+        before, found = (
+            [[sample(name, labeled) for name in rng.choice(names, 8, replace=False)] for labeled in (1, 0)]
+            for _ in range(2)
+        )
+        val = [sample(name, True) for name in rng.choice(names, 4, replace=False)]
+        held = {one.name for one in val if one.image.exists()}
+        train, unlabeled = joined(before, found, val)
+        with_mask = {one.name for one in before[0] + found[0] if there(one)} - held
+        assert sorted(one.name for one in train) == sorted(with_mask)
+        assert all(there(one) and one.label for one in train)
+        without = {one.name for one in before[1] + found[1] if there(one)} - held - with_mask
+        assert sorted(one.name for one in unlabeled) == sorted(without)
+        kept = [one for one in before[0] if one.name in with_mask]
+        assert train[: len(kept)] == kept, "the order of the first lists stays"
