@@ -198,8 +198,9 @@ def prepared(
     `alone`: on the first device only. `trains`: all processes start again when one is killed.
     """
     ignore_saving()
-    C = load_config(Path(folder) / (args.file or ""), parse_overrides(args.override))
-    if args.settings is not None:
+    shows = args.settings is not None
+    C = load_config(Path(folder) / (args.file or ""), parse_overrides(args.override), quick=shows)
+    if shows:
         open_console().print(settings_table(C, args.settings))
         sys.exit()
     engine.check_launch()

@@ -64,13 +64,14 @@ def test_commands_of_an_experiment(command: str) -> None:
     check(f"exp_toy/{command}", HELP | {"--settings": 0} | SLIPS | OF_AN_EXPERIMENT[command])
 
 
-def test_faults_of_an_experiment_with_an_encoder_of_timm() -> None:
-    check("exp_camvid/train.py", HELP | SLIPS)
+def test_an_experiment_with_an_encoder_of_timm() -> None:
+    check("exp_camvid/train.py", HELP | SLIPS | {"--settings image_mean -o lrr=1": 2})
 
 
-@pytest.mark.parametrize("folder", ["exp_voc", "exp_city", "exp_toy", "exp_ade20k", "exp_coco"])
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in REPOSITORY.glob("exp_*/config.py")))
 def test_settings_of_every_experiment(folder: str) -> None:
-    check(f"{folder}/train.py", {"--settings": 0})
+    files = [path.name for path in (REPOSITORY / folder).glob("config*.py")]
+    check(f"{folder}/train.py", {f"--settings -f {file}": 0 for file in files})
 
 
 @pytest.mark.parametrize("name", TOOLS)

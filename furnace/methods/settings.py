@@ -74,8 +74,11 @@ def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
     return schema
 
 
-def load_config(experiment: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_config(experiment: str | Path, overrides: Mapping[str, Any] | None = None, quick: bool = False) -> Settings:
     """Run an experiment's config.py and return its checked settings; the arguments are those of `read_config`.
+
+    `quick`: only to show them, in a second. Names of entries are not looked up, nor values that an encoder of a library
+    gives.
 
     Raises:
         UserError: there is no config.py, or it fails; or its settings have faults, one line each.
@@ -85,15 +88,17 @@ def load_config(experiment: str | Path, overrides: Mapping[str, Any] | None = No
     schema = all_settings()  # config.py may have registered a method
     concluded = {name: value for name, value in conclude(config.values).items() if name not in config.values}
     values = config.values | concluded
-    found, faults = check(schema, values)
+    found, faults = check(schema, values, quick)
     if faults:
         raise UserError("\n".join(config.explained(faults, values)))
-    found |= {name: value for name, value in normalisation(found["backbone"]).items() if name not in values}
+    found |= {name: value for name, value in normalisation(found["backbone"], quick).items() if name not in values}
     if found["debug"]:
         found["nepochs"] = min(found["nepochs"], DEBUG_EPOCHS)
         found["niters_per_epoch"] = min(found["niters_per_epoch"], DEBUG_ITERATIONS)
     told = {name: value for name, value in concluded.items() if value != schema.model_fields[name].default}
     C = schema.noted(found)
+    if quick:
+        return C
     return schema.noted(found, (*config.note(told), *other_normalisations(C), *without_effect(C, overrides)))
 
 
@@ -132,9 +137,12 @@ def conclude(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def normalisation(backbone: str) -> dict[str, tuple[float, ...]]:
-    """The default normalisation: that of the first encoder's training."""
-    encoder = ENCODERS.find(backbone.partition(",")[0])
+def normalisation(backbone: str, quick: bool = False) -> dict[str, Any]:
+    """The default normalisation: that of the first encoder's training; `quick`: words, if it is a library's."""
+    name = backbone.partition(",")[0]
+    if quick and name not in ENCODERS:
+        return dict.fromkeys(("image_mean", "image_std"), f"that of {name}")
+    encoder = ENCODERS.find(name)
     return {"image_mean": encoder.mean, "image_std": encoder.std}
 
 

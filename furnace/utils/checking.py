@@ -44,8 +44,10 @@ MESSAGES = {
 }
 
 
-def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-    """Return the values of all settings, defaults included, and all faults."""
+def check(
+    schema: type[BaseModel], values: Mapping[str, Any], quick: bool = False
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the values of all settings, defaults included, and all faults; `quick`: but those that need PyTorch."""
     found, faults = {}, []
     for name in values:
         if name not in schema.model_fields:
@@ -64,6 +66,8 @@ def check(schema: type[BaseModel], values: Mapping[str, Any]) -> tuple[dict[str,
                 message = ours.format(**first.get("ctx", {})) if ours else first["msg"].removeprefix("Value error, ")
                 faults.append(Fault("value", (name,), f"{message} ({field.description})"))
     faults += _broken(schema.rules, found)
+    if quick:
+        return found, faults
     # Last: registries and encoders may import PyTorch, and other faults need not wait for it.
     faults = faults or [Fault("value", (name,), message) for name, message in _unknown_entries(schema, found)]
     return found, faults or _broken(schema.encoder_rules, found)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from furnace.methods.build import build_network, encoders
-from furnace.methods.settings import open_settings
+from furnace.methods.settings import load_config, open_settings
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
+from tests.conftest import REPOSITORY
 
 DINO = "vit_small_patch14_dinov2"
 
@@ -51,6 +52,8 @@ def test_normalisation_is_the_first_encoder_s_and_the_second_s_is_noted(make_set
     for name, value in chosen.items():
         C = make_settings(backbone="test_convnext", **{name: value})
         assert {key: getattr(C, key) for key in chosen} == dict.fromkeys(chosen, (0.5, 0.5, 0.5)) | {name: value}
+    shown = load_config(REPOSITORY / "exp_camvid", {"image_std": "0.5,0.5,0.5"}, quick=True)
+    assert (shown.image_mean, shown.image_std) == ("that of tf_efficientnet_lite0", (0.5, 0.5, 0.5))
     same = make_settings(backbone="resnet34 , resnet18")
     assert not [note for note in same.notes if "was trained" in note]
 
