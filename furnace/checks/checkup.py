@@ -13,9 +13,9 @@ from furnace.datasets.inspection import (
     VALUES,
     Inspection,
     Listing,
+    among,
     duplicates,
     inspect_all,
-    masks_among,
     missing_files,
     open_listing,
     shared_images,
@@ -99,8 +99,8 @@ class Checkup:
         """Check that no image is in two lists, and that no mask is among the unlabelled images."""
         listings = list(self.listings.values())
         unlabeled = self.listings.get(UNLABELED)
-        labeled = [sample for one in listings if one is not unlabeled for sample in one.samples]
-        if unlabeled and (found := masks_among(unlabeled.samples, labeled)):
+        masks = [sample.label for one in listings if one is not unlabeled for sample in one.samples]
+        if unlabeled and (found := among(unlabeled.samples, masks)):
             text = f"{counted(len(found), 'image')} are masks of other lists, such as {found[0]}"
             self._add(Level.PROBLEM, "unlabelled list", text, "name a folder or a list of images alone")
         for index, other in enumerate(listings):

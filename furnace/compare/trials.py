@@ -129,7 +129,7 @@ def first_difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
     names = sorted(
         name for name in {*there["lists"], *here["lists"]} if there["lists"].get(name) != here["lists"].get(name)
     )
-    return f"the list of {LISTS[names[0]]} images differs" if names else None
+    return f"the {LISTS[names[0]]} images or labels differ" if names else None
 
 
 def split_methods(text: str) -> list[str]:

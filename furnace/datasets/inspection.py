@@ -62,10 +62,10 @@ def shared_images(one: Listing, other: Listing) -> list[str] | None:
     return None
 
 
-def masks_among(images: Sequence[Sample], labeled: Sequence[Sample]) -> list[Path]:
-    """The images that are the label of a labelled sample, as in a folder with images and masks."""
-    masks = {file_identity(sample.label) for sample in labeled if sample.label}
-    return [sample.image for sample in images if file_identity(sample.image) in masks]
+def among(samples: Iterable[Sample], files: Iterable[Path | None]) -> list[Path]:
+    """The images of samples that are among other files, under any names."""
+    known = {file_identity(path) for path in files if path}
+    return [sample.image for sample in samples if file_identity(sample.image) in known]
 
 
 def file_identity(path: Path) -> tuple[int, int] | str:

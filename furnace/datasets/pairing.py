@@ -46,7 +46,8 @@ class Masks:
                     raise UserError(f"{mask}: fits both {taken[mask]} and {image}; put masks into sub-folders, too")
                 placed[image], taken[mask] = mask, image
         if left := [path for path in self.by_path.values() if path not in taken]:
-            raise UserError(f"{left[0]}: fits no image; a mask has its image's name")
+            swapped = "; are the two folders swapped?" if len(self.by_path) > len(images) else ""
+            raise UserError(f"{left[0]}: fits no image; a mask has its image's name{swapped}")
         return [placed.get(image) for image in images]
 
     def _first(self, masks: dict[str, Path], name: str) -> Path | None:
@@ -95,8 +96,8 @@ def why_none(images: Path, masks: Path) -> str:
 
 def survey(
     labeled: list[Sample], num_classes: int = IGNORE_INDEX, reduce_zero_label: bool = False
-) -> tuple[dict[tuple[int, ...], Path], tuple[int, int]]:
-    """The sets of values in the masks, each with the path of such a mask, and the smallest height and width.
+) -> tuple[list[tuple[int, ...]], tuple[int, int]]:
+    """The values in each mask, sorted, and the usual height and width (medians).
 
     Args:
         labeled: samples, at least one.
@@ -105,19 +106,20 @@ def survey(
     Raises:
         UserError: a mask can't be used, or no mask contains a class.
     """
-    kinds, sizes = {}, []
+    values, sizes = [], []
     for sample in labeled:
         label = read_label(sample.label, num_classes, reduce_zero_label)
         check_sizes(sample, read_image(sample.image).shape[:2], label.shape)
-        kinds.setdefault(tuple(np.unique(label).tolist()), sample.label)
+        values.append(tuple(np.unique(label).tolist()))
         sizes.append(label.shape)
-    if kinds.keys() == {(IGNORE_INDEX,)}:
+    if set(values) == {(IGNORE_INDEX,)}:
         raise UserError(f"{labeled[0].label.parent}: all masks contain only {IGNORE_INDEX}, which means unknown")
-    return kinds, tuple(np.min(sizes, axis=0).tolist())
+    return values, tuple(np.median(sizes, axis=0).astype(int).tolist())
 
 
-def check_binary(kinds: dict[tuple[int, ...], Path]) -> None:
-    """Raise UserError if 255 seems to stand for a class, as in masks of black and white."""
+def check_binary(labeled: list[Sample], values: list[tuple[int, ...]]) -> None:
+    """Raise UserError if 255 seems to stand for a class, as in masks of black and white; `values` as in `survey`."""
+    kinds = dict(zip(reversed(values), (sample.label for sample in reversed(labeled)), strict=True))
     white = kinds.get((0, IGNORE_INDEX))
     if white and set().union(*kinds) == {0, IGNORE_INDEX}:
         raise UserError(
@@ -131,8 +133,14 @@ def check_binary(kinds: dict[tuple[int, ...], Path]) -> None:
         )
 
 
-def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation samples, the latter evenly spread. Raises UserError for a share that leaves too few."""
+def divide(labeled: list[Sample], values: list[tuple[int, ...]], share: float) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation samples, the latter evenly spread over those that training does not need.
+
+    Training needs a sample if no other training sample shows one of its `values`, see `survey`.
+
+    Raises:
+        UserError: the share leaves too few.
+    """
     if not 0 < share < 1:  # nor NaN
         raise UserError(f"--val {share:g}: must lie between 0 and 1")
     count = max(round(share * len(labeled)), 1)
@@ -140,8 +148,14 @@ def divide(labeled: list[Sample], share: float) -> tuple[list[Sample], list[Samp
         raise UserError(
             f"--val {share:g}: leaves {len(labeled) - count} of {len(labeled)} masks for training, which needs two"
         )
-    chosen = {int((i + 0.5) * len(labeled) / count) for i in range(count)}
-    return [s for i, s in enumerate(labeled) if i not in chosen], [labeled[i] for i in sorted(chosen)]
+    free = list(range(len(labeled)))
+    while True:
+        chosen = {free[int((i + 0.5) * len(free) / count)] for i in range(count)}
+        shown = set().union(*(values[i] for i in range(len(labeled)) if i not in chosen), {IGNORE_INDEX})
+        needed = next((i for i in sorted(chosen) if set(values[i]) - shown), None)
+        if needed is None or len(free) == count:
+            return [s for i, s in enumerate(labeled) if i not in chosen], [labeled[i] for i in sorted(chosen)]
+        free.remove(needed)
 
 
 def joined(

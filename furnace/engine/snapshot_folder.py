@@ -105,7 +105,8 @@ def find_snapshots(which: str, folder: str | Path) -> list[Path]:
             raise UserError(f"-e {which}: no such file")
         return [Path(which)]
     available = list_epochs(folder)
-    have = f"{folder} holds {', '.join(map(str, available)) or 'no snapshots: train first'}"
+    epochs = f"epoch{'s' if len(available) > 1 else ''} {', '.join(map(str, available))}"
+    have = f"{folder} holds {epochs if available else 'no snapshots: train first'}"
     if which == "last":
         if (Path(folder) / LAST).is_file():
             return [Path(folder) / LAST]

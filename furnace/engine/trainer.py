@@ -26,8 +26,8 @@ from furnace.engine.numerics import memory_format
 from furnace.engine.preconditions import (
     check_alike,
     check_classes,
+    check_files,
     check_lists,
-    check_masks,
     check_settings,
     check_shares,
 )
@@ -119,7 +119,7 @@ class Trainer:
                 folders.
         """
         if self.fresh:  # not in a dry run, which has findings of all files instead of the first error
-            from_first(lambda: check_masks(self.C, self.dataset))
+            self.notes += from_first(lambda: check_files(self.C, self.dataset))
             self.notes += from_first(lambda: check_classes(self.C, self.dataset))
         folders = (self.C.log_dir, self.C.snapshot_dir) if rank() == 0 else ()
         with ExitStack() as stack:

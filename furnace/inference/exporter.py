@@ -119,14 +119,16 @@ class Exporter:
                 markup=False,
                 soft_wrap=True,
             )
-            self.write(path, epoch, others[0])
+            side = others[0]
+            self.write(path, epoch, side)
         self.console.print(f"{path}: {byte_size(path.stat().st_size)}", soft_wrap=True)
         if self.C.eval_scale_array != (1,):
             scales = " and ".join(f"{scale:g}" for scale in self.C.eval_scale_array)
             self.console.print(f"it does not scale images: evaluation does, by {scales}", soft_wrap=True)
         mirrors = ", mirrored, too" if self.C.eval_flip else ""
+        takes = "whole images" if side is None else f"images of {side}x{side} pixels"
         self.console.print(
-            f"it takes whole images: evaluation takes windows of {self.C.eval_crop_size}, padded with zeros{mirrors}",
+            f"it takes {takes}: evaluation takes windows of {self.C.eval_crop_size}, padded with zeros{mirrors}",
             soft_wrap=True,
         )
         return path

@@ -58,7 +58,7 @@ def epochs_plot(entries: Sequence[dict], names: Sequence[str], value: str, title
             axes.plot(*zip(*points, strict=True), marker="o", linestyle=dashes, label=name, color=colour)
             drawn[branch] += 1
         axes.set(xlabel="epoch", ylabel=f"{title} (%)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if lines:
             axes.legend()
         return to_svg(figure)
@@ -75,6 +75,7 @@ def curves_plot(records: Sequence[dict], names: Sequence[str], label: str) -> st
                 marker = "o" if len(parts) == 1 else None  # a line with one point is invisible
                 axes.plot(*np.array([part.mean(axis=0) for part in parts]).T, label=name, linewidth=1.3, marker=marker)
         axes.set(xlabel="iteration", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if axes.lines:
             figure.legend(loc="outside upper left", ncols=3, fontsize=8)
         return to_svg(figure)

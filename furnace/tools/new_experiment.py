@@ -14,10 +14,10 @@ from furnace.tools.own_lists import survey, update_lists, write_lists
 from furnace.utils.arguments import Parser
 from furnace.utils.config import CONFIG
 from furnace.utils.errors import UserError, run
-from furnace.utils.files import existing_part, explained
+from furnace.utils.files import existing_part, explained, write_atomically
 from furnace.utils.places import CHECKOUT, data_root
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import few
+from furnace.utils.wording import counted, few
 
 PATTERN = "exp_toy"  # source of the copied commands, which are the same in every experiment
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
@@ -32,7 +32,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> None:
     """Create an experiment on a user's images, or update its lists."""
     args = build_parser().parse_args(argv)
-    name = args.name.removeprefix("exp_")
+    name = args.name.rstrip("/").removeprefix("exp_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{name!r}: a name consists of lower-case letters, digits and _, and starts with a letter")
     folder = args.root / f"exp_{name}"
@@ -57,7 +57,8 @@ def create(folder: Path, name: str, images: Path, masks: Path, args: Namespace) 
     """
     lists = data_root(args.root) / "DATA" / name
     if folder.exists():
-        raise UserError(f"{folder}: already exists; add --update for new images and masks, or choose another name")
+        hint = "add --update for new images and masks, or " if lists.exists() else ""
+        raise UserError(f"{folder}: already exists; {hint}choose another name")
     if name in CATALOG:
         raise UserError(f"{lists}: belongs to another data set; choose another name")
     data = survey(images, masks, args.classes, VAL if args.val is None else args.val)
@@ -76,7 +77,7 @@ def create(folder: Path, name: str, images: Path, masks: Path, args: Namespace) 
 
 
 def update(folder: Path, images: Path, masks: Path | None, args: Namespace) -> tuple[list[str], str]:
-    """Add images and masks to the lists of an experiment; its config.py and validation images stay.
+    """Add images and masks to the lists of an experiment, and their numbers to config.py; validation images stay.
 
     Returns:
         notes, and a description of the lists.
@@ -87,17 +88,28 @@ def update(folder: Path, images: Path, masks: Path | None, args: Namespace) -> t
     for option in ("classes", "val", "cpu"):
         if (value := getattr(args, option)) is not None and value is not False:
             raise UserError(f"--{option}: is for new experiments; edit {config} instead")
-    C = load_config(folder.resolve())
     lists = data_root(args.root) / "DATA" / folder.name.removeprefix("exp_")
-    train, unlabeled, val, new = update_lists(C, lists, images, masks)
-    notes = []
-    if (C.num_train_imgs, C.num_unsup_imgs) not in ((None, None), (train, unlabeled)):
-        notes.append(
-            f"C.num_train_imgs = {C.num_train_imgs} and C.num_unsup_imgs = {C.num_unsup_imgs} in {config} set the "
-            f"length of an epoch; there are {train} and {unlabeled} now"
-        )
-    with_masks = f"{train} training images with masks ({new} new)"
-    return notes, f"{with_masks} and {unlabeled} without, {val} validation images"
+    found = update_lists(load_config(folder.resolve()), lists, images, masks)
+    counts = {"num_train_imgs": len(found.train), "num_unsup_imgs": len(found.unlabeled)}
+    notes = [f"{config}: {change}" for change in replace_counts(config, counts)]
+    if found.gone:
+        names = few(sample.image for sample in found.gone)
+        notes.append(f"removed {counted(len(found.gone), 'line')} whose files are gone: {names}")
+    with_masks = f"{len(found.train)} training images with masks ({len(found.new)} new)"
+    return notes, f"{with_masks} and {len(found.unlabeled)} without, {len(found.val)} validation images"
+
+
+def replace_counts(config: Path, counts: dict[str, int]) -> list[str]:
+    """Update whole numbers that a config.py assigns to settings, and return the changes; other forms stay."""
+    text, changes = config.read_text(encoding="utf-8"), []
+    for name, count in counts.items():
+        assigned = re.search(rf"^C\.{name} = (\d+)$", text, re.MULTILINE)
+        if assigned and int(assigned[1]) != count:
+            text = text[: assigned.start(1)] + str(count) + text[assigned.end(1) :]
+            changes.append(f"C.{name} = {count}, was {assigned[1]}")
+    if changes:
+        write_atomically(config, text.encode())
+    return changes
 
 
 def write_folder(folder: Path, config: str, root: Path) -> None:

@@ -62,7 +62,7 @@ CPU = Scope(
     num_workers=1,
     epoch=f"min({EPOCH}, 80)  # 80: for first results",
 )
-CONFIG = '''"""{name}: {total} images, {masks} of them with masks; made by furnace.tools.new_experiment.
+CONFIG = '''"""{name}: images of your own; made by furnace.tools.new_experiment, which can update the lists.
 
 Assign any setting of `python train.py --settings`; settings that are not assigned here keep their defaults.
 """
@@ -124,8 +124,6 @@ def config_text(name: str, data: Data, scope: Scope) -> str:
     return CONFIG.format(
         scope=scope,
         name=name,
-        total=total,
-        masks=masks,
         root=str(data.root),
         num_classes=data.num_classes,
         class_names=data.names,

@@ -12,12 +12,12 @@ from furnace.utils.setting_types import NAMES_MUST, are_class_names
 from furnace.utils.settings import Settings
 from furnace.utils.wording import few, one_line
 
-MIN_UNLABELED = 2  # the smallest batch: BatchNorm learns nothing from one image
+MIN_LABELED = MIN_UNLABELED = 2  # the smallest batch: BatchNorm learns nothing from one image
 
 
 @dataclass(frozen=True)
 class Data:
-    """The user's data: samples of three lists, the smallest height and width, and the values in the masks.
+    """The user's data: samples of three lists, the usual height and width, and the values in the masks.
 
     `names` of the classes are empty if they are not given; `root` is a folder with all images and masks.
     """
@@ -44,11 +44,12 @@ def survey(images: Path, masks: Path, classes: str | None, share: float) -> Data
         UserError: there are too few files, or the masks do not contain the indices of the classes.
     """
     labeled, unlabeled = datasets.pairing.pair(images, masks)
-    kinds, size = datasets.pairing.survey(labeled)
-    datasets.pairing.check_binary(kinds)
-    values = sorted(set().union(*kinds) - {IGNORE_INDEX})
-    names, num_classes = chosen_classes(classes, values, next(kinds[kind] for kind in kinds if values[-1] in kind))
-    train, val = datasets.pairing.divide(labeled, share)
+    of_masks, size = datasets.pairing.survey(labeled)
+    datasets.pairing.check_binary(labeled, of_masks)
+    values = sorted(set().union(*of_masks) - {IGNORE_INDEX})
+    highest = next(sample.label for sample, own in zip(labeled, of_masks, strict=True) if values[-1] in own)
+    names, num_classes = chosen_classes(classes, values, highest)
+    train, val = datasets.pairing.divide(labeled, of_masks, share)
     check_unlabeled(unlabeled, images)
     root = Path(os.path.commonpath([images, masks]))
     return Data(root, train, val, unlabeled, size, values, names, num_classes)
@@ -108,47 +109,59 @@ def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> Non
         for path in lines:
             check_replaceable(path, lines[path])
     except UserError as error:
-        raise UserError(f"{folder}: belongs to another data set; choose another name") from error
+        raise UserError(f"{folder}: has lists of another data set; choose another name, or remove them") from error
     for path in lines:
         write_list(path, lines[path])
 
 
-def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> tuple[int, int, int, int]:
+@dataclass(frozen=True)
+class Update:
+    """Samples of the lists after an update: `new` are those with masks that are new, `gone` those that were removed."""
+
+    train: list[Sample]
+    unlabeled: list[Sample]
+    val: list[Sample]
+    new: list[Sample]
+    gone: list[Sample]
+
+
+def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> Update:
     """Add images and masks to the lists of an experiment.
 
-    New masks are for training: the validation images stay, so that scores of before and after compare. Training images
-    whose files are gone are removed.
+    New masks are for training: the validation images stay, so that scores of before and after compare. Lines whose
+    files are gone are removed from the training lists.
 
     Args:
         C: settings of the experiment.
         lists: folder of its lists.
         images, masks: folders; None: no masks.
 
-    Returns:
-        numbers of training images with masks and without, of validation images, and of new images with masks.
-
     Raises:
-        UserError: a list is in another folder, a validation image is missing, or a mask can't be used.
+        UserError: a list is in another folder, a validation image is missing, a mask can't be used, or too few samples
+            are left.
     """
     for name in ("train_source", "unsup_source", "eval_source"):
         if Path(getattr(C, name)).resolve().parent != lists.resolve():
             raise UserError(f"C.{name} = {getattr(C, name)}: is not in {lists}; --update changes only lists there")
-    labeled, unlabeled = datasets.pairing.pair(images, masks, least=0)
-    if labeled:
-        kinds, _ = datasets.pairing.survey(labeled, C.num_classes, C.reduce_zero_label)
-        if not C.reduce_zero_label:
-            datasets.pairing.check_binary(kinds)
+    found = datasets.pairing.pair(images, masks, least=0)
+    if found[0]:
+        values, _ = datasets.pairing.survey(found[0], C.num_classes, C.reduce_zero_label)
+        if C.num_classes == 2 and not C.reduce_zero_label:
+            datasets.pairing.check_binary(found[0], values)
     val = read_list(C.eval_source, C.dataset_path)
-    for path in (path for sample in val for path in (sample.image, sample.label)):
-        if not path.is_file():  # under another name it would become a training image
-            raise UserError(f"{path}: no such file, but {C.eval_source} names it; restore it, or correct the list")
+    if missing := [path for sample in val for path in (sample.image, sample.label) if not path.is_file()]:
+        # Under another name they would become training images.
+        raise UserError(f"{missing[0]}: no such file, but {C.eval_source} names it; restore it, or correct the list")
     before = read_list(C.train_source, C.dataset_path), read_list(C.unsup_source, C.dataset_path, labeled=False)
-    train, unlabeled = datasets.pairing.joined(before, (labeled, unlabeled), val)
+    train, unlabeled = datasets.pairing.joined(before, found, val)
     check_unlabeled(unlabeled, images)
+    if len(train) < MIN_LABELED:
+        raise UserError(f"{masks or images}: {len(train)} training images have masks; training needs {MIN_LABELED}")
     for path, samples in ((C.train_source, train), (C.unsup_source, unlabeled)):
         write_list(path, [line_of(sample, Path(C.dataset_path)) for sample in samples], overwrite=True)
-    new = {sample.image for sample in train} - {sample.image for sample in before[0]}
-    return len(train), len(unlabeled), len(val), len(new)
+    known, kept = {sample.image for sample in before[0]}, {sample.image for sample in (*train, *unlabeled)}
+    new = [sample for sample in train if sample.image not in known]
+    return Update(train, unlabeled, val, new, [s for listed in before for s in listed if s.image not in kept])
 
 
 def line_of(sample: Sample, root: Path) -> str:

@@ -63,7 +63,7 @@ def _colours(value: Any) -> Any:
             return colour
         digits = colour.strip().removeprefix("#")
         if not re.fullmatch("[0-9a-fA-F]{6}", digits):
-            raise ValueError(f"{colour.strip()}: is not a colour such as #ff8000")
+            raise ValueError(f"{colour.strip()}: is not a colour such as #ff8000; commas separate colours")
         return tuple(bytes.fromhex(digits))
 
     value = _split(value)

@@ -82,9 +82,9 @@ def test_different_or_missing_lists_are_reported() -> None:
         return first_difference({"settings": {}, "lists": there}, {"settings": {}, "lists": here})
 
     assert told({"test": "a"}, {"test": "a"}) is None
-    assert told({"test": "a", "labeled": "b"}, {"test": "x", "labeled": "y"}) == "the list of labelled images differs"
-    assert told({"test": "a"}, {"test": "a", "validation": "b"}) == "the list of validation images differs"
-    assert told({"test": "a", "unlabeled": "b"}, {"test": "a"}) == "the list of unlabelled images differs"
+    assert told({"test": "a", "labeled": "b"}, {"test": "x", "labeled": "y"}) == "the labelled images or labels differ"
+    assert told({"test": "a"}, {"test": "a", "validation": "b"}) == "the validation images or labels differ"
+    assert told({"test": "a", "unlabeled": "b"}, {"test": "a"}) == "the unlabelled images or labels differ"
 
 
 def test_the_time_per_iteration_is_the_median_of_the_second_half(tmp_path: Path) -> None:

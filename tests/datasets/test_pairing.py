@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from furnace.datasets.pairing import joined, pair
+from furnace.datasets.pairing import divide, joined, pair
 from furnace.datasets.splits import Sample
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_image, write_palette_label
@@ -80,3 +82,23 @@ def test_lists_that_grow_share_no_image(tmp_path: Path):
         assert sorted(one.name for one in unlabeled) == sorted(without)
         kept = [one for one in before[0] if one.name in with_mask]
         assert train[: len(kept)] == kept, "the order of the first lists stays"
+
+
+@given(data=st.data(), count=st.integers(3, 40))
+def test_training_keeps_all_classes_if_it_can(data: st.DataObject, count: int):
+    values = data.draw(st.lists(st.lists(st.integers(0, 6), max_size=4), min_size=count, max_size=count))
+    share = data.draw(st.floats(0.05, 0.5).filter(lambda share: count - max(round(share * count), 1) >= 2))
+    samples = [Sample(str(number), Path(f"{number}.png"), Path(f"{number}.png")) for number in range(count)]
+    train, val = divide(samples, [tuple(sorted({*own, 255})) for own in values], share)
+    assert sorted(train + val, key=samples.index) == samples and len(val) == max(round(share * count), 1)
+    classes = [set(own) for own in values]
+    in_train = set().union(*(classes[samples.index(sample)] for sample in train))
+    if in_train != set().union(*classes):  # only if other choices lack a class, too
+        once = [own for own in classes if any(sum(c in other for other in classes) == 1 for c in own)]
+        assert len(val) > count - len(once) or len(val) > count - 7
+
+
+def test_validation_samples_are_spread_evenly():
+    samples = [Sample(str(number), Path("a"), Path("b")) for number in range(10)]
+    assert [sample.name for sample in divide(samples, [(0, 1)] * 10, 0.2)[1]] == ["2", "7"]
+    assert [sample.name for sample in divide(samples, [(0, 1)] * 7 + [(0, 2)] + [(0, 1)] * 2, 0.2)[1]] == ["2", "6"]

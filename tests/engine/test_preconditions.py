@@ -10,7 +10,7 @@ import torch
 from furnace.datasets.loaders import build_train_set
 from furnace.engine import preconditions
 from furnace.engine.distributed import CPU
-from furnace.engine.preconditions import check_classes, check_lists, check_masks, check_settings, check_shares
+from furnace.engine.preconditions import check_classes, check_files, check_lists, check_settings, check_shares
 from furnace.seg_opr.whole_batch import WholeBatch
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_palette_label
@@ -63,10 +63,32 @@ def test_a_share_that_is_mixed_with_itself_has_two_images(make_settings, method:
 
 def test_masks_among_the_unlabelled_images_are_refused(make_settings, voc_root: Path):
     C = make_settings(unsup_source=str(voc_root / "train_aug/image"))
-    check_masks(C, build_train_set(C))
+    check_files(C, build_train_set(C))
     C = make_settings(unsup_source=str(voc_root / "train_aug"))
     with pytest.raises(UserError, match=r"^C\.unsup_source = .*train_aug: has 5 masks of C\.train_source, such as "):
-        check_masks(C, build_train_set(C))
+        check_files(C, build_train_set(C))
+
+
+def test_missing_unlabelled_images_are_named_before_the_first_iteration(make_settings, voc_root: Path):
+    C = make_settings()
+    first, *_, sample = build_train_set(C).unlabeled
+    (voc_root / "list.txt").write_text(f"{sample.image}\n{first.image}\n")
+    sample.image.unlink()
+    C = C.updated(unsup_source=str(voc_root / "list.txt"))
+    with pytest.raises(UserError, match=rf"{sample.image.name}: no such file; .*list\.txt names 1 missing file$"):
+        check_files(C, build_train_set(C))
+    assert check_files(C.updated(on_bad_image="skip"), build_train_set(C)) == []
+
+
+def test_evaluation_images_among_the_training_images_are_noted(make_settings):
+    C = make_settings()
+    assert check_files(C, build_train_set(C)) == []
+    evaluated = Path(C.dataset_path) / C.eval_folder / "image"
+    leaky = C.updated(unsup_source=str(evaluated))
+    count = len(build_train_set(leaky).unlabeled)
+    (note,) = check_files(leaky, build_train_set(leaky))
+    assert note.startswith(f"{count} images of C.eval_source are among the training images, such as {evaluated}")
+    assert check_files(leaky.updated(eval_source="nowhere.txt"), build_train_set(leaky)) == []
 
 
 def test_machines_with_other_lists_are_named(make_settings, monkeypatch: pytest.MonkeyPatch):

@@ -130,7 +130,7 @@ def test_a_missing_path_is_an_error(tmp_path: Path, which: str) -> None:
 def test_a_missing_epoch_is_an_error_that_lists_the_existing_ones(tmp_path: Path, which: str) -> None:
     for epoch in (3, 4):
         (tmp_path / f"epoch-{epoch}.pth").touch()
-    with pytest.raises(UserError, match=f"-e {which}: .*; {tmp_path} holds 3, 4$"):
+    with pytest.raises(UserError, match=f"-e {which}: .*; {tmp_path} holds epochs 3, 4$"):
         find_snapshots(which, tmp_path)
 
 

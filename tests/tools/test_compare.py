@@ -311,7 +311,7 @@ def test_other_settings_are_another_run(stub: Path) -> None:
         main(arguments(stub, "-o", "lr=0.5", seeds="0"))
     listing = stub.parent / "DATA" / "toy" / "val.txt"
     listing.write_text("\n".join(reversed(listing.read_text().split())))
-    with pytest.raises(UserError, match="list of evaluation images"):
+    with pytest.raises(UserError, match="evaluation images or labels"):
         main(arguments(stub, seeds="0"))
 
 
@@ -320,7 +320,7 @@ def test_runs_on_other_images_of_the_same_names_do_not_count_as_finished(stub: P
     assert main(arguments(stub, seeds="0")) == 0
     counts = {"train": 16, "val": 3, "held": 2}
     make_toy(stub.parent / "other", seed=1, counts=counts, ratios=(4, 8))
-    with pytest.raises(UserError, match=r"the list of .* images differs"):
+    with pytest.raises(UserError, match=r"the .* images or labels differ"):
         main(arguments(stub, "-o", f"dataset_path={stub.parent / 'other'}", seeds="0"))
     shutil.copytree(stub.parent / "DATA" / "toy", stub.parent / "copy")
     done = len(calls(stub))

@@ -108,6 +108,11 @@ def test_masks_without_class_indices_are_refused_or_noted(folder: Path, capsys: 
 
 
 def test_swapped_folders_are_recognized(folder: Path):
+    for path in (folder / "photos").rglob("*.jpg"):
+        write_image(folder / "png" / f"{path.stem}.png", np.zeros((70, 90, 3), np.uint8))
+    swapped = ["--images", str(folder / "masks"), "--masks", str(folder / "png"), "--root", str(folder)]
+    with pytest.raises(UserError, match=r"png: fits no image; .*; are the two folders swapped\?"):
+        main(["mine", *swapped])
     words = ["--images", str(folder / "masks"), "--masks", str(folder / "photos"), "--root", str(folder)]
     with pytest.raises(UserError, match=r"photos: 0 masks .* but .*\.jpg is not.*are the two folders swapped\?"):
         main(["mine", *words])
@@ -188,8 +193,8 @@ def test_refusals(folder: Path):
     assert not (folder / "exp_mine").exists()
     (folder / "masks" / "p00.png").unlink()
     begin(folder)
-    with pytest.raises(UserError, match="already exists"):
-        begin(folder)
+    with pytest.raises(UserError, match="already exists; add --update for new images and masks, or choose another"):
+        begin(folder, name="exp_mine/")
 
 
 def test_masks_of_one_class_are_refused(tmp_path: Path):
@@ -204,9 +209,9 @@ def test_the_lists_of_another_data_set_are_not_replaced(folder: Path):
     other = folder / "DATA" / "mine" / "val.txt"
     other.parent.mkdir(parents=True)
     other.write_text("a\n")
-    with pytest.raises(UserError, match="belongs to another data set"):
+    with pytest.raises(UserError, match=r"of another data set|to another data set"):
         begin(folder)
-    with pytest.raises(UserError, match="belongs to another data set"):
+    with pytest.raises(UserError, match=r"of another data set|to another data set"):
         begin(folder, name="camvid")
     assert other.read_text() == "a\n"
 
@@ -242,11 +247,28 @@ def test_masks_of_black_and_white_are_refused(folder: Path, white, rest):
         begin(folder, "--classes", "background,leaf")
 
 
+def test_training_keeps_every_class_and_one_small_image_changes_no_setting(folder: Path):
+    begin(folder, name="usual")
+    usual = load_config(folder / "exp_usual")
+    rare = read_list(usual.eval_source, usual.dataset_path)[1]
+    label = read_label(rare.label, 5)
+    write_palette_label(rare.label, np.where(label == 3, 4, label))
+    begin(folder, name="rare")
+    C = load_config(folder / "exp_rare")
+    train, val = (read_list(source, C.dataset_path) for source in (C.train_source, C.eval_source))
+    assert rare.image in [sample.image for sample in train] and len(val) == 2
+    write_image(rare.image, np.zeros((20, 15, 3), np.uint8))
+    write_palette_label(rare.label, np.zeros((20, 15), np.uint8))
+    begin(folder, name="small")
+    C = load_config(folder / "exp_small")
+    assert C.image_height == usual.image_height and abs(C.eval_crop_size - usual.eval_crop_size) < 2
+
+
 def test_validation_images_are_spread_and_the_window_fits(folder: Path):
     begin(folder, "--cpu", "--val", "0.3", name="small")  # ordered by path: deep/p00, deep/p05, p01, ...
     C = load_config(folder / "exp_small")
     assert [sample.name for sample in read_list(C.eval_source, C.dataset_path)] == ["p05", "p04", "p08"]
-    assert C.eval_crop_size == 90, "the longest side of the smallest image"
+    assert C.eval_crop_size == 94, "the usual longest side"
     assert 200 <= C.nepochs * C.niters_per_epoch < 300, "few images are seen more often"
     for path in [*(folder / "photos").rglob("*.jpg"), *(folder / "masks").rglob("*.png")]:
         pixels = read_label(path, 256) if path.suffix == ".png" else np.zeros((70, 90, 3), np.uint8)
@@ -283,10 +305,15 @@ def test_an_update_adds_images_and_masks_and_keeps_the_rest(folder: Path, capsys
     next((folder / "masks").rglob(f"{train[0]}.png")).unlink()
     begin(folder, "--update")
     assert names_of(C) == [[*train[1:], "p11", "p12"], val, ["p10", "p15", "p13", "p14", train[0], "new"]]
-    assert load_config(config) == C and C.lr == 0.5
+    changed = C.updated(num_train_imgs=9, max_samples=9)
+    assert load_config(config) == changed and C.lr == 0.5
     told = capsys.readouterr().out
     assert "9 training images with masks (2 new) and 6 without, 2 validation images" in told
-    assert "note: C.num_train_imgs = 8" in told and "there are 9 and 6 now" in told
+    assert "config.py: C.num_train_imgs = 9, was 8" in told and "num_unsup_imgs" not in told and "removed" not in told
+    next((folder / "photos").rglob("new.jpg")).unlink()
+    begin(folder, "--update")
+    assert "note: removed 1 line whose files are gone: " in capsys.readouterr().out
+    write_image(folder / "photos" / "new.jpg", np.zeros((70, 90, 3), np.uint8))
 
     for kind, write, pixels in (("photos", write_image, (70, 90, 3)), ("masks", write_palette_label, (70, 90))):
         write(folder / "second" / kind / "more.png", np.zeros(pixels, np.uint8))
@@ -351,6 +378,16 @@ def test_an_update_is_refused_before_anything_changes(folder: Path):
         next((folder / "photos").rglob(f"p{number}.jpg")).unlink()
     with pytest.raises(UserError, match="1 images without masks, but training needs at least 2"):
         begin(folder, "--update")
+    for number in range(12, 16):
+        write_image(folder / "photos" / f"p{number}.jpg", np.zeros((70, 90, 3), np.uint8))
+    held = {sample.label.name for sample in read_list(C.eval_source, C.dataset_path)}
+    masks = [path for path in sorted((folder / "masks").glob("*.png")) if path.name not in held]
+    for path in masks[1:]:
+        path.rename(path.with_suffix(".away"))
+    with pytest.raises(UserError, match="1 training images have masks; training needs 2"):
+        begin(folder, "--update")
+    for path in masks[1:]:
+        path.with_suffix(".away").rename(path)
     assert names_of(C) == before
     config = folder / "exp_mine" / "config.py"
     config.write_text(config.read_text() + f"C.unsup_source = {str(folder / 'photos')!r}\n")
