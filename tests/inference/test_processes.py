@@ -47,9 +47,16 @@ def predict_share(rank: int, C: Settings, folder: Path) -> None:
     (folder / f"status-{rank}.txt").write_text(str(predictor.status))
 
 
+def write_video(path: Path) -> None:
+    """Write a video of one frame."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (48, SIDE))
+    writer.write(np.zeros((SIDE, 48, 3), dtype=np.uint8))
+    writer.release()
+
+
 def test_processes_wait_for_one_with_a_long_video(C: Settings, tmp_path: Path) -> None:
     write_image(tmp_path / "in/a.png", np.zeros((20, 20, 3), dtype=np.uint8))
-    (tmp_path / "in/b.mp4").write_bytes(b"an hour of video")
+    write_video(tmp_path / "in/b.avi")  # whose prediction is made to take long
     write_image(tmp_path / "in/c.png", np.zeros((20, 20, 3), dtype=np.uint8))
     in_processes(2, predict_share, C, tmp_path, wait=WAIT)
     told = (tmp_path / "told-0.txt").read_text()
@@ -61,9 +68,7 @@ def test_processes_wait_for_one_with_a_long_video(C: Settings, tmp_path: Path) -
 def test_frames_of_a_video_do_not_replace_the_results_of_pictures(C: Settings, tmp_path: Path) -> None:
     """The folder contains ride.avi and, in ride/, frames that were extracted from it."""
     picture = write_image(tmp_path / "in/ride/000001.png", np.zeros((23, 31, 3), dtype=np.uint8))
-    writer = cv2.VideoWriter(str(tmp_path / "in/ride.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (48, SIDE))
-    writer.write(np.zeros((SIDE, 48, 3), dtype=np.uint8))
-    writer.release()
+    write_video(tmp_path / "in/ride.avi")
     predictor = Predictor(C, CPU, "1", Outputs(tmp_path / "out", overlay=False), Console(quiet=True))
     with pytest.raises(UserError, match=f"{picture} and the frames of .*ride.avi: .* same name"):
         predictor.run("last", [str(tmp_path / "in")])
