@@ -101,7 +101,7 @@ class Checkup:
         unlabeled = self.listings.get(UNLABELED)
         masks = [sample.label for one in listings if one is not unlabeled for sample in one.samples]
         if unlabeled and (found := among(unlabeled.samples, masks)):
-            text = f"{counted(len(found), 'image')} are masks of other lists, such as {found[0]}"
+            text = f"{counted(len(found), 'image')} are masks of other lists, such as {found[0].image}"
             self._add(Level.PROBLEM, "unlabelled list", text, "name a folder or a list of images alone")
         for index, other in enumerate(listings):
             for one in listings[:index]:
@@ -130,7 +130,7 @@ class Checkup:
     def check_files(self) -> None:
         """Check that every image and label of the lists exists."""
         for title, listing in self.listings.items():
-            missing = missing_files(listing)
+            missing = missing_files(listing.samples, listing.labeled)
             if missing:
                 text = f"{counted(len(missing), 'file')} missing: {few(missing)}"
                 self._add(Level.PROBLEM, f"{title} files", text, "see DATA/README.md, or correct the list")

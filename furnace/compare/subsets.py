@@ -1,5 +1,6 @@
 """Labelled subsets of a comparison: those of config.py for each ratio, or lists that are drawn for each seed."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,17 +55,28 @@ def draw_subsets(
                 f"--draw-subsets: C.train_source = {C.train_source}: is not named ..._labeled_1-{ratio}.txt, like the "
                 "drawn lists; use this name in config.py, with C.labeled_ratio, or omit --draw-subsets"
             )
+    C = sources[ratios[0]]
     for seed in seeds:
         folder = subsets / f"seed-{seed}"
         same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
-        files = {ratio: list_files(C.train_source, f"1-{ratio}", folder) for ratio, C in sources.items()}
-        missing = [ratio for ratio, pair in files.items() if not (same and all(file.is_file() for file in pair))]
-        if missing:
-            C = sources[missing[0]]
+        there = drawn_ratios(folder)
+        needed = [ratio for ratio in ratios if ratio not in there] if same else sorted({*ratios, *there})
+        if needed:
             pool = pool or build_pool(C, Path(listing) if listing else None)
-            sizes = labeled_sizes(len(pool.lines), missing, ())
-            write_subsets(pool, {files[ratio]: sizes[f"1-{ratio}"] for ratio in missing}, seed, overwrite=True)
+            sizes = labeled_sizes(len(pool.lines), needed, ())
+            files = {list_files(C.train_source, name, folder): size for name, size in sizes.items()}
+            write_subsets(pool, files, seed, overwrite=True)
             write_atomically(folder / ORIGIN, origin.encode())
+
+
+def drawn_ratios(folder: Path) -> set[int]:
+    """The ratios whose labelled and unlabelled lists are in a folder."""
+
+    def ratios(kind: str) -> set[int]:
+        names = (re.search(rf"_{kind}_1-(\d+)\.txt$", path.name) for path in folder.glob("*.txt"))
+        return {int(name[1]) for name in names if name}
+
+    return ratios("labeled") & ratios("unlabeled")
 
 
 def drawn_from(listing: str | None) -> str:
@@ -77,10 +89,6 @@ def drawn_from(listing: str | None) -> str:
 
 
 def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:
-    """The lists of a seed, with the file names of config.py."""
-    name = Path(C.train_source).name
-    folder = subsets / f"seed-{seed}"
-    return {
-        "train_source": str(folder / name),
-        "unsup_source": str(folder / name.replace("_labeled_", "_unlabeled_")),
-    }
+    """The lists of a seed for the ratio of the settings."""
+    labeled, unlabeled = list_files(C.train_source, f"1-{C.labeled_ratio}", subsets / f"seed-{seed}")
+    return {"train_source": str(labeled), "unsup_source": str(unlabeled)}

@@ -62,10 +62,10 @@ def shared_images(one: Listing, other: Listing) -> list[str] | None:
     return None
 
 
-def among(samples: Iterable[Sample], files: Iterable[Path | None]) -> list[Path]:
-    """The images of samples that are among other files, under any names."""
+def among(samples: Iterable[Sample], files: Iterable[Path | None]) -> list[Sample]:
+    """The samples whose images are among other files, under any names."""
     known = {file_identity(path) for path in files if path}
-    return [sample.image for sample in samples if file_identity(sample.image) in known]
+    return [sample for sample in samples if file_identity(sample.image) in known]
 
 
 def file_identity(path: Path) -> tuple[int, int] | str:
@@ -77,9 +77,9 @@ def file_identity(path: Path) -> tuple[int, int] | str:
     return found.st_dev, found.st_ino
 
 
-def missing_files(listing: Listing) -> list[Path]:
-    """Images and labels of a listing that do not exist."""
-    paths = [path for sample in listing.samples for path in _files(sample, listing.labeled)]
+def missing_files(samples: Iterable[Sample], labeled: bool) -> list[Path]:
+    """Images of samples and, if they are `labeled`, labels that do not exist."""
+    paths = [path for sample in samples for path in _files(sample, labeled)]
     there = parallel(os.path.isfile, paths)
     return [path for path, is_there in zip(paths, there, strict=True) if not is_there]
 

@@ -1,7 +1,7 @@
 """Pair users' images and masks, check the values of the masks, and choose validation images."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ class Masks:
                     raise UserError(f"{mask}: fits both {taken[mask]} and {image}; put masks into sub-folders, too")
                 placed[image], taken[mask] = mask, image
         if left := [path for path in self.by_path.values() if path not in taken]:
-            swapped = "; are the two folders swapped?" if len(self.by_path) > len(images) else ""
+            swapped = "; are the two folders swapped?" if placed and len(self.by_path) > len(images) else ""
             raise UserError(f"{left[0]}: fits no image; a mask has its image's name{swapped}")
         return [placed.get(image) for image in images]
 
@@ -158,20 +158,31 @@ def divide(labeled: list[Sample], values: list[tuple[int, ...]], share: float) -
         free.remove(needed)
 
 
-def joined(
-    before: tuple[list[Sample], list[Sample]], found: tuple[list[Sample], list[Sample]], val: list[Sample]
-) -> tuple[list[Sample], list[Sample]]:
-    """Labelled and unlabelled samples for training: those of `before`, then those that are new in `found`.
+@dataclass(frozen=True)
+class Lists:
+    """Training samples with and without labels."""
 
-    `before` and `found` are the labelled and the unlabelled samples. Samples whose files are gone are left out, and
-    validation images, with any label.
+    labeled: list[Sample]
+    unlabeled: list[Sample]
+
+
+def joined(before: Lists, found: Lists, val: list[Sample]) -> Lists:
+    """The samples of two lists, each image once: those of `before`, then those that are new in `found`.
+
+    A label in `found` replaces an earlier one. Samples whose files are gone are left out; so are validation images and
+    all labels, under any names.
     """
-    taken = {file_identity(sample.image) for sample in val}
-    lists: tuple[list[Sample], list[Sample]] = ([], [])
-    for kind in (0, 1):  # an image that has a mask now is no longer unlabelled
-        for sample in (*before[kind], *found[kind]):
+    labels = [sample.label for sample in (*before.labeled, *found.labeled, *val)]
+    taken = {file_identity(path) for path in (*labels, *(sample.image for sample in val)) if path}
+    newest = {file_identity(sample.image): sample for sample in found.labeled}
+    lists = Lists([], [])
+    for target, samples in (
+        (lists.labeled, [newest.get(file_identity(s.image), s) for s in before.labeled] + found.labeled),
+        (lists.unlabeled, before.unlabeled + found.unlabeled),  # an image that has a mask now is no longer unlabelled
+    ):
+        for sample in samples:
             there = all(path.is_file() for path in (sample.image, sample.label) if path)
             if there and (key := file_identity(sample.image)) not in taken:
                 taken.add(key)
-                lists[kind].append(sample)
+                target.append(sample)
     return lists

@@ -180,8 +180,11 @@ def _parse(
 def _locate(path: str, root: Path) -> Path:
     """The file of a path in a list: below `root`, with a leading "/" or not, or else an absolute one."""
     below = existing(root / path.lstrip("/"))
-    # Lines of published lists also begin with "/": a path is absolute only if its file exists.
-    return Path(path) if path.startswith("/") and os.path.isfile(path) else below
+    if not path.startswith("/"):
+        return below
+    # Lines of published lists also begin with "/": a path is absolute only if its file exists, or at least its folder.
+    is_absolute = os.path.isfile(path) or (not below.parent.is_dir() and Path(path).parent.is_dir())
+    return Path(path) if is_absolute else below
 
 
 def _images_by_id(folder: Path) -> dict[str, list[Path]]:

@@ -8,7 +8,7 @@ import torch
 
 from furnace.datasets.catalog import CATALOG, build_classes
 from furnace.datasets.dataset import TrainSet
-from furnace.datasets.inspection import absent_classes, among
+from furnace.datasets.inspection import absent_classes, among, missing_files
 from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import from_first, gather_objects, whole_batch, world_size
@@ -46,28 +46,31 @@ def check_files(C: Settings, dataset: TrainSet) -> list[str]:
     """A note if images of the evaluation are among the training images.
 
     Raises:
-        UserError: masks are among the unlabelled images, as in a folder with images and masks; or an unlabelled image
-            is missing, unless `C.on_bad_image` is "skip".
+        UserError: masks are among the unlabelled images, as in a folder with images and masks; or a file is missing,
+            unless `C.on_bad_image` is "skip".
     """
-    unlabeled = dataset.unlabeled or ()
-    if found := among(unlabeled, (sample.label for sample in dataset.labeled)):
-        raise UserError(
-            f"C.unsup_source = {C.unsup_source}: has {counted(len(found), 'mask')} of C.train_source, such as "
-            f"{found[0]}; name a folder or a list of images alone"
-        )
-    missing = [sample.image for sample in unlabeled if C.on_bad_image != "skip" and not sample.image.is_file()]
-    if missing:
-        raise UserError(f"{missing[0]}: no such file; {C.unsup_source} names {counted(len(missing), 'missing file')}")
+    labeled, unlabeled = dataset.labeled, dataset.unlabeled or []
     try:
         evaluated = read_list(C.eval_source, C.dataset_path, C.eval_folder)
     except UserError:  # training needs no evaluation images
+        evaluated = []
+    if found := among(unlabeled, (sample.label for sample in (*labeled, *evaluated))):
+        raise UserError(
+            f"C.unsup_source = {C.unsup_source}: has {counted(len(found), 'mask')} of other lists, such as "
+            f"{found[0].image}; name a folder or a list of images alone"
+        )
+    if C.on_bad_image != "skip":
+        for source, missing in (
+            (C.train_source, missing_files(labeled, labeled=True)),
+            (C.unsup_source, missing_files(unlabeled, labeled=False)),
+        ):
+            if missing:
+                count = counted(len(missing), "missing file")
+                raise UserError(f"{missing[0]}: no such file; restore it, or correct {source}, which names {count}")
+    if not (leaked := among((*labeled, *unlabeled), (sample.image for sample in evaluated))):
         return []
-    if not (leaked := among((*dataset.labeled, *unlabeled), (sample.image for sample in evaluated))):
-        return []
-    return [
-        f"{counted(len(leaked), 'image')} of C.eval_source are among the training images, such as {leaked[0]}: scores "
-        "will be too high"
-    ]
+    count = "1 image of C.eval_source is" if len(leaked) == 1 else f"{len(leaked)} images of C.eval_source are"
+    return [f"{count} among the training images, such as {leaked[0].image}: scores will be too high"]
 
 
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from furnace.engine.record import RESULTS
 from furnace.engine.snapshot_folder import find_snapshots
 from furnace.inference.results import best_of, evaluation_of, read_results, stands
-from furnace.methods.build import described_method
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -33,29 +32,30 @@ def choose_snapshot(C: Settings, which: str, what: str, branch: str | None = Non
 def best_snapshot(C: Settings, branch: str | None = None) -> Path:
     """The snapshot of `C.snapshot_dir` that the first metric of `C.eval_metrics` ranks highest in `results.json`.
 
-    Only scores of `branch` count (None: of the branch that the method reports). If there are scores under several
-    conditions, those of most snapshots count, and of equally many the latest. A note says what was chosen.
+    Only scores of `branch` count (None: of any). If there are scores under several conditions, those of most snapshots
+    count, and of equally many the latest. A note says what was chosen.
 
     Raises:
         UserError: no existing snapshot has such a score.
     """
-    metrics, branch = MetricList(C.eval_metrics), branch or described_method(C).reported
+    metrics = MetricList(C.eval_metrics)
     folder, path = Path(C.snapshot_dir).resolve(), Path(C.log_dir) / RESULTS
     groups: dict[tuple, list[dict]] = {}
     for entry in read_results(path):
         snapshot = Path(entry["snapshot"])
-        fits = snapshot.parent == folder and entry["branch"] == branch and metrics.main in entry
+        fits = snapshot.parent == folder and branch in (None, entry["branch"]) and metrics.main in entry
         if fits and snapshot.is_file() and stands(entry):
             groups.setdefault((entry.get("run"), *evaluation_of(entry)[1:]), []).append(entry)
     title = metrics.mains[metrics.main]
     if not groups:
+        which, option = (f" of branch {branch}", f" --branch {branch}") if branch else ("", "")
         raise UserError(
-            f"-e {BEST}: {path} has no {title} of branch {branch} of the snapshots in {folder}; evaluate them first, "
-            "as with python eval.py -e 0-"
+            f"-e {BEST}: {path} has no {title}{which} of the snapshots in {folder}; evaluate them first, as with "
+            f"python eval.py -e 0-{option}"
         )
     scored = max(groups.values(), key=lambda group: (len(group), max(str(entry.get("finished")) for entry in group)))
     best = best_of(scored, metrics)
     found = Path(best["snapshot"])
-    score = f"{title} {percent(best[metrics.main])} of branch {branch}"
+    score = f"{title} {percent(best[metrics.main])} of branch {best['branch']}"
     note(BEST, f"-e {BEST}: {found.name}, {score}, of {counted(len(scored), 'evaluated snapshot')}")
     return found

@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Form:
     kind: str
     normalize: bool = False
     labels: bool = False
+
+
+class Differs(UserError):
+    """A file that does not compute what the network does."""
 
 
 class Deployed(nn.Module):
@@ -112,7 +117,7 @@ class Exporter:
         try:
             self.write(path, epoch, side)
         except Exception as error:  # PyTorch's exporters raise various exceptions
-            if not others:
+            if not others or (isinstance(error, UserError | OSError) and not isinstance(error, Differs)):
                 raise
             self.console.print(
                 f"impossible for images of any size ({one_line(error)[:SHOWN]}); now for {others[0]}x{others[0]}",
@@ -137,7 +142,8 @@ class Exporter:
         """Write a file for square images of a side, or of any size (None); a file that differs gets no name."""
         model = self.deployed(side)
         with replacing(path) as part:
-            with warnings.catch_warnings(), base_model.padding_of_any_size():
+            of_timm = any(name not in ENCODERS for name in self.segmenter.C.backbone.split(","))
+            with warnings.catch_warnings(), base_model.padding_of_any_size() if of_timm else nullcontext():
                 warnings.simplefilter("ignore")  # PyTorch's exporters warn about future changes
                 SAVE[self.form.kind](model, self.example(self.shapes(side)[0]), self.metadata(epoch, side), part)
             self.compare(model, LOAD[self.form.kind](part), path)
@@ -223,7 +229,7 @@ class Exporter:
             size = "x".join(map(str, images.shape))
             self.console.print(f"{name} {size}: {what} {difference:.2e}", soft_wrap=True, highlight=False)
             if not difference <= limit:
-                raise UserError(f"{path}: differs from the network by {difference:.2e} on {name}, {size}; not written")
+                raise Differs(f"{path}: differs from the network by {difference:.2e} on {name}, {size}; not written")
             largest = max(largest, difference)
         self.console.print(f"largest of all: {largest:.2e}", highlight=False)
         return largest

@@ -16,8 +16,9 @@ from furnace.utils.config import CONFIG
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part, explained, write_atomically
 from furnace.utils.places import CHECKOUT, data_root
+from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
-from furnace.utils.wording import counted, few
+from furnace.utils.wording import few
 
 PATTERN = "exp_toy"  # source of the copied commands, which are the same in every experiment
 COMMANDS = ("train.py", "eval.py", "predict.py", "export.py")
@@ -89,27 +90,27 @@ def update(folder: Path, images: Path, masks: Path | None, args: Namespace) -> t
         if (value := getattr(args, option)) is not None and value is not False:
             raise UserError(f"--{option}: is for new experiments; edit {config} instead")
     lists = data_root(args.root) / "DATA" / folder.name.removeprefix("exp_")
-    found = update_lists(load_config(folder.resolve()), lists, images, masks)
-    counts = {"num_train_imgs": len(found.train), "num_unsup_imgs": len(found.unlabeled)}
-    notes = [f"{config}: {change}" for change in replace_counts(config, counts)]
-    if found.gone:
-        names = few(sample.image for sample in found.gone)
-        notes.append(f"removed {counted(len(found.gone), 'line')} whose files are gone: {names}")
-    with_masks = f"{len(found.train)} training images with masks ({len(found.new)} new)"
-    return notes, f"{with_masks} and {len(found.unlabeled)} without, {len(found.val)} validation images"
+    C = load_config(folder.resolve())
+    found = update_lists(C, lists, images, masks)
+    train, unlabeled = len(found.after.labeled), len(found.after.unlabeled)
+    notes = [*found.notes(), *update_counts(config, C, {"num_train_imgs": train, "num_unsup_imgs": unlabeled})]
+    with_masks = f"{train} training images with masks ({found.new} new)"
+    return notes, f"{with_masks} and {unlabeled} without, {len(found.val)} validation images"
 
 
-def replace_counts(config: Path, counts: dict[str, int]) -> list[str]:
-    """Update whole numbers that a config.py assigns to settings, and return the changes; other forms stay."""
-    text, changes = config.read_text(encoding="utf-8"), []
+def update_counts(config: Path, C: Settings, counts: dict[str, int]) -> list[str]:
+    """Replace numbers that a config.py assigns to settings; return notes on these, and on numbers in other forms."""
+    text, notes = config.read_text(encoding="utf-8"), []
     for name, count in counts.items():
-        assigned = re.search(rf"^C\.{name} = (\d+)$", text, re.MULTILINE)
-        if assigned and int(assigned[1]) != count:
+        if getattr(C, name) in (None, count):
+            continue
+        notes.append(f"{config}: C.{name} = {count}, was {getattr(C, name)}")
+        if assigned := re.search(rf"^C\.{name} *= *({getattr(C, name)}) *(#.*)?$", text, re.MULTILINE):
             text = text[: assigned.start(1)] + str(count) + text[assigned.end(1) :]
-            changes.append(f"C.{name} = {count}, was {assigned[1]}")
-    if changes:
-        write_atomically(config, text.encode())
-    return changes
+        else:
+            notes[-1] = f"{config}: C.{name} = {getattr(C, name)} sets the length of an epoch; there are {count} now"
+    write_atomically(config, text.encode())
+    return notes
 
 
 def write_folder(folder: Path, config: str, root: Path) -> None:
@@ -136,7 +137,11 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("name", help="name of the experiment; its folder is exp_NAME")
     parser.add_argument("--images", type=Path, required=True, help="folder of all images, searched recursively")
-    parser.add_argument("--masks", type=Path, help="folder of their masks (PNG, TIFF, BMP); not every image needs one")
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        help="folder of their masks (PNG, TIFF, BMP), not of all images; optional with --update",
+    )
     parser.add_argument("--classes", help="class names in the order of the indices, separated by commas")
     parser.add_argument("--val", type=float, help=f"share of the masks for validation (default: {VAL})")
     parser.add_argument(

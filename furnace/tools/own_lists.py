@@ -1,16 +1,19 @@
 """Lists of a user's own images: of a new experiment, or with images and masks that came later."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from furnace import datasets
+from furnace.datasets.inspection import among
+from furnace.datasets.pairing import Lists
 from furnace.datasets.splits import Sample, check_replaceable, read_list, write_list
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.setting_types import NAMES_MUST, are_class_names
 from furnace.utils.settings import Settings
-from furnace.utils.wording import few, one_line
+from furnace.utils.wording import counted, few, one_line
 
 MIN_LABELED = MIN_UNLABELED = 2  # the smallest batch: BatchNorm learns nothing from one image
 
@@ -116,13 +119,33 @@ def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> Non
 
 @dataclass(frozen=True)
 class Update:
-    """Samples of the lists after an update: `new` are those with masks that are new, `gone` those that were removed."""
+    """Lists before and after an update, and the validation images."""
 
-    train: list[Sample]
-    unlabeled: list[Sample]
+    before: Lists
+    after: Lists
     val: list[Sample]
-    new: list[Sample]
-    gone: list[Sample]
+
+    @property
+    def new(self) -> int:
+        """Number of images whose masks are new."""
+        return len({s.image for s in self.after.labeled} - {s.image for s in self.before.labeled})
+
+    def notes(self) -> Iterator[str]:
+        """Yield a line for each kind of change besides new files."""
+        held = [sample.image for sample in self.val]
+        lines = [*self.before.labeled, *self.before.unlabeled]
+        labels = {sample.image: sample.label for sample in self.after.labeled}
+        kinds = {
+            "removed, as the images are gone": [s for s in lines if not s.image.is_file()],
+            "removed, as they are for validation": among(lines, held),
+            "unlabelled now, as the masks are gone": [
+                s for s in self.before.labeled if s.image.is_file() and not s.label.is_file()
+            ],
+            "with another mask now": [s for s in self.before.labeled if labels.get(s.image, s.label) != s.label],
+        }
+        for what, samples in kinds.items():
+            if samples:
+                yield f"{counted(len(samples), 'image')} {what}: {few(sample.image for sample in samples)}"
 
 
 def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> Update:
@@ -140,28 +163,34 @@ def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> 
         UserError: a list is in another folder, a validation image is missing, a mask can't be used, or too few samples
             are left.
     """
-    for name in ("train_source", "unsup_source", "eval_source"):
-        if Path(getattr(C, name)).resolve().parent != lists.resolve():
-            raise UserError(f"C.{name} = {getattr(C, name)}: is not in {lists}; --update changes only lists there")
-    found = datasets.pairing.pair(images, masks, least=0)
-    if found[0]:
-        values, _ = datasets.pairing.survey(found[0], C.num_classes, C.reduce_zero_label)
+    check_sources(C, lists)
+    found = Lists(*datasets.pairing.pair(images, masks, least=0))
+    if found.labeled:
+        values, _ = datasets.pairing.survey(found.labeled, C.num_classes, C.reduce_zero_label)
         if C.num_classes == 2 and not C.reduce_zero_label:
-            datasets.pairing.check_binary(found[0], values)
+            datasets.pairing.check_binary(found.labeled, values)
     val = read_list(C.eval_source, C.dataset_path)
     if missing := [path for sample in val for path in (sample.image, sample.label) if not path.is_file()]:
         # Under another name they would become training images.
         raise UserError(f"{missing[0]}: no such file, but {C.eval_source} names it; restore it, or correct the list")
-    before = read_list(C.train_source, C.dataset_path), read_list(C.unsup_source, C.dataset_path, labeled=False)
-    train, unlabeled = datasets.pairing.joined(before, found, val)
-    check_unlabeled(unlabeled, images)
-    if len(train) < MIN_LABELED:
-        raise UserError(f"{masks or images}: {len(train)} training images have masks; training needs {MIN_LABELED}")
-    for path, samples in ((C.train_source, train), (C.unsup_source, unlabeled)):
+    before = Lists(read_list(C.train_source, C.dataset_path), read_list(C.unsup_source, C.dataset_path, labeled=False))
+    after = datasets.pairing.joined(before, found, val)
+    check_unlabeled(after.unlabeled, images)
+    if (count := len(after.labeled)) < MIN_LABELED:
+        raise UserError(f"{masks or images}: {count} training images have masks; training needs {MIN_LABELED}")
+    for path, samples in ((C.train_source, after.labeled), (C.unsup_source, after.unlabeled)):
         write_list(path, [line_of(sample, Path(C.dataset_path)) for sample in samples], overwrite=True)
-    known, kept = {sample.image for sample in before[0]}, {sample.image for sample in (*train, *unlabeled)}
-    new = [sample for sample in train if sample.image not in known]
-    return Update(train, unlabeled, val, new, [s for listed in before for s in listed if s.image not in kept])
+    return Update(before, after, val)
+
+
+def check_sources(C: Settings, lists: Path) -> None:
+    """Raise UserError unless the lists of an experiment are files in a folder."""
+    for name in ("train_source", "unsup_source", "eval_source"):
+        path = Path(getattr(C, name))
+        if path.is_dir():
+            raise UserError(f"C.{name} = {path}: is a folder; put new images there, or name a list for --update")
+        if path.resolve().parent != lists.resolve():
+            raise UserError(f"C.{name} = {path}: is not in {lists}; --update changes only lists there")
 
 
 def line_of(sample: Sample, root: Path) -> str:

@@ -14,7 +14,6 @@ from furnace.compare.trials import (
     folder_name,
     parse_method,
     split_methods,
-    subset_sources,
 )
 from furnace.engine.record import TRAINING_METRICS, append_metrics
 from furnace.seg_opr.metrics import MetricList
@@ -52,14 +51,6 @@ def test_folders_are_named_after_methods_and_long_names_end_with_a_digest() -> N
     long, other = folder_name("x" * LONGEST_NAME + "y"), folder_name("x" * LONGEST_NAME + "z")
     assert long != other and {len(long), len(other)} == {LONGEST_NAME + 9}
     assert long.startswith("x" * LONGEST_NAME + "-")
-
-
-def test_the_lists_of_each_seed_have_their_own_folder() -> None:
-    C = SimpleNamespace(train_source="/data/subset/train_labeled_1-8.txt")
-    assert subset_sources(C, Path("/out"), 3) == {
-        "train_source": "/out/seed-3/train_labeled_1-8.txt",
-        "unsup_source": "/out/seed-3/train_unlabeled_1-8.txt",
-    }
 
 
 @pytest.mark.parametrize(

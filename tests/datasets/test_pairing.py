@@ -1,5 +1,6 @@
 """Pairs of images and masks, and lists that grow."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furnace.datasets.pairing import divide, joined, pair
+from furnace.datasets.pairing import Lists, divide, joined, pair
 from furnace.datasets.splits import Sample
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_image, write_palette_label
@@ -64,24 +65,42 @@ def test_lists_that_grow_share_no_image(tmp_path: Path):
         folder = tmp_path / rng.choice(["", "link"])
         return Sample(name, folder / f"{name}.image", folder / f"{name}.mask" if labeled else None)
 
+    def drawn() -> Lists:
+        labeled, unlabeled = (
+            [sample(name, kind) for name in rng.choice(names, 8, replace=False)] for kind in (True, False)
+        )
+        return Lists(labeled, unlabeled)
+
     def there(found: Sample) -> bool:
         return all(path.exists() for path in (found.image, found.label) if path)
 
     for _ in range(20):
-        before, found = (
-            [[sample(name, labeled) for name in rng.choice(names, 8, replace=False)] for labeled in (1, 0)]
-            for _ in range(2)
-        )
+        before, found = drawn(), drawn()
         val = [sample(name, True) for name in rng.choice(names, 4, replace=False)]
         held = {one.name for one in val if one.image.exists()}
-        train, unlabeled = joined(before, found, val)
-        with_mask = {one.name for one in before[0] + found[0] if there(one)} - held
-        assert sorted(one.name for one in train) == sorted(with_mask)
-        assert all(there(one) and one.label for one in train)
-        without = {one.name for one in before[1] + found[1] if there(one)} - held - with_mask
-        assert sorted(one.name for one in unlabeled) == sorted(without)
-        kept = [one for one in before[0] if one.name in with_mask]
-        assert train[: len(kept)] == kept, "the order of the first lists stays"
+        after = joined(before, found, val)
+        with_mask = {one.name for one in before.labeled + found.labeled if there(one)} - held
+        assert sorted(one.name for one in after.labeled) == sorted(with_mask)
+        assert all(there(one) and one.label for one in after.labeled)
+        without = {one.name for one in before.unlabeled + found.unlabeled if there(one)} - held - with_mask
+        assert sorted(one.name for one in after.unlabeled) == sorted(without)
+        kept = [one.name for one in before.labeled if one.name in with_mask]
+        assert [one.name for one in after.labeled[: len(kept)]] == kept, "the order of the first lists stays"
+
+
+def test_labels_are_no_images_and_newer_ones_count(tmp_path: Path):
+    for name in ("a.png", "b.png", "old_a.png", "new_a.png", "held.png", "held_mask.png"):
+        (tmp_path / name).touch()
+    a, held = (
+        Sample(name, tmp_path / f"{name}.png", tmp_path / mask)
+        for name, mask in (("a", "old_a.png"), ("held", "held_mask.png"))
+    )
+    newer = replace(a, label=tmp_path / "new_a.png")
+    files = [Sample(path.stem, path, None) for path in sorted(tmp_path.iterdir())]
+    after = joined(Lists([a], []), Lists([], files), [held])
+    assert after.labeled == [a] and [sample.name for sample in after.unlabeled] == ["b", "new_a"]
+    after = joined(Lists([a], []), Lists([newer], files), [held])
+    assert after.labeled == [newer] and [sample.name for sample in after.unlabeled] == ["b"]
 
 
 @given(data=st.data(), count=st.integers(3, 40))

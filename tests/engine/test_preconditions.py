@@ -65,7 +65,7 @@ def test_masks_among_the_unlabelled_images_are_refused(make_settings, voc_root: 
     C = make_settings(unsup_source=str(voc_root / "train_aug/image"))
     check_files(C, build_train_set(C))
     C = make_settings(unsup_source=str(voc_root / "train_aug"))
-    with pytest.raises(UserError, match=r"^C\.unsup_source = .*train_aug: has 5 masks of C\.train_source, such as "):
+    with pytest.raises(UserError, match=r"^C\.unsup_source = .*train_aug: has 5 masks of other lists, such as "):
         check_files(C, build_train_set(C))
 
 
@@ -75,7 +75,9 @@ def test_missing_unlabelled_images_are_named_before_the_first_iteration(make_set
     (voc_root / "list.txt").write_text(f"{sample.image}\n{first.image}\n")
     sample.image.unlink()
     C = C.updated(unsup_source=str(voc_root / "list.txt"))
-    with pytest.raises(UserError, match=rf"{sample.image.name}: no such file; .*list\.txt names 1 missing file$"):
+    with pytest.raises(
+        UserError, match=rf"{sample.image.name}: no such file; .* correct .*list\.txt, which names 1 missing file$"
+    ):
         check_files(C, build_train_set(C))
     assert check_files(C.updated(on_bad_image="skip"), build_train_set(C)) == []
 
@@ -89,6 +91,15 @@ def test_evaluation_images_among_the_training_images_are_noted(make_settings):
     (note,) = check_files(leaky, build_train_set(leaky))
     assert note.startswith(f"{count} images of C.eval_source are among the training images, such as {evaluated}")
     assert check_files(leaky.updated(eval_source="nowhere.txt"), build_train_set(leaky)) == []
+    learned = C.updated(eval_source=C.train_source, eval_folder=C.train_folder)
+    (note,) = check_files(learned, build_train_set(learned))
+    assert note.startswith(f"{len(build_train_set(C).labeled)} images of C.eval_source are among")
+    masks = C.updated(unsup_source=str(evaluated.parent / "label"))
+    with pytest.raises(UserError, match="masks of other lists"):
+        check_files(masks, build_train_set(masks))
+    build_train_set(C).labeled[0].label.unlink()
+    with pytest.raises(UserError, match=r"label/\w+\.png: no such file; .* correct .*, which names 1 missing"):
+        check_files(C, build_train_set(C))
 
 
 def test_machines_with_other_lists_are_named(make_settings, monkeypatch: pytest.MonkeyPatch):

@@ -28,7 +28,7 @@ def test_one_snapshot_is_found_and_several_are_refused(C, lively_snapshot) -> No
 def test_the_best_snapshot_has_the_highest_of_most_scores(C, lively_snapshot, console, capsys, monkeypatch) -> None:
     place(lively_snapshot, C, "epoch-2.pth", "epoch-3.pth")
     folder, path = Path(C.snapshot_dir), Path(C.log_dir) / RESULTS
-    with pytest.raises(UserError, match=r"-e best: .*results\.json has no mIoU of branch 1 of .*eval\.py -e 0-"):
+    with pytest.raises(UserError, match=r"-e best: .*results\.json has no mIoU of the snapshots in .*eval\.py -e 0-$"):
         choose_snapshots(C, "best")
     Evaluator(C, CPU, console=console).run("1-3")
     for options in ({"eval_flip": True}, {"eval_scale_array": (0.5,)}):
@@ -49,7 +49,15 @@ def test_the_best_snapshot_has_the_highest_of_most_scores(C, lively_snapshot, co
     assert "note: -e best: epoch-2.pth, mIoU 30.00 of branch 1, of 3 evaluated snapshots" in capsys.readouterr().err
     assert best([0.4, 0.3, None, 0.1, 0.1, 0.1]) == "epoch-1.pth"
     assert best([0.4, 0.3, 0.2, 0.1, 0.1, 0.1], branch="2") == "epoch-3.pth"
-    with pytest.raises(UserError, match="has no mIoU of branch both"):
+    entries[5]["snapshot"], kept = entries[4]["snapshot"].replace("-2", "-3"), entries[:3]
+    del entries[:3]  # three scores of one snapshot each, under different conditions
+    assert [best([0.1, 0.2, 0.3], latest=number) for number in range(3)] == [
+        "epoch-2.pth",
+        "epoch-2.pth",
+        "epoch-3.pth",
+    ]
+    entries[:0] = kept
+    with pytest.raises(UserError, match=r"has no mIoU of branch both .*-e 0- --branch both$"):
         choose_snapshots(C, "best", "both")
     with pytest.raises(UserError, match="has no boundary mIoU of"):
         choose_snapshots(C.updated(eval_metrics=("boundary_iou",)), "best")

@@ -174,6 +174,22 @@ def test_a_file_takes_one_size_if_an_encoder_can_not_be_exported_for_any(of_timm
     assert metadata["input"].startswith(f'"(B, 3, {SIDE}, {SIDE})')
 
 
+def test_only_encoders_of_libraries_are_tried_twice(make_settings, of_timm, console, tmp_path):
+    def sides(**changes) -> list[int | None]:
+        exporter = Exporter(
+            make_settings(eval_crop_size=32, image_height=32, image_width=32, **changes), "1", Form("onnx")
+        )
+        exporter.segmenter.C = exporter.C  # as if a snapshot were loaded
+        return exporter.sides()
+
+    assert sides(backbone="resnet18") == [None] and sides(backbone="test_resnet") == [None, 32]
+    assert sides(backbone="test_vit") == [32] == sides(backbone="resnet18", decoder="upernet")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file.*: can't be written"):
+        Exporter(of_timm, "1", Form("torchscript"), console).run("1", tmp_path / "file" / "model.pt")
+    assert "impossible" not in console.file.getvalue()
+
+
 def test_paddings_of_any_size_are_those_of_timm():
     sizes = list(product(range(1, 40), (1, 2, 3, 5, 7), (1, 2, 3, 4), (1, 2)))
     expected = [padding.get_same_padding(*size) for size in sizes]

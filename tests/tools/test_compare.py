@@ -366,6 +366,9 @@ def test_subsets_are_drawn_from_the_list_that_is_given(stub: Path) -> None:
         folder = stub.parent / "out/subsets/seed-0"
         drawn[name] = [set((folder / f"train_labeled_1-{ratio}.txt").read_text().split()) for ratio in (8, 4)]
         assert drawn[name][0] < drawn[name][1] <= set(lines), "nested"
+    main(arguments(stub, "--draw-subsets", "--list", str(stub.parent / "a.txt"), "--dry-run", ratios="8", seeds="0"))
+    four = set((stub.parent / "out/subsets/seed-0/train_labeled_1-4.txt").read_text().split())
+    assert four == drawn["a"][1], "lists of another origin are written again, too"
 
 
 @pytest.mark.parametrize("copy", [os.link, shutil.copy], ids=["links", "copies"])

@@ -309,10 +309,12 @@ def test_an_update_adds_images_and_masks_and_keeps_the_rest(folder: Path, capsys
     assert load_config(config) == changed and C.lr == 0.5
     told = capsys.readouterr().out
     assert "9 training images with masks (2 new) and 6 without, 2 validation images" in told
-    assert "config.py: C.num_train_imgs = 9, was 8" in told and "num_unsup_imgs" not in told and "removed" not in told
+    assert "config.py: C.num_train_imgs = 9, was 8" in told and "num_unsup_imgs" not in told
+    assert "note: 1 image unlabelled now, as the masks are gone: " in told and "removed" not in told
     next((folder / "photos").rglob("new.jpg")).unlink()
     begin(folder, "--update")
-    assert "note: removed 1 line whose files are gone: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "note: 1 image removed, as the images are gone: " in told and "num_unsup_imgs = 5, was 6" in told
     write_image(folder / "photos" / "new.jpg", np.zeros((70, 90, 3), np.uint8))
 
     for kind, write, pixels in (("photos", write_image, (70, 90, 3)), ("masks", write_palette_label, (70, 90))):
@@ -338,6 +340,38 @@ def test_an_update_finds_lists_behind_links_and_labels_that_begin_at_one(folder:
     write_palette_label(folder / "masks" / "p12.png", np.full((70, 102), 255, np.uint8))
     with pytest.raises(UserError, match=r"p12\.png: label value 255 is neither"):
         begin(folder, "--update")
+
+
+def test_an_update_tells_what_it_changes(folder: Path, capsys: pytest.CaptureFixture):
+    begin(folder)
+    config = folder / "exp_mine" / "config.py"
+    config.write_text(config.read_text().replace("C.num_train_imgs = 8", "C.num_train_imgs = 8  # mine"))
+    C = load_config(config)
+    train, val, unlabeled = names_of(C)
+    held = read_list(C.eval_source, C.dataset_path)[0]
+    with open(C.unsup_source, "a") as file:
+        file.write(f"{held.image}\n")
+    corrected = folder / "corrected"
+    for name in (train[0], "p11"):
+        (image,) = (folder / "photos").rglob(f"{name}.jpg")
+        write_palette_label(corrected / f"{name}.png", np.ones(Image.open(image).size[::-1], np.uint8))
+    main(["mine", "--images", str(folder / "photos"), "--masks", str(corrected), "--root", str(folder), "--update"])
+    told = capsys.readouterr().out
+    assert f"note: 1 image removed, as they are for validation: {held.image}" in told
+    assert "note: 1 image with another mask now: " in told and f"{train[0]}.jpg" in told
+    assert "C.num_train_imgs = 9, was 8" in told and "gone" not in told
+    assert names_of(C) == [[*train, "p11"], val, [name for name in unlabeled if name != "p11"]]
+    assert read_list(C.train_source, C.dataset_path)[0].label == corrected / f"{train[0]}.png"
+    assert "C.num_train_imgs = 9  # mine\n" in config.read_text()
+
+    config.write_text(config.read_text().replace("C.num_train_imgs = 9", "C.num_train_imgs = 4 + 4"))
+    begin(folder, "--update")
+    assert "C.num_train_imgs = 8 sets the length of an epoch; there are 9 now" in capsys.readouterr().out
+    inside = folder / "photos" / "masks"
+    (folder / "masks").rename(inside)
+    (folder / "masks").symlink_to(inside)
+    main(["mine", "--images", str(folder / "photos"), "--root", str(folder), "--update"])
+    assert not [name for name in names_of(C)[2] if "masks" in name], "masks are no images"
 
 
 def test_an_update_is_refused_without_the_validation_images(folder: Path):
@@ -391,5 +425,8 @@ def test_an_update_is_refused_before_anything_changes(folder: Path):
     assert names_of(C) == before
     config = folder / "exp_mine" / "config.py"
     config.write_text(config.read_text() + f"C.unsup_source = {str(folder / 'photos')!r}\n")
-    with pytest.raises(UserError, match=r"C\.unsup_source = .*photos: is not in .*DATA/mine; --update changes only"):
+    with pytest.raises(UserError, match=r"C\.unsup_source = .*photos: is a folder; put new images there"):
+        begin(folder, "--update")
+    config.write_text(config.read_text() + f"C.unsup_source = {str(folder / 'list.txt')!r}\n")
+    with pytest.raises(UserError, match=r"C\.unsup_source = .*list\.txt: is not in .*DATA/mine; --update changes only"):
         begin(folder, "--update")
