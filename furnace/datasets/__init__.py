@@ -7,7 +7,7 @@ from lazy_loader import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
-    submodules=["pairing", "toy"],
+    submodules=["inspection", "pairing", "toy"],
     submod_attrs={
         "batch": ["uploaded"],
         "cutmix": ["draw_box"],

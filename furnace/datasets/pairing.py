@@ -1,7 +1,7 @@
 """Pair users' images and masks, check the values of the masks, and choose validation images."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from furnace.datasets.folders import composed, find_files, walk
 from furnace.datasets.inspection import file_identity
 from furnace.datasets.reading import check_sizes, read_image, read_label
-from furnace.datasets.splits import LABEL_SUFFIXES, Sample, read_list
+from furnace.datasets.splits import LABEL_SUFFIXES, Lists, Sample, read_list
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -156,14 +156,6 @@ def divide(labeled: list[Sample], values: list[tuple[int, ...]], share: float) -
         if needed is None or len(free) == count:
             return [s for i, s in enumerate(labeled) if i not in chosen], [labeled[i] for i in sorted(chosen)]
         free.remove(needed)
-
-
-@dataclass(frozen=True)
-class Lists:
-    """Training samples with and without labels."""
-
-    labeled: list[Sample]
-    unlabeled: list[Sample]
 
 
 def joined(before: Lists, found: Lists, val: list[Sample]) -> Lists:

@@ -38,6 +38,14 @@ class Sample:
     label: Path | None
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Training samples with and without labels."""
+
+    labeled: list[Sample]
+    unlabeled: list[Sample]
+
+
 def read_list(source: str | Path, root: str | Path, folder: str = "", labeled: bool = True) -> list[Sample]:
     """The samples of a list file, or of a folder of images.
 

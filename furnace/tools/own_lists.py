@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furnace import datasets
-from furnace.datasets.inspection import among
-from furnace.datasets.pairing import Lists
-from furnace.datasets.splits import Sample, check_replaceable, read_list, write_list
+from furnace.datasets.splits import Lists, Sample, check_replaceable, read_list, write_list
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.setting_types import NAMES_MUST, are_class_names
@@ -137,7 +135,7 @@ class Update:
         labels = {sample.image: sample.label for sample in self.after.labeled}
         kinds = {
             "removed, as the images are gone": [s for s in lines if not s.image.is_file()],
-            "removed, as they are for validation": among(lines, held),
+            "removed, as they are for validation": datasets.inspection.among(lines, held),
             "unlabelled now, as the masks are gone": [
                 s for s in self.before.labeled if s.image.is_file() and not s.label.is_file()
             ],

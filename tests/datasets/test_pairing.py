@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furnace.datasets.pairing import Lists, divide, joined, pair
-from furnace.datasets.splits import Sample
+from furnace.datasets.pairing import divide, joined, pair
+from furnace.datasets.splits import Lists, Sample
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_image, write_palette_label
 
