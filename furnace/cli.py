@@ -63,7 +63,7 @@ def train(folder: str | Path, argv: list[str] | None = None) -> int:
 def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
     """`python eval.py` in an experiment folder."""
     parser = experiment_parser("Evaluate snapshots on the images of C.eval_source.", EVAL_EXAMPLES)
-    add_snapshot_arguments(parser, "PATH.pth, EPOCH, FIRST-LAST, FIRST-, last (the default) or best (evaluated)")
+    add_snapshot_arguments(parser, f"FIRST-LAST, FIRST-, {ONE_SNAPSHOT}")
     parser.add_argument("-s", "--save", action="store_true", help="save pictures of every image")
     parser.add_argument(
         "-p", "--save-path", metavar="FOLDER", help="folder for the pictures (default: predictions/ in the log folder)"
@@ -86,7 +86,7 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> int:
     """`python predict.py` in an experiment folder; returns 1 if frames of a video are missing or damaged."""
     parser = experiment_parser("Label pictures and videos with a snapshot.", PREDICT_EXAMPLES)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, folders, glob patterns, videos")
-    add_snapshot_arguments(parser, "PATH.pth, EPOCH, last (the default) or best (evaluated)")
+    add_snapshot_arguments(parser, ONE_SNAPSHOT)
     parser.add_argument(
         "-p", "--save-path", metavar="FOLDER", help="folder for the results (default: predict/ in the log folder)"
     )
@@ -107,7 +107,7 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> int:
 def export(folder: str | Path, argv: list[str] | None = None) -> None:
     """`python export.py` in an experiment folder."""
     parser = experiment_parser("Export a snapshot, to run it elsewhere, and compare.", EXPORT_EXAMPLES)
-    add_snapshot_arguments(parser, "PATH.pth, EPOCH, last (the default) or best (evaluated)")
+    add_snapshot_arguments(parser, ONE_SNAPSHOT)
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="file format (default: onnx)")
     parser.add_argument(
         "--normalize", action="store_true", help="put the normalisation into the file: it takes uint8 RGB pixels"
@@ -123,6 +123,7 @@ def export(folder: str | Path, argv: list[str] | None = None) -> None:
 
 # Settings that evaluation takes from its own command; a snapshot knows the others.
 FOR_EVALUATION = PLACES | EVALUATION | {"dataset_path", "reduce_zero_label", "num_workers", "eval_batch_size", "amp"}
+ONE_SNAPSHOT = "EPOCH, PATH.pth, last (the default), or best, which has the highest score so far"
 TRAIN_RESTARTS = 3  # of a run on several devices, when one of its processes is killed
 CONTINUE = "continue from this snapshot, or from the newest sound one (auto)"
 TRAIN_EXAMPLES = """examples:
