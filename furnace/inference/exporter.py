@@ -142,8 +142,7 @@ class Exporter:
         """Write a file for square images of a side, or of any size (None); a file that differs gets no name."""
         model = self.deployed(side)
         with replacing(path) as part:
-            of_timm = any(name not in ENCODERS for name in self.segmenter.C.backbone.split(","))
-            with warnings.catch_warnings(), base_model.padding_of_any_size() if of_timm else nullcontext():
+            with warnings.catch_warnings(), base_model.padding_of_any_size() if self.of_timm else nullcontext():
                 warnings.simplefilter("ignore")  # PyTorch's exporters warn about future changes
                 SAVE[self.form.kind](model, self.example(self.shapes(side)[0]), self.metadata(epoch, side), part)
             self.compare(model, LOAD[self.form.kind](part), path)
@@ -155,14 +154,18 @@ class Exporter:
         inside = self.segmenter.normalize if self.form.normalize else None
         return Deployed(branches, inside, self.form.labels, side).eval()
 
+    @property
+    def of_timm(self) -> bool:
+        """True if an encoder is one of timm's."""
+        return any(name not in ENCODERS for name in self.segmenter.C.backbone.split(","))
+
     def sides(self) -> list[int | None]:
         """Sides of the images that the file may take, the best first; None: any size."""
         C = self.segmenter.C
         encoders = [ENCODERS.find(name) for name in C.backbone.split(",")]
         if C.decoder in LIBRARY_DECODERS or any(encoder.fits for encoder in encoders):
             return [C.eval_crop_size]
-        ours = all(name in ENCODERS for name in C.backbone.split(","))
-        return [None] if ours else [None, C.eval_crop_size]  # most of timm's take any size, after a conversion, too
+        return [None, C.eval_crop_size] if self.of_timm else [None]  # most of timm's can be exported for any size
 
     def shapes(self, side: int | None) -> list[tuple[int, ...]]:
         """Image shapes: the first to trace the network, the others to compare file and network."""
