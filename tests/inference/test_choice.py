@@ -49,7 +49,7 @@ def test_the_best_snapshot_has_the_highest_of_most_scores(C, lively_snapshot, co
     assert "note: -e best: epoch-2.pth, mIoU 30.00 of branch 1, of 3 evaluated snapshots" in capsys.readouterr().err
     assert best([0.4, 0.3, None, 0.1, 0.1, 0.1]) == "epoch-1.pth"
     assert best([0.4, 0.3, 0.2, 0.1, 0.1, 0.1], branch="2") == "epoch-3.pth"
-    entries[5]["snapshot"], kept = entries[4]["snapshot"].replace("-2", "-3"), entries[:3]
+    entries[5]["snapshot"], kept = str(folder / "epoch-3.pth"), entries[:3]
     del entries[:3]  # three scores of one snapshot each, under different conditions
     assert [best([0.1, 0.2, 0.3], latest=number) for number in range(3)] == [
         "epoch-2.pth",
