@@ -116,11 +116,11 @@ def test_dry_run_is_refused_in_several_processes(monkeypatch):
 
 
 def test_diagnosed_training_leaves_pictures_and_figures(options: list[str], tmp_path: Path):
-    extra = ["-o", "image_iter=3", "-o", "diagnose=true", "-o", "record_info_iter=2"]
+    extra = ["-o", "image_iter=4", "-o", "diagnose=true", "-o", "record_info_iter=2"]
     assert cli.train(REPOSITORY / "exp_voc", [*options, *extra]) == 0
     log = tmp_path / "log"
     assert [path.name for path in sorted((log / "strips").iterdir())] == [
-        "iteration-000003.png",
+        "iteration-000004.png",
         "iteration-000006.png",
     ]
     assert len((log / "truth.jsonl").read_text().splitlines()) == 2

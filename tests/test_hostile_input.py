@@ -202,7 +202,6 @@ MAKE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("read", "what"),
     [*product((read_image, decode_label), MAKE), *product([read_lines], ("pipe", "device", "folder", "loop", "huge"))],
@@ -223,11 +222,7 @@ def write_bomb(path: Path) -> None:
     """Write a PNG of a few hundred kilobytes with more pixels than the limit."""
     side = int(MAX_PIXELS**0.5) + 1
     assert side * side > MAX_PIXELS
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        Image.fromarray(np.zeros((side, side), dtype=bool)).save(path)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    Image.fromarray(np.zeros((side, side), dtype=bool)).save(path)
     assert path.stat().st_size < 2**21
 
 

@@ -18,6 +18,7 @@ from furnace.datasets.inspection import (
     inspect_all,
     missing_files,
     open_listing,
+    padding_note,
     shared_images,
 )
 from furnace.datasets.protocols import FEW_LABELS, recognize
@@ -128,7 +129,7 @@ class Checkup:
             self._add(Level.PROBLEM, check, text, "remove them from one of the lists")
 
     def check_files(self) -> None:
-        """Check that every image and label of the lists exists."""
+        """Check that every image and label of the lists exists, and that images are not much smaller than the crop."""
         for title, listing in self.listings.items():
             missing = missing_files(listing.samples, listing.labeled)
             if missing:
@@ -137,6 +138,9 @@ class Checkup:
             elif listing.samples:
                 what = "images and labels" if listing.labeled else "images"
                 self._add(Level.OK, f"{title} files", f"all {what} exist")
+        C = self.C
+        if text := padding_note(self.listings[LABELED].samples, (C.image_height, C.image_width), C.train_scale_array):
+            self._add(Level.NOTE, "crop", text)
 
     def check_contents(self) -> None:
         """Check that images and labels can be decoded and have the same size, and that labels have valid values."""

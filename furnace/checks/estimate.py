@@ -46,7 +46,7 @@ def estimate(C: Settings, dataset: TrainSet, device: torch.device) -> Estimate:
     workers = max(1, worker_count(C.num_workers))
     loading = C.batch_size * sample_seconds(C, dataset) / workers
     parallel = C.num_workers > 0 and device.type == "cuda"
-    return Estimate(step_seconds(C, device), loading, C.nepochs * C.niters_per_epoch, parallel)
+    return Estimate(step_seconds(C, device), loading, C.total_iterations, parallel)
 
 
 def step_seconds(C: Settings, device: torch.device) -> float:

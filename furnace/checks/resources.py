@@ -61,7 +61,7 @@ def check_cache(C: Settings, images: list[Path], labels: list[Path]) -> Finding:
 def check_time(C: Settings, device: torch.device) -> list[Finding]:
     """Count the iterations of the recipe and estimate their time on this machine."""
     epochs, steps = counted(C.nepochs, "epoch"), counted(C.niters_per_epoch, "iteration")
-    recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.nepochs * C.niters_per_epoch:,} in all")
+    recipe = Finding(Level.OK, "recipe", f"{epochs} of {steps}, {C.total_iterations:,} in all")
     try:
         found = estimate(C, build_data(C), device)
     except UserError as error:

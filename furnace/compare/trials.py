@@ -58,7 +58,7 @@ class Trial:
 
     @property
     def iterations(self) -> int:
-        return self.C.nepochs * self.C.niters_per_epoch
+        return self.C.total_iterations
 
     @property
     def labeled(self) -> int:

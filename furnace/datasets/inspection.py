@@ -4,12 +4,13 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from furnace.datasets.reading import Files, check_sizes, check_values, decode_label
+from furnace.datasets.reading import Files, check_sizes, check_values, decode_label, image_size
 from furnace.datasets.splits import Sample, fields_of, read_lines, scan_list
 from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
@@ -18,6 +19,7 @@ from furnace.utils.progress import parallel
 
 DECODES, SIZES, VALUES, EMPTY = "decodes", "same size", "values", "has a class"
 COMPARED_BYTES = 4096
+SIZED, LEAST_FILLED = 16, 0.5
 
 
 @dataclass
@@ -142,6 +144,28 @@ def inspect(sample: Sample, files: Files, labeled: bool) -> Inspection:
             if (checked == IGNORE_INDEX).all():
                 found.faults[EMPTY] = str(sample.label)
     return found
+
+
+def padding_note(samples: Sequence[Sample], crop: tuple[int, int], scales: Sequence[float]) -> str:
+    """A line if images at the middle scale fill less than half of the `crop` (h, w); "" if they fill more.
+
+    The sizes are those of a few images: a header costs little, but data sets have many.
+    """
+    sizes = []
+    for sample in samples[:: max(len(samples) // SIZED, 1)]:
+        with suppress(UserError):  # training names the file, or skips it
+            sizes.append(image_size(sample.image))
+    if not sizes:
+        return ""
+    (height, width), scale = crop, np.median(scales)
+    usual_width, usual_height = np.median(sizes, axis=0)
+    filled = min(usual_height * scale / height, 1) * min(usual_width * scale / width, 1)
+    if filled >= LEAST_FILLED:
+        return ""
+    return (
+        f"C.image_height x C.image_width = {height} x {width}: images of {usual_height:.0f} x {usual_width:.0f} pixels "
+        f"fill {filled:.0%} of it at scale {scale:g}, the rest is padding; choose a smaller crop"
+    )
 
 
 def absent_classes(samples: Sequence[Sample], files: Files, skip_unreadable: bool = False) -> list[int]:

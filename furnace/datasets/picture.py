@@ -1,6 +1,6 @@
 """Decode PNG, JPEG and other common images to the values in their files, with OpenCV and Pillow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -45,7 +45,7 @@ class Picture:
     def __init__(self, data: bytes, path: Path):
         self.data, self.path = data, path
         with damage_named(path):
-            self.header = Image.open(BytesIO(data), formats=FORMATS)
+            self.header = opened(BytesIO(data), FORMATS)
         self.size = self.header.size
 
     @property
@@ -110,10 +110,16 @@ class Picture:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
     def _by_pillow(self, mode: str | None) -> np.ndarray:
-        with damage_named(self.path), Image.open(BytesIO(self._complete()), formats=FORMATS) as image:
+        with damage_named(self.path), opened(BytesIO(self._complete()), FORMATS) as image:
             if image.format == "PNG":
                 check_sums(self.data)
             return np.array(image.convert(mode) if mode else image)
+
+
+def opened(file: BytesIO | Path, formats: Sequence[str]) -> Image.Image:
+    """An image file opened by Pillow without its limit of pixels: `open_image` has one of its own, and names it."""
+    Image.MAX_IMAGE_PIXELS = None
+    return Image.open(file, formats=formats)
 
 
 def undecodable(path: Path) -> UserError:
@@ -178,7 +184,7 @@ def check_sums(png: bytes) -> None:
 def decode_jpeg(data: bytes) -> np.ndarray | None:
     """A JPEG image decoded by Pillow, which fills missing pixels silently; None if it can't be decoded."""
     try:
-        with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+        with opened(BytesIO(data), ["JPEG"]) as image:
             return np.array(image)
     except Exception:  # as in `damage_named`
         return None

@@ -4,17 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
-from furnace.datasets.picture import FORMATS, Picture, undecodable
+from furnace.datasets.picture import FORMATS, Picture, opened, undecodable
 from furnace.datasets.splits import Sample
 from furnace.datasets.tiff import STARTS, Tiff
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
 
-MAX_PIXELS = 2**27  # larger images are refused before memory is allocated; Pillow's own limit is higher
+MAX_PIXELS = 2**27  # larger images are refused before memory is allocated
 MAX_FILE_BYTES = 2**29  # likewise: even an uncompressed image of MAX_PIXELS is smaller
 # To be changed if files are read to other pixels than before.
 READER = "2"
@@ -141,14 +140,14 @@ def open_image(path: Path) -> Picture | Tiff:
     file = Tiff(data, path) if data.startswith(STARTS) else Picture(data, path)
     width, height = file.size
     if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+        raise UserError(f"{path}: {width}x{height} pixels are more than the limit of {MAX_PIXELS}; cut it into tiles")
     return file
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) as stored. Raises UserError as `open_image` does."""
     try:
-        with Image.open(path, formats=FORMATS) as file:  # reads no more than the header
+        with opened(path, FORMATS) as file:  # reads no more than the header
             return file.size
     except Exception:  # Pillow raises various exceptions for damaged files and some intact ones
         return open_image(path).size

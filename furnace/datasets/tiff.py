@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
 
 from furnace.datasets.levels import to_levels
-from furnace.datasets.picture import ORIENTATION, damage_named, no_label
+from furnace.datasets.picture import ORIENTATION, damage_named, no_label, opened
 from furnace.utils.errors import UserError
 from furnace.utils.terminal import note
 
@@ -79,7 +78,7 @@ class Tiff:
     def rgb(self) -> np.ndarray:
         """The image as (H, W, 3) uint8. Raises UserError if it can't be read or its values are not grey levels."""
         if self.converted:
-            with damage_named(self.path), Image.open(BytesIO(self.data), formats=["TIFF"]) as image:
+            with damage_named(self.path), opened(BytesIO(self.data), ["TIFF"]) as image:
                 return np.array(image.convert("RGB"))
         kind, values = self.page.photometric, self.values()
         if kind == INDEXED:

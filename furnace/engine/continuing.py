@@ -134,7 +134,7 @@ def restore(
     iteration = iterations_done(snapshot, C.niters_per_epoch)
     if snapshot.iteration not in (None, iteration):
         notes.append(f"{path}: its iteration {snapshot.iteration} is iteration {iteration} here, at the same epoch")
-    if iteration >= C.nepochs * C.niters_per_epoch:
+    if iteration >= C.total_iterations:
         finished = f"{path}: the run of {C.nepochs} epochs is finished; to train longer, use -o nepochs=N"
         if refuse_finished:
             raise UserError(finished)

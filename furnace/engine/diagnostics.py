@@ -36,8 +36,8 @@ BINS = 20
 class Diagnostics:
     """Record a run's pseudo labels every `C.record_info_iter` and `C.image_iter` iterations, in the first process.
 
-    Other iterations cost nothing. Methods without a teacher have nothing to record; only CPCL has intersection and
-    union.
+    The last iteration has pictures, too; others cost nothing. Methods without a teacher have nothing to record; only
+    CPCL has intersection and union.
 
     Args:
         C: checked settings.
@@ -72,7 +72,7 @@ class Diagnostics:
         done = iteration + 1
         if done % self.C.record_info_iter == 0:
             self.record_confidence(iteration, batch.labels, teaching, writer)
-        if done % self.C.image_iter == 0:
+        if done % self.C.image_iter == 0 or done == self.C.total_iterations:
             count = len(next(iter(teaching.predictions.values())).labels)
             part = batch.map(lambda tensor: tensor[-count:])
             truth = self.withheld(iteration, batch, count) if self.C.diagnose else None

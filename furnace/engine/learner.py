@@ -176,7 +176,7 @@ def build_learner(C: Settings, network: Network, **options: Any) -> Learner:
     """The learner that the settings describe, for a network on its device; `options` override its arguments."""
     device = next(network.parameters()).device
     described = {
-        "total_iterations": C.nepochs * C.niters_per_epoch,
+        "total_iterations": C.total_iterations,
         "lr": C.lr,
         "lr_power": C.lr_power,
         "optimizer": {

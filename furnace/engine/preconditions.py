@@ -8,7 +8,7 @@ import torch
 
 from furnace.datasets.catalog import CATALOG, build_classes
 from furnace.datasets.dataset import TrainSet
-from furnace.datasets.inspection import absent_classes, among, missing_files
+from furnace.datasets.inspection import absent_classes, among, missing_files, padding_note
 from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import from_first, gather_objects, whole_batch, world_size
@@ -43,7 +43,7 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
 
 
 def check_files(C: Settings, dataset: TrainSet) -> list[str]:
-    """A note if images of the evaluation are among the training images.
+    """Notes if images of the evaluation are among the training images, or if images are much smaller than the crop.
 
     Raises:
         UserError: masks are among the unlabelled images, as in a folder with images and masks; or a file is missing,
@@ -67,10 +67,12 @@ def check_files(C: Settings, dataset: TrainSet) -> list[str]:
             if missing:
                 count = counted(len(missing), "missing file")
                 raise UserError(f"{missing[0]}: no such file; restore it, or correct {source}, which names {count}")
-    if not (leaked := among((*labeled, *unlabeled), (sample.image for sample in evaluated))):
-        return []
-    count = "1 image of C.eval_source is" if len(leaked) == 1 else f"{len(leaked)} images of C.eval_source are"
-    return [f"{count} among the training images, such as {leaked[0].image}: scores will be too high"]
+    padding = padding_note(labeled, (C.image_height, C.image_width), C.train_scale_array)
+    notes = [padding] if padding else []
+    if leaked := among((*labeled, *unlabeled), (sample.image for sample in evaluated)):
+        count = "1 image of C.eval_source is" if len(leaked) == 1 else f"{len(leaked)} images of C.eval_source are"
+        notes.append(f"{count} among the training images, such as {leaked[0].image}: scores will be too high")
+    return notes
 
 
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:

@@ -22,8 +22,7 @@ def recipe_table(C: Settings, dataset: TrainSet, network: Network, device: torch
     table.add_column()
     for name, (path, samples) in learned_lists(C, dataset).items():
         table.add_row(LISTS[name], f"{len(samples)} images, {path}")
-    total = C.nepochs * C.niters_per_epoch
-    table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {total} in total")
+    table.add_row("epochs", f"{C.nepochs} of {C.niters_per_epoch} iterations, {C.total_iterations} in total")
     if start_iteration:
         table.add_row("continues", f"at iteration {start_iteration}, epoch {start_iteration // C.niters_per_epoch}")
     streams = 0 if dataset.unlabeled is None else 2 if dataset.masks else 1

@@ -92,7 +92,7 @@ class Trainer:
         self.network = network.to(device, memory_format=memory_format(device))
         if C.sync_bn and device.type == "cuda" and world_size() > 1:
             self.network = synchronized(self.network)
-        self.total = C.nepochs * C.niters_per_epoch
+        self.total = C.total_iterations
         self.compile = chosen_compile(C, device)
         self.learner = build_learner(C, self.network, compiled=self.compile not in (OFF, BACKGROUND))
         self.identity["precision"] = self.learner.amp

@@ -84,6 +84,11 @@ class Settings(BaseModel):
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @property
+    def total_iterations(self) -> int:
+        """Iterations of the whole run."""
+        return self.nepochs * self.niters_per_epoch
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """One line each about how config.py was understood."""
         return self._notes

@@ -1,14 +1,26 @@
 """Inspection of lists and files before a run: copies, absent classes, and the amount of data that it reads."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from furnace.datasets import inspection
-from furnace.datasets.inspection import COMPARED_BYTES, Listing, absent_classes, duplicates, inspect_all, open_listing
+from furnace.datasets.inspection import (
+    COMPARED_BYTES,
+    Listing,
+    absent_classes,
+    duplicates,
+    inspect_all,
+    open_listing,
+    padding_note,
+)
 from furnace.datasets.reading import Files
 from furnace.datasets.splits import Sample
+from furnace.datasets.views import MirrorScaleCrop, Pixels
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_image, write_palette_label
 
@@ -80,3 +92,29 @@ def test_a_sample_covers_the_whole_list(folder: Path):
     assert len(chosen) == 8 and chosen == sorted(chosen)
     assert max(chosen) >= 20, "the second half of the list is never looked at"
     assert chosen == [int(found.sample.name) for found in inspect_all(listing, Files(3), 8)]
+
+
+@given(
+    st.tuples(st.integers(8, 90), st.integers(8, 90)),
+    st.tuples(st.integers(16, 64), st.integers(16, 64)),
+    st.sampled_from([0.5, 1, 1.25, 2]),
+)
+def test_images_that_leave_most_of_a_crop_empty_are_noted(tmp_path_factory, size, crop, scale):
+    path = write_image(tmp_path_factory.getbasetemp() / "sized.png", np.zeros((*size, 3), dtype=np.uint8))
+    view = MirrorScaleCrop(crop, [scale], (0, 0, 0))
+    filled = view(Pixels(valid=np.ones(size, np.uint8)), np.random.default_rng(0)).valid.mean()
+    assume(abs(filled - 0.5) > 0.05)  # scaled sizes are rounded
+    note = padding_note([Sample("sized", path, None)], crop, [scale])
+    assert bool(note) == (filled < 0.5)
+    if note:
+        assert f"{crop[0]} x {crop[1]}: images of {size[0]} x {size[1]} pixels fill" in note
+        assert abs(float(re.search(r"fill (\d+)%", note)[1]) / 100 - filled) < 0.06
+
+
+def test_the_size_of_images_that_can_not_be_read_is_unknown(tmp_path: Path):
+    (tmp_path / "damaged.png").write_bytes(b"damaged")
+    samples = [Sample(name, tmp_path / name, None) for name in ("damaged.png", "missing.png")]
+    assert padding_note(samples, (512, 512), [1]) == padding_note([], (512, 512), [1]) == ""
+    whole = write_image(tmp_path / "whole.png", np.zeros((40, 50, 3), dtype=np.uint8))
+    note = padding_note([*samples, Sample("whole", whole, None)], (512, 512), [0.5, 2, 1])
+    assert "images of 40 x 50 pixels fill 1% of it at scale 1, the rest is padding" in note

@@ -69,6 +69,12 @@ def test_masks_among_the_unlabelled_images_are_refused(make_settings, voc_root: 
         check_files(C, build_train_set(C))
 
 
+def test_a_crop_far_larger_than_the_images_is_noted(make_settings):
+    C = make_settings(image_height=512, image_width=512)
+    (note,) = check_files(C, build_train_set(C))
+    assert note.startswith("C.image_height x C.image_width = 512 x 512: images of ")
+
+
 def test_missing_unlabelled_images_are_named_before_the_first_iteration(make_settings, voc_root: Path):
     C = make_settings()
     first, *_, sample = build_train_set(C).unlabeled

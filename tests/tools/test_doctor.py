@@ -170,6 +170,11 @@ def test_a_faulty_setting_is_named(examine, setting: str, expected: str) -> None
     assert re.search(expected, output), output
 
 
+def test_a_crop_far_larger_than_the_images_is_a_note(examine) -> None:
+    status, output = examine(image_height=512, image_width=512)
+    assert status == 0 and "note crop C.image_height x C.image_width = 512 x 512: images of " in output
+
+
 def test_too_little_room_for_the_cache_is_a_problem(examine, tmp_path: Path, monkeypatch) -> None:
     status, output = examine(cache=tmp_path / "cache")
     assert (status, "ok cache C.cache = " in output) == (0, True)
