@@ -1,6 +1,7 @@
 """Pair users' images and masks, check the values of the masks, and choose validation images."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,15 @@ MIN_MASKS = 3  # two for a batch, one for validation
 
 
 class Masks:
-    """The masks of a folder by name. Raises UserError if two have the same name."""
+    """The masks of a folder by name, without those that are `used`. Raises UserError if two have the same name."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, used: Iterable[Path] = ()):
         self.by_path: dict[str, Path] = {}
         self.by_stem: dict[str, list[Path]] = {}
+        others = {file_identity(path) for path in used}
         for path in find_files(folder, LABEL_SUFFIXES):
+            if file_identity(path) in others:
+                continue
             name = composed(path.relative_to(folder).with_suffix("").as_posix())
             if (other := self.by_path.setdefault(name, path)) != path:
                 raise UserError(f"{path} and {other}: two masks of one name; move one of them away")
@@ -55,13 +59,16 @@ class Masks:
         return next((mask for mask in found if mask), None)
 
 
-def pair(images: Path, masks: Path | None, least: int = MIN_MASKS) -> tuple[list[Sample], list[Sample]]:
+def pair(
+    images: Path, masks: Path | None, least: int = MIN_MASKS, used: Iterable[Path] = ()
+) -> tuple[list[Sample], list[Sample]]:
     """The images with masks, and those without.
 
     Args:
         images: folder.
         masks: folder; None: no image has a mask.
         least: number of masks.
+        used: masks that belong to other images, or to the same ones already.
 
     Raises:
         UserError: a folder is missing, masks fit no image, or there are too few.
@@ -74,7 +81,7 @@ def pair(images: Path, masks: Path | None, least: int = MIN_MASKS) -> tuple[list
     if images == masks:
         raise UserError(f"{images}: contains both images and masks; put the masks into a separate folder")
     samples = [s for s in read_list(images, images, labeled=False) if not s.image.is_relative_to(masks)]
-    chosen = Masks(masks).choose([sample.image.relative_to(images).with_suffix("") for sample in samples])
+    chosen = Masks(masks, used).choose([sample.image.relative_to(images).with_suffix("") for sample in samples])
     pairs = list(zip(samples, chosen, strict=True))
     labeled = [replace(sample, label=mask) for sample, mask in pairs if mask]
     if len(labeled) < least:

@@ -162,16 +162,17 @@ def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> 
             are left.
     """
     check_sources(C, lists)
-    found = Lists(*datasets.pairing.pair(images, masks, least=0))
-    if found.labeled:
-        values, _ = datasets.pairing.survey(found.labeled, C.num_classes, C.reduce_zero_label)
-        if C.num_classes == 2 and not C.reduce_zero_label:
-            datasets.pairing.check_binary(found.labeled, values)
     val = read_list(C.eval_source, C.dataset_path)
     if missing := [path for sample in val for path in (sample.image, sample.label) if not path.is_file()]:
         # Under another name they would become training images.
         raise UserError(f"{missing[0]}: no such file, but {C.eval_source} names it; restore it, or correct the list")
     before = Lists(read_list(C.train_source, C.dataset_path), read_list(C.unsup_source, C.dataset_path, labeled=False))
+    used = [sample.label for sample in (*before.labeled, *val) if sample.image.is_file()]
+    found = Lists(*datasets.pairing.pair(images, masks, least=0, used=used))
+    if found.labeled:
+        values, _ = datasets.pairing.survey(found.labeled, C.num_classes, C.reduce_zero_label)
+        if C.num_classes == 2 and not C.reduce_zero_label:
+            datasets.pairing.check_binary(found.labeled, values)
     after = datasets.pairing.joined(before, found, val)
     check_unlabeled(after.unlabeled, images)
     if (count := len(after.labeled)) < MIN_LABELED:

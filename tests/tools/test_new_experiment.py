@@ -321,6 +321,23 @@ def test_an_update_adds_images_and_masks_and_keeps_the_rest(folder: Path, capsys
         write(folder / "second" / kind / "more.png", np.zeros(pixels, np.uint8))
     main(["mine", *folders(folder / "second"), "--root", str(folder), "--update"])
     assert names_of(C)[0][-1] == "more", "images of other folders join them"
+    for name in ("latest", names_of(C)[0][0]):  # an earlier image's mask does not become that of a namesake
+        write_image(folder / "fourth" / f"{name}.png", np.zeros((70, 90, 3), np.uint8))
+    write_palette_label(folder / "masks" / "latest.png", np.zeros((70, 90), np.uint8))
+    main(
+        [
+            "mine",
+            "--images",
+            str(folder / "fourth"),
+            "--masks",
+            str(folder / "masks"),
+            "--root",
+            str(folder),
+            "--update",
+        ]
+    )
+    assert names_of(C)[0][-1] == "latest", "a mask may lie among those of other images"
+    assert names_of(C)[2][-1] == names_of(C)[0][0]
     write_image(folder / "third" / "bare.png", np.zeros((70, 90, 3), np.uint8))
     main(["mine", "--images", str(folder / "third"), "--root", str(folder), "--update"])
     assert names_of(C)[2][-1] == "bare" and names_of(C)[1] == val
