@@ -44,10 +44,7 @@ class Torture:
         A round contains each fault once. The undisturbed run comes first and does not count as time, so that a slow
         machine injects faults, too.
         """
-        self.victim.start()
-        self.victim.end().expect(0)
-        self.reference = self.victim.result()
-        self.victim.reset()
+        self.reference = self.victim.run_undisturbed()
         end = time.monotonic() + seconds
         turns = itertools.count() if rounds is None else range(rounds)
         order = (name for _ in turns for name in self.rng.sample(self.names, len(self.names)))

@@ -22,15 +22,16 @@ TERMINATED = SIGNAL_BASE + signal.SIGTERM
 INTERRUPTED = SIGNAL_BASE + signal.SIGINT
 KILLED = -signal.SIGKILL
 HELD = "save is held"
-MOST_SAVES = 3  # a kill waits for fewer saves than this
+MOST_SAVES = 5  # a kill while saving waits for fewer saves than this
 
 Fault = Callable[[Victim, random.Random], str]
 
 
 def kill_at_any_moment(victim: Victim, rng: random.Random) -> str:
-    saves, delay = rng.randrange(MOST_SAVES), rng.uniform(0, 0.5)
+    starting, delay = rng.random() < 0.2, rng.uniform(0, victim.seconds / 3)  # two thirds of it are the start
     victim.start()
-    victim.wait_for(lambda: victim.said().count("saved ") >= saves)
+    if not starting:
+        victim.wait_until_training()
     time.sleep(delay)
     return _kill(victim)
 

@@ -69,7 +69,7 @@ class Ending:
 
 
 class Victim:
-    """A training run that can be started, watched and disturbed.
+    """A training run that can be started, watched and disturbed; `seconds` is how long it takes without faults.
 
     Args:
         folder: an empty folder for data, logs and snapshots.
@@ -86,6 +86,7 @@ class Victim:
         task = partial(make_toy, folder / "DATA" / "toy", 0, counts, (self.settings["labeled_ratio"],))
         self._join(self._fork(task)).expect(0)
         self.process: multiprocessing.Process | None = None
+        self.seconds = 0.0
 
     @property
     def snapshot_dir(self) -> Path:
@@ -136,6 +137,16 @@ class Victim:
         """Process ids of its loaders."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()] if children.is_file() else []
+
+    def run_undisturbed(self) -> dict:
+        """Measure a whole run, and remove its files; returns its last snapshot."""
+        began = time.monotonic()
+        self.start()
+        self.end().expect(0)
+        self.seconds = time.monotonic() - began
+        result = self.result()
+        self.reset()
+        return result
 
     def reset(self) -> None:
         """Remove the run's files."""
