@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from furnace import datasets
+from furnace.datasets.catalog import CATALOG
 from furnace.datasets.partition import make_partition
 from furnace.datasets.splits import Sample, read_lines, read_list, write_list
 from furnace.utils.errors import UserError
@@ -52,10 +53,10 @@ def build_pool(C: Settings, source: Path | None = None) -> Pool:
     """
     source = source or Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
     if not source.is_file():
-        raise UserError(
-            f"{source}: no such list; name the list of all labelled images with --list, or prepare the data as "
-            "described in DATA/README.md"
-        )
+        other = "prepare the data as described in DATA/README.md"
+        if C.dataset_name not in CATALOG:
+            other = f"for those alone that have masks, --list {C.train_source}"
+        raise UserError(f"{source}: no such list; name a list of images that all have labels with --list, or {other}")
     return read_pool(source, Path(C.dataset_path), C.train_folder, datasets.build_reader(C))
 
 

@@ -28,6 +28,13 @@ def test_a_duplicate_line_is_found_at_once(make_settings, tmp_path: Path) -> Non
     assert time.monotonic() - begin < 8
 
 
+def test_a_missing_list_of_all_images_has_advice_for_its_data_set(make_settings) -> None:
+    C = make_settings(train_source="nowhere/labeled.txt")
+    for name, advice in ((C.dataset_name, r"prepare the data as described"), ("mine", r"--list nowhere/labeled\.txt$")):
+        with pytest.raises(UserError, match=rf"\.txt: no such list; name a list of images .* {advice}"):
+            build_pool(C.updated(dataset_name=name))
+
+
 def test_lists_of_a_seed_are_nested_and_complete(make_settings, tmp_path: Path) -> None:
     C = make_settings()
     pool = build_pool(C, Path(C.train_source))

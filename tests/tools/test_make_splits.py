@@ -145,7 +145,7 @@ def test_a_duplicate_line_is_refused(volna, tmp_path):
 def test_a_missing_list_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("volna", str(tmp_path))
     write_folder(tmp_path, voc_members())
-    with pytest.raises(UserError, match=r"train_aug.txt: no such list; name the list .* --list"):
+    with pytest.raises(UserError, match=r"train_aug.txt: no such list; name a list .* --list"):
         make("--ratios", "2")
 
 
