@@ -134,7 +134,10 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_torchrun(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = get_args_parser().parse_args(list(command.words[1:]))
+    parser = get_args_parser()
+    if "--shutdown-timeout" not in parser.format_help():  # of PyTorch after 2.11, as docs/machines.md says
+        parser.add_argument("--shutdown-timeout", type=int)
+    args = parser.parse_args(list(command.words[1:]))
     check_script(command, [args.training_script, *args.training_script_args], monkeypatch)
 
 

@@ -22,7 +22,7 @@ from furnace.seg_opr.metrics import MetricList
 def test_name_and_arguments_of_a_trial_follow_from_its_fields(tmp_path: Path) -> None:
     listing = tmp_path / "list.txt"
     listing.write_text("a\nb\n")
-    C = SimpleNamespace(nepochs=3, niters_per_epoch=7, train_source=str(listing))
+    C = SimpleNamespace(total_iterations=21, train_source=str(listing))
     trial = Trial("cps", 8, 2, tmp_path, {"lr": "0.1", "seed": "2"}, C)
     assert (trial.name, trial.snapshots, trial.iterations) == ("cps 1/8 seed 2", tmp_path / "snapshot", 21)
     assert trial.labeled == 2
