@@ -30,7 +30,7 @@ from furnace.datasets.reading import Files
 from furnace.datasets.splits import Sample, read_list
 from furnace.datasets.transforms import Crop, draw_crop, scaled_side
 from furnace.datasets.views import MirrorScaleCrop, View
-from furnace.utils.arguments import whole_numbers
+from furnace.utils.arguments import user_path, whole_numbers
 from furnace.utils.errors import run
 from furnace.utils.files import write_atomically
 from furnace.utils.labels import IGNORE_INDEX
@@ -72,13 +72,13 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__.splitlines()[0], epilog="example: python benchmarks/loader.py --camvid DATA/camvid --quick"
     )
     parser.add_argument(
-        "--camvid", type=Path, metavar="FOLDER", help="also measure on CamVid, prepared by prepare_camvid"
+        "--camvid", type=user_path, metavar="FOLDER", help="also measure on CamVid, prepared by prepare_camvid"
     )
     parser.add_argument(
         "--workers", type=whole_numbers("--workers", 1), default="1,2", help="numbers of workers (default: 1,2)"
     )
     parser.add_argument("--quick", action="store_true", help="few images, with a quarter of the side length")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="also write the results to this file")
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)
     workers = args.workers

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from furnace import base_model, checks, engine, inference
 from furnace.inference.options import BRANCHES, FORMATS, OPACITY
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import Parser, add_overrides, snapshot
+from furnace.utils.arguments import Parser, add_overrides, snapshot, user_path
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import Stopped, UserError
 from furnace.utils.settings import EVALUATION, PLACES, Settings
@@ -66,17 +66,22 @@ def evaluate(folder: str | Path, argv: list[str] | None = None) -> None:
     add_snapshot_arguments(parser, f"FIRST-LAST, FIRST-, {ONE_SNAPSHOT}")
     parser.add_argument("-s", "--save", action="store_true", help="save pictures of every image")
     parser.add_argument(
-        "-p", "--save-path", metavar="FOLDER", help="folder for the pictures (default: predictions/ in the log folder)"
+        "-p",
+        "--save-path",
+        type=user_path,
+        metavar="FOLDER",
+        help="folder for the pictures (default: predictions/ in the log folder)",
     )
     parser.add_argument(
         "--submit",
+        type=user_path,
         metavar="FOLDER",
         help="write the files for the Cityscapes or VOC server, from C.test_source (no labels needed), and stop",
     )
     args = parser.parse_args(argv)
     with prepared(folder, args) as (C, device):
         if args.submit:
-            inference.Submission(C, device, args.branch, Path(args.submit)).run(args.epochs)
+            inference.Submission(C, device, args.branch, args.submit).run(args.epochs)
             return
         save_to = (args.save_path or Path(C.log_dir) / "predictions") if args.save or args.save_path else None
         inference.Evaluator(C, device, args.branch, save_to).run(args.epochs)
@@ -88,7 +93,11 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> int:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="pictures, folders, glob patterns, videos")
     add_snapshot_arguments(parser, ONE_SNAPSHOT)
     parser.add_argument(
-        "-p", "--save-path", metavar="FOLDER", help="folder for the results (default: predict/ in the log folder)"
+        "-p",
+        "--save-path",
+        type=user_path,
+        metavar="FOLDER",
+        help="folder for the results (default: predict/ in the log folder)",
     )
     parser.add_argument("--confidence", action="store_true", help="save maps of the soft-max confidence, too")
     parser.add_argument("--no-overlay", action="store_true", help="save label maps without coloured overlays")
@@ -97,7 +106,7 @@ def predict(folder: str | Path, argv: list[str] | None = None) -> int:
     if not args.inputs and args.settings is None:
         raise UserError("predict.py: nothing to predict; name a picture, a folder, a pattern or a video")
     with prepared(folder, args) as (C, device):
-        save_to = Path(args.save_path or Path(C.log_dir) / "predict")
+        save_to = args.save_path or Path(C.log_dir) / "predict"
         outputs = inference.Outputs(save_to, not args.no_overlay, args.confidence, args.opacity)
         predictor = inference.Predictor(C, device, args.branch, outputs)
         predictor.run(args.epochs, args.inputs)
@@ -113,7 +122,9 @@ def export(folder: str | Path, argv: list[str] | None = None) -> None:
         "--normalize", action="store_true", help="put the normalisation into the file: it takes uint8 RGB pixels"
     )
     parser.add_argument("--labels", action="store_true", help="give label maps instead of scores")
-    parser.add_argument("-p", "--save-path", metavar="FILE", help="output file (default: in export/ in the log folder)")
+    parser.add_argument(
+        "-p", "--save-path", type=user_path, metavar="FILE", help="output file (default: in export/ in the log folder)"
+    )
     args = parser.parse_args(argv)
     with prepared(folder, args, alone=True) as (C, _):
         if engine.rank() == 0:  # of a torchrun of the user's own

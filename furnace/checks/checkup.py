@@ -151,6 +151,9 @@ class Checkup:
                 if faults:
                     level = Level.NOTE if check == EMPTY else Level.PROBLEM
                     self._add(level, f"{title} {check}", f"{len(faults)} of {len(found)}: {few(faults)}", advice)
+            if turned := [inspection.sample.image for inspection in found if inspection.turned]:
+                text = f"{counted(len(turned), 'image')} turned by EXIF orientation, but not the labels: {few(turned)}"
+                self._add(Level.NOTE, f"{title} orientation", text, "check that the labels fit the upright images")
             if found and not any(inspection.faults for inspection in found):
                 read = "all" if len(found) == len(listing.samples) else f"{len(found)} of {len(listing.samples)}"
                 fine = "can be decoded; sizes and values of labels are correct" if listing.labeled else "can be decoded"

@@ -22,6 +22,7 @@ from furnace.engine.snapshot_folder import LAST, clear, list_epochs, list_snapsh
 from furnace.inference.results import read_results
 from furnace.seg_opr.metrics import MetricList
 from furnace.utils.errors import SIGNAL_BASE, Stopped, UserError
+from furnace.utils.files import explained
 from furnace.utils.locks import try_lock
 from furnace.utils.stopping import SAVING, heeded
 
@@ -81,8 +82,10 @@ class Runner:
 
     def run(self, trial: Trial, device: str) -> dict[str, Any]:
         """Train and evaluate one trial, continuing an earlier attempt; records and returns its result."""
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        with open(trial.folder / LOCK, "w", encoding="utf-8") as lock:
+        with explained(trial.folder):
+            trial.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(trial.folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115
+        with lock:
             # The trial's processes inherit the lock, so they still hold it if the comparison is killed.
             if not try_lock(lock.fileno()):
                 raise UserError(f"{trial.folder}: another process works on it; wait for it, or end it")
@@ -110,7 +113,8 @@ class Runner:
 
     def probe(self, trial: Trial, device: str, iterations: int, folder: Path) -> float | None:
         """Seconds per iteration of a trial, from a few iterations in `folder`; None if the run failed."""
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         places = {"log_dir": str(folder), "snapshot_dir": str(folder / "snapshot")}
         words = self._words("train.py", device, "--overwrite")
         words += trial.arguments(niters_per_epoch=str(iterations), **PROBE_OVERRIDES, **places)

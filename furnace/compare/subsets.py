@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from furnace.datasets.splits import list_hash
-from furnace.datasets.subsets import build_pool, labeled_sizes, list_files, write_subsets
+from furnace.datasets.subsets import build_pool, labeled_sizes, list_files, pool_list, write_subsets
 from furnace.methods.settings import load_config
 from furnace.utils.errors import UserError
 from furnace.utils.files import write_atomically
@@ -41,13 +41,13 @@ def draw_subsets(
     ratios: Sequence[int],
     seeds: Sequence[int],
     overrides: dict[str, str],
-    listing: str | None,
+    listing: Path | None,
 ) -> None:
     """Write the missing lists of each seed; smaller lists are subsets of larger ones.
 
-    If the existing lists were drawn from another `listing` (None: the data set's own), all are written again.
+    Lists that were drawn from a `listing` (None: the data set's own) of other content are all written again.
     """
-    origin, pool = drawn_from(listing), None
+    pool = None
     sources = {ratio: load_config(experiment, {**overrides, "labeled_ratio": str(ratio)}) for ratio in ratios}
     for ratio, C in sources.items():
         if not C.train_source.endswith(f"_labeled_1-{ratio}.txt"):
@@ -56,13 +56,14 @@ def draw_subsets(
                 "drawn lists; use this name in config.py, with C.labeled_ratio, or omit --draw-subsets"
             )
     C = sources[ratios[0]]
+    origin = list_hash(pool_list(C, listing))
     for seed in seeds:
         folder = subsets / f"seed-{seed}"
         same = (folder / ORIGIN).is_file() and (folder / ORIGIN).read_text(encoding="utf-8") == origin
         there = drawn_ratios(folder)
         needed = [ratio for ratio in ratios if ratio not in there] if same else sorted({*ratios, *there})
         if needed:
-            pool = pool or build_pool(C, Path(listing) if listing else None)
+            pool = pool or build_pool(C, listing)
             sizes = labeled_sizes(len(pool.lines), needed, ())
             files = {list_files(C.train_source, name, folder): size for name, size in sizes.items()}
             write_subsets(pool, files, seed, overwrite=True)
@@ -77,15 +78,6 @@ def drawn_ratios(folder: Path) -> set[int]:
         return {int(name[1]) for name in names if name}
 
     return ratios("labeled") & ratios("unlabeled")
-
-
-def drawn_from(listing: str | None) -> str:
-    """Identifier of the list to draw from: a digest of its content; "the data set's own" if `listing` is None."""
-    if listing is None:
-        return "the data set's own"
-    if not Path(listing).is_file():
-        raise UserError(f"--list {listing}: no such file")
-    return list_hash(listing)
 
 
 def subset_sources(C: Settings, subsets: Path, seed: int) -> dict[str, str]:

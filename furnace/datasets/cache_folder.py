@@ -25,7 +25,7 @@ FILLING = ".filling"  # the writing process holds its lock
 def locate(setting: str) -> Path:
     """The folder of a `C.cache` other than "off". Raises UserError if this machine has no folder in memory."""
     if setting != RAM:
-        return Path(setting).expanduser().absolute()
+        return Path(setting).absolute()
     if not MEMORY.is_dir():
         raise UserError(f"C.cache = {RAM}: this system has no {MEMORY}; name a folder, or set C.cache = {OFF}")
     return MEMORY / f"furnace-cache-{os.getuid()}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from furnace.datasets.reading import Files, check_sizes, check_values, decode_label, image_size
+from furnace.datasets.reading import Files, check_sizes, check_values, decode_label, image_size, open_image
 from furnace.datasets.splits import Sample, fields_of, read_lines, scan_list
 from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
@@ -70,6 +70,21 @@ def among(samples: Iterable[Sample], files: Iterable[Path | None]) -> list[Sampl
     return [sample for sample in samples if file_identity(sample.image) in known]
 
 
+def repeated(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples whose image an earlier one has, too, under any names."""
+    seen: set[tuple[int, int] | str] = set()
+    return [s for s in samples if (key := file_identity(s.image)) in seen or seen.add(key)]
+
+
+def turned_alone(sample: Sample) -> bool:
+    """True if reading turns the image by its EXIF orientation, but not its label: they may not fit.
+
+    Raises:
+        UserError: a file can't be opened.
+    """
+    return open_image(sample.image).orientation != 1 and open_image(sample.label).orientation == 1
+
+
 def file_identity(path: Path) -> tuple[int, int] | str:
     """A key that is the same for every path to a file, including links and hard links."""
     try:
@@ -122,11 +137,15 @@ def _files(sample: Sample, labeled: bool) -> list[Path]:
 
 @dataclass
 class Inspection:
-    """Result of decoding one sample: `faults`, messages by check; `counts` (256,) int64 of its label's values."""
+    """Result of decoding one sample: `faults`, messages by check; `counts` (256,) int64 of its label's values.
+
+    `turned` is as in `turned_alone`.
+    """
 
     sample: Sample
     faults: dict[str, str] = field(default_factory=dict)
     counts: np.ndarray | None = None
+    turned: bool = False
 
 
 def inspect(sample: Sample, files: Files, labeled: bool) -> Inspection:
@@ -137,6 +156,7 @@ def inspect(sample: Sample, files: Files, labeled: bool) -> Inspection:
     label = _attempt(found, DECODES, lambda: decode_label(sample.label)) if labeled else None
     if image is not None and label is not None:
         _attempt(found, SIZES, lambda: check_sizes(sample, image.shape[:2], label.shape))
+        found.turned = turned_alone(sample)
     if label is not None:
         checked = _attempt(found, VALUES, lambda: check_values(label, *meaning))
         if checked is not None:

@@ -3,16 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from furnace.datasets.folders import composed, find_files, walk
-from furnace.datasets.inspection import file_identity
+from furnace.datasets.inspection import file_identity, turned_alone
 from furnace.datasets.reading import check_sizes, read_image, read_label
 from furnace.datasets.splits import LABEL_SUFFIXES, Lists, Sample, read_list
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
+from furnace.utils.terminal import note
 
 MASK_SUFFIXES = ("", "_mask", "_label", "_gtFine", "_labelIds", "_L")  # after the image's name
 MIN_MASKS = 3  # two for a batch, one for validation
@@ -34,29 +36,33 @@ class Masks:
             self.by_stem.setdefault(composed(path.stem), []).append(path)
 
     def choose(self, images: list[Path]) -> list[Path | None]:
-        """The masks of images (paths without suffix): the mask of the same path, else the only unused one of the name.
+        """The masks of images (paths without suffix).
+
+        A mask of the same path comes before the only one of the same name, and the same name before one with a suffix:
+        x_L.png belongs to x_L.jpg, even if x.jpg has no mask.
 
         Raises:
-            UserError: a mask fits two images or none.
+            UserError: a mask fits two images equally well, or none.
         """
-        placed = {image: mask for image in images if (mask := self._first(self.by_path, image.as_posix()))}
-        if twice := [image for image, count in Counter(images).items() if count > 1 and image in placed]:
-            raise UserError(f"{placed[twice[0]]}: fits two images named {twice[0]}; move one of them away")
-        taken = {mask: image for image, mask in placed.items()}
-        by_name = {name: paths[0] for name, paths in self.by_stem.items() if len(paths) == 1 and paths[0] not in taken}
-        for image in images:
-            if image not in placed and (mask := self._first(by_name, image.name)):
+        placed, taken = {}, {}  # masks of images, and images of masks
+        by_name = {name: paths[0] for name, paths in self.by_stem.items() if len(paths) == 1}
+        ways = (self.by_path, Path.as_posix), (by_name, lambda image: image.name)
+        for (masks, name_of), suffixes in product(ways, (MASK_SUFFIXES[:1], MASK_SUFFIXES[1:])):
+            free = set(masks.values()) - taken.keys()
+            for image in dict.fromkeys(images):
+                names = (composed(name_of(image)) + suffix for suffix in suffixes)
+                mask = next((masks[name] for name in names if masks.get(name) in free), None)
+                if image in placed or mask is None:
+                    continue
                 if mask in taken:
                     raise UserError(f"{mask}: fits both {taken[mask]} and {image}; put masks into sub-folders, too")
                 placed[image], taken[mask] = mask, image
+        if twice := [image for image, count in Counter(images).items() if count > 1 and image in placed]:
+            raise UserError(f"{placed[twice[0]]}: fits two images named {twice[0]}; move one of them away")
         if left := [path for path in self.by_path.values() if path not in taken]:
             swapped = "; are the two folders swapped?" if placed and len(self.by_path) > len(images) else ""
             raise UserError(f"{left[0]}: fits no image; a mask has its image's name{swapped}")
         return [placed.get(image) for image in images]
-
-    def _first(self, masks: dict[str, Path], name: str) -> Path | None:
-        found = (masks.get(composed(name) + suffix) for suffix in MASK_SUFFIXES)
-        return next((mask for mask in found if mask), None)
 
 
 def pair(
@@ -117,6 +123,8 @@ def survey(
     for sample in labeled:
         label = read_label(sample.label, num_classes, reduce_zero_label)
         check_sizes(sample, read_image(sample.image).shape[:2], label.shape)
+        if turned_alone(sample):
+            note("turned images", f"{sample.image}: is turned by its EXIF orientation, but not its mask; do they fit?")
         values.append(tuple(np.unique(label).tolist()))
         sizes.append(label.shape)
     if set(values) == {(IGNORE_INDEX,)}:

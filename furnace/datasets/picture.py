@@ -16,7 +16,7 @@ from furnace.utils.terminal import note
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF", "AVIF")  # Pillow would pass others to external programs
 BY_OPENCV = ("PNG", "JPEG", "MPO", "BMP", "WEBP")
-ANIMATED = ("GIF", "WEBP", "AVIF")
+ANIMATED = ("GIF", "WEBP", "AVIF", "PNG")
 TRANSPARENT = ("RGBA", "LA", "PA")
 ORIENTATION = 274  # EXIF tag
 PNG_BITS = 24  # position of the bits per sample

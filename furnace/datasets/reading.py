@@ -116,8 +116,11 @@ def check_sizes(sample: Sample, image_size: tuple[int, int], label_size: tuple[i
     """Raise UserError unless image and label have the same height and width."""
     if image_size != label_size:
         (height, width), (label_height, label_width) = image_size, label_size
+        turned = image_size == label_size[::-1] and open_image(sample.image).orientation != 1
+        hint = ", upright by its EXIF orientation; turn the label, too" if turned else ""
         raise UserError(
             f"{sample.label}: {label_width}x{label_height} pixels, but its image {sample.image} has {width}x{height}"
+            f"{hint}"
         )
 
 

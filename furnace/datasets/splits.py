@@ -8,14 +8,14 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from furnace.datasets.folders import composed, existing, find_files
 from furnace.utils.errors import UserError
-from furnace.utils.files import write_atomically
+from furnace.utils.files import write_together
 
 MAX_LIST_BYTES = 2**28
 IMAGE_SUFFIXES = (
@@ -140,16 +140,21 @@ def list_hash(source: str | Path) -> str:
 
 
 def write_list(path: str | Path, lines: Sequence[str], overwrite: bool = False) -> None:
-    """Write a list file; a file with the same lines in any order is kept.
+    """Write a list file, as `write_lists` does."""
+    write_lists({Path(path): lines}, overwrite)
+
+
+def write_lists(lists: Mapping[Path, Sequence[str]], overwrite: bool = False) -> None:
+    """Write list files, all or none; a file with the same lines in any order is kept.
 
     Raises:
-        UserError: the file contains other lines and `overwrite` is not set, or it can't be written.
+        UserError: a file contains other lines and `overwrite` is not set, or one can't be written.
     """
-    path = Path(path)
     if not overwrite:
-        check_replaceable(path, lines)
-    if overwrite or not path.exists():
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        for path, lines in lists.items():
+            check_replaceable(path, lines)
+    due = {path: lines for path, lines in lists.items() if overwrite or not path.exists()}
+    write_together({path: "".join(f"{line}\n" for line in lines).encode() for path, lines in due.items()})
 
 
 def check_replaceable(path: Path, lines: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from furnace import datasets
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.partition import make_partition
-from furnace.datasets.splits import Sample, read_lines, read_list, write_list
+from furnace.datasets.splits import Sample, read_lines, read_list, write_lists
 from furnace.utils.errors import UserError
 from furnace.utils.labels import LABEL_VALUES
 from furnace.utils.progress import parallel
@@ -45,11 +45,11 @@ class Pool:
         return np.stack(parallel(shown, self.samples, "labels"))
 
 
-def build_pool(C: Settings, source: Path | None = None) -> Pool:
-    """The training images of a list; None: of the data set's own, which lies one folder above the partitions.
+def pool_list(C: Settings, source: Path | None = None) -> Path:
+    """The list of all training images: `source`, or the data set's own, which lies one folder above the partitions.
 
     Raises:
-        UserError: the list is missing, or a line occurs twice.
+        UserError: it is missing.
     """
     source = source or Path(C.train_source).parent.parent / f"{C.train_folder or 'train'}.txt"
     if not source.is_file():
@@ -57,7 +57,12 @@ def build_pool(C: Settings, source: Path | None = None) -> Pool:
         if C.dataset_name not in CATALOG:
             other = f"for those alone that have masks, --list {C.train_source}"
         raise UserError(f"{source}: no such list; name a list of images that all have labels with --list, or {other}")
-    return read_pool(source, Path(C.dataset_path), C.train_folder, datasets.build_reader(C))
+    return source
+
+
+def build_pool(C: Settings, source: Path | None = None) -> Pool:
+    """The training images of `pool_list`. Raises UserError if the list is missing, or a line occurs twice."""
+    return read_pool(pool_list(C, source), Path(C.dataset_path), C.train_folder, datasets.build_reader(C))
 
 
 def read_pool(source: Path, root: Path, folder: str, files: Files) -> Pool:
@@ -113,7 +118,10 @@ def write_subsets(pool: Pool, sizes: Mapping[Pair, int], seed: int, overwrite: b
     if existing and not overwrite:
         raise UserError(f"{existing[0]}: already exists; choose another folder with --out, or use --overwrite")
     order = make_partition(pool.presence, seed)
-    for pair, size in sizes.items():
-        for file, chosen in zip(pair, (order[:size], order[size:]), strict=True):
-            write_list(file, sorted(pool.lines[i] for i in chosen), overwrite)
+    parts = {
+        file: sorted(pool.lines[i] for i in chosen)
+        for pair, size in sizes.items()
+        for file, chosen in zip(pair, (order[:size], order[size:]), strict=True)
+    }
+    write_lists(parts, overwrite)
     return {labeled: pool.presence[order[:size]] for (labeled, _), size in sizes.items()}

@@ -43,7 +43,7 @@ def check_classes(C: Settings, dataset: TrainSet) -> list[str]:
 
 
 def check_files(C: Settings, dataset: TrainSet) -> list[str]:
-    """Notes if images of the evaluation are among the training images, or if images are much smaller than the crop.
+    """Notes on images that are much smaller than the crop, in both training lists, or in training and evaluation.
 
     Raises:
         UserError: masks are among the unlabelled images, as in a folder with images and masks; or a file is missing,
@@ -69,6 +69,11 @@ def check_files(C: Settings, dataset: TrainSet) -> list[str]:
                 raise UserError(f"{missing[0]}: no such file; restore it, or correct {source}, which names {count}")
     padding = padding_note(labeled, (C.image_height, C.image_width), C.train_scale_array)
     notes = [padding] if padding else []
+    both = among(unlabeled, (sample.image for sample in labeled))
+    if 0 < len(both) < len(labeled):  # all: full supervision, as published
+        notes.append(
+            f"{counted(len(both), 'image')} in both C.train_source and C.unsup_source, such as {both[0].image}"
+        )
     if leaked := among((*labeled, *unlabeled), (sample.image for sample in evaluated)):
         count = "1 image of C.eval_source is" if len(leaked) == 1 else f"{len(leaked)} images of C.eval_source are"
         notes.append(f"{count} among the training images, such as {leaked[0].image}: scores will be too high")

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from furnace.datasets.inspection import repeated
 from furnace.datasets.loaders import build_eval_loader
 from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import Sample, read_list
@@ -38,6 +39,7 @@ from furnace.inference.results import (
 from furnace.inference.segmenter import Segmenter, to_array
 from furnace.seg_opr.confusion import count, exact
 from furnace.seg_opr.metrics import MetricList, check_values
+from furnace.utils.errors import UserError
 from furnace.utils.files import explained
 from furnace.utils.progress import ProgressBar
 from furnace.utils.settings import Settings
@@ -57,7 +59,7 @@ class Evaluator:
         console: for tables and progress.
 
     Raises:
-        UserError: a metric is unknown, or the evaluation list or its folder is missing.
+        UserError: a metric is unknown, or the evaluation list or its folder is missing, or names an image twice.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Evaluator:
         self.console = console or open_console(quiet=rank() > 0)
         self.metrics = MetricList(C.eval_metrics)
         self.samples: list[Sample] = read_list(C.eval_source, C.dataset_path, C.eval_folder)
+        if again := repeated(self.samples):
+            raise UserError(f"{C.eval_source}: names {again[0].image} again, which would count twice; remove the line")
         self.segmenter = Segmenter(C, device, branch)
 
     def run(self, which: str) -> list[Result]:

@@ -28,7 +28,7 @@ from furnace.compare.trials import (
 )
 from furnace.methods.method import METHODS
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
+from furnace.utils.arguments import Parser, add_overrides, number, user_path, whole_numbers
 from furnace.utils.config import experiment_name, find_config, parse_overrides
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part
@@ -103,9 +103,12 @@ def build_parser() -> ArgumentParser:
         "--seeds", type=whole_numbers("--seeds", 0), default="0,1,2", help="one or more seeds (default: 0,1,2)"
     )
     parser.add_argument("--draw-subsets", action="store_true", help="draw other labelled images for each seed")
-    parser.add_argument("--list", help="with --draw-subsets: list of all training images (default: the data set's)")
+    parser.add_argument(
+        "--list", type=user_path, help="with --draw-subsets: list of all training images (default: the data set's)"
+    )
     parser.add_argument(
         "--validation",
+        type=user_path,
         metavar="LIST",
         help="labelled images for choosing the best epoch, not used in training or testing",
     )
@@ -113,7 +116,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("-d", "--devices", help="0, or 0-3 for one run per GPU, or cpu (default: first GPU or cpu)")
     parser.add_argument("--jobs", type=number("--jobs", 1), default=1, metavar="N", help="simultaneous runs per device")
     add_overrides(parser, "for all runs")
-    parser.add_argument("--out", type=Path, help="output folder (default: log/compare/EXPERIMENT)")
+    parser.add_argument("--out", type=user_path, help="output folder (default: log/compare/EXPERIMENT)")
     parser.add_argument(
         "--keep",
         choices=("none", "last", "all"),
@@ -149,7 +152,7 @@ def make_plan(experiment: Path, args: Namespace) -> list[Trial]:
         raise UserError(f"-o {min(taken)}=...: differs between runs; use --methods, --ratios, --seeds or --out")
     validation = None
     if args.validation:
-        source = Path(args.validation).resolve()
+        source = args.validation.resolve()
         validation = ValidationList(str(source), args.validation_folder or source.stem)
     subsets = out / "subsets" if args.draw_subsets else None
     ratios = args.ratios or default_ratios(experiment, overrides)
@@ -217,7 +220,7 @@ def report(
         "command": shlex.join(["python", "-m", "furnace.tools.compare", *sys.argv[1:]]),
         "evaluation images": Path(trials[0].C.eval_source).name,
         "labelled images": "drawn for each seed" if args.draw_subsets else "the same for every seed",
-        "validation": Path(args.validation).name if args.validation else "none",
+        "validation": args.validation.name if args.validation else "none",
         "hardware": ", ".join(sorted({result["device"] for result in results.values()})),
         "commit": ", ".join(sorted({result["commit"] for result in shown if result.get("commit")})) or "-",
         "versions": "; ".join(sorted({", ".join(map(" ".join, result["versions"].items())) for result in shown})),

@@ -9,7 +9,7 @@ import numpy as np
 from furnace.datasets.catalog import build_classes
 from furnace.datasets.subsets import build_pool, labeled_sizes, list_files, write_subsets
 from furnace.methods.settings import load_config
-from furnace.utils.arguments import Parser, add_overrides, number, whole_numbers
+from furnace.utils.arguments import Parser, add_overrides, number, user_path, whole_numbers
 from furnace.utils.config import parse_overrides
 from furnace.utils.errors import run
 from furnace.utils.terminal import Table, open_console
@@ -50,8 +50,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--seed", type=number("--seed", 0), default=0, help="different seeds draw different images (default: 0)"
     )
-    parser.add_argument("--list", type=Path, help="list of all training images (default: the data set's)")
-    parser.add_argument("--out", type=Path, help="folder for the lists (default: as in config.py)")
+    parser.add_argument("--list", type=user_path, help="list of all training images (default: the data set's)")
+    parser.add_argument("--out", type=user_path, help="folder for the lists (default: as in config.py)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing lists")
     add_overrides(parser)
     return parser

@@ -1,10 +1,9 @@
 """Generate the toy data: python -m furnace.tools.make_toy."""
 
 import argparse
-from pathlib import Path
 
 from furnace import datasets
-from furnace.utils.arguments import Parser, number
+from furnace.utils.arguments import Parser, number, user_path
 from furnace.utils.errors import run
 from furnace.utils.files import explained
 from furnace.utils.places import data_root
@@ -25,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Generate the toy data of exp_toy.", epilog="example: python -m furnace.tools.make_toy --seed 1"
     )
     default = data_root() / "DATA" / "toy"
-    parser.add_argument("--target", default=default, type=Path, help="folder to fill (default: DATA/toy)")
+    parser.add_argument("--target", default=default, type=user_path, help="folder to fill (default: DATA/toy)")
     parser.add_argument(
         "--seed", default=0, type=number("--seed", 0), help="different seeds give different images (default: 0)"
     )

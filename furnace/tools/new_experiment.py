@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 from furnace.datasets.catalog import CATALOG
 from furnace.methods.settings import load_config
 from furnace.tools.own_config import CPU, GPU, config_text
-from furnace.tools.own_lists import survey, update_lists, write_lists
-from furnace.utils.arguments import Parser
+from furnace.tools.own_lists import create_lists, survey, update_lists
+from furnace.utils.arguments import Parser, user_path
 from furnace.utils.config import CONFIG
 from furnace.utils.errors import UserError, run
 from furnace.utils.files import existing_part, explained, write_atomically
+from furnace.utils.locks import file_locked
 from furnace.utils.places import CHECKOUT, data_root
 from furnace.utils.settings import Settings
 from furnace.utils.terminal import open_console
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{name!r}: a name consists of lower-case letters, digits and _, and starts with a letter")
     folder = args.root / f"exp_{name}"
-    images, masks = (path and path.expanduser().resolve() for path in (args.images, args.masks))
+    images, masks = (path and path.resolve() for path in (args.images, args.masks))
     if masks is None and not args.update:
         raise UserError("--masks: is needed for a new experiment; name the folder of the masks")
     notes, done = update(folder, images, masks, args) if args.update else create(folder, name, images, masks, args)
@@ -65,7 +66,7 @@ def create(folder: Path, name: str, images: Path, masks: Path, args: Namespace) 
     data = survey(images, masks, args.classes, VAL if args.val is None else args.val)
     if not os.access(existing_part(args.root), os.W_OK):
         raise UserError(f"{args.root}: is not writable; name another folder with --root")
-    write_lists(lists, {"labeled": data.train, "val": data.val, "unlabeled": data.unlabeled}, data.root)
+    create_lists(lists, {"labeled": data.train, "val": data.val, "unlabeled": data.unlabeled}, data.root)
     write_folder(folder, config_text(name, data, CPU if args.cpu else GPU), args.root.resolve())
     notes = []
     if missing := sorted(set(range(data.num_classes)) - set(data.values)):
@@ -91,7 +92,8 @@ def update(folder: Path, images: Path, masks: Path | None, args: Namespace) -> t
             raise UserError(f"--{option}: is for new experiments; edit {config} instead")
     lists = data_root(args.root) / "DATA" / folder.name.removeprefix("exp_")
     C = load_config(folder.resolve())
-    found = update_lists(C, lists, images, masks)
+    with file_locked(lists / "update"):  # another update would lose these images
+        found = update_lists(C, lists, images, masks)
     train, unlabeled = len(found.after.labeled), len(found.after.unlabeled)
     notes = [*found.notes(), *update_counts(config, C, {"num_train_imgs": train, "num_unsup_imgs": unlabeled})]
     with_masks = f"{train} training images with masks ({found.new} new)"
@@ -136,10 +138,10 @@ def build_parser() -> ArgumentParser:
         epilog=EXAMPLES,
     )
     parser.add_argument("name", help="name of the experiment; its folder is exp_NAME")
-    parser.add_argument("--images", type=Path, required=True, help="folder of all images, searched recursively")
+    parser.add_argument("--images", type=user_path, required=True, help="folder of all images, searched recursively")
     parser.add_argument(
         "--masks",
-        type=Path,
+        type=user_path,
         help="folder of their masks (PNG, TIFF, BMP), not of all images; optional with --update",
     )
     parser.add_argument("--classes", help="class names in the order of the indices, separated by commas")
@@ -150,7 +152,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--cpu", action="store_true", help="settings for first results in minutes, without a GPU")
     parser.add_argument(
         "--root",
-        type=Path,
+        type=user_path,
         default=CHECKOUT,
         help="parent folder of exp_NAME, and of DATA unless the environment variable volna is set (default: checkout)",
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furnace import datasets
-from furnace.datasets.splits import Lists, Sample, check_replaceable, read_list, write_list
+from furnace.datasets.splits import Lists, Sample, check_replaceable, read_list, write_lists
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.setting_types import NAMES_MUST, are_class_names
@@ -97,7 +97,7 @@ def chosen_classes(given: str | None, values: list[int], highest: Path) -> tuple
     return names, num_classes
 
 
-def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> None:
+def create_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> None:
     """Write lists by name; equal lists from an interrupted call are kept.
 
     Raises:
@@ -111,8 +111,7 @@ def write_lists(folder: Path, lists: dict[str, list[Sample]], root: Path) -> Non
             check_replaceable(path, lines[path])
     except UserError as error:
         raise UserError(f"{folder}: has lists of another data set; choose another name, or remove them") from error
-    for path in lines:
-        write_list(path, lines[path])
+    write_lists(lines)
 
 
 @dataclass(frozen=True)
@@ -144,6 +143,17 @@ class Update:
         for what, samples in kinds.items():
             if samples:
                 yield f"{counted(len(samples), 'image')} {what}: {few(sample.image for sample in samples)}"
+        for copy in self.copies():
+            yield f"{copy}: is a copy of a validation image; remove it, or the scores will be too high"
+
+    def copies(self) -> list[Path]:
+        """Training images with the content of a validation image."""
+        listings = [
+            datasets.inspection.Listing(title, "", "", labeled=False, samples=samples)
+            for title, samples in (("val", self.val), ("train", [*self.after.labeled, *self.after.unlabeled]))
+        ]
+        groups = [group for group in datasets.inspection.duplicates(listings) if "val" in dict(group)]
+        return [path for group in groups for title, path in group if title == "train"]
 
 
 def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> Update:
@@ -177,8 +187,9 @@ def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> 
     check_unlabeled(after.unlabeled, images)
     if (count := len(after.labeled)) < MIN_LABELED:
         raise UserError(f"{masks or images}: {count} training images have masks; training needs {MIN_LABELED}")
-    for path, samples in ((C.train_source, after.labeled), (C.unsup_source, after.unlabeled)):
-        write_list(path, [line_of(sample, Path(C.dataset_path)) for sample in samples], overwrite=True)
+    changed = {Path(C.train_source): after.labeled, Path(C.unsup_source): after.unlabeled}
+    lines = {path: [line_of(sample, Path(C.dataset_path)) for sample in samples] for path, samples in changed.items()}
+    write_lists(lines, overwrite=True)
     return Update(before, after, val)
 
 

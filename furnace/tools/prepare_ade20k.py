@@ -12,6 +12,7 @@ from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.protocols import UNIMATCH_DESTINATIONS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
+from furnace.utils.arguments import user_path
 from furnace.utils.errors import UserError, run
 
 COUNTS = {"training": 20210, "validation": 2000}
@@ -36,7 +37,7 @@ def build_parser() -> ArgumentParser:
         "ade20k",
     )
     parser.add_argument(
-        "source", nargs="?", type=Path, help="ADEChallengeData2016.zip, or the folder it was extracted to"
+        "source", nargs="?", type=user_path, help="ADEChallengeData2016.zip, or the folder it was extracted to"
     )
     return parser
 

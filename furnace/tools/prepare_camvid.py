@@ -10,6 +10,7 @@ from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.protocols import SUBSETS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
+from furnace.utils.arguments import user_path
 from furnace.utils.errors import UserError, run
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -40,7 +41,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "source",
-        type=Path,
+        type=user_path,
         nargs="?",
         help="archive or folder of the SegNet tutorial, or its folder CamVid (default: download the archive)",
     )

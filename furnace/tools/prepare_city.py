@@ -10,6 +10,7 @@ from furnace.datasets.archives import Source, open_source
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS
 from furnace.datasets.protocols import SUBSETS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
+from furnace.utils.arguments import user_path
 from furnace.utils.errors import UserError, run
 from furnace.utils.labels import IGNORE_INDEX
 
@@ -43,8 +44,10 @@ def build_parser() -> ArgumentParser:
         "python -m furnace.tools.prepare_city --images leftImg8bit_trainvaltest.zip --labels gtFine_trainvaltest.zip",
         "city",
     )
-    parser.add_argument("--images", type=Path, help="leftImg8bit_trainvaltest.zip, or the folder it was extracted to")
-    parser.add_argument("--labels", type=Path, help="gtFine_trainvaltest.zip, or the folder it was extracted to")
+    parser.add_argument(
+        "--images", type=user_path, help="leftImg8bit_trainvaltest.zip, or the folder it was extracted to"
+    )
+    parser.add_argument("--labels", type=user_path, help="gtFine_trainvaltest.zip, or the folder it was extracted to")
     return parser
 
 

@@ -13,6 +13,7 @@ from furnace.datasets.catalog import CATALOG
 from furnace.datasets.instances import Instances
 from furnace.datasets.protocols import UNIMATCH_DESTINATIONS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
+from furnace.utils.arguments import user_path
 from furnace.utils.errors import UserError, run
 
 COUNTS = {"train": 118287, "val": 5000}
@@ -41,7 +42,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "sources",
         nargs="*",
-        type=Path,
+        type=user_path,
         metavar="SOURCE",
         help=f"{', '.join(ARCHIVES)}, a folder that contains them, or the folders they were extracted to",
     )

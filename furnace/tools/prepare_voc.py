@@ -21,6 +21,7 @@ from furnace.datasets.archives import Source, open_source, published_difference
 from furnace.datasets.catalog import CATALOG
 from furnace.datasets.protocols import SUBSETS, Layout
 from furnace.tools.preparing import Plan, make_tasks, prepare, preparing_parser
+from furnace.utils.arguments import user_path
 from furnace.utils.errors import UserError, run
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ def build_parser() -> ArgumentParser:
         "python -m furnace.tools.prepare_voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz",
         "pascal_voc",
     )
-    parser.add_argument("--voc", type=Path, help="VOCtrainval_11-May-2012.tar, or the folder it was extracted to")
+    parser.add_argument("--voc", type=user_path, help="VOCtrainval_11-May-2012.tar, or the folder it was extracted to")
     parser.add_argument(
         "--sbd",
-        type=Path,
+        type=user_path,
         help="benchmark.tgz or the folder it was extracted to, or a SegmentationClassAug folder or zip",
     )
     parser.add_argument(

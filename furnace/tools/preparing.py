@@ -22,8 +22,8 @@ from furnace.datasets.protocols import (
     shared_images,
     with_rests,
 )
-from furnace.datasets.splits import check_replaceable, read_lines, write_list
-from furnace.utils.arguments import Parser
+from furnace.datasets.splits import check_replaceable, read_lines, write_lists
+from furnace.utils.arguments import Parser, user_path
 from furnace.utils.background import ahead
 from furnace.utils.errors import UserError
 from furnace.utils.files import existing_part, link_atomically, write_atomically
@@ -76,9 +76,9 @@ def preparing_parser(description: str, example: str, name: str) -> ArgumentParse
     """Build a parser with the arguments of all preparing commands; `name` is the data set's folder in DATA."""
     parser = Parser(description=description, epilog=f"example:\n  {example}")
     parser.add_argument(
-        "--target", type=Path, default=data_root() / "DATA" / name, help="folder to make (default: %(default)s)"
+        "--target", type=user_path, default=data_root() / "DATA" / name, help="folder to make (default: %(default)s)"
     )
-    parser.add_argument("--splits-from", type=Path, metavar="FOLDER", help="folder of published lists to install")
+    parser.add_argument("--splits-from", type=user_path, metavar="FOLDER", help="folder of published lists to install")
     parser.add_argument("--link", action="store_true", help="link files of extracted folders instead of copying them")
     parser.add_argument("--dry-run", action="store_true", help="check and count, but write nothing")
     return parser
@@ -124,8 +124,7 @@ def prepare(plan: Plan, layout: Layout, args: Namespace) -> None:
     pending = [task for task in plan.tasks if not is_complete(task)]
     if not args.dry_run:
         carry_out(pending, args.link)
-        for name, lines in lists.items():
-            write_list(args.target / name, lines)
+        write_lists({args.target / name: lines for name, lines in lists.items()})
     print_summary(plan, partitions, len(pending), args)
 
 

@@ -48,6 +48,11 @@ def add_overrides(parser: ArgumentParser, what: str = "for this run") -> None:
     )
 
 
+def user_path(text: str) -> Path:
+    """The type of options that name files or folders; shells leave the "~" in --option=~/path."""
+    return Path(text).expanduser()
+
+
 def number(option: str, least: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:
     """The type of `option`: a finite number of a kind, `least` or more. It raises UserError for others."""
 

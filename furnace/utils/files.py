@@ -3,8 +3,8 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -25,6 +25,13 @@ def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
     """
     with replacing(path, len(data), flush) as part:
         part.write_bytes(data)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files, all or none: every content is there before the first name changes. Raises UserError."""
+    with ExitStack() as stack:
+        for path, data in contents.items():
+            stack.enter_context(replacing(path, len(data))).write_bytes(data)
 
 
 def append(path: Path, data: bytes) -> None:
@@ -91,7 +98,7 @@ def replacing(path: Path, needed: int | None = None, flush: bool = True) -> Iter
         raise _explained(path, error, needed) from error
     finally:
         # A rename does nothing if both names are hard links to one file, so remove it after success, too.
-        if part.parent.is_dir():
+        with suppress(OSError):  # a read-only disk has no such file, but refuses to remove it
             part.unlink(missing_ok=True)
 
 
@@ -127,5 +134,5 @@ def _explained(path: Path, error: OSError, needed: int | None) -> UserError:
     free = shutil.disk_usage(existing_part(path.parent)).free
     return UserError(
         f"{path}: no space left on the disk ({size}{byte_size(free)} are free); existing files are kept; "
-        "make room and run the same command again, it continues from here"
+        "make room and run the same command again"
     )

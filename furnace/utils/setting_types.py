@@ -1,5 +1,6 @@
 """Types of settings: how texts of the command line and values of config.py are read, and what they must be."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -87,7 +88,12 @@ def _must(text: str, fits: Callable[[Any], bool]) -> AfterValidator:
     return AfterValidator(check)
 
 
-_PATH = _must(f"is not a path: each part has at most {LONGEST_PART} bytes, without null characters", _is_path)
+def _from_home(text: str | None) -> str | None:
+    """Paths separated by commas with "~" replaced, which the shell leaves in -o key=~/path."""
+    return text and ",".join(map(os.path.expanduser, text.split(",")))
+
+
+_IS_PATH = _must(f"is not a path: each part has at most {LONGEST_PART} bytes, without null characters", _is_path)
 Share = Annotated[float, Field(ge=0, le=1)]
 OptionalCount = Annotated[NonNegativeInt | None, BeforeValidator(_none)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
@@ -127,7 +133,9 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 ClassNames = Annotated[Names, _must(NAMES_MUST, are_class_names)]
 MetricNames = Annotated[Names, _must("must name at least one metric", bool)]
 Encoders = Annotated[str, BeforeValidator(_joined)]
-PathText = Annotated[str, _PATH]
-OptionalPath = Annotated[str | None, BeforeValidator(_none), _PATH]
-Files = Annotated[str | None, BeforeValidator(_none), BeforeValidator(_joined_files), _PATH]
-CachePlace = Annotated[str, BeforeValidator(_cache), _PATH]
+PathText = Annotated[str, _IS_PATH, AfterValidator(_from_home)]
+OptionalPath = Annotated[str | None, BeforeValidator(_none), _IS_PATH, AfterValidator(_from_home)]
+Files = Annotated[
+    str | None, BeforeValidator(_none), BeforeValidator(_joined_files), _IS_PATH, AfterValidator(_from_home)
+]
+CachePlace = Annotated[str, BeforeValidator(_cache), _IS_PATH, AfterValidator(_from_home)]

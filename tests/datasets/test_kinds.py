@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageCms
 
+from furnace.datasets.inspection import turned_alone
 from furnace.datasets.levels import to_levels
-from furnace.datasets.reading import image_size, read_image, read_label
+from furnace.datasets.reading import check_sizes, image_size, read_image, read_label
+from furnace.datasets.splits import Sample
 from furnace.utils import terminal
 from furnace.utils.errors import UserError
 
@@ -243,3 +245,31 @@ def test_a_photo_with_broken_exif_is_read(exif, tmp_path):
     path = tmp_path / "image.jpg"
     Image.fromarray(PHOTO).save(path, exif=b"Exif\0\0" + exif)
     np.testing.assert_array_equal(read_image(path), cv2.imread(str(path))[..., ::-1])
+
+
+def test_the_first_picture_of_an_animated_png_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "_noted", set())
+    first, *others = (Image.fromarray(np.full((5, 6, 3), level, np.uint8)) for level in (10, 20, 30))
+    first.save(tmp_path / "moving.png", save_all=True, append_images=others)
+    assert (read_image(tmp_path / "moving.png") == 10).all()
+    assert "moving.png: the first of 3 frames is read" in capsys.readouterr().err
+    first.save(tmp_path / "still.png")
+    read_image(tmp_path / "still.png")
+    assert not capsys.readouterr().err
+
+
+def test_a_label_that_is_not_turned_like_its_image_is_found(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(PHOTO).save(tmp_path / "photo.jpg", exif=exif)
+    labels = {name: tmp_path / f"{name}.png" for name in ("flat", "turned")}
+    Image.fromarray(LABEL).save(labels["flat"])
+    Image.fromarray(LABEL).save(labels["turned"], exif=exif)
+    found = {name: turned_alone(Sample(name, tmp_path / "photo.jpg", path)) for name, path in labels.items()}
+    assert found == {"flat": True, "turned": False}
+    assert not turned_alone(Sample("same", labels["flat"], labels["flat"]))
+    sample = Sample("flat", tmp_path / "photo.jpg", labels["flat"])
+    with pytest.raises(UserError, match=r"photo\.jpg has .*, upright by its EXIF orientation; turn the label, too$"):
+        check_sizes(sample, (7, 5), (5, 7))
+    with pytest.raises(UserError, match=r"photo\.jpg has 5x7$"):
+        check_sizes(sample, (7, 5), (5, 8))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furnace.datasets.pairing import divide, joined, pair
+from furnace.datasets.pairing import Masks, divide, joined, pair
 from furnace.datasets.splits import Lists, Sample
 from furnace.utils.errors import UserError
 from tests.tiny_data import write_image, write_palette_label
@@ -121,3 +121,19 @@ def test_validation_samples_are_spread_evenly():
     samples = [Sample(str(number), Path("a"), Path("b")) for number in range(10)]
     assert [sample.name for sample in divide(samples, [(0, 1)] * 10, 0.2)[1]] == ["2", "7"]
     assert [sample.name for sample in divide(samples, [(0, 1)] * 7 + [(0, 2)] + [(0, 1)] * 2, 0.2)[1]] == ["2", "6"]
+
+
+def test_a_mask_of_the_same_name_belongs_to_no_other_image(tmp_path: Path):
+    images = [Path(name) for name in ("x0", "x0_L", "sub/x1", "other/x1_L", "x2")]
+    for name in ("x0_L", "deep/x1_L", "x2_mask"):
+        write_palette_label(tmp_path / f"{name}.png", np.zeros((2, 3), np.uint8))
+    chosen = dict(zip(images, Masks(tmp_path).choose(images), strict=True))
+    assert chosen == {
+        Path("x0"): None,
+        Path("x0_L"): tmp_path / "x0_L.png",
+        Path("sub/x1"): None,
+        Path("other/x1_L"): tmp_path / "deep/x1_L.png",
+        Path("x2"): tmp_path / "x2_mask.png",
+    }
+    with pytest.raises(UserError, match=r"x1_L\.png: fits both a/x1_L and b/x1_L"):
+        Masks(tmp_path).choose([*images[:2], Path("a/x1_L"), Path("b/x1_L"), images[4]])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from furnace.datasets.loaders import build_train_set
+from furnace.datasets.splits import read_lines
 from furnace.engine import preconditions
 from furnace.engine.distributed import CPU
 from furnace.engine.preconditions import check_classes, check_files, check_lists, check_settings, check_shares
@@ -86,6 +87,16 @@ def test_missing_unlabelled_images_are_named_before_the_first_iteration(make_set
     ):
         check_files(C, build_train_set(C))
     assert check_files(C.updated(on_bad_image="skip"), build_train_set(C)) == []
+
+
+def test_images_of_both_training_lists_are_noted_unless_all_are(make_settings, voc_root: Path):
+    C = make_settings()
+    labeled, unlabeled = (read_lines(source) for source in (C.train_source, C.unsup_source))
+    for count, notes in ((1, 1), (len(labeled), 0)):
+        mixed = voc_root / "mixed.txt"
+        mixed.write_text("\n".join(line for _, line in (*labeled[:count], *unlabeled)))
+        found = check_files(C.updated(unsup_source=str(mixed)), build_train_set(C.updated(unsup_source=str(mixed))))
+        assert len(found) == notes and all("1 image in both C.train_source and C.unsup" in note for note in found)
 
 
 def test_evaluation_images_among_the_training_images_are_noted(make_settings):

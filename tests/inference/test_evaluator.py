@@ -244,6 +244,14 @@ def test_missing_list_and_snapshot(C, console):
         Evaluator(C, CPU, console=console)
 
 
+def test_an_image_that_would_count_twice_is_refused(C, tmp_path, console):
+    folder = Path(C.dataset_path) / C.eval_folder
+    image, label = next((folder / "image").iterdir()), next((folder / "label").iterdir())
+    (tmp_path / "twice.txt").write_text(f"{image}\t{label}\n{folder}/label/../image/{image.name}\t{label}\n")
+    with pytest.raises(UserError, match=rf"twice\.txt: names .*{image.name} again"):
+        Evaluator(C.updated(eval_source=str(tmp_path / "twice.txt")), CPU, console=console)
+
+
 def test_a_strip_is_image_prediction_and_truth(C, tmp_path, console) -> None:
     evaluator = Evaluator(C, CPU, save_to=tmp_path / "pictures", console=console)
     evaluator.segmenter.load(Path(C.snapshot_dir) / "epoch-1.pth")

@@ -371,6 +371,14 @@ def test_subsets_are_drawn_from_the_list_that_is_given(stub: Path) -> None:
     assert four == drawn["a"][1], "lists of another origin are written again, too"
 
 
+def test_runs_of_an_earlier_list_of_the_data_set_are_not_mixed_with_new_ones(stub: Path) -> None:
+    whole = stub.parent / "DATA" / "toy" / "train.txt"
+    assert main(arguments(stub, "--draw-subsets", seeds="0")) == 0
+    whole.write_text("\n".join(whole.read_text().split()[:-3]))
+    with pytest.raises(UserError, match="is from another run"):
+        main(arguments(stub, "--draw-subsets", seeds="0,1"))
+
+
 @pytest.mark.parametrize("copy", [os.link, shutil.copy], ids=["links", "copies"])
 def test_a_validation_list_of_links_or_copies_of_the_test_set_is_refused(stub: Path, copy) -> None:
     toy = stub.parent / "DATA" / "toy"

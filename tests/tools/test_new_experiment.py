@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from furnace.datasets.loaders import build_train_set
 from furnace.datasets.reading import read_label
-from furnace.datasets.splits import read_list, write_list
+from furnace.datasets.splits import read_list, write_lists
 from furnace.engine.preconditions import check_shares
 from furnace.methods.settings import load_config
 from furnace.tools import new_experiment, own_lists
@@ -216,11 +217,11 @@ def test_the_lists_of_another_data_set_are_not_replaced(folder: Path):
     assert other.read_text() == "a\n"
 
 
-@pytest.mark.parametrize(("module", "interrupted"), [(own_lists, "write_list"), (new_experiment, "write_folder")])
+@pytest.mark.parametrize(("module", "interrupted"), [(own_lists, "write_lists"), (new_experiment, "write_folder")])
 def test_an_interrupted_creation_can_be_repeated(folder: Path, monkeypatch, module, interrupted: str):
     def interrupt(*args) -> None:
-        if interrupted == "write_list":
-            write_list(*args)
+        if interrupted == "write_lists":
+            write_lists(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -447,3 +448,26 @@ def test_an_update_is_refused_before_anything_changes(folder: Path):
     config.write_text(config.read_text() + f"C.unsup_source = {str(folder / 'list.txt')!r}\n")
     with pytest.raises(UserError, match=r"C\.unsup_source = .*list\.txt: is not in .*DATA/mine; --update changes only"):
         begin(folder, "--update")
+
+
+def test_an_update_names_copies_of_validation_images(folder: Path, capsys: pytest.CaptureFixture):
+    begin(folder)
+    C = load_config(folder / "exp_mine" / "config.py")
+    held = read_list(C.eval_source, C.dataset_path)[0].image
+    shutil.copy(held, folder / "photos" / "copied.jpg")
+    begin(folder, "--update")
+    assert "note: " in (told := capsys.readouterr().out) and "copied.jpg: is a copy of a validation image" in told
+
+
+def test_updates_at_one_time_lose_nothing(folder: Path):
+    begin(folder)
+    script = "import sys; from furnace.tools.new_experiment import main; main(sys.argv[1:])"
+    processes = []
+    for name in ("left", "right"):
+        for number in range(3):
+            write_image(folder / name / f"{name}{number}.png", np.full((70, 90, 3), number, np.uint8))
+        words = ["mine", "--images", str(folder / name), "--root", str(folder), "--update"]
+        processes.append(subprocess.Popen([sys.executable, "-c", script, *words], cwd=REPOSITORY))
+    assert [process.wait() for process in processes] == [0, 0]
+    added = {name for name in names_of(load_config(folder / "exp_mine"))[2] if name.startswith(("left", "right"))}
+    assert len(added) == 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from furnace.utils.errors import UserError
-from furnace.utils.files import link_atomically, replacing, unfinished, write_atomically
+from furnace.utils.files import link_atomically, replacing, unfinished, write_atomically, write_together
 
 
 def test_a_file_is_written_in_new_folders(tmp_path):
@@ -128,3 +128,23 @@ def test_without_hard_links_a_symbolic_link_or_a_copy_is_made(tmp_path, monkeypa
     link_atomically(path, source)
     assert path.read_bytes() == b"content" and path.is_symlink() == ("symlink" not in refused)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_several_files_are_written_or_none(tmp_path):
+    paths = [tmp_path / name for name in ("a.txt", "b.txt", "c.txt")]
+    write_together(dict.fromkeys(paths, b"old"))
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(UserError, match=r"folder.*d\.txt"):
+        write_together({**dict.fromkeys(paths, b"new"), tmp_path / "folder" / "d.txt": b"new"})
+    assert [path.read_bytes() for path in paths] == [b"old"] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "c.txt", "folder"]
+
+
+def test_a_disk_that_allows_nothing_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(UserError, match=r"file\.bin: can't be written \(Read-only file system\)"):
+        write_atomically(tmp_path / "file.bin", b"new")

@@ -1,5 +1,6 @@
 """Texts and values of settings, read by their types alone."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,10 @@ from furnace.utils import setting_types as types
         (types.CachePlace, "/Data/Cache", "/Data/Cache"),
         (types.OptionalPath, "", None),
         (types.PathText, "a" * 255 + "/b", "a" * 255 + "/b"),
+        (types.PathText, "~/log", os.path.expanduser("~/log")),
+        (types.OptionalPath, "~", os.path.expanduser("~")),
+        (types.Files, "a.pth,~/b.pth", "a.pth," + os.path.expanduser("~/b.pth")),
+        (types.CachePlace, "~/cache", os.path.expanduser("~/cache")),
     ],
 )
 def test_values_are_understood(kind: Any, value: Any, expected: Any):
