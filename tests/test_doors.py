@@ -64,8 +64,9 @@ def test_a_new_method_with_its_own_setting(train: Callable):
         averaged = {2: 1}  # noqa: RUF012
         needs_valid = True
 
+        published = {"ema_decay": 0.5}  # noqa: RUF012
+
         class Settings(SemiSupervised.Settings):
-            ema_decay: float = Field(0.5, description="share that stays")
             half_share: float = Field(0.5, description="share of the width that counts", gt=0, le=1)
 
         def losses(self, networks, batch):
@@ -80,6 +81,7 @@ def test_a_new_method_with_its_own_setting(train: Callable):
 
     trainer = train(method="half", half_share=0.25)
     assert (trainer.C.half_share, trainer.learner.method.settings.half_share) == (0.25, 0.25)
+    assert trainer.learner.method.settings.ema_decay == 0.5
     assert (len(trainer.learner.optimizers), len(trainer.network.branches)) == (1, 2)
     assert labels_of(trainer).shape == (33, 47)
 

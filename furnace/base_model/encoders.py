@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from furnace import base_model
+from furnace.utils.errors import UserError
 from furnace.utils.names import LONGEST, SHOWN, Registry
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ class EncoderRegistry(Registry[Encoder]):
     """Our own encoders, then timm's; timm is imported only for names that are not ours."""
 
     slow = True
+
+    def register(self, name: str) -> Callable[[Encoder], Encoder]:
+        """As in `Registry`. Raises UserError unless the entry is an `Encoder`."""
+        add = super().register(name)
+
+        def add_encoder(entry: Encoder) -> Encoder:
+            if not isinstance(entry, Encoder):
+                raise UserError(f"encoder {name!r}: register Encoder(lambda tensors: ...), not {entry}")
+            return add(entry)
+
+        return add_encoder
 
     def knows(self, name: str) -> bool:
         return name in self or base_model.timm_encoders.is_name(name)

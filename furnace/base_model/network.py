@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from furnace.base_model.contract import SIDE, check_decoder, check_encoder, check_logits, check_maps, is_ours
 from furnace.base_model.decoders import DECODERS
-from furnace.base_model.encoders import build_encoder
+from furnace.base_model.encoders import ENCODERS, build_encoder
 from furnace.base_model.pretrained import fill, read_encoder_weights
 from furnace.seg_opr.interpolate import upsample
+from furnace.utils.errors import UserError
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
@@ -25,7 +27,8 @@ class Branch(nn.Module):
     def __init__(self, encoder: nn.Module, decoder: str, num_classes: int, width: int):
         super().__init__()
         self.backbone = encoder
-        self.head, self.classifier = DECODERS.find(decoder)(encoder.channels, encoder.strides, num_classes, width)
+        parts = DECODERS.find(decoder)(encoder.channels, encoder.strides, num_classes, width)
+        self.head, self.classifier = check_decoder(decoder, parts)
 
     def forward(self, images: Tensor, factors: Sequence[Tensor] | None = None) -> Tensor:
         maps = self.backbone(images)
@@ -74,7 +77,11 @@ class Network(nn.Module):
             name, source = each(backbone, branches)[number - 1], each(pretrained_model, branches)[number - 1]
             weights, told = read_encoder_weights(name, source)
             encoder = build_encoder(name, weights or of_branch(tensors or {}, number))
+            check_encoder(name, encoder)
+            if any(encoder is branch.backbone for branch in self.branches):
+                raise UserError(f"encoder {name!r}: build returned the same module again; it must make a new one")
             self.add_module(f"branch{number}", Branch(encoder, decoder, num_classes, head_channels))
+            check_added(name, decoder, self.branches[-1], num_classes)
             reports.append(told + fill(encoder, weights, str(source)) if weights else told)
         for branch in self.branches:
             set_norms(branch, bn_eps, bn_momentum)
@@ -91,6 +98,17 @@ class Network(nn.Module):
     def logits(self, images: Tensor, branch: int = 1, factors: Sequence[Tensor] | None = None) -> Tensor:
         """Logits (B, K, h, w) before the last upsampling, for losses that upsample; `factors` as in `Branch`."""
         return self.branches[branch - 1](images) if factors is None else self.branches[branch - 1](images, factors)
+
+
+def check_added(encoder: str, decoder: str, branch: Branch, num_classes: int) -> None:
+    """Check a branch whose encoder or decoder a user has added. Raises UserError."""
+    entry = ENCODERS.find(encoder)
+    if entry.fits and not entry.fits(SIDE, SIDE):
+        return
+    if not is_ours(entry.build):
+        check_maps(encoder, branch.backbone)
+    if not (is_ours(entry.build) and is_ours(DECODERS.find(decoder))):
+        check_logits(decoder, branch, num_classes)
 
 
 def synchronized(network: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from furnace.datasets.batch import TrainBatch
 from furnace.datasets.randomness import Draws, Purpose
 from furnace.datasets.transforms import crop_image, crop_label, draw_crop
 from furnace.seg_opr.normalize import Normalize
+from furnace.utils.errors import UserError
 from furnace.utils.names import STRONG, WEAK, Registry
 
 
@@ -125,7 +126,11 @@ class View:
         return pixels
 
     def colour(self, images: Tensor, draws: Draws, *purpose: int) -> Tensor:
-        """Apply all photometric transforms to images (B, 3, H, W) in [0, 1]; returns the same tensor without any."""
+        """Apply all photometric transforms to images (B, 3, H, W) in [0, 1]; returns the same tensor without any.
+
+        Raises:
+            UserError: a transform changes the shape or type.
+        """
         if not self.photometric:
             return images
         found = []
@@ -134,6 +139,11 @@ class View:
             for transform in self.photometric:
                 image = transform(image, rng)
             found.append(image)
+            if image.shape != images.shape[1:] or image.dtype != images.dtype:
+                raise UserError(
+                    f"a view gives {image.dtype} {tuple(image.shape)} for {images.dtype} {tuple(images.shape[1:])}; "
+                    "photometric transforms keep the shape and values from 0 to 1"
+                )
         return torch.stack(found)
 
 

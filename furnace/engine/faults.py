@@ -48,7 +48,8 @@ def explain_training(error: Exception, C: Settings, dataset: TrainSet, iteration
         return UserError(f"{file}: no space left on the disk; make room, then -c auto continues from the last save")
     if GRAPH_USED in str(error):
         return UserError(
-            f"method {C.method!r}: two losses depend on one pass; yield their sum as one Loss (docs/doors.md)"
+            f"method {C.method!r}: two losses depend on one pass (yield their sum as one Loss, docs/doors.md), or a "
+            "module keeps a tensor that was computed when it was made"
         )
     cause = f"files being read by loaders: {files_being_read(dataset)}; if none is the cause, memory ran out"
     return explain(error, C, smaller_steps, f" in iteration {iteration}", cause)

@@ -18,6 +18,7 @@ from furnace.engine.internals import step_unless
 from furnace.engine.numerics import LossScale, autocast, choose_amp, set_precision
 from furnace.engine.optim import build_optimizer, parameters, poly_lr, set_learning_rate
 from furnace.methods.build import build_method
+from furnace.methods.contract import checked_loss, checked_losses, checked_teaching
 from furnace.methods.method import Method, Teaching
 from furnace.utils.settings import Settings
 
@@ -148,13 +149,14 @@ class Learner:
 
     def _backward(self, part: TrainBatch) -> StepOutput:
         """Add the gradients of a part's losses, one loss after another, so that only one graph exists at a time."""
-        losses, scalars, total = self.method.losses(self.network, part), {}, 0
+        method, scalars, total = self.method, {}, 0
+        losses = checked_losses(method, method.losses(self.network, part))
         while True:
             try:
                 with autocast(self.device, self.amp):
-                    name, value, weight = next(losses)
+                    name, value, weight = checked_loss(method, next(losses), scalars)
             except StopIteration as end:
-                teaching = end.value or Teaching()
+                teaching = checked_teaching(method, end.value, scalars)
                 break
             self.scale.apply(value * (weight / self.accumulate)).backward()
             scalars[name] = value.detach()

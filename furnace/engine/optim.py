@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from furnace.utils.errors import UserError
 from furnace.utils.names import Registry
 
 ENCODER = "backbone"  # name of the encoder in a branch
@@ -47,9 +48,15 @@ def build_optimizer(
         lr: learning rate.
         lr_backbone: factor of the encoder's learning rate.
         momentum, weight_decay: as in the settings.
+
+    Raises:
+        UserError: the entry gives no optimizer.
     """
     fused = next(branch.parameters()).is_cuda
-    return OPTIMIZERS.find(name)(parameter_groups(branch, weight_decay, lr_backbone), lr, momentum, fused)
+    optimizer = OPTIMIZERS.find(name)(parameter_groups(branch, weight_decay, lr_backbone), lr, momentum, fused)
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(f"optimizer {name!r}: returned a {type(optimizer).__name__}; it must return an optimizer")
+    return optimizer
 
 
 def parameter_groups(branch: nn.Module, weight_decay: float, lr_backbone: float = 1.0) -> list[dict]:

@@ -152,7 +152,7 @@ class Evaluator:
         C = self.segmenter.C  # the snapshot's settings
         metrics = self.metrics.build(C.num_classes, self.device)
         for metric in metrics:
-            check_values(metric)  # a fault of a user's metric is not found after hours of work
+            check_values(metric, C.num_classes)  # a fault of a user's metric is not found after hours of work
         per_image = exact(torch.zeros(len(self.samples), device=self.device))
         shows = exact(torch.zeros(len(self.samples), C.num_classes, device=self.device))
         share = range(rank(), len(self.samples), world_size())
@@ -178,6 +178,9 @@ class Evaluator:
         for metric in metrics:
             metric.state = whole_batch().total(metric.state).cpu()
             values |= metric.compute()
+        for name, title in self.metrics.numbers.items():
+            if values[name] < 0 or values[name] > 1:
+                logger.warning(f"{title} ({name}) is {values[name]:g}; numbers of metrics lie in [0, 1]")
         per_image, shows = (whole_batch().total(of_images).cpu() for of_images in (per_image, shows))
         seconds = time.perf_counter() - begin
         names = [sample.name for sample in self.samples]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace import base_model, datasets, seg_opr
+from furnace.methods.contract import check_networks
 from furnace.methods.method import METHODS, Method
 from furnace.seg_opr.whole_batch import ALONE, WholeBatch
 from furnace.utils.errors import UserError
@@ -46,7 +47,10 @@ def build_network(C: Settings, pretrained: bool = True, tensors: Mapping[str, Te
         tensors=tensors,
     )
     for name, value in method.state(C.num_classes).items():
-        network.register_buffer(name, value)
+        try:
+            network.register_buffer(name, value)
+        except (KeyError, TypeError) as error:  # a name that the network has, or no tensor
+            raise UserError(f"method {C.method!r}: its state {name!r} can't be kept ({error})") from error
     for teacher, student in method.averaged.items():
         network.branches[teacher - 1].load_state_dict(network.branches[student - 1].state_dict())
     return network
@@ -101,4 +105,6 @@ def build_data(C: Settings) -> TrainSet:
 def described_method(C: Settings) -> Method:
     """The method with its settings and without a criterion, to query its networks, views and streams."""
     method = METHODS.find(C.method)
-    return method(None, method.Settings(**{name: getattr(C, name) for name in method.Settings.model_fields}))
+    described = method(None, method.Settings(**{name: getattr(C, name) for name in method.Settings.model_fields}))
+    check_networks(C.method, described)
+    return described

@@ -10,8 +10,9 @@ from pydantic import BaseModel, create_model
 from furnace.base_model.encoders import ENCODERS
 from furnace.datasets.catalog import PUBLISHED
 from furnace.methods import sizes
+from furnace.methods.contract import check_class, check_shared_settings, refuse
 from furnace.methods.method import METHODS, Method
-from furnace.utils.checking import check
+from furnace.utils.checking import check, entries_are_known
 from furnace.utils.config import read_config
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
@@ -22,6 +23,7 @@ OF_SNAPSHOT = {
     "bn_momentum", "image_mean", "image_std", "image_height", "image_width",  # an encoder may need its crop size
     "teacher",
 }  # fmt: skip
+OF_TRAINING = {"eval_metrics", "optimizer"}
 DEBUG_EPOCHS, DEBUG_ITERATIONS = 2, 10
 FAULTS_SHOWN = 3
 
@@ -61,16 +63,23 @@ def _restored(values: dict[str, Any], notes: tuple[str, ...]) -> Settings:
 
 
 def all_settings() -> type[Settings]:
-    """The class of all settings."""
-    return _joined(tuple(method.Settings for method in METHODS.all().values()))
+    """The class of all settings. Raises UserError if a method does not fit, see `furnace/methods/contract.py`."""
+    methods = METHODS.all()
+    for name, method in methods.items():
+        check_class(name, method)
+    return _joined(tuple((name, method.Settings) for name, method in methods.items()))
 
 
 @lru_cache(maxsize=4)
-def _joined(parts: tuple[type[BaseModel], ...]) -> type[Settings]:
-    own = dict.fromkeys(parts)  # methods may share a class
+def _joined(parts: tuple[tuple[str, type[BaseModel]], ...]) -> type[Settings]:
+    check_shared_settings(dict(parts), Settings.model_fields)
+    own = dict.fromkeys(part for _, part in parts)  # methods may share a class
     bases = [part for part in own if not any(other is not part and issubclass(other, part) for other in own)]
     schema = create_model("Settings", __base__=(*bases, AllSettings))
     schema.rules = [*RULES, *map(_is_known, schema.model_fields)]
+    for name, _ in parts:
+        if unknown := (METHODS[name].known.keys() | METHODS[name].published) - schema.model_fields.keys():
+            refuse(repr(name), f"known or published has {min(unknown)!r}, which is no setting")
     return schema
 
 
@@ -184,8 +193,13 @@ def open_settings(saved: Mapping[str, Any], path: str | Path, given: Settings | 
     for name, allowed in method.known.items():
         if name in Settings.model_fields and values.get(name) not in allowed:
             values[name] = allowed[0]  # of training, which may have been with an older version
+    for name in OF_TRAINING & values.keys():  # names that only the training's config.py has registered
+        if not entries_are_known(schema, name, values[name]):
+            del values[name]
     found, faults = check(schema, values)
     if faults:
         told = "; ".join(map(str, faults[:FAULTS_SHOWN]))
-        raise UserError(f"{path}: its settings can't be used ({told})")
+        unknown = {"method", "backbone", "decoder"} & {name for fault in faults for name in fault.names}
+        hint = "; import the file that registers it first" if unknown else ""
+        raise UserError(f"{path}: its settings can't be used ({told}){hint}")
     return schema.noted(found)

@@ -51,6 +51,11 @@ class Metric:
 
 
 METRICS: Registry[type[Metric]] = Registry("metric")
+# Keys of an entry of results.json beside the values of the metrics.
+TAKEN = frozenset({
+    "sha256", "stamp", "run", "images_content", "amp", "snapshot", "epoch", "images", "branch", "eval_source", "scales",
+    "flip", "crop", "stride_rate", "seconds", "finished", "classes", "per_image",
+})  # fmt: skip
 
 
 class MetricList:
@@ -62,13 +67,14 @@ class MetricList:
         names: of metrics, at least one.
 
     Raises:
-        UserError: a metric is unknown, or `names` is empty.
+        UserError: a metric is unknown or names no number, `names` is empty, or a name of a value is taken.
     """
 
     def __init__(self, names: Iterable[str]):
         self.metrics = [METRICS.find(name) for name in dict.fromkeys(names)]
         if not self.metrics:
             raise UserError(f"eval_metrics: is empty; name at least one of {', '.join(METRICS)}")
+        check_names(self.metrics)
         self.numbers, self.per_class, self.matrices, self.means = (
             {name: title for metric in self.metrics for name, title in getattr(metric, kind).items()}
             for kind in ("numbers", "per_class", "matrices", "means")
@@ -94,14 +100,36 @@ class MetricList:
         return f"over {sum(value is not None for value in of_classes)} of {len(of_classes)} classes"
 
 
-def check_values(metric: Metric) -> None:
-    """Raise UserError if a metric does not give all values that its class names."""
+def check_names(metrics: Iterable[type[Metric]]) -> None:
+    """Raise UserError if a metric names no number, or if a name of its values is taken."""
+    owners = dict.fromkeys(TAKEN, "results.json")
+    for metric in metrics:
+        if not getattr(metric, "numbers", None):
+            raise UserError(f"metric {metric.__name__}: names no number; `numbers` needs one, which ranks")
+        for name in (*metric.numbers, *metric.per_class, *metric.matrices):
+            if (owner := owners.setdefault(name, metric.__name__)) != metric.__name__:
+                raise UserError(f"metric {metric.__name__}: the name {name!r} belongs to {owner}; choose another one")
+
+
+def check_values(metric: Metric, num_classes: int) -> None:
+    """Raise UserError if a metric does not give all values that its class names, each in its shape."""
+    if not isinstance(getattr(metric, "state", None), Tensor):
+        raise UserError(f"metric {type(metric).__name__}: has no tensor `state`, which holds its counts")
     values = metric.compute()
     if missing := sorted({*metric.numbers, *metric.per_class, *metric.matrices} - values.keys()):
         raise UserError(
             f"metric {type(metric).__name__}: compute() gives no {missing[0]!r}, which the class names; it gives "
             f"{', '.join(map(repr, values)) or 'nothing'}"
         )
+    for names, sides in ((metric.numbers, 0), (metric.per_class, 1), (metric.matrices, 2)):
+        for name in names:
+            found, wanted = values[name], (num_classes,) * sides
+            if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
+                shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+                raise UserError(
+                    f"metric {type(metric).__name__}: {name!r} is a {type(found).__name__}{shape}; it must be a tensor "
+                    f"of shape {wanted}"
+                )
 
 
 @METRICS.register("iou")

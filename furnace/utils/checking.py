@@ -130,6 +130,17 @@ def _unknown_entries(schema: type[BaseModel], found: Mapping[str, Any]) -> list[
     for name, registry in sorted(chosen.items(), key=lambda item: item[1].slow):
         if registry.slow and faults:
             break
-        names = [part.strip() for part in found[name].split(",")] if isinstance(found[name], str) else found[name]
-        faults += [(name, registry.unknown(one)) for one in names if not registry.knows(one)]
+        faults += [(name, registry.unknown(one)) for one in _names_in(found[name]) if not registry.knows(one)]
     return faults
+
+
+def entries_are_known(schema: type[BaseModel], name: str, value: Any) -> bool:
+    """False if a setting's value names something that its registry does not have."""
+    registry = entries_of(schema)[name].registry
+    names = _names_in(value) if isinstance(value, str | list | tuple) else []  # `check` tells of other types
+    return all(registry.knows(one) for one in names if isinstance(one, str))
+
+
+def _names_in(value: Any) -> list[Any]:
+    """The names of a setting that chooses entries of a registry."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)

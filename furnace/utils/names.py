@@ -32,9 +32,17 @@ class Registry(dict[str, Entry]):
         self.kind, self.package = kind, package
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that adds a class or function under a name."""
+        """Decorator that adds a class or function under a name.
+
+        Raises:
+            UserError: another module has taken the name; or it is missing, as in `@REGISTRY.register` without brackets.
+        """
+        if not isinstance(name, str):
+            raise UserError(f'{self.kind} {getattr(name, "__name__", name)}: has no name; write .register("NAME")')
 
         def add(entry: Entry) -> Entry:
+            if name in self and (taken := module_of(self[name])) != module_of(entry):
+                raise UserError(f"{self.kind} {name!r}: {taken} has registered this name; choose another one")
             self[name] = entry
             return entry
 
@@ -63,6 +71,11 @@ class Registry(dict[str, Entry]):
         close = get_close_matches(name, self, n=SHOWN)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(self))}"
         return f"no {self.kind} {name[:LONGEST]!r}; {hint}"
+
+
+def module_of(entry: object) -> str:
+    """The module that made an entry: that of a class or function, or of the function `build` that an object holds."""
+    return getattr(getattr(entry, "build", entry), "__module__", "")
 
 
 @dataclass(frozen=True)

@@ -552,7 +552,7 @@ def test_two_losses_of_one_pass_are_explained(make_trainer, monkeypatch) -> None
         yield Loss("more", 2 * loss)
 
     monkeypatch.setattr(METHODS["supervised"], "losses", losses)
-    with pytest.raises(UserError, match=r"^method 'supervised': two losses .* yield their sum as one Loss \("):
+    with pytest.raises(UserError, match=r"^method 'supervised': two losses .* yield their sum as one Loss, "):
         make_trainer(method="supervised").fit()
 
 

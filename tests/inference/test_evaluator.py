@@ -19,7 +19,7 @@ from furnace.inference import results, segmenter
 from furnace.inference.evaluator import Evaluator
 from furnace.inference.results import best_entry, read_results
 from furnace.inference.segmenter import Segmenter
-from furnace.seg_opr.metrics import METRICS
+from furnace.seg_opr.metrics import METRICS, TAKEN, Metric
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
 from tests.conftest import REPOSITORY
@@ -142,10 +142,36 @@ def test_a_metric_that_does_not_give_its_values_is_named_before_the_work(C, name
     @METRICS.register("lame")
     class Lame(METRICS["iou"]):
         numbers: ClassVar = {"missing": "missing"}
+        per_class, matrices = {}, {}
 
     message = "metric Lame: compute() gives no 'missing', which the class names; it gives 'miou', 'miou_no"
     with pytest.raises(UserError, match=re.escape(message)):
         Evaluator(C.updated(eval_metrics=names), CPU, console=console).run("1")
+
+
+def test_names_of_the_entries_are_taken(C, tmp_path, console):
+    (result,) = Evaluator(C, CPU, console=console).run("1")
+    (entry,) = read_results(tmp_path / "log" / RESULTS)
+    assert entry.keys() - result.values.keys() == TAKEN
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_number_that_is_no_share_is_noted(C, console):
+    @METRICS.register("wild")
+    class Wild(Metric):
+        numbers: ClassVar = {"wild": "wild number"}
+
+        def __init__(self, num_classes: int, device: torch.device):
+            self.state = torch.zeros(1, dtype=torch.int64, device=device)
+
+        def update(self, labels: torch.Tensor, prediction: torch.Tensor) -> None:
+            self.state += 1
+
+        def compute(self) -> dict[str, torch.Tensor]:
+            return {"wild": self.state.sum() * 10.0}
+
+    Evaluator(C.updated(eval_metrics=["wild"]), CPU, console=console).run("1")
+    assert "wild number (wild) is 30; numbers of metrics lie in [0, 1]" in console.file.getvalue()
 
 
 def test_images_of_one_name_in_two_folders_are_kept_apart(C, tmp_path, lively_snapshot, console):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furnace.seg_opr.metrics import METRICS, BoundaryIoU, IoU, MetricList
+from furnace.seg_opr.metrics import METRICS, TAKEN, BoundaryIoU, IoU, Metric, MetricList, check_values
 from furnace.utils.errors import UserError
 from tests.golden_values import load_arrays
 
@@ -155,3 +155,51 @@ def test_counts_are_integers_on_the_requested_device(name):
     assert metric.state.device.type == "meta"
     assert metric.state.dtype == torch.int64, "float32 would lose pixels beyond 16 million"
     assert METRICS.find(name)(3).state.device.type == "cpu"
+
+
+def metric(values: dict, names: dict) -> type[Metric]:
+    """A metric of three classes that gives `values`."""
+
+    def begin(self, num_classes: int, device: str = "cpu"):
+        self.state = torch.zeros(1)
+
+    return type("Odd", (Metric,), {"__init__": begin, "compute": lambda self: values, **names})
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({}, "metric Odd: names no number"),
+        ({"numbers": {}}, "metric Odd: names no number"),
+        ({"numbers": {"miou": "own"}}, "metric Odd: the name 'miou' belongs to IoU; choose another one"),
+        ({"numbers": {"own": "own"}, "per_class": {"iou": "IoU"}}, "the name 'iou' belongs to IoU"),
+        *(({"numbers": {name: "own"}}, f"the name '{name}' belongs to results.json") for name in sorted(TAKEN)),
+    ],
+)
+def test_names_of_values_that_are_taken_are_refused(names: dict, message: str):
+    METRICS.register("odd")(metric({}, names))
+    with pytest.raises(UserError, match=message):
+        MetricList(["iou", "odd"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n": torch.zeros(()), "c": torch.zeros(3), "m": torch.zeros(3, 3)}, None),
+        ({"n": 0.5, "c": torch.zeros(3), "m": torch.zeros(3, 3)}, r"'n' is a float; it must be a tensor of shape \(\)"),
+        ({"n": torch.zeros(1), "c": torch.zeros(3), "m": torch.zeros(3, 3)}, r"'n' is a Tensor of shape \(1,\); it"),
+        ({"n": torch.zeros(()), "c": torch.zeros(2), "m": torch.zeros(3, 3)}, r"'c' is .* must be .* of shape \(3,\)"),
+        ({"n": torch.zeros(()), "c": torch.zeros(3), "m": torch.zeros(3)}, r"'m' is .* must be .* of shape \(3, 3\)"),
+    ],
+)
+def test_values_of_another_shape_are_refused(values: dict, message: str | None):
+    odd = metric(values, {"numbers": {"n": "n"}, "per_class": {"c": "c"}, "matrices": {"m": "m"}})(3)
+    if message is None:
+        check_values(odd, 3)
+        return
+    with pytest.raises(UserError, match=f"metric Odd: {message}"):
+        check_values(odd, 3)
+    del odd.state
+    with pytest.raises(UserError, match="metric Odd: has no tensor `state`"):
+        check_values(odd, 3)

@@ -43,3 +43,16 @@ def test_defaults_of_settings_that_name_entries_are_entries():
         field = all_settings().model_fields[name]
         names = [] if field.is_required() else [field.default] if isinstance(field.default, str) else field.default
         assert set(names) <= entry.registry.all().keys(), name
+
+
+def test_a_name_of_another_module_is_taken(fruits):
+    def quince():
+        """Of this module, which may register it again."""
+
+    fruits.register("quince")(quince)
+    fruits.register("quince")(quince)
+    with pytest.raises(UserError, match=r"fruit 'quince': tests\.utils\.test_names has registered this name; choose"):
+        fruits.register("quince")(Registry)
+    assert fruits["quince"] is quince
+    with pytest.raises(UserError, match=r'fruit quince: has no name; write \.register\("NAME"\)'):
+        fruits.register(quince)
