@@ -96,3 +96,17 @@ def test_settings_of_a_snapshot_that_can_not_be_used_are_named(make_settings) ->
     with pytest.raises(UserError, match=r"^a\.pth: its settings can't be used \(num_classes: .*; lr: ") as told:
         open_settings(make_settings().model_dump() | bad, "a.pth")
     assert "; batch_size: " in str(told.value) and "nepochs" not in str(told.value), "the first three"
+
+
+def test_names_that_only_training_needs_do_not_keep_a_snapshot_from_its_use(make_settings) -> None:
+    saved = make_settings().model_dump() | {"eval_metrics": ("iou", "of_a_script"), "optimizer": "of_a_script"}
+    C = open_settings(saved, "a.pth")
+    assert (C.eval_metrics, C.optimizer) == (make_settings().eval_metrics, "sgd")
+    with pytest.raises(UserError, match="eval_metrics"):
+        open_settings(saved | {"eval_metrics": 3}, "a.pth")
+
+
+@pytest.mark.parametrize("name", ["method", "backbone", "decoder"])
+def test_an_entry_of_a_script_that_is_not_imported_gets_a_hint(make_settings, name: str) -> None:
+    with pytest.raises(UserError, match=r"no .* 'of_a_script'.*\); import the file that registers it first$"):
+        open_settings(make_settings().model_dump() | {name: "of_a_script"}, "a.pth")
