@@ -551,8 +551,8 @@ def test_two_losses_of_one_pass_are_explained(make_trainer, monkeypatch) -> None
         yield Loss("sup", loss)
         yield Loss("more", 2 * loss)
 
-    monkeypatch.setattr(METHODS["supervised"], "losses", losses)
-    with pytest.raises(UserError, match=r"^method 'supervised': two losses .* yield their sum as one Loss, "):
+    monkeypatch.setattr(METHODS.find("supervised"), "losses", losses)
+    with pytest.raises(UserError, match=r"^method 'supervised': two losses .*yield their sum as one Loss, "):
         make_trainer(method="supervised").fit()
 
 
