@@ -64,10 +64,13 @@ def shared_images(one: Listing, other: Listing) -> list[str] | None:
     return None
 
 
-def among(samples: Iterable[Sample], files: Iterable[Path | None]) -> list[Sample]:
-    """The samples whose images are among other files, under any names."""
-    known = {file_identity(path) for path in files if path}
-    return [sample for sample in samples if file_identity(sample.image) in known]
+def among(
+    samples: Iterable[Sample], files: Iterable[Path | None], identity: Callable[[Path], object] | None = None
+) -> list[Sample]:
+    """The samples whose images are among other files, under any names; `identity` is a cached `file_identity`."""
+    identity = identity or file_identity
+    known = {identity(path) for path in files if path}
+    return [sample for sample in samples if identity(sample.image) in known]
 
 
 def repeated(samples: Iterable[Sample]) -> list[Sample]:

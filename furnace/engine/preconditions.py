@@ -1,14 +1,16 @@
 """Checks of a run's batch, lists and labels before its first iteration."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from furnace.datasets.catalog import CATALOG, build_classes
 from furnace.datasets.dataset import TrainSet
-from furnace.datasets.inspection import absent_classes, among, missing_files, padding_note
+from furnace.datasets.inspection import absent_classes, among, file_identity, missing_files, padding_note
 from furnace.datasets.reading import build_reader
 from furnace.datasets.splits import read_list
 from furnace.engine.distributed import from_first, gather_objects, whole_batch, world_size
@@ -54,30 +56,32 @@ def check_files(C: Settings, dataset: TrainSet) -> list[str]:
         evaluated = read_list(C.eval_source, C.dataset_path, C.eval_folder)
     except UserError:  # training needs no evaluation images
         evaluated = []
-    if found := among(unlabeled, (sample.label for sample in (*labeled, *evaluated))):
+    identity = cache(file_identity)  # network disks answer slowly
+    if found := among(unlabeled, (sample.label for sample in (*labeled, *evaluated)), identity):
         raise UserError(
             f"C.unsup_source = {C.unsup_source}: has {counted(len(found), 'mask')} of other lists, such as "
             f"{found[0].image}; name a folder or a list of images alone"
         )
     if C.on_bad_image != "skip":
-        for source, missing in (
-            (C.train_source, missing_files(labeled, labeled=True)),
-            (C.unsup_source, missing_files(unlabeled, labeled=False)),
-        ):
-            if missing:
-                count = counted(len(missing), "missing file")
-                raise UserError(f"{missing[0]}: no such file; restore it, or correct {source}, which names {count}")
+        refuse_missing(C.train_source, missing_files(labeled, labeled=True))
+        refuse_missing(C.unsup_source, missing_files(unlabeled, labeled=False))
     padding = padding_note(labeled, (C.image_height, C.image_width), C.train_scale_array)
     notes = [padding] if padding else []
-    both = among(unlabeled, (sample.image for sample in labeled))
+    both = among(unlabeled, (sample.image for sample in labeled), identity)
     if 0 < len(both) < len(labeled):  # all: full supervision, as published
-        notes.append(
-            f"{counted(len(both), 'image')} in both C.train_source and C.unsup_source, such as {both[0].image}"
-        )
-    if leaked := among((*labeled, *unlabeled), (sample.image for sample in evaluated)):
+        count = counted(len(both), "image")
+        notes.append(f"{count} in both C.train_source and C.unsup_source, such as {both[0].image}")
+    if leaked := among((*labeled, *unlabeled), (sample.image for sample in evaluated), identity):
         count = "1 image of C.eval_source is" if len(leaked) == 1 else f"{len(leaked)} images of C.eval_source are"
         notes.append(f"{count} among the training images, such as {leaked[0].image}: scores will be too high")
     return notes
+
+
+def refuse_missing(source: str, missing: Sequence[Path]) -> None:
+    """Raise UserError about files that a list names, if they are missing."""
+    if missing:
+        count = counted(len(missing), "missing file")
+        raise UserError(f"{missing[0]}: no such file; restore it, or correct {source}, which names {count}")
 
 
 def check_shares(C: Settings, processes: int | None = None, device: torch.device | None = None) -> None:
