@@ -1,5 +1,6 @@
-"""What an encoder and a decoder must be: checks of those that users add, on one small image."""
+"""Checks of the encoders and decoders that users add, on one small image."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,10 +36,11 @@ def check_decoder(name: str, parts: Any) -> tuple[nn.Module, nn.Module]:
     raise UserError(f"decoder {name!r}: returned {type(parts).__name__}; return two modules, head and classifier")
 
 
-@torch.no_grad()
 def check_maps(name: str, encoder: nn.Module) -> None:
     """Raise UserError unless the maps of a small image have the channels and strides of the encoder."""
-    maps = evaluated(encoder, torch.zeros(1, 3, SIDE, SIDE))
+    done, maps = attempt(encoder)
+    if not done:
+        return
     if not isinstance(maps, tuple | list) or not all(isinstance(one, Tensor) and one.ndim == 4 for one in maps):
         raise UserError(f"encoder {name!r}: forward gives a {type(maps).__name__}; it must give a tuple of maps")
     found = [(one.shape[1], one.shape[2]) for one in maps]
@@ -53,11 +55,10 @@ def check_maps(name: str, encoder: nn.Module) -> None:
         raise UserError(f"encoder {name!r}: gives {shown}, but its channels and strides are {told}")
 
 
-@torch.no_grad()
 def check_logits(name: str, branch: nn.Module, num_classes: int) -> None:
     """Raise UserError unless a branch gives one logit per class; `name` is that of its decoder."""
-    logits = evaluated(branch, torch.zeros(1, 3, SIDE, SIDE))
-    if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != num_classes:
+    done, logits = attempt(branch)
+    if done and (not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] != num_classes):
         shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
         raise UserError(
             f"decoder {name!r}: gives a {type(logits).__name__}{shape}; it must give logits (B, {num_classes}, h, w), "
@@ -65,11 +66,13 @@ def check_logits(name: str, branch: nn.Module, num_classes: int) -> None:
         )
 
 
-def evaluated(module: nn.Module, images: Tensor) -> Any:
-    """Output of a module in evaluation mode, in which nothing changes; then its parts have their modes again."""
-    modes = {part: part.training for part in module.modules()}
+@torch.no_grad()
+def attempt(module: nn.Module) -> tuple[bool, Any]:
+    """True and the output of a copy of a module for a small image; False and None if it can't take such an image.
+
+    A copy, as modules may keep what they compute first.
+    """
     try:
-        return module.eval()(images)
-    finally:
-        for part, training in modes.items():
-            part.training = training
+        return True, copy.deepcopy(module).eval()(torch.zeros(1, 3, SIDE, SIDE))
+    except Exception:  # any: of user code; the first step shows it if it is a fault
+        return False, None

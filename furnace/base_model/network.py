@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from furnace.base_model.contract import SIDE, check_decoder, check_encoder, check_logits, check_maps, is_ours
+from furnace.base_model.contract import check_decoder, check_encoder, check_logits, check_maps, is_ours
 from furnace.base_model.decoders import DECODERS
 from furnace.base_model.encoders import ENCODERS, build_encoder
 from furnace.base_model.pretrained import fill, read_encoder_weights
@@ -103,8 +103,6 @@ class Network(nn.Module):
 def check_added(encoder: str, decoder: str, branch: Branch, num_classes: int) -> None:
     """Check a branch whose encoder or decoder a user has added. Raises UserError."""
     entry = ENCODERS.find(encoder)
-    if entry.fits and not entry.fits(SIDE, SIDE):
-        return
     if not is_ours(entry.build):
         check_maps(encoder, branch.backbone)
     if not (is_ours(entry.build) and is_ours(DECODERS.find(decoder))):

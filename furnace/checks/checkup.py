@@ -19,6 +19,7 @@ from furnace.datasets.inspection import (
     missing_files,
     open_listing,
     padding_note,
+    repeated,
     shared_images,
 )
 from furnace.datasets.protocols import FEW_LABELS, recognize
@@ -91,8 +92,9 @@ class Checkup:
             sha256 = list_hash(listing.source)[:HASH_SHOWN]
             text = f"{counted(len(listing.lines), 'image')}; {protocol}; sha256 {sha256}..."
             self._add(Level.OK, check, text)
-            if repeated := len(listing.lines) - len(set(listing.lines)):
-                self._add(Level.PROBLEM, check, f"{repeated} repeated lines", "remove them")
+            if again := repeated(listing.samples):
+                text = f"{len(again)} repeated lines: {few(sample.name for sample in again)}"
+                self._add(Level.PROBLEM, check, text, "remove them")
         elif images:
             self._add(Level.OK, check, f"{images} images in the folder {listing.source}")
 

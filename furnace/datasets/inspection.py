@@ -74,9 +74,10 @@ def among(
 
 
 def repeated(samples: Iterable[Sample]) -> list[Sample]:
-    """The samples whose image an earlier one has, too, under any names."""
-    seen: set[tuple[int, int] | str] = set()
-    return [s for s in samples if (key := file_identity(s.image)) in seen or seen.add(key)]
+    """The samples whose image and label an earlier one has, too, by other paths or the same."""
+    seen: set[tuple[str, str | None]] = set()
+    paths = ((sample, sample.label and os.path.realpath(sample.label)) for sample in samples)
+    return [s for s, label in paths if (key := (os.path.realpath(s.image), label)) in seen or seen.add(key)]
 
 
 def turned_alone(sample: Sample) -> bool:
@@ -182,7 +183,8 @@ def padding_note(samples: Sequence[Sample], crop: tuple[int, int], scales: Seque
         return ""
     (height, width), scale = crop, np.median(scales)
     usual_width, usual_height = np.median(sizes, axis=0)
-    filled = min(usual_height * scale / height, 1) * min(usual_width * scale / width, 1)
+    turned = (usual_height, usual_width), (usual_width, usual_height)  # by EXIF, perhaps
+    filled = max(min(high * scale / height, 1) * min(wide * scale / width, 1) for high, wide in turned)
     if filled >= LEAST_FILLED:
         return ""
     return (

@@ -8,7 +8,7 @@ import numpy as np
 from furnace.datasets.catalog import CITYSCAPES_LABEL_IDS, voc_palette
 from furnace.datasets.picture import FORMATS, Picture, opened, undecodable
 from furnace.datasets.splits import Sample
-from furnace.datasets.tiff import STARTS, Tiff
+from furnace.datasets.tiff import STARTS, Tiff, tiff_size
 from furnace.utils.errors import UserError
 from furnace.utils.labels import IGNORE_INDEX
 from furnace.utils.settings import Settings
@@ -153,7 +153,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with opened(path, FORMATS) as file:  # reads no more than the header
             return file.size
     except Exception:  # Pillow raises various exceptions for damaged files and some intact ones
-        return open_image(path).size
+        return tiff_size(path) or open_image(path).size
 
 
 def likely_cause(values: np.ndarray, num_classes: int, reduce_zero_label: bool = False) -> str:

@@ -145,7 +145,7 @@ def write_list(path: str | Path, lines: Sequence[str], overwrite: bool = False) 
 
 
 def write_lists(lists: Mapping[Path, Sequence[str]], overwrite: bool = False) -> None:
-    """Write list files, all or none; a file with the same lines in any order is kept.
+    """Write list files together, see `write_together`; a file with the same lines in any order is kept.
 
     Raises:
         UserError: a file contains other lines and `overwrite` is not set, or one can't be written.

@@ -96,6 +96,16 @@ class Tiff:
         return values[..., 0].astype(np.uint8) if values.dtype == bool else values[..., 0]
 
 
+def tiff_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of a TIFF file as stored, from its header; None if it is no TIFF, or damaged."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            return int(page.imagewidth), int(page.imagelength)
+    except Exception:  # as in `damage_named`
+        return None
+
+
 def first_bands(values: np.ndarray, path: Path) -> np.ndarray:
     """Red, green and blue (H, W, 3) from the bands (H, W, N): the first three, or the first one three times."""
     bands = values.shape[2]

@@ -1,4 +1,4 @@
-"""What a method must be: checks of its class with the settings, of its networks and settings, and of each loss.
+"""Checks of methods: of the class with the settings, of its networks, and of each loss as it comes.
 
 Without these checks a slip in a new method shows as an exception deep in the learner, or as silent wrong numbers.
 """
@@ -53,6 +53,8 @@ def check_shared_settings(parts: Mapping[str, type[BaseModel]], common: Containe
 
 def check_networks(name: str, method: Method) -> None:
     """Raise UserError unless the branches of a method have the numbers 1, 2, ..., and the reported one exists."""
+    if not isinstance(method.trained, tuple | list) or not isinstance(method.averaged, dict):
+        refuse(repr(name), "trained must be a tuple such as (1, 2), averaged a dictionary such as {3: 1}")
     numbers = [*method.trained, *method.averaged]
     if not method.trained or sorted(numbers) != list(range(1, len(numbers) + 1)):
         refuse(repr(name), f"trained and averaged must number the networks from 1, each once; they have {numbers}")
@@ -89,6 +91,8 @@ def checked_loss(method: Method, found: Any, before: Container[str]) -> Loss:
         refuse(whose, f"a loss is named {loss.name!r}, which is taken; give each another name")
     if not hasattr(loss.value, "backward") or loss.value.ndim:
         refuse(whose, f"the value of loss {loss.name!r} is {described(loss.value)}; it must be a tensor of one number")
+    if not hasattr(loss.weight, "__float__"):
+        refuse(whose, f"the weight of loss {loss.name!r} is {described(loss.weight)}; it must be a number")
     if not loss.value.requires_grad:
         refuse(whose, f"loss {loss.name!r} depends on no weight of a trained network")
     return loss

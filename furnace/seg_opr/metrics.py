@@ -102,13 +102,14 @@ class MetricList:
 
 def check_names(metrics: Iterable[type[Metric]]) -> None:
     """Raise UserError if a metric names no number, or if a name of its values is taken."""
-    owners = dict.fromkeys(TAKEN, "results.json")
+    owners: dict[str, type[Metric] | None] = dict.fromkeys(TAKEN)
     for metric in metrics:
-        if not getattr(metric, "numbers", None):
-            raise UserError(f"metric {metric.__name__}: names no number; `numbers` needs one, which ranks")
+        if not getattr(metric, "numbers", None) or not isinstance(metric.numbers, Mapping):
+            raise UserError(f"metric {metric.__name__}: names no number; `numbers` maps at least one name to its title")
         for name in (*metric.numbers, *metric.per_class, *metric.matrices):
-            if (owner := owners.setdefault(name, metric.__name__)) != metric.__name__:
-                raise UserError(f"metric {metric.__name__}: the name {name!r} belongs to {owner}; choose another one")
+            if (owner := owners.setdefault(name, metric)) is not metric:
+                whose = owner.__name__ if owner else "results.json"
+                raise UserError(f"metric {metric.__name__}: the name {name!r} belongs to {whose}; choose another one")
 
 
 def check_values(metric: Metric, num_classes: int) -> None:
@@ -116,6 +117,8 @@ def check_values(metric: Metric, num_classes: int) -> None:
     if not isinstance(getattr(metric, "state", None), Tensor):
         raise UserError(f"metric {type(metric).__name__}: has no tensor `state`, which holds its counts")
     values = metric.compute()
+    if not isinstance(values, Mapping):
+        raise UserError(f"metric {type(metric).__name__}: compute() gives a {type(values).__name__}, not a dictionary")
     if missing := sorted({*metric.numbers, *metric.per_class, *metric.matrices} - values.keys()):
         raise UserError(
             f"metric {type(metric).__name__}: compute() gives no {missing[0]!r}, which the class names; it gives "

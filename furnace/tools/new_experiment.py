@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from furnace.datasets.catalog import CATALOG
 from furnace.methods.settings import load_config
 from furnace.tools.own_config import CPU, GPU, config_text
-from furnace.tools.own_lists import create_lists, survey, update_lists
+from furnace.tools.own_lists import check_sources, create_lists, survey, update_lists
 from furnace.utils.arguments import Parser, user_path
 from furnace.utils.config import CONFIG
 from furnace.utils.errors import UserError, run
@@ -91,11 +91,12 @@ def update(folder: Path, images: Path, masks: Path | None, args: Namespace) -> t
         if (value := getattr(args, option)) is not None and value is not False:
             raise UserError(f"--{option}: is for new experiments; edit {config} instead")
     lists = data_root(args.root) / "DATA" / folder.name.removeprefix("exp_")
-    C = load_config(folder.resolve())
-    with file_locked(lists / "update"):  # another update would lose these images
-        found = update_lists(C, lists, images, masks)
-    train, unlabeled = len(found.after.labeled), len(found.after.unlabeled)
-    notes = [*found.notes(), *update_counts(config, C, {"num_train_imgs": train, "num_unsup_imgs": unlabeled})]
+    check_sources(load_config(folder.resolve()), lists)
+    with file_locked(lists / "update", wait=-1):  # another update would lose these images
+        C = load_config(folder.resolve())
+        found = update_lists(C, images, masks)
+        train, unlabeled = len(found.after.labeled), len(found.after.unlabeled)
+        notes = [*found.notes(), *update_counts(config, C, {"num_train_imgs": train, "num_unsup_imgs": unlabeled})]
     with_masks = f"{train} training images with masks ({found.new} new)"
     return notes, f"{with_masks} and {unlabeled} without, {len(found.val)} validation images"
 

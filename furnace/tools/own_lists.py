@@ -148,30 +148,29 @@ class Update:
 
     def copies(self) -> list[Path]:
         """Training images with the content of a validation image."""
+        sizes = {sample.image.stat().st_size for sample in self.val}
+        alike = [s for s in (*self.after.labeled, *self.after.unlabeled) if s.image.stat().st_size in sizes]
         listings = [
             datasets.inspection.Listing(title, "", "", labeled=False, samples=samples)
-            for title, samples in (("val", self.val), ("train", [*self.after.labeled, *self.after.unlabeled]))
+            for title, samples in (("val", self.val), ("train", alike))
         ]
         groups = [group for group in datasets.inspection.duplicates(listings) if "val" in dict(group)]
         return [path for group in groups for title, path in group if title == "train"]
 
 
-def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> Update:
+def update_lists(C: Settings, images: Path, masks: Path | None) -> Update:
     """Add images and masks to the lists of an experiment.
 
     New masks are for training: the validation images stay, so that scores of before and after compare. Lines whose
     files are gone are removed from the training lists.
 
     Args:
-        C: settings of the experiment.
-        lists: folder of its lists.
+        C: settings of the experiment, see `check_sources`.
         images, masks: folders; None: no masks.
 
     Raises:
-        UserError: a list is in another folder, a validation image is missing, a mask can't be used, or too few samples
-            are left.
+        UserError: a validation image is missing, a mask can't be used, or too few samples are left.
     """
-    check_sources(C, lists)
     val = read_list(C.eval_source, C.dataset_path)
     if missing := [path for sample in val for path in (sample.image, sample.label) if not path.is_file()]:
         # Under another name they would become training images.
@@ -179,14 +178,14 @@ def update_lists(C: Settings, lists: Path, images: Path, masks: Path | None) -> 
     before = Lists(read_list(C.train_source, C.dataset_path), read_list(C.unsup_source, C.dataset_path, labeled=False))
     used = [sample.label for sample in (*before.labeled, *val) if sample.image.is_file()]
     found = Lists(*datasets.pairing.pair(images, masks, least=0, used=used))
-    if found.labeled:
-        values, _ = datasets.pairing.survey(found.labeled, C.num_classes, C.reduce_zero_label)
-        if C.num_classes == 2 and not C.reduce_zero_label:
-            datasets.pairing.check_binary(found.labeled, values)
     after = datasets.pairing.joined(before, found, val)
     check_unlabeled(after.unlabeled, images)
     if (count := len(after.labeled)) < MIN_LABELED:
         raise UserError(f"{masks or images}: {count} training images have masks; training needs {MIN_LABELED}")
+    with_masks = [*after.labeled, *val]
+    values, _ = datasets.pairing.survey(with_masks, C.num_classes, C.reduce_zero_label)
+    if C.num_classes == 2 and not C.reduce_zero_label:
+        datasets.pairing.check_binary(with_masks, values)
     changed = {Path(C.train_source): after.labeled, Path(C.unsup_source): after.unlabeled}
     lines = {path: [line_of(sample, Path(C.dataset_path)) for sample in samples] for path, samples in changed.items()}
     write_lists(lines, overwrite=True)

@@ -50,7 +50,7 @@ def add_overrides(parser: ArgumentParser, what: str = "for this run") -> None:
 
 def user_path(text: str) -> Path:
     """The type of options that name files or folders; shells leave the "~" in --option=~/path."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # Path's own function raises for unknown users
 
 
 def number(option: str, least: int, kind: type[int] | type[float] = int) -> Callable[[str], float]:

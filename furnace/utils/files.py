@@ -28,7 +28,11 @@ def write_atomically(path: Path, data: bytes, flush: bool = True) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files, all or none: every content is there before the first name changes. Raises UserError."""
+    """Write files: every content is on the disk before the first name changes.
+
+    Raises:
+        UserError: one can't be written; then no file has changed, unless a rename failed.
+    """
     with ExitStack() as stack:
         for path, data in contents.items():
             stack.enter_context(replacing(path, len(data))).write_bytes(data)

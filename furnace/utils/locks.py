@@ -49,12 +49,15 @@ def try_lock(file: int) -> bool:
 
 
 @contextmanager
-def file_locked(path: Path) -> Iterator[None]:
-    """Let one process at a time change a file; if the file system has no locks, the block runs without one."""
+def file_locked(path: Path, wait: float = WAIT_SECONDS) -> Iterator[None]:
+    """Let one process at a time change a file; if the file system has no locks, the block runs without one.
+
+    After `wait` seconds it runs without the lock, too; -1: never.
+    """
     lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
     with suppress(OSError, NotImplementedError, Timeout):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=WAIT_SECONDS)
+        lock.acquire(timeout=wait)
     try:
         yield
     finally:

@@ -74,8 +74,9 @@ class Registry(dict[str, Entry]):
 
 
 def module_of(entry: object) -> str:
-    """The module that made an entry: that of a class or function, or of the function `build` that an object holds."""
-    return getattr(getattr(entry, "build", entry), "__module__", "")
+    """The module that made an entry: that of a class or function, or of a function that an object holds."""
+    inner = getattr(entry, "build", entry)
+    return getattr(getattr(inner, "func", inner), "__module__", "")
 
 
 @dataclass(frozen=True)

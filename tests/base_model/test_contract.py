@@ -44,6 +44,23 @@ def test_an_encoder_that_fits_keeps_its_modes():
     assert all((norm.running_mean == 0).all() and norm.num_batches_tracked == 0 for norm in norms)
 
 
+def test_the_check_changes_nothing_and_leaves_out_encoders_of_other_sizes():
+    class Keeps(Pyramid):
+        kept = None
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            self.kept = self.fine.weight.mean() if self.kept is None else self.kept
+            return super().forward(images)
+
+    class Square(Pyramid):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            assert images.shape[-2:] == (96, 96)
+            return super().forward(images)
+
+    assert all(branch.backbone.kept is None for branch in network(Encoder(lambda tensors: Keeps())).branches)
+    assert network(Encoder(lambda tensors: Square()))(torch.zeros(2, 3, 96, 96)).shape == (2, 3, 96, 96)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

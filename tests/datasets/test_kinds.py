@@ -247,6 +247,12 @@ def test_a_photo_with_broken_exif_is_read(exif, tmp_path):
     np.testing.assert_array_equal(read_image(path), cv2.imread(str(path))[..., ::-1])
 
 
+def test_the_size_of_a_tiff_is_in_its_header(tmp_path, monkeypatch):
+    path = tif(tmp_path / "image.tif", PHOTO, **RGB)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("the whole file is read"))
+    assert image_size(path) == (60, 40)
+
+
 def test_the_first_picture_of_an_animated_png_is_read(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(terminal, "_noted", set())
     first, *others = (Image.fromarray(np.full((5, 6, 3), level, np.uint8)) for level in (10, 20, 30))

@@ -1,7 +1,9 @@
 """Scores of an evaluation against the plain network and torchmetrics, and the files with these scores."""
 
 import json
+import os
 import re
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import ClassVar
@@ -274,8 +276,15 @@ def test_an_image_that_would_count_twice_is_refused(C, tmp_path, console):
     folder = Path(C.dataset_path) / C.eval_folder
     image, label = next((folder / "image").iterdir()), next((folder / "label").iterdir())
     (tmp_path / "twice.txt").write_text(f"{image}\t{label}\n{folder}/label/../image/{image.name}\t{label}\n")
+    C = C.updated(eval_source=str(tmp_path / "twice.txt"))
     with pytest.raises(UserError, match=rf"twice\.txt: names .*{image.name} again"):
-        Evaluator(C.updated(eval_source=str(tmp_path / "twice.txt")), CPU, console=console)
+        Evaluator(C, CPU, console=console)
+    os.link(image, tmp_path / "linked.png")
+    shutil.copy(label, tmp_path / "other.png")
+    for pair in (f"{image}\t{tmp_path / 'other.png'}", f"{tmp_path / 'linked.png'}\t{label}"):
+        # Other labels of one image, and one image under two names, are no slip.
+        (tmp_path / "twice.txt").write_text(f"{image}\t{label}\n{pair}\n")
+        assert len(Evaluator(C, CPU, console=console).samples) == 2
 
 
 def test_a_strip_is_image_prediction_and_truth(C, tmp_path, console) -> None:

@@ -115,6 +115,8 @@ def test_a_class_that_does_not_fit_is_named_with_the_settings(classes: list, mes
     [
         ({"trained": (1, 3)}, r"number the networks from 1, each once; they have \[1, 3\]"),
         ({"trained": ()}, r"each once; they have \[\]"),
+        ({"trained": 1}, r"trained must be a tuple such as \(1, 2\), averaged a dictionary"),
+        ({"averaged": (2,)}, "trained must be a tuple"),
         ({"averaged": {2: 3}}, "averaged: 3 is no trained network"),
         ({"averaged": {1: 1}}, r"each once; they have \[1, 1\]"),
         ({"reported": "3"}, "reported = '3': must be one of 1, as text"),
@@ -159,6 +161,11 @@ def a_float(self, networks, batch):
     yield Loss("sup", 0.5)
 
 
+def no_weight(self, networks, batch):
+    (loss,) = Plain.losses(self, networks, batch)
+    yield loss._replace(weight=None)
+
+
 def no_gradient(self, networks, batch):
     yield Loss("sup", networks.logits(batch.images, 1).mean().detach())
 
@@ -195,6 +202,7 @@ def a_scalar(value: object, name: str = "share") -> Callable:
         (a_pair, "losses yielded a tuple; yield Loss"),
         (a_map, r"the value of loss 'sup' is a Tensor of shape \(4, 21, .*; it must be a tensor of one number"),
         (a_float, "the value of loss 'sup' is a float; it must be"),
+        (no_weight, "the weight of loss 'sup' is a NoneType; it must be a number"),
         (no_gradient, "loss 'sup' depends on no weight of a trained network"),
         (one_name, "a loss is named 'sup', which is taken"),
         (the_total, "a loss is named 'loss', which is taken"),

@@ -172,6 +172,7 @@ def metric(values: dict, names: dict) -> type[Metric]:
     [
         ({}, "metric Odd: names no number"),
         ({"numbers": {}}, "metric Odd: names no number"),
+        ({"numbers": ["own"]}, "metric Odd: names no number"),
         ({"numbers": {"miou": "own"}}, "metric Odd: the name 'miou' belongs to IoU; choose another one"),
         ({"numbers": {"own": "own"}, "per_class": {"iou": "IoU"}}, "the name 'iou' belongs to IoU"),
         *(({"numbers": {name: "own"}}, f"the name '{name}' belongs to results.json") for name in sorted(TAKEN)),
@@ -199,6 +200,9 @@ def test_values_of_another_shape_are_refused(values: dict, message: str | None):
         check_values(odd, 3)
         return
     with pytest.raises(UserError, match=f"metric Odd: {message}"):
+        check_values(odd, 3)
+    odd.compute = lambda: None
+    with pytest.raises(UserError, match=r"metric Odd: compute\(\) gives a NoneType, not a dictionary"):
         check_values(odd, 3)
     del odd.state
     with pytest.raises(UserError, match="metric Odd: has no tensor `state`"):

@@ -459,6 +459,18 @@ def test_an_update_names_copies_of_validation_images(folder: Path, capsys: pytes
     assert "note: " in (told := capsys.readouterr().out) and "copied.jpg: is a copy of a validation image" in told
 
 
+def test_an_update_checks_all_masks_again(folder: Path):
+    begin(folder)
+    path = read_list(load_config(folder / "exp_mine").train_source, folder)[0].label
+    label = read_label(path, 4)
+    write_palette_label(path, np.full_like(label, 7))
+    with pytest.raises(UserError, match=rf"{path.name}: label value 7 is neither a class"):
+        begin(folder, "--update")
+    write_palette_label(path, label[1:])
+    with pytest.raises(UserError, match=rf"{path.name}: .* pixels, but its image"):
+        begin(folder, "--update")
+
+
 def test_updates_at_one_time_lose_nothing(folder: Path):
     begin(folder)
     script = "import sys; from furnace.tools.new_experiment import main; main(sys.argv[1:])"

@@ -1,5 +1,7 @@
 """Registries: entries by name, hints for unknown names, and the settings that name entries."""
 
+from functools import partial
+
 import pytest
 
 from furnace.methods.settings import all_settings
@@ -53,6 +55,8 @@ def test_a_name_of_another_module_is_taken(fruits):
     fruits.register("quince")(quince)
     with pytest.raises(UserError, match=r"fruit 'quince': tests\.utils\.test_names has registered this name; choose"):
         fruits.register("quince")(Registry)
+    with pytest.raises(UserError, match="has registered this name"):
+        fruits.register("quince")(partial(Registry, "fruit"))
     assert fruits["quince"] is quince
     with pytest.raises(UserError, match=r'fruit quince: has no name; write \.register\("NAME"\)'):
         fruits.register(quince)
