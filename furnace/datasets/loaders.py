@@ -20,7 +20,7 @@ from furnace.datasets.views import VIEWS, WEAK, MirrorScaleCrop, Preparation, Vi
 from furnace.seg_opr.normalize import Normalize
 from furnace.utils.errors import UserError
 from furnace.utils.settings import Settings
-from furnace.utils.sockets import shorten_sockets
+from furnace.utils.sockets import ignore_lost_peers, shorten_sockets
 from furnace.utils.stopping import leave_to_parent
 
 KILLED_SECONDS = 5  # longest wait for a killed worker, which may hang if its disk does not answer
@@ -165,6 +165,7 @@ def start_worker(_: int) -> None:
     # Leave the process group, which Ctrl-C, timeout and torchrun signal: training needs workers for its last batch.
     os.setpgid(0, 0)
     leave_to_parent()
+    ignore_lost_peers()
     # Many workers share the cores; threads of OpenCV would compete with them.
     cv2.setNumThreads(0)
 

@@ -1,8 +1,10 @@
-"""Short names for the sockets between a process and its loaders, which are in the temporary folder."""
+"""Sockets between a process and its loaders: short names in the temporary folder, and no words about a lost peer."""
 
 import os
+import sys
 import tempfile
 from multiprocessing.util import get_temp_dir
+from types import TracebackType
 
 from furnace.utils.errors import UserError
 
@@ -32,3 +34,17 @@ def shorten_sockets() -> None:
         get_temp_dir()  # multiprocessing creates it once and keeps it
     finally:
         tempfile.tempdir = folder
+
+
+def ignore_lost_peers() -> None:
+    """Let this process, a loader, print no traceback if the process that fetches a batch from it ends meanwhile.
+
+    Python's thread that hands over the batch would print one; PyTorch reports all other errors of a loader.
+    """
+    show = sys.excepthook
+
+    def show_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, ConnectionError | EOFError):
+            show(kind, error, trace)
+
+    sys.excepthook = show_others

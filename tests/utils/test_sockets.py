@@ -35,3 +35,29 @@ def test_without_a_short_writable_folder_the_variable_is_named(tmp_path, monkeyp
     monkeypatch.setattr(sockets, "SHORT_FOLDERS", (str(tmp_path / "nowhere"),))
     with pytest.raises(UserError, match=r"^TMPDIR = /ttt.*num_workers=0"):
         sockets.shorten_sockets()
+
+
+# A process that hands over a file, and a peer that goes away during the greeting.
+LOSING = """
+import os, socket, sys
+from multiprocessing import resource_sharer
+from furnace.utils.sockets import ignore_lost_peers
+
+told = []
+sys.excepthook = lambda kind, error, trace: told.append(kind)
+if sys.argv[1] == "ignored":
+    ignore_lost_peers()
+file = resource_sharer.DupFd(os.open(os.devnull, os.O_RDONLY))
+for _ in range(3):
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(file._id[0])
+os.close(file.detach())  # the last peer stays: the others have been served
+sys.excepthook(ValueError, ValueError(), None)
+print(len(told), told[-1].__name__)
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("shown", "4 ValueError"), ("ignored", "1 ValueError")])
+def test_only_a_lost_peer_is_ignored(how: str, said: str):
+    done = subprocess.run([sys.executable, "-c", LOSING, how], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == said, done.stderr
