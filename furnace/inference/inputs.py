@@ -60,7 +60,9 @@ def find_matches(text: str, skip: Path) -> list[Path]:
     if Path(text).is_dir():
         candidates = find_files(Path(text), suffixes)
     else:
-        matches = sorted(map(Path, glob.glob(text, recursive=True)))
+        folder = fixed_folder(text)  # brackets in names of folders that exist are no pattern
+        pattern = Path(glob.escape(str(folder))) / Path(text).relative_to(folder)
+        matches = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
         candidates = [path for path in matches if path.is_file() and path.suffix.lower() in suffixes]
         for path in candidates:
             check_name(path)
@@ -72,9 +74,7 @@ def fixed_folder(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         return path
-    while glob.has_magic(str(path.parent)):
-        path = path.parent
-    return path.parent
+    return next(folder for folder in path.parents if folder.is_dir())
 
 
 def distinct(inputs: list[Input]) -> list[Input]:
