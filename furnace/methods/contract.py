@@ -66,7 +66,7 @@ def check_networks(name: str, method: Method) -> None:
 
 
 def checked_losses(method: Method, found: Any) -> Losses:
-    """What `method.losses` returned. Raises UserError unless it is a generator."""
+    """The generator that `method.losses` returned. Raises UserError if it is none."""
     if not isinstance(found, Iterator):
         refuse(type(method).__name__, f"losses returned {described(found)}; let it yield each Loss")
     return found
@@ -99,7 +99,7 @@ def checked_loss(method: Method, found: Any, before: Container[str]) -> Loss:
 
 
 def checked_teaching(method: Method, found: Any, losses: Container[str]) -> Teaching:
-    """What a method's generator returned at its end; `losses` are the names that it yielded.
+    """The teaching that a method's generator returned at its end; `losses` are the names that it yielded.
 
     Raises:
         UserError: there was no loss, or it is no `Teaching`, or a scalar of it can't be logged.
