@@ -70,8 +70,10 @@ def check_logits(name: str, branch: nn.Module, num_classes: int) -> None:
 def attempt(module: nn.Module) -> tuple[bool, Any]:
     """True and the output of a copy of a module for a small image; False and None if it can't take such an image.
 
-    A copy, as modules may keep what they compute first.
+    A copy, as modules may keep what they compute first. Tensors without memory, as in a prediction of it, have none.
     """
+    if any(type(tensor.data) is not Tensor for tensor in (*module.parameters(), *module.buffers())):
+        return False, None
     try:
         return True, copy.deepcopy(module).eval()(torch.zeros(1, 3, SIDE, SIDE))
     except Exception:  # any: of user code; the first step shows it if it is a fault

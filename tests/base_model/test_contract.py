@@ -1,5 +1,7 @@
 """New encoders and decoders with a slip: one line names it when the network is built."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from furnace.base_model.decoders import DECODERS, deeplabv3plus
 from furnace.base_model.encoders import ENCODERS, Encoder
 from furnace.base_model.network import Network
+from furnace.engine.internals import counted_without_memory
 from furnace.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("registries")
@@ -59,6 +62,14 @@ def test_the_check_changes_nothing_and_leaves_out_encoders_of_other_sizes():
 
     assert all(branch.backbone.kept is None for branch in network(Encoder(lambda tensors: Keeps())).branches)
     assert network(Encoder(lambda tensors: Square()))(torch.zeros(2, 3, 96, 96)).shape == (2, 3, 96, 96)
+
+
+def test_networks_without_memory_are_not_copied(monkeypatch):
+    """PyTorch 2.11 crashes after such copies."""
+    monkeypatch.setattr(copy, "deepcopy", lambda module: pytest.fail("copied"))
+    with counted_without_memory():
+        found = network(Encoder(lambda tensors: Pyramid()))
+    assert len(found.branches) == 2
 
 
 @pytest.mark.parametrize(
